@@ -1,0 +1,89 @@
+"""Settings of the front-end: one data class, checked once, shared by node, CLI and benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from aliked_ros.errors import ConfigurationError
+
+MODELS = ("aliked-t16", "aliked-n16", "aliked-n16rot", "aliked-n32")
+BACKENDS = ("auto", "cpu", "torch")
+PRECISIONS = ("auto", "float32", "bfloat16")
+MATCHERS = ("lightglue", "nearest")
+
+_CHOICES = {"model": MODELS, "backend": BACKENDS, "precision": PRECISIONS, "matcher": MATCHERS}
+_RANGES = {
+    "max_keypoints": (1, 8192),
+    "score_threshold": (0.0, 1.0),
+    "match_threshold": (0.0, 1.0),
+    "depth_confidence": (-1.0, 1.0),
+    "width_confidence": (-1.0, 1.0),
+    "min_similarity": (-1.0, 1.0),
+    "threads": (0, 256),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendConfig:
+    """Settings of extractor, matcher and backend.
+
+    model: one of MODELS.
+    backend: where the networks run; ``auto`` takes the fastest that works here.
+    precision: ``bfloat16`` runs the convolutions and LightGlue in bfloat16 where the CPU has it;
+        ``auto`` does so exactly where that is supported.
+    max_keypoints: the K best-scored keypoints are kept.
+    score_threshold: and of those only the ones whose score-map maximum is above this (0 = all).
+    matcher: ``lightglue``, or ``nearest`` for mutual nearest neighbours.
+    match_threshold: LightGlue, least probability of a match (published: 0.1).
+    depth_confidence: LightGlue, share of confident points that ends the layers early
+        (published: 0.95; -1 = never).
+    width_confidence: LightGlue, confidence at which unmatchable points are pruned
+        (published: 0.99; -1 = never).
+    min_similarity: ``nearest`` matcher, least cosine of two matched descriptors.
+    threads: CPU threads of the inference, 0 = all cores.
+    """
+
+    model: str = "aliked-n16"
+    backend: str = "auto"
+    precision: str = "auto"
+    max_keypoints: int = 1000
+    score_threshold: float = 0.0
+    matcher: str = "lightglue"
+    match_threshold: float = 0.1
+    depth_confidence: float = 0.95
+    width_confidence: float = -1.0
+    min_similarity: float = 0.7
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise ConfigurationError for a value outside its range or an impossible combination."""
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ConfigurationError(
+                    f"{name} is {value!r}; choose one of {', '.join(choices)}."
+                )
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:  # also refuses NaN
+                raise ConfigurationError(f"{name} is {value}; it must lie in [{low}, {high}].")
+        if self.model == "aliked-t16" and self.matcher == "lightglue":
+            raise ConfigurationError(
+                "aliked-t16 has 64-dimensional descriptors, for which no LightGlue weights exist; "
+                "set matcher to 'nearest', or model to aliked-n16."
+            )
+
+
+def ranges() -> dict[str, tuple[float, float]]:
+    """Inclusive limits of the numeric settings, by name."""
+    return dict(_RANGES)
+
+
+def choices() -> dict[str, tuple[str, ...]]:
+    """Permitted values of the textual settings, by name."""
+    return dict(_CHOICES)
+
+
+def names() -> tuple[str, ...]:
+    """Names of all settings, in order of declaration."""
+    return tuple(f.name for f in fields(FrontendConfig))

@@ -1,0 +1,115 @@
+"""The vocabulary: data classes of numpy arrays that travel along the pipeline.
+
+Pixel coordinates have their origin at the centre of the top-left pixel, x to the right, y down
+(OpenCV's convention). Times are in seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32Array = NDArray[np.float32]
+UInt8Array = NDArray[np.uint8]
+UInt32Array = NDArray[np.uint32]
+UInt64Array = NDArray[np.uint64]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One camera image.
+
+    pixels: H×W (grey) or H×W×3 (RGB) uint8.
+    stamp: acquisition time in seconds.
+    mask: None, or H×W uint8, 0 = no keypoints here.
+    """
+
+    pixels: UInt8Array
+    stamp: float = 0.0
+    mask: UInt8Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Keypoints of one image, best score first.
+
+    keypoints: N×2 float32, pixels.
+    scores: N float32, the score map read bilinearly at the keypoints.
+    descriptors: N×D float32, rows of unit length.
+    width, height: size in pixels of the image they were found in.
+    model: name of the network, e.g. ``aliked-n16``.
+    """
+
+    keypoints: Float32Array
+    scores: Float32Array
+    descriptors: Float32Array
+    width: int
+    height: int
+    model: str
+
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """Correspondences between a reference image's features and the current image's.
+
+    reference_indices, current_indices: K uint32, rows of the two Features; each row at most once.
+    scores: K float32 in (0, 1].
+    inliers: K bool after geometric verification, None = not verified.
+    layers: LightGlue layers run before the early stop (0 for other matchers).
+    """
+
+    reference_indices: UInt32Array
+    current_indices: UInt32Array
+    scores: Float32Array
+    inliers: BoolArray | None = None
+    layers: int = 0
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def empty(cls) -> Matches:
+        """No correspondences."""
+        none = np.zeros(0, np.uint32)
+        return cls(none, none, np.zeros(0, np.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class Tracks:
+    """Identity of each keypoint of one image.
+
+    ids: N uint64, at least 1, never reused within an epoch.
+    lengths: N uint32, frames in which the track was seen, this one included.
+    epoch: grows at every reset of the tracker.
+    """
+
+    ids: UInt64Array
+    lengths: UInt32Array
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class FrameResult:
+    """Everything the pipeline knows about one image.
+
+    index: number of the image since the pipeline's start, from 0.
+    reference_index, reference_stamp: the image that ``matches`` refers to; None for the first
+        image of an epoch, whose ``matches`` are empty.
+    stage_times: seconds spent in ``extract``, ``match``, ``track`` and ``total``.
+    """
+
+    index: int
+    stamp: float
+    features: Features
+    matches: Matches
+    tracks: Tracks
+    reference_index: int | None = None
+    reference_stamp: float | None = None
+    is_keyframe: bool = False
+    stage_times: dict[str, float] = field(default_factory=dict)
