@@ -1,0 +1,48 @@
+"""Deformable convolution as one operator, so that an exporter can map it to a native one.
+
+``torchvision`` carries the operator too, but nothing else of it is needed here.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+
+def deform_conv2d_reads(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
+    """3×3 deformable convolution, stride 1, padding 1, as nine bilinear reads and one product.
+
+    x: B×C×H×W; offset: B×18×H×W, pairs (dy, dx) for the kernel positions row by row;
+    weight: O×C×3×3. Outside the image reads 0. (Dai et al., arXiv 1703.06211, section 2.1)
+    """
+    batch, channels, height, width = x.shape
+    dy, dx = offset.reshape(batch, 9, 2, height, width).unbind(2)
+    tick = torch.arange(9, device=x.device)
+    kernel_y = (tick // 3 - 1).reshape(1, 9, 1, 1)
+    kernel_x = (tick % 3 - 1).reshape(1, 9, 1, 1)
+    rows = torch.arange(height, device=x.device).reshape(1, 1, height, 1)
+    columns = torch.arange(width, device=x.device).reshape(1, 1, 1, width)
+    grid_x = (columns + kernel_x + dx) * (2.0 / (width - 1)) - 1.0
+    grid_y = (rows + kernel_y + dy) * (2.0 / (height - 1)) - 1.0
+    grid = torch.stack([grid_x, grid_y], dim=-1).reshape(batch, 9 * height, width, 2)
+    reads = F.grid_sample(x, grid, align_corners=True)
+    reads = reads.reshape(batch, channels * 9, height * width)
+    return (weight.flatten(1) @ reads).reshape(batch, -1, height, width)
+
+
+@torch.library.custom_op("aliked_ros::deform_conv2d", mutates_args=())
+def _deform_conv2d_op(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
+    return deform_conv2d_reads(x, offset, weight)
+
+
+@_deform_conv2d_op.register_fake
+def _(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0], x.shape[2], x.shape[3])
+
+
+def deform_conv2d(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
+    """``deform_conv2d_reads``; while exporting, one opaque node in its place."""
+    if torch.compiler.is_exporting():
+        return _deform_conv2d_op(x, offset, weight)
+    return deform_conv2d_reads(x, offset, weight)
