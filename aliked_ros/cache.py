@@ -42,7 +42,12 @@ def atomic_path(target: Path) -> Iterator[Path]:
         yield written
         if target.is_dir():  # a folder cannot be replaced in one step
             target.rename(replaced)
-        os.replace(written, target)
+        try:
+            os.replace(written, target)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(target)
+            raise
     finally:
         for leftover in (written, replaced):
             if leftover.is_dir():

@@ -1,0 +1,1 @@
+"""Published weights and the networks exported from them."""

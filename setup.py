@@ -1,0 +1,46 @@
+"""Installs the Python package, its executables and the data that ROS looks for in share/."""
+
+from glob import glob
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+NAME = "aliked_ros"
+DATA_FOLDERS = ("launch", "config", "rviz", "models")
+
+
+def data_files() -> list[tuple[str, list[str]]]:
+    """Pairs of a folder under the prefix and the files of this tree that go there."""
+    pairs = [
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml", "LICENSE", "NOTICE"]),
+    ]
+    for folder in DATA_FOLDERS:
+        files = sorted(path for path in glob(f"{folder}/*") if Path(path).is_file())
+        pairs.append((f"share/{NAME}/{folder}", files))
+    return pairs
+
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    description="ALIKED features, LightGlue matches and persistent tracks from camera images.",
+    license="Apache-2.0",
+    maintainer="aliked_ros maintainers",
+    maintainer_email="aliked-ros@users.noreply.github.com",
+    python_requires=">=3.10",
+    packages=find_packages(include=[NAME, f"{NAME}.*"]),
+    package_data={NAME: ["py.typed"]},
+    data_files=data_files(),
+    install_requires=["setuptools"],
+    zip_safe=True,
+    entry_points={
+        "console_scripts": [
+            "aliked_ros = aliked_ros.cli:main",
+            "frontend_node = aliked_ros.ros.frontend_node:main",
+            "dataset_player = aliked_ros.ros.player:main",
+            "recorder = aliked_ros.ros.recorder:main",
+            "demo = aliked_ros.ros.demo:main",
+        ],
+    },
+)
