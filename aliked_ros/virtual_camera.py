@@ -1,0 +1,250 @@
+"""A virtual camera flown by hand over a real photograph, with exact ground truth.
+
+The photograph hangs as a plane in the world; the camera moves in front of it on a smooth path.
+Each frame is what a camera would record: light is averaged along the true path while the shutter
+is open, scaled by an exposure that changes, given photon and read-out noise, and encoded as sRGB.
+
+The photograph (a motorcycle in a garage, 741×500) is one of the Middlebury 2014 stereo data set,
+which its authors permit to use and publish (Scharstein et al., GCPR 2014). It is read out of the
+installed scikit-image package; nothing is downloaded.
+
+Frames: world = photograph's centre, x right, y down, z into the wall; camera = OpenCV's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from aliked_ros.errors import ImageError, SourceError
+from aliked_ros.sources import read_image
+from aliked_ros.types import Float32Array, Image, UInt8Array
+
+Matrix = NDArray[np.float64]
+
+DEFAULT_LENGTH = 300
+PHOTO_WIDTH = 2.0  # metres
+FOCAL = 525.0  # pixels at 640×480
+
+# The path is a sum of sinusoids: name, amplitude (m or rad), frequency (Hz). Amplitudes are chosen
+# so that the view never leaves the photograph, whatever the phases.
+_MOTION = (
+    ("target_x", 0.19, 0.11),
+    ("target_y", 0.05, 0.17),
+    ("offset_x", 0.20, 0.13),
+    ("offset_y", 0.09, 0.19),
+    ("distance", 0.09, 0.09),
+    ("roll", 0.06, 0.15),
+    ("target_x", 0.004, 5.3),  # the shake of a hand
+    ("target_y", 0.003, 6.7),
+    ("roll", 0.004, 4.1),
+)
+_MEAN_DISTANCE = 0.91  # metres
+_MAX_SUBEXPOSURES = 16
+_SHOT_NOISE = 4e-4  # variance per unit of linear intensity
+_READ_NOISE = 2e-3  # standard deviation, linear intensity
+
+
+class VirtualCamera:
+    """A ``Source`` whose geometry is known exactly; the same seed gives the same images.
+
+    length: number of frames.
+    seed: chooses path, exposure and noise.
+    rate: frames per second.
+    size: width and height of the images, pixels.
+    shutter: mean exposure time in seconds (it varies from half to twice of it); 0 = no motion blur.
+    stops: greatest change of exposure to either side, in factors of two; 0 = constant.
+    noise: 1 = that of a small sensor, 0 = none.
+
+    Raises SourceError where the photograph is not installed.
+    """
+
+    def __init__(
+        self,
+        *,
+        length: int = DEFAULT_LENGTH,
+        seed: int = 0,
+        rate: float = 30.0,
+        size: tuple[int, int] = (640, 480),
+        shutter: float = 0.012,
+        stops: float = 0.8,
+        noise: float = 1.0,
+    ) -> None:
+        self.name = "virtual"
+        self.rate = rate
+        self.length: int | None = length
+        self.skipped = 0
+        self._frames = length
+        self._seed = seed
+        self._size = size
+        self._shutter = shutter
+        self._stops = stops
+        self._noise = noise
+        self._phases = np.random.default_rng(seed).uniform(0.0, 2.0 * np.pi, len(_MOTION) + 3)
+
+        width, height = size
+        focal = FOCAL * max(width / 640, height / 480)
+        self.camera_matrix: Matrix = np.array(
+            [[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]]
+        )
+        self.calibration: dict[str, Any] | None = {
+            "width": width,
+            "height": height,
+            "fx": focal,
+            "fy": focal,
+            "cx": (width - 1) / 2,
+            "cy": (height - 1) / 2,
+            "distortion_model": "none",
+            "distortion": [],
+            "rate_hz": rate,
+        }
+        photo = _photograph()
+        self.photo_size = (photo.shape[1], photo.shape[0])
+        # Resampled once to about the images' resolution, so that each sub-exposure can be bilinear.
+        scale = 1.25 * focal * PHOTO_WIDTH / (_MEAN_DISTANCE * photo.shape[1])
+        self._texture: Float32Array = np.asarray(
+            cv2.resize(
+                _decode_srgb(photo),
+                None,
+                fx=scale,
+                fy=scale,
+                interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC,
+            ),
+            np.float32,
+        )
+        sx = self._texture.shape[1] / photo.shape[1]
+        sy = self._texture.shape[0] / photo.shape[0]
+        self._photo_from_texture: Matrix = np.array(
+            [[1 / sx, 0, 0.5 / sx - 0.5], [0, 1 / sy, 0.5 / sy - 0.5], [0, 0, 1]]
+        )
+
+    def __iter__(self) -> Iterator[Image]:
+        """Render one frame after another."""
+        return (self.render(index) for index in range(self._frames))
+
+    def render(self, index: int) -> Image:
+        """What the camera records at the frame; its stamp is the middle of the exposure."""
+        time = index / self.rate
+        light = self._expose(time) * np.float32(2.0 ** self._exposure_value(time))
+        if self._noise > 0.0:
+            random = np.random.default_rng((self._seed, index))
+            deviation = np.sqrt(_SHOT_NOISE * np.clip(light, 0.0, 1.0) + _READ_NOISE**2)
+            light += self._noise * deviation * random.standard_normal(light.shape, np.float32)
+        return Image(_encode_srgb(light), time)
+
+    def homography(self, index: int) -> Matrix:
+        """3×3 map of pixels of the photograph to pixels of the frame, in the middle of exposure."""
+        return self._homography(index / self.rate)
+
+    def homography_between(self, first: int, second: int) -> Matrix:
+        """3×3 map of pixels of frame ``first`` to pixels of frame ``second``."""
+        return self.homography(second) @ np.linalg.inv(self.homography(first))
+
+    def pose(self, index: int) -> Matrix:
+        """4×4 T_world_camera at the frame, metres."""
+        return self._pose(index / self.rate)
+
+    def exposure_time(self, index: int) -> float:
+        """Seconds the shutter is open for the frame."""
+        return self._exposure_time(index / self.rate)
+
+    def _exposure_time(self, time: float) -> float:
+        return float(self._shutter * 2.0 ** np.sin(0.7 * time + self._phases[-1]))
+
+    def _exposure_value(self, time: float) -> float:
+        """Stops: a slow drift, and now and then the jump of an automatic exposure."""
+        drift = np.sin(0.8 * time + self._phases[-2])
+        jump = np.tanh(12.0 * np.sin(1.3 * time + self._phases[-3]))
+        return float(self._stops * (0.6 * drift + 0.4 * jump))
+
+    def _expose(self, time: float) -> Float32Array:
+        """Average of the views along the path while the shutter is open, linear light."""
+        half = 0.5 * self._exposure_time(time)
+        count = min(max(int(np.ceil(self._smear(time, half))), 1), _MAX_SUBEXPOSURES)
+        light = np.zeros((self._size[1], self._size[0], 3), np.float32)
+        for part in range(count):
+            offset = half * ((2 * part + 1) / count - 1.0)
+            matrix = self._homography(time + offset) @ self._photo_from_texture
+            light += np.asarray(
+                cv2.warpPerspective(
+                    self._texture, matrix, self._size, borderMode=cv2.BORDER_REFLECT_101
+                )
+            )
+        light /= count
+        return light
+
+    def _smear(self, time: float, half: float) -> float:
+        """Longest way, in pixels, that a corner of the view moves while the shutter is open."""
+        width, height = self._size
+        corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], float).T
+        start = self._homography(time - half) @ np.linalg.inv(self._homography(time + half))
+        moved = start @ corners
+        return float(np.hypot(*(moved[:2] / moved[2] - corners[:2])).max())
+
+    def _homography(self, time: float) -> Matrix:
+        pose = self._pose(time)
+        width, height = self.photo_size
+        pixel = PHOTO_WIDTH / width
+        centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+        x, y, z = pose[:3, 3]
+        from_photo = np.array(
+            [[pixel, 0, -pixel * centre_x - x], [0, pixel, -pixel * centre_y - y], [0, 0, -z]]
+        )
+        return np.asarray(self.camera_matrix @ pose[:3, :3].T @ from_photo)
+
+    def _pose(self, time: float) -> Matrix:
+        """T_world_camera: the camera stands beside the point that it looks at, and rolls."""
+        at = dict.fromkeys((name for name, _, _ in _MOTION), 0.0)
+        for (name, amplitude, frequency), phase in zip(_MOTION, self._phases, strict=False):
+            at[name] += amplitude * float(np.sin(2.0 * np.pi * frequency * time + phase))
+        target = np.array([at["target_x"], at["target_y"], 0.0])
+        offset = np.array([at["offset_x"], at["offset_y"], -_MEAN_DISTANCE - at["distance"]])
+        forward = -offset / np.linalg.norm(offset)
+        right = np.cross([0.0, 1.0, 0.0], forward)
+        right /= np.linalg.norm(right)
+        down = np.cross(forward, right)
+        cosine, sine = np.cos(at["roll"]), np.sin(at["roll"])
+        pose = np.eye(4)
+        pose[:3, 0] = cosine * right + sine * down
+        pose[:3, 1] = cosine * down - sine * right
+        pose[:3, 2] = forward
+        pose[:3, 3] = target + offset
+        return pose
+
+
+def _photograph() -> UInt8Array:
+    """H×W×3 photograph; scikit-image is only asked where it lies, not imported."""
+    package = find_spec("skimage")
+    if package is None or package.origin is None:
+        raise SourceError(
+            "the virtual camera's photograph comes with scikit-image, which is not installed; "
+            "run 'pip install scikit-image', or give another source."
+        )
+    try:
+        return read_image(Path(package.origin).parent / "data" / "motorcycle_left.png")
+    except ImageError as error:
+        raise SourceError(f"the virtual camera has no photograph: {error}") from error
+
+
+def _decode_srgb(pixels: UInt8Array) -> Float32Array:
+    value = np.arange(256) / 255.0
+    table = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    return np.asarray(table.astype(np.float32)[pixels])
+
+
+_LEVELS = 1 << 14
+_LINEAR = np.arange(_LEVELS) / (_LEVELS - 1)
+_SRGB_TABLE = np.round(
+    255.0 * np.where(_LINEAR <= 0.0031308, 12.92 * _LINEAR, 1.055 * _LINEAR ** (1 / 2.4) - 0.055)
+).astype(np.uint8)
+
+
+def _encode_srgb(light: Float32Array) -> UInt8Array:
+    """Linear intensity to sRGB; what is brighter than 1 is clipped, as a sensor saturates."""
+    return np.asarray(_SRGB_TABLE[np.rint(light.clip(0.0, 1.0) * (_LEVELS - 1)).astype(np.uint16)])

@@ -1,0 +1,192 @@
+"""Sources of images: every kind, the order, the times, the colours, and what is broken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from aliked_ros.errors import ImageError, SourceError
+from aliked_ros.sources import default_source, open_source, read_image
+
+RED = (0, 0, 255)  # as OpenCV writes it
+
+
+def write(path: Path, value: int = 0, size: tuple[int, int] = (64, 80)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = np.full((*size, 3), RED, np.uint8)
+    picture[:, :, 0] = value
+    assert cv2.imwrite(str(path), picture)
+    return path
+
+
+def truncate(path: Path) -> Path:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    return path
+
+
+def values(spec: Path | str, limit: int | None = None) -> list[int]:
+    return [int(image.pixels[0, 0, 2]) for image in open_source(str(spec), limit)]
+
+
+def test_a_folder_is_sorted_as_people_count(tmp_path: Path) -> None:
+    for number in (10, 9, 1, 100):
+        write(tmp_path / f"frame{number}.png", number)
+    (tmp_path / "notes.txt").write_text("no image")
+    assert values(tmp_path) == [1, 9, 10, 100]
+    assert values(tmp_path, limit=2) == [1, 9]
+    source = open_source(str(tmp_path))
+    assert source.length == 4
+    assert source.name == tmp_path.name
+    assert [image.stamp for image in source] == pytest.approx([i / source.rate for i in range(4)])
+
+
+def test_colour_stays_colour_grey_stays_grey(tmp_path: Path) -> None:
+    write(tmp_path / "1.png")
+    cv2.imwrite(str(tmp_path / "2.png"), np.full((64, 80), 77, np.uint8))
+    cv2.imwrite(str(tmp_path / "3.png"), np.full((64, 80), 77 * 256, np.uint16))
+    cv2.imwrite(str(tmp_path / "4.png"), np.full((64, 80, 4), (3, 2, 1, 9), np.uint8))
+    colour, grey, deep, alpha = (image.pixels for image in open_source(str(tmp_path)))
+    assert colour.shape == (64, 80, 3)
+    assert tuple(colour[0, 0]) == (255, 0, 0)
+    assert grey.shape == deep.shape == (64, 80)
+    assert int(grey[0, 0]) == int(deep[0, 0]) == 77
+    assert tuple(alpha[0, 0]) == (1, 2, 3)
+
+
+def test_broken_images_are_skipped_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "1.png", 1)
+    truncate(write(tmp_path / "2.png", 2))
+    (tmp_path / "3.jpg").write_bytes(b"")
+    (tmp_path / "4.jpg").write_bytes(b"this is no picture")
+    write(tmp_path / "5.png", 5)
+    source = open_source(str(tmp_path))
+    assert [int(image.pixels[0, 0, 2]) for image in source] == [1, 5]
+    assert source.skipped == 3
+    assert "2.png" in caplog.text
+    assert "3.jpg" in caplog.text
+
+
+def test_no_readable_image_is_an_error(tmp_path: Path) -> None:
+    truncate(write(tmp_path / "1.png"))
+    truncate(write(tmp_path / "2.png"))
+    with pytest.raises(SourceError, match=r"none of the 2 images.*2\.png"):
+        list(open_source(str(tmp_path)))
+
+
+def test_sequence_with_times_and_calibration(tmp_path: Path) -> None:
+    for name, value in (("b", 1), ("a", 2), ("c", 3)):
+        write(tmp_path / "images" / f"{name}.png", value)
+    (tmp_path / "frames.csv").write_text(
+        "# index,timestamp_s,image,tx\n0,100.0,images/b.png,nan\n\n"
+        "1,100.05,images/a.png,nan\n2,100.1,images/missing.png,nan\n3,100.15,images/c.png,nan\n"
+    )
+    (tmp_path / "calib.json").write_text('{"width": 80, "fx": 50.0}')
+    for spec in (tmp_path, tmp_path / "frames.csv"):
+        source = open_source(str(spec))
+        frames = list(source)
+        assert [int(f.pixels[0, 0, 2]) for f in frames] == [1, 2, 3]
+        assert [f.stamp for f in frames] == [100.0, 100.05, 100.15]
+        assert source.rate == pytest.approx(20.0)
+        assert source.calibration == {"width": 80, "fx": 50.0}
+        assert source.skipped == 1
+    (tmp_path / "calib.json").write_text('{"rate_hz": 12}')
+    assert open_source(str(tmp_path)).rate == 12.0
+
+
+@pytest.mark.parametrize(
+    ("table", "complaint"),
+    [
+        ("0,0.0\n", "line 1"),
+        ("0,0.0,a.png\n1,soon,b.png\n", "line 2"),
+        ("0,nan,a.png\n", "no time"),
+        ("# nothing\n", "no images"),
+        ("\xff\xfe\x00", "cannot read"),
+    ],
+)
+def test_bad_tables(tmp_path: Path, table: str, complaint: str) -> None:
+    (tmp_path / "frames.csv").write_bytes(table.encode("latin-1"))
+    with pytest.raises(SourceError, match=complaint):
+        open_source(str(tmp_path))
+
+
+def test_bad_calibration(tmp_path: Path) -> None:
+    write(tmp_path / "1.png")
+    for content in ("{", "[1]"):
+        (tmp_path / "calib.json").write_text(content)
+        with pytest.raises(SourceError, match=r"calib\.json"):
+            open_source(str(tmp_path))
+
+
+def test_video(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, (80, 64))
+    for value in range(0, 100, 10):
+        writer.write(np.full((64, 80, 3), (value, 0, 200), np.uint8))
+    writer.release()
+    source = open_source(str(path))
+    frames = list(source)
+    assert source.length == len(frames) == 10
+    assert source.rate == pytest.approx(25.0)
+    assert [f.stamp for f in frames] == pytest.approx([i / 25 for i in range(10)], abs=1e-6)
+    assert frames[5].pixels[32, 40, 0] == pytest.approx(200, abs=6)  # red first
+    assert frames[5].pixels[32, 40, 2] == pytest.approx(50, abs=6)
+    assert len(list(open_source(str(path), limit=3))) == 3
+
+
+@pytest.mark.parametrize(
+    ("spec", "complaint"),
+    [
+        ("nowhere", "does not exist"),
+        ("camera:x", "number"),
+        ("camera:99", "cannot be opened"),
+        ("{folder}", "no images"),
+        ("{folder}/text.mp4", "not a video"),
+        ("{folder}/picture/1.png", "single image"),
+    ],
+)
+def test_bad_sources(tmp_path: Path, spec: str, complaint: str) -> None:
+    (tmp_path / "text.mp4").write_text("not a video")
+    write(tmp_path / "picture" / "1.png")
+    with pytest.raises(SourceError, match=complaint):
+        open_source(spec.format(folder=tmp_path))
+
+
+def test_the_limit_must_be_positive() -> None:
+    with pytest.raises(SourceError, match="limit"):
+        open_source("virtual", limit=0)
+
+
+def test_read_image_errors(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"nowhere\.png"):
+        read_image(tmp_path / "nowhere.png")
+    with pytest.raises(ImageError, match="directory"):
+        read_image(tmp_path)
+    with pytest.raises(ImageError, match=r"not a whole image \(\d+ bytes\)"):
+        read_image(truncate(write(tmp_path / "1.jpg")))
+
+
+def test_default_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SOURCE", raising=False)
+    monkeypatch.setenv("ALIKED_ROS_DATA", str(tmp_path))
+    assert default_source() == "virtual"
+    for name in ("another", "tum_fr1_xyz"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "frames.csv").touch()
+    assert default_source() == str(tmp_path / "data" / "tum_fr1_xyz")
+    monkeypatch.setenv("SOURCE", "camera:0")
+    assert default_source() == "camera:0"
+
+
+def test_real_sequence(shared: Path) -> None:
+    source = open_source(str(shared / "data" / "kitti_00_first40"), limit=2)
+    frames = list(source)
+    assert [f.pixels.shape for f in frames] == [(376, 1241)] * 2
+    assert source.calibration is not None
+    assert source.rate == 10
