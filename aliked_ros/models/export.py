@@ -1,0 +1,341 @@
+"""Exporting networks to ONNX, once, so that nothing needs PyTorch at run time.
+
+Each model gets a folder in the cache with its ONNX files and ``manifest.json``, which names the
+checksum of the weights they were made from; when the weights or ``FORMAT`` change, the folder is
+made anew. Every ONNX file carries the same identity in its own metadata.
+
+    python -m aliked_ros.models.export --all
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aliked_ros.cache import atomic_path, cache_dir
+from aliked_ros.errors import AlikedError, ModelError
+from aliked_ros.models.registry import MODELS, weights_path
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+Progress = Callable[[str], None]
+
+FORMAT = 1
+"""Grows whenever the exported graphs change, so that folders made by older code are made anew."""
+
+LIGHTGLUE = "aliked-lightglue"
+MANIFEST = "manifest.json"
+OPSET = 19  # the first with Resize and DeformConv as the networks need them
+_LARGEST_SIDE = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedModel:
+    """One folder of exported networks.
+
+    identity: what the manifest says (format, model, weights_sha256, sizes of the network).
+    fresh: made from the weights in use, by this version's code.
+    """
+
+    name: str
+    folder: Path
+    identity: dict[str, Any]
+    fresh: bool
+
+
+def models_dir() -> Path:
+    """Folder that holds one folder for each exported model."""
+    return cache_dir() / "models"
+
+
+def exported() -> list[ExportedModel]:
+    """The exported models in the cache."""
+    found = []
+    for name in MODELS:
+        identity = _read_manifest(models_dir() / name)
+        if identity is not None:
+            fresh = _is_fresh(identity, name)
+            found.append(ExportedModel(name, models_dir() / name, identity, fresh))
+    return found
+
+
+def ensure_exported(name: str, progress: Progress | None = None) -> Path:
+    """Folder of the exported networks of a model, made first where missing or stale.
+
+    Raises WeightsError for missing or wrong weights, ModelError when PyTorch is needed and not
+    installed or the cache cannot be written.
+    """
+    folder = models_dir() / name
+    identity = _read_manifest(folder)
+    if identity is not None and _is_fresh(identity, name):
+        return folder
+    return export(name, progress)
+
+
+def export(name: str, progress: Progress | None = None) -> Path:
+    """Export a model, replacing what is there; same errors as ``ensure_exported``."""
+    report = progress or (lambda _: None)
+    weights = weights_path(name)
+    folder = models_dir() / name
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise ModelError(
+            f"The networks of {name} are not exported in {folder}, and exporting them needs "
+            f"{error.name}, which is not installed. Install requirements/export.txt here, or "
+            "export on another machine and copy that folder, or set ALIKED_ROS_CACHE to where it is."
+        ) from error
+    identity: dict[str, Any] = {
+        "format": FORMAT,
+        "model": name,
+        "weights_sha256": MODELS[name].sha256,
+    }
+    try:
+        with atomic_path(folder) as written:
+            written.mkdir()
+            make = _export_lightglue if name == LIGHTGLUE else _export_aliked
+            with _quiet():
+                make(weights, written, identity, report)
+            (written / MANIFEST).write_text(json.dumps(identity, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise ModelError(
+            f"The exported networks of {name} cannot be written to {folder}: {error}. Free some "
+            "space, or set ALIKED_ROS_CACHE to a folder that can be written."
+        ) from error
+    return folder
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an exported model; ModelError if it is missing or damaged."""
+    identity = _read_manifest(folder)
+    if identity is None:
+        raise ModelError(
+            f"{folder / MANIFEST} is missing or damaged; run: aliked_ros models export --force"
+        )
+    return identity
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    try:
+        identity = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return identity if isinstance(identity, dict) else None
+
+
+def _is_fresh(identity: dict[str, Any], name: str) -> bool:
+    return (
+        identity.get("format") == FORMAT and identity.get("weights_sha256") == MODELS[name].sha256
+    )
+
+
+def _export_aliked(
+    weights: Path, folder: Path, identity: dict[str, Any], report: Progress
+) -> None:
+    import torch
+
+    from aliked_ros.networks import folded
+    from aliked_ros.networks.aliked import ALIKED
+
+    network = ALIKED.from_checkpoint(weights)
+    shape = network.shape
+    identity.update(dim=shape.dim, kernel=shape.kernel, samples=shape.samples)
+    # sides are multiples of 32 pixels, and both are free
+    rows, columns = (torch.export.Dim(n, min=2, max=_LARGEST_SIDE // 32) for n in ("h", "w"))
+    for channels, kind in ((3, "rgb"), (1, "grey")):
+        report(f"{identity['model']}: encoder ({kind})")
+        _save(
+            folded.FoldedEncoder(network, channels),
+            {"image": torch.zeros(1, 128, 160, channels, dtype=torch.uint8)},
+            [f"{kind}{i}" for kind in ("score", "level") for i in (1, 2, 3, 4)],
+            ({1: 32 * rows, 2: 32 * columns},),
+            folder / f"encoder_{kind}.onnx",
+            identity,
+        )
+    report(f"{identity['model']}: descriptor head")
+    count = torch.export.Dim("n", min=2, max=_LARGEST_SIDE)
+    patch = shape.kernel**2 * shape.dim
+    _save(
+        folded.FoldedOffsets(network),
+        {"patches": torch.zeros(64, patch)},
+        ["offsets"],
+        ({0: count},),
+        folder / "offsets.onnx",
+        identity,
+    )
+    _save(
+        folded.FoldedAggregation(network),
+        {"samples": torch.zeros(64, shape.samples, shape.dim)},
+        ["descriptors"],
+        ({0: count},),
+        folder / "aggregation.onnx",
+        identity,
+    )
+    tail = folded.score_tail_weights(network)
+    np.savez(folder / "score_tail.npz", *(w.numpy() for w in tail))
+
+
+def _export_lightglue(
+    weights: Path, folder: Path, identity: dict[str, Any], report: Progress
+) -> None:
+    import torch
+
+    from aliked_ros.networks import folded
+    from aliked_ros.networks.lightglue import DIM, HEAD_DIM, LightGlue
+
+    network = LightGlue.from_checkpoint(weights)
+    input_dim = network.input_proj.in_features
+    identity.update(layers=network.layers, input_dim=input_dim)
+    count = torch.export.Dim("n", min=2, max=_LARGEST_SIDE)
+    other = torch.export.Dim("m", min=2, max=_LARGEST_SIDE)
+    report(f"{identity['model']}: embedding")
+    _save(
+        folded.FoldedEmbedding(network),
+        {"descriptors": torch.zeros(64, input_dim), "keypoints": torch.zeros(64, 2)},
+        ["state", "rotation"],
+        ({0: count}, {0: count}),
+        folder / "embedding.onnx",
+        identity,
+    )
+    report(f"{identity['model']}: layers")
+    _save_all(
+        [folded.FoldedLayer(network, i) for i in range(network.layers)],
+        {
+            "state": torch.zeros(2, 64, DIM),
+            "rotation": torch.zeros(2, 64, HEAD_DIM),
+            "mask": torch.zeros(2, 1, 1, 64),
+        },
+        ["new_state", "heads"],
+        ({1: count}, {1: count}, {3: count}),
+        [folder / f"layer_{i}.onnx" for i in range(network.layers)],
+        identity,
+    )
+    report(f"{identity['model']}: assignments")
+    _save_all(
+        [folded.FoldedAssignment(network, i) for i in range(network.layers)],
+        {"state0": torch.zeros(64, DIM), "state1": torch.zeros(72, DIM)},
+        ["similarity"],
+        ({0: count}, {0: other}),
+        [folder / f"assignment_{i}.onnx" for i in range(network.layers)],
+        identity,
+    )
+
+
+def _save(
+    module: nn.Module,
+    inputs: dict[str, Any],
+    outputs: list[str],
+    dynamic: tuple[dict[int, Any], ...],
+    path: Path,
+    identity: dict[str, Any],
+) -> None:
+    _save_all([module], inputs, outputs, dynamic, [path], identity)
+
+
+def _save_all(
+    modules: list[Any],
+    inputs: dict[str, Any],
+    outputs: list[str],
+    dynamic: tuple[dict[int, Any], ...],
+    paths: list[Path],
+    identity: dict[str, Any],
+) -> None:
+    """Trace the first module; the others differ in their weights only, which are put in place."""
+    import onnx
+    import torch
+    from onnxscript import opset19 as op
+
+    def deform_conv(x: Any, offset: Any, weight: Any) -> Any:
+        return op.DeformConv(x, weight, offset, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+
+    with torch.no_grad():
+        program = torch.onnx.export(
+            modules[0].eval(),
+            tuple(inputs.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_shapes=dynamic,
+            custom_translation_table={torch.ops.aliked_ros.deform_conv2d.default: deform_conv},
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    for key, value in identity.items():
+        model.metadata_props.add(key=f"aliked_ros.{key}", value=json.dumps(value))
+    onnx.save(model, str(paths[0]))
+    for module, path in zip(modules[1:], paths[1:], strict=True):
+        _replace_weights(model, module)
+        onnx.save(model, str(path))
+
+
+def _replace_weights(model: onnx.ModelProto, module: nn.Module) -> None:
+    from onnx import numpy_helper
+
+    state = module.state_dict()
+    replaced = 0
+    for tensor in model.graph.initializer:
+        if tensor.name in state:
+            values = state[tensor.name].numpy()
+            assert tuple(tensor.dims) == values.shape, tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+            replaced += 1
+    if replaced != len(state):
+        missing = set(state) - {t.name for t in model.graph.initializer}
+        raise ModelError(
+            f"The exporter renamed the weights {', '.join(sorted(missing))}; "
+            "use the versions of requirements/export.txt."
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks on optional packages from the user."""
+    loggers = [logging.getLogger(n) for n in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def main() -> int:
+    """Command line: export named models, or all of them, where missing or stale."""
+    parser = argparse.ArgumentParser(description="Export networks to ONNX, into the cache.")
+    parser.add_argument("models", nargs="*", choices=[*MODELS, []], metavar="MODEL", help="models to export")
+    parser.add_argument("--all", action="store_true", help="all models")
+    parser.add_argument("--force", action="store_true", help="even where they are up to date")
+    arguments = parser.parse_args()
+    names = list(MODELS) if arguments.all else arguments.models
+    try:
+        for name in names:
+            make = export if arguments.force else ensure_exported
+            print(f"{name}: {make(name, progress=lambda text: print(f'  {text}', flush=True))}")
+    except AlikedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
