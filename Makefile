@@ -1,0 +1,44 @@
+# `make` lists what there is. PYTHON= names the interpreter to use (3.10 to 3.12).
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint bench clean
+
+BIN := .venv/bin
+FIND_PYTHON := $(or $(PYTHON),python3)
+
+# A sourced ROS 2 must not leak into the virtual environment.
+unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH PYTHONHOME PYTHONPATH
+unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup:  ## make .venv: dependencies, messages, weights, networks (does only what is missing)
+	@command -v $(FIND_PYTHON) >/dev/null || { echo "error: there is no $(FIND_PYTHON); install \
+	Python 3.10 to 3.12 (Debian, Ubuntu: apt install python3 python3-venv python3-dev), or name \
+	it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(FIND_PYTHON) tools/environment.py $(if $(PYTHON),--python $(PYTHON))
+
+demo: setup  ## a sequence through the real node (SOURCE=, LIMIT=, OUTPUT=), into demo_output/
+	$(BIN)/python -m aliked_ros.ros.demo $(if $(SOURCE),--source "$(SOURCE)") \
+	    $(if $(LIMIT),--limit $(LIMIT)) $(if $(OUTPUT),--output "$(OUTPUT)")
+
+test: setup lint  ## all checks and tests
+	ROS_PYTHON_CHECK_FIELDS=1 $(BIN)/python -m pytest
+
+test-fast: setup  ## the tests that take seconds
+	ROS_PYTHON_CHECK_FIELDS=1 $(BIN)/python -m pytest -m "not long"
+
+lint: setup  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup  ## time the front-end against its reference on this machine
+	$(BIN)/aliked_ros bench
+
+clean:  ## remove all that was made in this tree (fetched weights stay in the cache)
+	rm -rf .venv build install log demo_output *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
