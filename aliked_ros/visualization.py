@@ -1,0 +1,278 @@
+"""Pictures of tracks and matches.
+
+Colour scale of tracks: the length in frames, 1 (blue, just found) over green and yellow to 30 and
+more (red, steady), equally spaced on the "turbo" colour map. The camera's image is shown grey and
+a little dark underneath, so that every colour in the picture means a length. Matches use the same
+scale for their scores from 0 to 1. ``docs/tracks.md`` shows it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from aliked_ros.errors import ImageError
+from aliked_ros.types import Features, Float32Array, FrameResult, Matches, UInt8Array, UInt64Array
+
+LONG_TRACK = 30  # frames from which on a track has the last colour
+_COLOURS = 16
+_SHIFT = 4  # fractional bits of coordinates given to OpenCV
+_UNMATCHED = (170, 170, 170)
+_BRIGHTNESS = 0.7  # of the image underneath
+_TAIL_OPACITY = (0.25, 0.5, 0.8)  # oldest third first
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def _colour_table(count: int) -> list[tuple[int, int, int]]:
+    """RGB colours, first to last of the scale; turbo's dark ends are left out."""
+    steps = np.linspace(0.14, 0.86, count) * 255
+    table = cv2.applyColorMap(steps.round().astype(np.uint8)[:, None], cv2.COLORMAP_TURBO)[:, 0]
+    return [(int(red), int(green), int(blue)) for blue, green, red in table]
+
+
+_TABLE = _colour_table(_COLOURS)
+
+
+class Trails:
+    """Where the tracks of the newest frame have been in the last few frames.
+
+    Memory is bounded: the ids and keypoints of ``frames`` frames. A new epoch forgets the old one.
+    """
+
+    def __init__(self, frames: int = 15) -> None:
+        self._history: deque[tuple[UInt64Array, Float32Array]] = deque(maxlen=frames)
+        self._epoch: int | None = None
+
+    def update(self, result: FrameResult) -> None:
+        """Add a frame."""
+        if result.tracks.epoch != self._epoch:
+            self._history.clear()
+            self._epoch = result.tracks.epoch
+        order = np.argsort(result.tracks.ids)
+        self._history.appendleft((result.tracks.ids[order], result.features.keypoints[order]))
+
+    def positions(self, ids: UInt64Array) -> Float32Array:
+        """N×T×2 keypoints of the N tracks, newest first; before its start a track stays put.
+
+        T is the number of frames remembered. Tracks that are not known at all are NaN.
+        """
+        trail = np.full((len(ids), len(self._history), 2), np.nan, np.float32)
+        for age, (known, keypoints) in enumerate(self._history):
+            if age:
+                trail[:, age] = trail[:, age - 1]
+            if len(known):
+                place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+                found = known[place] == ids
+                trail[found, age] = keypoints[place[found]]
+        return trail
+
+
+def draw_tracks(
+    pixels: UInt8Array,
+    result: FrameResult,
+    trails: Trails,
+    *,
+    caption: str | None = None,
+    legend: bool = True,
+) -> UInt8Array:
+    """Draw the tracks of a frame over its image.
+
+    pixels: H×W or H×W×3 (RGB) uint8, the image of ``result``.
+    trails: updated with ``result``; gives the tails, which fade with age.
+    caption: a line of text at the top.
+    legend: show the colour scale.
+
+    Returns H×W×3 RGB uint8.
+    """
+    canvas = _backdrop(pixels)
+    if len(result.features):
+        bins = _bins((result.tracks.lengths.astype(np.float32) - 1.0) / (LONG_TRACK - 1.0))
+        order = np.argsort(bins, kind="stable")  # long tracks on top
+        bins = bins[order]
+        canvas = _draw_tails(canvas, bins, trails.positions(result.tracks.ids[order]))
+        _dots(canvas, bins, result.features.keypoints[order], 2.0 * _thickness(canvas))
+    if legend:
+        _draw_legend(canvas, "track length", "1", f"{LONG_TRACK}+ frames")
+    if caption:
+        _draw_caption(canvas, caption)
+    return canvas
+
+
+def draw_matches(
+    pixels0: UInt8Array,
+    features0: Features,
+    pixels1: UInt8Array,
+    features1: Features,
+    matches: Matches,
+    *,
+    caption: str | None = None,
+) -> UInt8Array:
+    """Two images side by side, matches as lines coloured by score, other keypoints grey.
+
+    pixels0, features0: the reference of ``matches``; pixels1, features1: the current image.
+
+    Returns a max(H0, H1)×(W0+W1)×3 RGB uint8 picture.
+    """
+    left, right = _backdrop(pixels0), _backdrop(pixels1)
+    canvas = np.zeros((max(len(left), len(right)), left.shape[1] + right.shape[1], 3), np.uint8)
+    canvas[: len(left), : left.shape[1]] = left
+    canvas[: len(right), left.shape[1] :] = right
+    offset = np.array([left.shape[1], 0], np.float32)
+    thickness = _thickness(canvas)
+    for keypoints in (features0.keypoints, features1.keypoints + offset):
+        for dot in _octagons(keypoints, 1.2 * thickness):
+            cv2.fillConvexPoly(canvas, dot, _UNMATCHED, cv2.LINE_AA, _SHIFT)
+    if len(matches):
+        order = np.argsort(matches.scores, kind="stable")  # good matches on top
+        bins = _bins(matches.scores[order])
+        starts = features0.keypoints[matches.reference_indices[order]]
+        ends = features1.keypoints[matches.current_indices[order]] + offset
+        layer = canvas.copy()
+        _polylines(layer, bins, _fixed_point(np.stack([starts, ends], axis=1)), thickness)
+        canvas = np.asarray(cv2.addWeighted(layer, 0.6, canvas, 0.4, 0.0), np.uint8)
+        _dots(canvas, bins, starts, 2.0 * thickness)
+        _dots(canvas, bins, ends, 2.0 * thickness)
+    _draw_legend(canvas, "score", "0", "1")
+    if caption:
+        _draw_caption(canvas, caption)
+    return canvas
+
+
+def contact_sheet(
+    pictures: Sequence[UInt8Array], *, columns: int = 3, width: int = 1440
+) -> UInt8Array:
+    """One RGB picture of many, row by row; each is scaled into a cell of the first one's shape.
+
+    pictures: at least one H×W×3 RGB uint8.
+    width: of the sheet, pixels.
+    """
+    if not pictures:
+        raise ImageError("a contact sheet needs at least one picture.")
+    gap = 8
+    columns = min(columns, len(pictures))
+    cell_width = (width - gap * (columns + 1)) // columns
+    cell_height = round(cell_width * pictures[0].shape[0] / pictures[0].shape[1])
+    rows = -(-len(pictures) // columns)
+    sheet = np.full((gap + rows * (cell_height + gap), width, 3), 24, np.uint8)
+    for number, picture in enumerate(pictures):
+        scale = min(cell_width / picture.shape[1], cell_height / picture.shape[0])
+        size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))
+        row, column = divmod(number, columns)
+        top = gap + row * (cell_height + gap) + (cell_height - size[1]) // 2
+        left = gap + column * (cell_width + gap) + (cell_width - size[0]) // 2
+        sheet[top : top + size[1], left : left + size[0]] = cv2.resize(
+            picture, size, interpolation=cv2.INTER_AREA
+        )
+    return sheet
+
+
+def _backdrop(pixels: UInt8Array) -> UInt8Array:
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.ndim == 3 else pixels
+    return np.asarray(
+        cv2.cvtColor(cv2.convertScaleAbs(grey, alpha=_BRIGHTNESS), cv2.COLOR_GRAY2RGB), np.uint8
+    )
+
+
+def _thickness(canvas: UInt8Array) -> int:
+    """Line width in pixels: 1 up to 720 rows, growing with the picture."""
+    return max(1, round(int(canvas.shape[0]) / 720))
+
+
+def _bins(value: Float32Array) -> NDArray[np.int64]:
+    """Number of the colour for values from 0 to 1; what is beyond takes the end."""
+    return np.asarray(np.clip(value * _COLOURS, 0, _COLOURS - 1), np.int64)
+
+
+def _fixed_point(points: NDArray[np.floating[Any]]) -> NDArray[np.int32]:
+    return np.asarray(np.rint(points * (1 << _SHIFT)), np.int32)
+
+
+def _polylines(
+    canvas: UInt8Array, bins: NDArray[np.int64], lines: NDArray[np.int32], thickness: int
+) -> None:
+    """Draw N polylines of the same number of vertices, N×V×2 fixed point, one call per colour.
+
+    bins: N colour numbers in ascending order.
+    """
+    limits = np.searchsorted(bins, np.arange(_COLOURS + 1))
+    for colour, first, last in zip(_TABLE, limits[:-1], limits[1:], strict=True):
+        if first < last:
+            cv2.polylines(
+                canvas, list(lines[first:last]), False, colour, thickness, cv2.LINE_AA, _SHIFT
+            )
+
+
+def _octagons(centres: Float32Array, radius: float) -> NDArray[np.int32]:
+    """N×8×2 fixed point; at a radius of 2 pixels rounder than OpenCV's circles, and as fast."""
+    angle = np.arange(8, dtype=np.float32) * np.float32(np.pi / 4)
+    return _fixed_point(
+        centres[:, None] + radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    )
+
+
+def _dots(
+    canvas: UInt8Array, bins: NDArray[np.int64], centres: Float32Array, radius: float
+) -> None:
+    for colour, dot in zip(bins.tolist(), _octagons(centres, radius), strict=True):
+        cv2.fillConvexPoly(canvas, dot, _TABLE[colour], cv2.LINE_AA, _SHIFT)
+
+
+def _draw_tails(canvas: UInt8Array, bins: NDArray[np.int64], trail: Float32Array) -> UInt8Array:
+    """Blend the tails in, oldest part first and faintest."""
+    known = np.isfinite(trail).all(axis=(1, 2))
+    bins, lines = bins[known], _fixed_point(trail[known])
+    frames = lines.shape[1]
+    parts = len(_TAIL_OPACITY)
+    for part, opacity in enumerate(_TAIL_OPACITY):
+        newest = (parts - 1 - part) * (frames - 1) // parts
+        oldest = (parts - part) * (frames - 1) // parts
+        segment = lines[:, newest : oldest + 1]
+        moves = (segment != segment[:, :1]).any(axis=(1, 2))
+        if not moves.any():
+            continue
+        layer = canvas.copy()
+        _polylines(layer, bins[moves], segment[moves], _thickness(canvas))
+        canvas = np.asarray(cv2.addWeighted(layer, opacity, canvas, 1.0 - opacity, 0.0), np.uint8)
+    return canvas
+
+
+def _draw_caption(canvas: UInt8Array, text: str) -> None:
+    scale = 0.45 * _thickness(canvas)
+    height = round(44 * scale)
+    canvas[:height] //= 3
+    cv2.putText(
+        canvas,
+        text,
+        (8, round(31 * scale)),
+        _FONT,
+        scale,
+        (255,) * 3,
+        _thickness(canvas),
+        cv2.LINE_AA,
+    )
+
+
+def _draw_legend(canvas: UInt8Array, title: str, low: str, high: str) -> None:
+    """The colour scale in the lower left corner, left out where the picture is too small."""
+    unit = _thickness(canvas)
+    scale, cell, margin = 0.4 * unit, 7 * unit, 8 * unit
+    texts = [f"{title}  {low}", high]
+    sizes = [cv2.getTextSize(text, _FONT, scale, unit)[0] for text in texts]
+    width = sizes[0][0] + sizes[1][0] + _COLOURS * cell + 4 * margin
+    height = 20 * unit
+    if width > canvas.shape[1] or 3 * height > canvas.shape[0]:
+        return
+    top = canvas.shape[0] - height
+    canvas[top:, :width] //= 3
+    baseline = canvas.shape[0] - 6 * unit
+    bar = 2 * margin + sizes[0][0]
+    for text, x in zip(texts, (margin, bar + _COLOURS * cell + margin), strict=True):
+        cv2.putText(canvas, text, (x, baseline), _FONT, scale, (255,) * 3, unit, cv2.LINE_AA)
+    for number, colour in enumerate(_TABLE):
+        left = bar + number * cell
+        canvas[top + 6 * unit : baseline, left : left + cell] = colour

@@ -1,0 +1,168 @@
+"""What the pictures say: colour is length, tails lie where the track has been, dots are exact."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+
+from aliked_ros.errors import ImageError
+from aliked_ros.types import Features, FrameResult, Matches, Tracks
+from aliked_ros.visualization import (
+    LONG_TRACK,
+    Trails,
+    contact_sheet,
+    draw_matches,
+    draw_tracks,
+)
+
+BLACK = np.zeros((240, 320), np.uint8)
+
+
+def features(keypoints: list[tuple[float, float]]) -> Features:
+    points = np.array(keypoints, np.float32).reshape(-1, 2)
+    count = len(points)
+    descriptors = np.ones((count, 1), np.float32)
+    return Features(points, np.ones(count, np.float32), descriptors, 320, 240, "aliked-n16")
+
+
+def frame(
+    index: int, tracks: dict[int, tuple[float, float]], length: int = 1, epoch: int = 1
+) -> FrameResult:
+    ids = np.array(list(tracks), np.uint64)
+    lengths = np.full(len(tracks), length, np.uint32)
+    found = features(list(tracks.values()))
+    return FrameResult(index, index / 30, found, Matches.empty(), Tracks(ids, lengths, epoch))
+
+
+def draw(*results: FrameResult, pixels: np.ndarray = BLACK) -> np.ndarray:
+    trails = Trails()
+    for result in results:
+        trails.update(result)
+    return draw_tracks(pixels, results[-1], trails, legend=False)
+
+
+def hue(colour: np.ndarray) -> float:
+    """Degrees: red 0, green 120, blue 240."""
+    return float(
+        cv2.cvtColor(colour.astype(np.float32)[None, None] / 255, cv2.COLOR_RGB2HSV)[0, 0, 0]
+    )
+
+
+def test_colour_runs_from_blue_to_red_with_the_length() -> None:
+    lengths = [1, 8, 15, 22, LONG_TRACK]
+    hues = [hue(draw(frame(0, {5: (100, 120)}, length))[120, 100]) for length in lengths]
+    assert 190 < hues[0] < 250
+    assert 0 <= hues[-1] < 30
+    assert all(shorter > longer for shorter, longer in pairwise(hues))
+    older = draw(frame(0, {5: (100, 120)}, 10 * LONG_TRACK))[120, 100]
+    assert hue(older) == hues[-1]
+
+
+@pytest.mark.parametrize("point", [(100.0, 120.0), (100.5, 120.25), (7.75, 231.4)])
+def test_dots_are_drawn_to_a_fraction_of_a_pixel(point: tuple[float, float]) -> None:
+    weight = draw(frame(0, {1: point})).sum(axis=2, dtype=float)
+    y, x = np.mgrid[: weight.shape[0], : weight.shape[1]]
+    centre = [(weight * x).sum() / weight.sum(), (weight * y).sum() / weight.sum()]
+    assert centre == pytest.approx(point, abs=0.15)
+
+
+def test_tails_lie_where_the_track_has_been_and_fade() -> None:
+    path = [frame(i, {3: (50.0 + 10 * i, 120.0)}, i + 1) for i in range(12)]
+    picture = draw(*path).max(axis=2).astype(int)
+    along = picture[120, 55:155:10]
+    assert (along > 0).all()
+    assert along[0] < along[len(along) // 2] < along[-1]
+    picture[115:126] = 0
+    assert not picture.any()  # nothing beside the path
+
+
+def test_a_tail_belongs_to_its_own_track() -> None:
+    picture = draw(frame(0, {1: (50, 50), 2: (50, 150)}), frame(1, {2: (90, 150), 7: (90, 50)}))
+    assert picture[150, 60:80].any()
+    assert not picture[50, 55:85].any()
+
+
+def test_trails_remember_positions_and_are_bounded() -> None:
+    trails = Trails(frames=3)
+    for index in range(10):
+        trails.update(frame(index, {4: (index, 1.0), 100 + index: (0.0, 0.0)}))
+    positions = trails.positions(np.array([109, 4, 55], np.uint64))
+    assert positions.shape == (3, 3, 2)
+    assert positions[1, :, 0].tolist() == [9, 8, 7]
+    assert (positions[0] == 0).all()  # a track of one frame stays where it is
+    assert np.isnan(positions[2]).all()
+
+
+def test_a_new_epoch_has_no_tails_of_the_old_one() -> None:
+    picture = draw(frame(0, {1: (50, 50)}, epoch=1), frame(1, {1: (150, 50)}, epoch=2))
+    assert not picture[50, 60:140].any()
+
+
+def test_the_image_underneath_is_grey_and_untouched() -> None:
+    colour = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    before = colour.copy()
+    picture = draw(frame(0, {1: (100, 120)}), pixels=colour)
+    assert np.array_equal(colour, before)
+    far = picture[:100]
+    assert (far[..., 0] == far[..., 1]).all()
+    assert (far[..., 1] == far[..., 2]).all()
+    assert far.std() > 10
+
+
+def test_frames_without_tracks_and_points_at_the_border() -> None:
+    empty = draw(frame(0, {}))
+    assert empty.shape == (240, 320, 3)
+    assert not empty.any()
+    assert draw(frame(0, {1: (0, 0), 2: (319, 239)}))[[0, 239], [0, 319]].any(axis=1).all()
+
+
+def test_legend_and_caption() -> None:
+    trails, result = Trails(), frame(0, {})
+    plain = draw_tracks(np.full((240, 320), 200, np.uint8), result, trails, legend=False)
+    full = draw_tracks(np.full((240, 320), 200, np.uint8), result, trails, caption="12 tracks")
+    changed = (plain != full).any(axis=2)
+    assert changed[:20].any()
+    assert changed[-20:].any()
+    assert not changed[25:-25].any()
+    assert (full[-10].max(axis=1) - full[-10].min(axis=1)).max() > 100  # the scale is in colour
+    tiny = draw_tracks(np.zeros((64, 64), np.uint8), result, trails)
+    assert not tiny.any()  # no room: left out
+
+
+def test_matches_join_the_two_images() -> None:
+    left, right = features([(40, 60), (80, 100)]), features([(200, 30), (60, 60)])
+    indices = np.array([0], np.uint32), np.array([1], np.uint32)
+    narrow = np.zeros((200, 100), np.uint8)
+
+    def draw_one(score: float) -> np.ndarray:
+        matches = Matches(*indices, np.array([score], np.float32))
+        return draw_matches(narrow, left, BLACK, right, matches)
+
+    picture = draw_one(0.99)
+    assert picture.shape == (240, 420, 3)
+    assert picture[60, 40:161].any(axis=1).all()  # from (40, 60) to (100 + 60, 60)
+    assert hue(picture[60, 100]) < 30
+    assert hue(draw_one(0.01)[60, 100]) > 190
+    unmatched = picture[100, 80]
+    assert unmatched.any()
+    assert unmatched.min() == unmatched.max()  # grey
+    nothing = draw_matches(narrow, left, BLACK, right, Matches.empty())
+    assert not nothing[60, 50:150].any()
+
+
+def test_contact_sheet_keeps_order_and_shape() -> None:
+    pictures = [np.full((60, 80, 3), 50 * i, np.uint8) for i in range(1, 5)]
+    pictures.append(np.full((60, 20, 3), 250, np.uint8))  # narrower: fitted into the cell
+    sheet = contact_sheet(pictures, columns=3, width=320)
+    rows, columns = sheet.shape[0] // 2, sheet.shape[1] // 3
+    centres = [
+        int(sheet[rows * row + rows // 2, columns * column + columns // 2, 0])
+        for row, column in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1))
+    ]
+    assert centres == [50, 100, 150, 200, 250]
+    assert sheet.shape[1] == 320
+    with pytest.raises(ImageError, match="at least one"):
+        contact_sheet([])
