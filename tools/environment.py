@@ -59,7 +59,7 @@ class Interpreter:
         """Run ``command``; SetupError when it is no working Python."""
         try:
             output = subprocess.check_output(
-                [command, "-c", PROBE], stderr=subprocess.STDOUT, env=environment()
+                [command, "-c", PROBE], stderr=subprocess.DEVNULL, env=environment()
             )
             facts = json.loads(output)
         except (OSError, subprocess.CalledProcessError, ValueError) as error:
@@ -252,11 +252,11 @@ class Setup:
                 f"{DISK_NEEDED / 1e9:.0f} GB are needed; free some space."
             )
         command = [self.python.command, "-m", "venv", "--clear", str(self.prefix)]
-        made = subprocess.run(command, capture_output=True, text=True, env=environment())
-        if made.returncode != 0:
+        creation = subprocess.run(command, capture_output=True, text=True, env=environment())
+        if creation.returncode != 0:
             raise SetupError(
-                f"{' '.join(command)} failed: {last_line(made.stdout + made.stderr)}; on Debian "
-                f"and Ubuntu: apt install {self.python.name}-venv"
+                f"{' '.join(command)} failed: {last_line(creation.stdout + creation.stderr)}; on "
+                f"Debian and Ubuntu: apt install {self.python.name}-venv"
             )
         self.state.mkdir()
         self.progress.end(f"{self.python.name} ({self.python.command})")
