@@ -35,7 +35,10 @@ FOREIGN = (
 )  # fmt: skip
 
 # What pip says, in its several versions, when it cannot reach the package index.
-UNREACHABLE = "Failed to establish|Max retries|NewConnectionError|name resolution|timed out|Proxy"
+UNREACHABLE = (
+    "Failed to establish|Max retries|NewConnectionError|name resolution|timed out|ProxyError"
+    r"|\(from versions: none\)"
+)
 
 PROBE = """
 import importlib.util, json, os, platform, sys, sysconfig
@@ -372,7 +375,7 @@ def last_line(text: str) -> str:
     """The last line that speaks of an error, else the last one; at most 300 characters."""
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it said nothing"]
     errors = [line for line in lines if re.match(r"(?i)(cmake |fatal |\S*:? ?)?error\b", line)]
-    return (errors or lines)[-1][:300].rstrip(".")
+    return re.sub("^ERROR: ", "", (errors or lines)[-1])[:300].rstrip(".")
 
 
 def free_space(folder: Path) -> float:
