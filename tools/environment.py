@@ -66,7 +66,7 @@ class Interpreter:
             )
             facts = json.loads(output)
         except (OSError, subprocess.CalledProcessError, ValueError) as error:
-            raise SetupError(f"{command} does not run ({error}).") from error
+            raise SetupError(f"{command} is not a Python 3 that runs here.") from error
         self.command = command
         self.version: tuple[int, int] = tuple(facts["version"])
         self.implementation: str = facts["implementation"]
