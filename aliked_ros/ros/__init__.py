@@ -1,0 +1,1 @@
+"""Everything that imports rclpy: nodes, message conversions, parameters. Holds no vision."""

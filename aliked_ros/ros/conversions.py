@@ -1,0 +1,341 @@
+"""Between ROS messages and the core's arrays.
+
+Pixels come in through :func:`image_from_message`; results leave through :func:`feature_frame` and
+:func:`feature_matches`, which fill message arrays from buffers (rclpy copies lists element by
+element, a thousand times slower). The ``*_from_message`` functions are for subscribers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from array import array
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from builtin_interfaces.msg import Time
+from numpy.typing import NDArray
+from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import Header
+
+from aliked_msgs.msg import FeatureFrame, FeatureMatches
+from aliked_ros.errors import ImageError
+from aliked_ros.types import Features, Float32Array, FrameResult, Image, Matches, Tracks, UInt8Array
+
+DESCRIPTOR_ENCODINGS = {"float32": FeatureFrame.FLOAT32, "float16": FeatureFrame.FLOAT16}
+_DESCRIPTOR_TYPES = {FeatureFrame.FLOAT32: np.dtype("<f4"), FeatureFrame.FLOAT16: np.dtype("<f2")}
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoding:
+    """Memory layout of one pixel, and the OpenCV conversion of its 8-bit form (None: as it is).
+
+    channels, bytes_per_sample: as stored; samples of two bytes are reduced to their high byte
+        (value >> 8) before the conversion.
+    even_width, even_height: the layout repeats every second column, or row.
+    """
+
+    channels: int
+    conversion: int | None = None
+    bytes_per_sample: int = 1
+    even_width: bool = False
+    even_height: bool = False
+
+
+def _bayer(conversion: int, bytes_per_sample: int) -> _Encoding:
+    return _Encoding(1, conversion, bytes_per_sample, even_width=True, even_height=True)
+
+
+_UYVY = _Encoding(2, cv2.COLOR_YUV2RGB_UYVY, even_width=True)
+_YUYV = _Encoding(2, cv2.COLOR_YUV2RGB_YUY2, even_width=True)
+_BGR = _Encoding(3, cv2.COLOR_BGR2RGB)
+
+# ROS names a Bayer pattern after the top-left pixels, as OpenCV's four-letter constants do.
+ENCODINGS: dict[str, _Encoding] = {
+    "mono8": _Encoding(1),
+    "8UC1": _Encoding(1),
+    "mono16": _Encoding(1, None, 2),
+    "rgb8": _Encoding(3),
+    "bgr8": _BGR,
+    "8UC3": _BGR,  # no order is defined; OpenCV's, which drivers that publish it use
+    "rgba8": _Encoding(4, cv2.COLOR_RGBA2RGB),
+    "bgra8": _Encoding(4, cv2.COLOR_BGRA2RGB),
+    "rgb16": _Encoding(3, None, 2),
+    "bgr16": _Encoding(3, cv2.COLOR_BGR2RGB, 2),
+    "rgba16": _Encoding(4, cv2.COLOR_RGBA2RGB, 2),
+    "bgra16": _Encoding(4, cv2.COLOR_BGRA2RGB, 2),
+    "bayer_rggb8": _bayer(cv2.COLOR_BayerRGGB2RGB, 1),
+    "bayer_bggr8": _bayer(cv2.COLOR_BayerBGGR2RGB, 1),
+    "bayer_gbrg8": _bayer(cv2.COLOR_BayerGBRG2RGB, 1),
+    "bayer_grbg8": _bayer(cv2.COLOR_BayerGRBG2RGB, 1),
+    "bayer_rggb16": _bayer(cv2.COLOR_BayerRGGB2RGB, 2),
+    "bayer_bggr16": _bayer(cv2.COLOR_BayerBGGR2RGB, 2),
+    "bayer_gbrg16": _bayer(cv2.COLOR_BayerGBRG2RGB, 2),
+    "bayer_grbg16": _bayer(cv2.COLOR_BayerGRBG2RGB, 2),
+    "yuv422": _UYVY,
+    "uyvy": _UYVY,
+    "yuv422_yuy2": _YUYV,
+    "yuyv": _YUYV,
+    "32FC1": _Encoding(1, None, 4),
+}
+
+
+def image_from_message(message: ImageMessage | CompressedImage) -> Image:
+    """The core's image of a raw or compressed image message.
+
+    Grey encodings give H×W, colour ones H×W×3 RGB, uint8. mono8 and rgb8 without row padding are
+    not copied: the pixels are a view of the message's data. 16-bit samples become 8-bit ones by
+    dropping the low byte (value >> 8); 32FC1 is grey in 0..1.
+
+    Raises ImageError for a malformed message or an encoding that is no camera image.
+    """
+    if isinstance(message, CompressedImage):
+        pixels = _decode(message)
+    elif message.encoding in ENCODINGS:
+        pixels = _unpack(message, ENCODINGS[message.encoding])
+    else:
+        pixels = _unpack_by_cv_bridge(message)
+    return Image(pixels, seconds(message.header.stamp))
+
+
+def _unpack(message: ImageMessage, encoding: _Encoding) -> UInt8Array:
+    rows = _rows(message, encoding.channels * encoding.bytes_per_sample)
+    for needed, size, name in (
+        (encoding.even_width, message.width, "width"),
+        (encoding.even_height, message.height, "height"),
+    ):
+        if needed and size % 2:
+            raise ImageError(
+                f"{name} of a {message.encoding} image is {size}; this encoding has pairs of "
+                "pixels, so it must be even. Check the driver's region of interest."
+            )
+    if encoding.bytes_per_sample == 4:
+        return _grey_of_unit_floats(rows, bool(message.is_bigendian))
+    if encoding.bytes_per_sample == 2:
+        high_byte = 0 if message.is_bigendian else 1
+        rows = rows[:, high_byte::2]
+    pixels = rows.reshape(message.height, message.width, encoding.channels)
+    if encoding.channels == 1:
+        pixels = pixels[..., 0]
+    pixels = np.ascontiguousarray(pixels)
+    return pixels if encoding.conversion is None else _convert(pixels, encoding.conversion)
+
+
+def _rows(message: ImageMessage, bytes_per_pixel: int) -> UInt8Array:
+    """The H×(W·bytes_per_pixel) bytes of the image, padding cut off, as a view where possible."""
+    width, height, step = message.width, message.height, message.step
+    if not width or not height:
+        raise ImageError(
+            f"image is {width}×{height} pixels: nothing to process. Check the camera driver."
+        )
+    row_bytes = width * bytes_per_pixel
+    if step < row_bytes:
+        raise ImageError(
+            f"step is {step} bytes, but a row of {width} {message.encoding} pixels takes "
+            f"{row_bytes}. Correct step or encoding in the driver."
+        )
+    if len(message.data) < step * height:
+        raise ImageError(
+            f"image data has {len(message.data)} bytes, but step × height = {step} × {height} = "
+            f"{step * height}. The message is truncated or its header is wrong; check the driver."
+        )
+    data = np.frombuffer(message.data, np.uint8, step * height)
+    return data.reshape(height, step)[:, :row_bytes]
+
+
+def _grey_of_unit_floats(rows: UInt8Array, bigendian: bool) -> UInt8Array:
+    values = np.ascontiguousarray(rows).view(">f4" if bigendian else "<f4")
+    low, high = float(values.min()), float(values.max())  # NaN comes out as NaN
+    if not np.isfinite(low + high):
+        raise ImageError(
+            "32FC1 image holds NaN or infinite values; a grey image lies in 0..1. "
+            "Replace them in the driver (a depth image does not belong on this topic)."
+        )
+    if low < 0.0 or high > 1.0:
+        raise ImageError(
+            f"32FC1 image has values from {low:g} to {high:g}; a grey image lies in 0..1. "
+            "Scale it, or publish mono8 (a depth image does not belong on this topic)."
+        )
+    return np.rint(values * np.float32(255)).astype(np.uint8)
+
+
+def _convert(pixels: UInt8Array, conversion: int) -> UInt8Array:
+    return np.asarray(cv2.cvtColor(pixels, conversion), np.uint8)
+
+
+def _unpack_by_cv_bridge(message: ImageMessage) -> UInt8Array:
+    """The rarer encodings, where ROS provides cv_bridge."""
+    if message.encoding == "16UC1":
+        raise ImageError(
+            "encoding 16UC1 is a depth image; publish camera images here "
+            "(mono16 if these are 16-bit grey values)."
+        )
+    try:
+        bridge = importlib.import_module("cv_bridge").CvBridge()
+    except Exception as error:  # built for another NumPy or OpenCV, it fails in many ways
+        raise ImageError(
+            f"encoding {message.encoding!r} is not one of {', '.join(ENCODINGS)}, and cv_bridge, "
+            f"which may know it, cannot be imported ({error}). Publish one of these encodings, "
+            "or install ROS's cv_bridge."
+        ) from error
+    _rows(message, 1)
+    try:
+        return np.ascontiguousarray(bridge.imgmsg_to_cv2(message, "rgb8"), np.uint8)
+    except Exception as error:  # CvBridgeError, cv2.error, ValueError: by version
+        raise ImageError(
+            f"cv_bridge cannot convert encoding {message.encoding!r} to rgb8: {error} "
+            f"Publish one of {', '.join(ENCODINGS)}."
+        ) from error
+
+
+def _decode(message: CompressedImage) -> UInt8Array:
+    if "compressedDepth" in message.format:
+        raise ImageError(
+            f"compressed image has format {message.format!r}, a depth image; "
+            "subscribe to the camera's colour or grey topic."
+        )
+    data = np.frombuffer(message.data, np.uint8)
+    # Decoders fill up a cut-off JPEG with grey instead of failing. Neither marker can occur
+    # inside its compressed data: complete means that the last scan is followed by an end.
+    encoded = data.tobytes()
+    truncated = encoded.startswith(b"\xff\xd8") and (
+        encoded.rfind(b"\xff\xd9") < encoded.rfind(b"\xff\xda")
+    )
+    pixels = None
+    if not truncated and data.size:
+        try:
+            pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        except cv2.error:  # e.g. a size beyond OpenCV's limit
+            pixels = None
+    if pixels is None:
+        raise ImageError(
+            f"compressed image of {data.size} bytes (format {message.format!r}) cannot be decoded: "
+            f"{'its end is missing' if truncated else 'not a JPEG or PNG that OpenCV reads'}. "
+            "Check the publisher, and the network for losses."
+        )
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        raise ImageError(
+            f"compressed image (format {message.format!r}) has {pixels.dtype} samples; "
+            "publish 8- or 16-bit JPEG or PNG."
+        )
+    if pixels.ndim == 2:
+        return np.asarray(pixels, np.uint8)
+    return _convert(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGB)
+
+
+def image_message(pixels: UInt8Array, header: Header) -> ImageMessage:
+    """A mono8 (H×W) or rgb8 (H×W×3) image message of uint8 pixels."""
+    height, width = pixels.shape[:2]
+    message = ImageMessage(header=header, height=height, width=width)
+    message.encoding = "mono8" if pixels.ndim == 2 else "rgb8"
+    message.step = width * (1 if pixels.ndim == 2 else 3)
+    _fill(message.data, pixels)
+    return message
+
+
+def feature_frame(
+    result: FrameResult, header: Header, descriptor_encoding: str | None = "float32"
+) -> FeatureFrame:
+    """The message of one image's features.
+
+    header: the source image's, republished unchanged.
+    descriptor_encoding: ``float32`` or ``float16``; None leaves the descriptors out.
+    """
+    features, tracks = result.features, result.tracks
+    message = FeatureFrame(header=header)
+    message.frame_index = int(result.index)
+    message.width = int(features.width)
+    message.height = int(features.height)
+    message.model = features.model
+    _fill(message.keypoints, features.keypoints.astype(np.float32, copy=False))
+    _fill(message.scores, features.scores.astype(np.float32, copy=False))
+    _fill(message.track_ids, tracks.ids.astype(np.uint64, copy=False))
+    _fill(message.track_lengths, tracks.lengths.astype(np.uint32, copy=False))
+    message.epoch = int(tracks.epoch)
+    message.is_keyframe = bool(result.is_keyframe)
+    if descriptor_encoding is not None:
+        message.descriptor_encoding = DESCRIPTOR_ENCODINGS[descriptor_encoding]
+        message.descriptor_dim = int(features.descriptors.shape[1])
+        dtype = _DESCRIPTOR_TYPES[message.descriptor_encoding]
+        _fill(message.descriptors, features.descriptors.astype(dtype, copy=False))
+    return message
+
+
+def feature_matches(result: FrameResult, header: Header, reference_stamp: Time) -> FeatureMatches:
+    """The message of one image's matches with its reference image.
+
+    header: the current image's; reference_stamp: from the reference image's header. The first
+    image of an epoch has no reference: no matches, and reference_index = frame_index.
+    """
+    matches = result.matches
+    message = FeatureMatches(header=header, reference_stamp=reference_stamp)
+    message.frame_index = int(result.index)
+    message.reference_index = int(
+        result.index if result.reference_index is None else result.reference_index
+    )
+    _fill(message.reference_indices, matches.reference_indices.astype(np.uint32, copy=False))
+    _fill(message.current_indices, matches.current_indices.astype(np.uint32, copy=False))
+    _fill(message.scores, matches.scores.astype(np.float32, copy=False))
+    if matches.inliers is not None:
+        message.inliers = matches.inliers.tolist()  # rclpy keeps bool[] in a list
+    return message
+
+
+def _fill(target: array[int] | array[float], values: NDArray[np.generic]) -> None:
+    """Append a numpy array to a message's empty array of the same item size, by memory copy."""
+    target.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+
+
+def features_from_message(message: FeatureFrame) -> Features:
+    """The features of a FeatureFrame; arrays are views of the message where types allow.
+
+    Messages without descriptors give N×0 descriptors.
+    """
+    return Features(
+        keypoints=np.frombuffer(message.keypoints, np.float32).reshape(-1, 2),
+        scores=np.frombuffer(message.scores, np.float32),
+        descriptors=descriptors_from_message(message),
+        width=message.width,
+        height=message.height,
+        model=message.model,
+    )
+
+
+def descriptors_from_message(message: FeatureFrame) -> Float32Array:
+    """The N×D float32 descriptors of a FeatureFrame in either encoding (N×0 when left out)."""
+    dtype = _DESCRIPTOR_TYPES[message.descriptor_encoding]
+    rows = np.frombuffer(message.descriptors, dtype)
+    return rows.reshape(len(message.scores), message.descriptor_dim).astype(np.float32, copy=False)
+
+
+def tracks_from_message(message: FeatureFrame) -> Tracks:
+    """The track of each keypoint of a FeatureFrame."""
+    return Tracks(
+        ids=np.frombuffer(message.track_ids, np.uint64),
+        lengths=np.frombuffer(message.track_lengths, np.uint32),
+        epoch=message.epoch,
+    )
+
+
+def matches_from_message(message: FeatureMatches) -> Matches:
+    """The matches of a FeatureMatches message."""
+    return Matches(
+        reference_indices=np.frombuffer(message.reference_indices, np.uint32),
+        current_indices=np.frombuffer(message.current_indices, np.uint32),
+        scores=np.frombuffer(message.scores, np.float32),
+        inliers=np.array(message.inliers, bool) if len(message.inliers) else None,
+    )
+
+
+def seconds(stamp: Time) -> float:
+    """A ROS time in seconds (to 0.2 µs for today's dates)."""
+    return float(stamp.sec) + float(stamp.nanosec) * 1e-9
+
+
+def stamp_from_seconds(time: float) -> Time:
+    """A ROS time of seconds since the epoch."""
+    nanoseconds = round(time * 1e9)
+    return Time(sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000)

@@ -1,0 +1,372 @@
+"""Image messages of every encoding become the right pixels; malformed ones become sentences."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"  # read when message classes are imported
+
+import importlib.util
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+
+from builtin_interfaces.msg import Time
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import Header
+
+from aliked_msgs.msg import FeatureFrame, FeatureMatches
+from aliked_ros.errors import ImageError
+from aliked_ros.ros import conversions
+from aliked_ros.types import Features, FrameResult, Matches, Tracks
+
+RNG_SEEDS = st.integers(0, 2**32 - 1)
+SIZES = st.tuples(st.integers(1, 20), st.integers(1, 20))
+PADDINGS = st.integers(0, 9)
+
+
+def message_of(samples: np.ndarray, encoding: str, padding: int, bigendian: bool) -> ImageMessage:
+    """An image message of H×W×C samples of any type, with rows padded by rubbish."""
+    height, width = samples.shape[:2]
+    ordered = samples.astype(samples.dtype.newbyteorder(">" if bigendian else "<"))
+    rows = np.frombuffer(ordered.tobytes(), np.uint8).reshape(height, -1)
+    padded = np.full((height, rows.shape[1] + padding), 0xAB, np.uint8)
+    padded[:, : rows.shape[1]] = rows
+    message = ImageMessage(height=height, width=width, encoding=encoding, step=padded.shape[1])
+    message.is_bigendian = int(bigendian)
+    message.data.frombytes(padded.tobytes())
+    return message
+
+
+def pixels_of(message: ImageMessage | CompressedImage) -> np.ndarray:
+    pixels = conversions.image_from_message(message).pixels
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+    return pixels
+
+
+# Encoding: sample type, and the position of red, green, blue (None: grey) among the channels.
+PLAIN = {
+    "mono8": (np.uint8, 1, None),
+    "8UC1": (np.uint8, 1, None),
+    "mono16": (np.uint16, 1, None),
+    "rgb8": (np.uint8, 3, (0, 1, 2)),
+    "bgr8": (np.uint8, 3, (2, 1, 0)),
+    "8UC3": (np.uint8, 3, (2, 1, 0)),
+    "rgba8": (np.uint8, 4, (0, 1, 2)),
+    "bgra8": (np.uint8, 4, (2, 1, 0)),
+    "rgb16": (np.uint16, 3, (0, 1, 2)),
+    "bgr16": (np.uint16, 3, (2, 1, 0)),
+    "rgba16": (np.uint16, 4, (0, 1, 2)),
+    "bgra16": (np.uint16, 4, (2, 1, 0)),
+}
+
+
+@pytest.mark.parametrize("encoding", PLAIN)
+@given(size=SIZES, padding=PADDINGS, bigendian=st.booleans(), seed=RNG_SEEDS)
+@settings(max_examples=40, deadline=None)
+def test_plain_encodings_with_any_step_and_byte_order(encoding, size, padding, bigendian, seed):
+    dtype, channels, order = PLAIN[encoding]
+    limit = np.iinfo(dtype).max
+    samples = np.random.default_rng(seed).integers(0, limit, (*size, channels), dtype, True)
+    expected = samples if dtype == np.uint8 else (samples >> 8).astype(np.uint8)
+    expected = expected[..., 0] if order is None else expected[..., list(order)]
+    np.testing.assert_array_equal(
+        pixels_of(message_of(samples, encoding, padding, bigendian)), expected
+    )
+
+
+@given(size=SIZES, padding=PADDINGS, bigendian=st.booleans(), seed=RNG_SEEDS)
+@settings(max_examples=40, deadline=None)
+def test_float_images_are_scaled_from_the_unit_interval(size, padding, bigendian, seed):
+    expected = np.random.default_rng(seed).integers(0, 255, size, np.uint8, True)
+    samples = expected[..., None].astype(np.float32) / np.float32(255)
+    message = message_of(samples, "32FC1", padding, bigendian)
+    np.testing.assert_array_equal(pixels_of(message), expected)
+
+
+BAYER = {"rggb": "RGGB", "bggr": "BGGR", "gbrg": "GBRG", "grbg": "GRBG"}
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("pattern", BAYER)
+@given(
+    colour=st.tuples(*[st.integers(0, 255)] * 3),
+    half=st.tuples(st.integers(2, 8), st.integers(2, 8)),
+    padding=PADDINGS,
+    bigendian=st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_bayer_patterns_give_back_a_uniform_colour(pattern, bits, colour, half, padding, bigendian):
+    sample = dict(zip("RGB", colour, strict=True))
+    tile = np.array([sample[letter] for letter in BAYER[pattern]]).reshape(2, 2)
+    samples = np.tile(tile, half)[..., None].astype(np.uint16 if bits == 16 else np.uint8)
+    samples = samples << 8 if bits == 16 else samples
+    pixels = pixels_of(message_of(samples, f"bayer_{pattern}{bits}", padding, bigendian))
+    assert (pixels == colour).all()
+
+
+@given(half_width=st.integers(1, 8), height=st.integers(1, 8), padding=PADDINGS, seed=RNG_SEEDS)
+@settings(max_examples=40, deadline=None)
+def test_both_orders_of_yuv422_give_the_same_picture(half_width, height, padding, seed):
+    rng = np.random.default_rng(seed)
+    luma = rng.integers(0, 255, (height, 2 * half_width), np.uint8, True)
+    chroma = rng.integers(0, 255, (height, 2 * half_width), np.uint8, True)  # U V U V ...
+    uyvy = pixels_of(message_of(np.stack([chroma, luma], -1), "yuv422", padding, False))
+    yuyv = pixels_of(message_of(np.stack([luma, chroma], -1), "yuv422_yuy2", padding, False))
+    np.testing.assert_array_equal(uyvy, yuyv)
+
+
+def test_yuv422_channels_have_their_meaning():
+    def colour(u: int, v: int) -> np.ndarray:
+        samples = np.tile(np.array([u, 128, v, 128], np.uint8), (4, 4)).reshape(4, 8, 2)
+        return pixels_of(message_of(samples, "yuv422", 0, False))[0, 0].astype(int)
+
+    red, green, blue = colour(128, 128)
+    assert red == green == blue
+    assert colour(240, 128)[2] > colour(240, 128)[0] + 50  # much U is blue
+    assert colour(128, 240)[0] > colour(128, 240)[2] + 50  # much V is red
+
+
+def test_unpadded_grey_and_rgb_are_not_copied():
+    for encoding, channels in (("mono8", 1), ("rgb8", 3)):
+        message = message_of(np.zeros((4, 6, channels), np.uint8), encoding, 0, False)
+        data = np.frombuffer(message.data, np.uint8)
+        assert np.shares_memory(conversions.image_from_message(message).pixels, data)
+
+
+def test_stamp_is_in_seconds():
+    message = message_of(np.zeros((4, 4, 1), np.uint8), "mono8", 0, False)
+    message.header.stamp = Time(sec=1_700_000_000, nanosec=500_000_000)
+    assert conversions.image_from_message(message).stamp == 1_700_000_000.5
+
+
+def good() -> ImageMessage:
+    return message_of(np.zeros((4, 6, 3), np.uint8), "rgb8", 2, False)
+
+
+def floats(value: float) -> ImageMessage:
+    samples = np.full((4, 4, 1), 0.5, np.float32)
+    samples[1, 2] = value
+    return message_of(samples, "32FC1", 0, False)
+
+
+def changed(**fields) -> ImageMessage:
+    message = good()
+    for name, value in fields.items():
+        setattr(message, name, value)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (changed(data=good().data[:-1]), "image data has 79 bytes, but step × height = 20 × 4"),
+        (changed(data=b""), "image data has 0 bytes"),
+        (changed(step=17), "step is 17 bytes, but a row of 6 rgb8 pixels takes 18"),
+        (changed(step=0), "step is 0 bytes"),
+        (changed(width=0), "image is 0×4 pixels"),
+        (changed(height=0), "image is 6×0 pixels"),
+        (changed(width=2**32 - 1), "step is 20 bytes"),
+        (changed(height=2**32 - 1), "image data has 80 bytes"),
+        (changed(encoding="16UC1"), "depth image"),
+        (changed(encoding="yuv422", width=5), "width of a yuv422 image is 5"),
+        (changed(encoding="bayer_rggb8", height=3), "height of a bayer_rggb8 image is 3"),
+        (floats(float("nan")), "NaN or infinite"),
+        (floats(float("inf")), "NaN or infinite"),
+        (floats(float("-inf")), "NaN or infinite"),
+        (floats(2.5), "values from 0.5 to 2.5"),
+        (floats(-0.1), "values from -0.1 to 0.5"),
+        (CompressedImage(format="16UC1; compressedDepth png", data=b"abc"), "depth image"),
+        (CompressedImage(format="jpeg", data=b"no image"), "cannot be decoded"),
+        (CompressedImage(format="jpeg", data=b""), "compressed image of 0 bytes"),
+    ],
+)
+def test_malformed_messages_are_refused_with_thing_value_and_remedy(message, words):
+    with pytest.raises(ImageError, match=words.replace("+", r"\+")) as caught:
+        conversions.image_from_message(message)
+    assert str(caught.value).count(".") >= 1  # what is wrong, then a remedy
+    assert len(str(caught.value)) > 60
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cv_bridge") is not None, reason="cv_bridge is here")
+def test_unknown_encodings_name_cv_bridge_where_it_is_missing():
+    with pytest.raises(ImageError, match=r"'nv21' is not one of mono8, .*cv_bridge"):
+        conversions.image_from_message(changed(encoding="nv21"))
+
+
+@given(
+    encoding=st.sampled_from([*conversions.ENCODINGS, "16UC1", "nonsense", ""]),
+    width=st.integers(0, 12),
+    height=st.integers(0, 12),
+    step=st.integers(0, 100),
+    bigendian=st.integers(0, 255),
+    data=st.binary(max_size=1300),
+)
+@settings(max_examples=300, deadline=None)
+def test_no_message_raises_anything_but_image_errors(
+    encoding, width, height, step, bigendian, data
+):
+    message = ImageMessage(
+        encoding=encoding, width=width, height=height, step=step, is_bigendian=bigendian, data=data
+    )
+    try:
+        pixels = conversions.image_from_message(message).pixels
+    except ImageError:
+        return
+    assert pixels.shape[:2] == (height, width)
+
+
+def compressed(pixels: np.ndarray, suffix: str) -> CompressedImage:
+    good, data = cv2.imencode(suffix, pixels)
+    assert good
+    return CompressedImage(format=suffix.removeprefix("."), data=data.tobytes())
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    ramp = np.linspace(0, 255, 64).astype(np.uint8)
+    return np.ascontiguousarray(
+        np.broadcast_to(np.stack([ramp, ramp[::-1], ramp // 2], -1), (48, 64, 3))
+    )
+
+
+def test_compressed_images_keep_colour_order_and_greyness(picture):
+    bgr = picture[..., ::-1]
+    np.testing.assert_array_equal(pixels_of(compressed(bgr, ".png")), picture)
+    np.testing.assert_allclose(pixels_of(compressed(bgr, ".jpg")).astype(int), picture, atol=20)
+    np.testing.assert_array_equal(pixels_of(compressed(picture[..., 0], ".png")), picture[..., 0])
+    assert pixels_of(compressed(picture[..., 0], ".jpg")).ndim == 2
+    deep = picture[..., 0].astype(np.uint16) * 257
+    np.testing.assert_array_equal(pixels_of(compressed(deep, ".png")), picture[..., 0])
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9, 0.99])
+def test_truncated_compressed_images_are_refused(picture, suffix, share):
+    whole = compressed(picture, suffix)
+    message = CompressedImage(format=whole.format, data=whole.data[: int(len(whole.data) * share)])
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        conversions.image_from_message(message)
+
+
+def result_of(count: int, dimension: int, seed: int, inliers: bool) -> FrameResult:
+    rng = np.random.default_rng(seed)
+    descriptors = rng.normal(size=(count, dimension)).astype(np.float32)
+    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+    matched = count // 2
+    return FrameResult(
+        index=7,
+        stamp=1.5,
+        features=Features(
+            keypoints=(rng.random((count, 2)) * 640).astype(np.float32),
+            scores=rng.random(count).astype(np.float32),
+            descriptors=descriptors,
+            width=640,
+            height=480,
+            model="aliked-n16",
+        ),
+        matches=Matches(
+            reference_indices=rng.permutation(count)[:matched].astype(np.uint32),
+            current_indices=rng.permutation(count)[:matched].astype(np.uint32),
+            scores=rng.random(matched).astype(np.float32),
+            inliers=rng.random(matched) < 0.5 if inliers else None,
+        ),
+        tracks=Tracks(
+            ids=rng.permutation(count).astype(np.uint64) + np.uint64(2**40),
+            lengths=rng.integers(1, 9, count).astype(np.uint32),
+            epoch=3,
+        ),
+        reference_index=6,
+        reference_stamp=1.4,
+        is_keyframe=True,
+    )
+
+
+@given(
+    count=st.integers(0, 40),
+    dimension=st.sampled_from([64, 128]),
+    seed=RNG_SEEDS,
+    encoding=st.sampled_from(["float32", "float16"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_features_survive_the_wire(count, dimension, seed, encoding):
+    result = result_of(count, dimension, seed, inliers=False)
+    header = Header(stamp=Time(sec=12, nanosec=34), frame_id="left")
+    sent = conversions.feature_frame(result, header, encoding)
+    message = deserialize_message(serialize_message(sent), FeatureFrame)
+    assert message == sent
+    assert message.header == header
+    assert (message.frame_index, message.epoch, message.is_keyframe) == (7, 3, True)
+    features = conversions.features_from_message(message)
+    np.testing.assert_array_equal(features.keypoints, result.features.keypoints)
+    np.testing.assert_array_equal(features.scores, result.features.scores)
+    assert (features.width, features.height, features.model) == (640, 480, "aliked-n16")
+    assert features.descriptors.dtype == np.float32
+    tolerance = 0.0 if encoding == "float32" else 5e-4
+    np.testing.assert_allclose(
+        features.descriptors, result.features.descriptors, rtol=0, atol=tolerance
+    )
+    tracks = conversions.tracks_from_message(message)
+    np.testing.assert_array_equal(tracks.ids, result.tracks.ids)
+    np.testing.assert_array_equal(tracks.lengths, result.tracks.lengths)
+    assert tracks.epoch == 3
+
+
+def test_descriptors_can_be_left_out():
+    message = conversions.feature_frame(result_of(5, 128, 0, False), Header(), None)
+    assert len(message.descriptors) == 0
+    assert message.descriptor_dim == 0
+    assert conversions.features_from_message(message).descriptors.shape == (5, 0)
+
+
+@given(count=st.integers(0, 40), seed=RNG_SEEDS, inliers=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_matches_survive_the_wire(count, seed, inliers):
+    result = result_of(count, 64, seed, inliers)
+    sent = conversions.feature_matches(result, Header(), Time(sec=1, nanosec=400_000_001))
+    message = deserialize_message(serialize_message(sent), FeatureMatches)
+    assert (message.frame_index, message.reference_index) == (7, 6)
+    assert message.reference_stamp == Time(sec=1, nanosec=400_000_001)
+    matches = conversions.matches_from_message(message)
+    np.testing.assert_array_equal(matches.reference_indices, result.matches.reference_indices)
+    np.testing.assert_array_equal(matches.current_indices, result.matches.current_indices)
+    np.testing.assert_array_equal(matches.scores, result.matches.scores)
+    if inliers and len(matches):
+        np.testing.assert_array_equal(matches.inliers, result.matches.inliers)
+    else:
+        assert matches.inliers is None
+
+
+@pytest.mark.parametrize("encoding", ["float32", "float16"])
+def test_packing_takes_less_than_a_millisecond(encoding):
+    """From buffers; element by element it would take ten."""
+    result = result_of(1000, 128, 0, inliers=True)
+    durations = []
+    for _ in range(50):
+        start = time.perf_counter()
+        conversions.feature_frame(result, Header(), encoding)
+        conversions.feature_matches(result, Header(), Time())
+        durations.append(time.perf_counter() - start)
+    assert min(durations) < 1e-3  # the least: other processes may have the cores
+
+
+def test_image_message_round_trip(picture):
+    for pixels in (picture, picture[..., 0]):
+        message = conversions.image_message(pixels, Header(frame_id="camera"))
+        np.testing.assert_array_equal(pixels_of(message), pixels)
+
+
+@given(st.integers(0, 2**31 - 2), st.integers(0, 999_999_999))
+@settings(max_examples=100, deadline=None)
+def test_stamps_survive_seconds(sec, nanosec):
+    back = conversions.stamp_from_seconds(conversions.seconds(Time(sec=sec, nanosec=nanosec)))
+    assert abs((back.sec - sec) * 10**9 + back.nanosec - nanosec) < 300
