@@ -1,0 +1,312 @@
+"""The node's parameters: declared from one table, checked, and described for docs/parameters.md.
+
+The settings of the pipeline come from :mod:`aliked_ros.configuration`, with its defaults, limits
+and descriptions; the node adds its own. ``python -m aliked_ros.ros.parameters`` prints the
+reference page.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.node import Node
+
+from aliked_ros.configuration import FrontendConfig, choices, names, ranges
+from aliked_ros.errors import ConfigurationError
+from aliked_ros.ros.conversions import DESCRIPTOR_ENCODINGS
+
+Value = bool | int | float | str
+
+
+class Change(Enum):
+    """When a parameter may be set."""
+
+    AT_START = "at start only"
+    UNCONFIGURED = "while unconfigured"
+    ANYTIME = "at any time"
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One parameter: its default (which also fixes its type), meaning and limits (inclusive)."""
+
+    name: str
+    default: Value
+    description: str
+    change: Change
+    limits: tuple[float, float] | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def constraint(self) -> str:
+        """The permitted values in words; empty when the type says it all."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        return f"{self.limits[0]:g} to {self.limits[1]:g}" if self.limits else ""
+
+    def descriptor(self) -> ParameterDescriptor:
+        """What ``ros2 param describe`` shows."""
+        descriptor = ParameterDescriptor(
+            description=self.description,
+            additional_constraints=f"{self.constraint}; " * bool(self.choices)
+            + f"may be set {self.change.value}",
+            read_only=self.change is Change.AT_START,
+        )
+        if self.limits is not None:
+            low, high = self.limits
+            if isinstance(self.default, int):
+                descriptor.integer_range = [
+                    IntegerRange(from_value=int(low), to_value=int(high), step=1)
+                ]
+            else:
+                descriptor.floating_point_range = [
+                    FloatingPointRange(from_value=float(low), to_value=float(high))
+                ]
+        return descriptor
+
+    def checked(self, value: Any) -> Value:
+        """The value in this parameter's type (a whole number is welcome as a float).
+
+        Raises ConfigurationError for another type or a value outside the limits.
+        """
+        kind = type(self.default)
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise ConfigurationError(
+                f"parameter {self.name} is {value!r}; it must be of type {kind.__name__}."
+            )
+        if self.choices and value not in self.choices:
+            raise ConfigurationError(
+                f"parameter {self.name} is {value!r}; choose {self.constraint}."
+            )
+        if self.limits and not self.limits[0] <= value <= self.limits[1]:  # also refuses NaN
+            raise ConfigurationError(
+                f"parameter {self.name} is {value}; it must lie in {self.constraint}."
+            )
+        return value  # type: ignore[no-any-return]
+
+
+def given_value(node: Node, declaration: Declaration) -> Value:
+    """The user's value of a parameter not declared yet, else its default.
+
+    Raises ConfigurationError for a bad one. (rclpy itself raises before one can see a value of
+    another type, so the parameter is declared without a type for a moment.)
+    """
+    free = ParameterDescriptor(dynamic_typing=True)
+    parameter = node.declare_parameter(declaration.name, declaration.default, free)
+    node.undeclare_parameter(declaration.name)
+    return declaration.checked(parameter.value)
+
+
+def declare(node: Node, declarations: Sequence[Declaration]) -> dict[str, Any]:
+    """Declare the parameters of a node that cannot start with bad ones; returns the values.
+
+    Raises ConfigurationError for the first value that is not valid.
+    """
+    values: dict[str, Any] = {}
+    for item in declarations:
+        values[item.name] = given_value(node, item)
+        node.declare_parameter(
+            item.name, values[item.name], item.descriptor(), ignore_override=True
+        )
+    return values
+
+
+_LIVE_SETTINGS = frozenset(
+    (
+        "score_threshold",
+        "match_threshold",
+        "depth_confidence",
+        "width_confidence",
+        "min_similarity",
+    )
+)
+
+
+def _pipeline_declarations() -> list[Declaration]:
+    """The settings of FrontendConfig; their descriptions are the entries of its docstring."""
+    entries = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", FrontendConfig.__doc__ or "", re.M)
+    descriptions = {name: " ".join(text.split()).replace("``", "'") for name, text in entries}
+    defaults = FrontendConfig()
+    return [
+        Declaration(
+            name,
+            getattr(defaults, name),
+            descriptions.get(name, ""),
+            Change.ANYTIME if name in _LIVE_SETTINGS else Change.UNCONFIGURED,
+            ranges().get(name),
+            choices().get(name, ()),
+        )
+        for name in names()
+    ]
+
+
+DECLARATIONS: tuple[Declaration, ...] = (
+    *_pipeline_declarations(),
+    Declaration(
+        "autostart",
+        True,
+        "Configure and activate at start, without a lifecycle manager.",
+        Change.AT_START,
+    ),
+    Declaration(
+        "image_transport",
+        "raw",
+        "'raw' subscribes to image, 'compressed' to image/compressed.",
+        Change.UNCONFIGURED,
+        choices=("raw", "compressed"),
+    ),
+    Declaration(
+        "input_reliability",
+        "best_effort",
+        "QoS of the image subscription; 'reliable' receives nothing from best-effort cameras.",
+        Change.UNCONFIGURED,
+        choices=("best_effort", "reliable"),
+    ),
+    Declaration(
+        "input_depth",
+        1,
+        "QoS of the image subscription: images kept waiting; more than 1 makes results older.",
+        Change.UNCONFIGURED,
+        (1, 100),
+    ),
+    Declaration(
+        "publish_descriptors",
+        True,
+        "Put the descriptors into ~/features.",
+        Change.ANYTIME,
+    ),
+    Declaration(
+        "descriptor_encoding",
+        "float32",
+        "Type of the descriptors in ~/features; 'float16' halves the message.",
+        Change.ANYTIME,
+        choices=tuple(DESCRIPTOR_ENCODINGS),
+    ),
+    Declaration(
+        "publish_matches",
+        True,
+        "Publish ~/matches.",
+        Change.ANYTIME,
+    ),
+    Declaration(
+        "status_period",
+        1.0,
+        "Seconds between two messages on ~/status and /diagnostics.",
+        Change.ANYTIME,
+        (0.05, 60.0),
+    ),
+    Declaration(
+        "trail_length",
+        15,
+        "Recent positions of each track drawn into ~/tracks/image, frames.",
+        Change.UNCONFIGURED,
+        (1, 1000),
+    ),
+)
+
+
+@dataclass
+class NodeParameters:
+    """The declared parameters of one node.
+
+    A bad value in the parameter file or on the command line does not end the node: the default
+    takes its place, and :meth:`frontend_config` refuses with the reason until a good one is set.
+
+    configured: whether the node is configured now, which locks ``Change.UNCONFIGURED``.
+    changed: called after parameters were set.
+    """
+
+    node: Node
+    configured: Callable[[], bool]
+    changed: Callable[[], None]
+    _problems: dict[str, str] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        """Declare everything."""
+        for declaration in DECLARATIONS:
+            value = declaration.default
+            try:
+                value = given_value(self.node, declaration)
+            except ConfigurationError as error:
+                self._problems[declaration.name] = str(error)
+            self.node.declare_parameter(
+                declaration.name, value, declaration.descriptor(), ignore_override=True
+            )
+        self.node.add_on_set_parameters_callback(self._check)
+        self.node.add_post_set_parameters_callback(self._set)
+
+    def __getitem__(self, name: str) -> Any:
+        """Current value of a parameter."""
+        return self.node.get_parameter(name).value
+
+    def frontend_config(self) -> FrontendConfig:
+        """The pipeline's settings; ConfigurationError names every value that is not valid."""
+        if self._problems:
+            raise ConfigurationError(" ".join(self._problems.values()))
+        return FrontendConfig(**{name: self[name] for name in names()})
+
+    def _check(self, parameters: Sequence[Any]) -> SetParametersResult:
+        """Refuse, with the reason, what is not valid or cannot change now."""
+        by_name = {declaration.name: declaration for declaration in DECLARATIONS}
+        values = {p.name: p.value for p in parameters if p.name in by_name}
+        try:
+            for name, value in values.items():
+                declaration = by_name[name]
+                declaration.checked(value)
+                if declaration.change is Change.UNCONFIGURED and self.configured():
+                    raise ConfigurationError(
+                        f"parameter {name} may be set {declaration.change.value}: deactivate and "
+                        "clean up the node, set it, then configure and activate again."
+                    )
+            settings = {name: values.get(name, self[name]) for name in names()}
+            FrontendConfig(**settings)
+        except ConfigurationError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _set(self, parameters: Sequence[Any]) -> None:
+        for parameter in parameters:
+            self._problems.pop(parameter.name, None)
+        self.changed()
+
+
+def reference() -> str:
+    """The page docs/parameters.md."""
+    lines = [
+        "# Parameters of `aliked_frontend`",
+        "",
+        "Written by `python -m aliked_ros.ros.parameters > docs/parameters.md`; a test keeps it "
+        "current.",
+        "",
+        "Give them in a parameter file (`config/*.yaml` holds three profiles), on the command line "
+        "(`--ros-args -p max_keypoints:=512`), or with `ros2 param set`. A bad value never ends "
+        "the node: `ros2 param set` answers with the reason; at start the node stays "
+        "`unconfigured` and says the reason in its log, in `~/status` and in `/diagnostics`, "
+        "until a good value is set and it is configured again.",
+        "",
+        "| parameter | default | values | may be set | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    for item in DECLARATIONS:
+        default = str(item.default).lower() if isinstance(item.default, bool) else item.default
+        values = item.constraint or type(item.default).__name__
+        lines.append(
+            f"| `{item.name}` | `{default}` | {values} | {item.change.value} | {item.description} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

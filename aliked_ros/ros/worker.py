@@ -1,0 +1,52 @@
+"""A thread that always works on the newest item."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class LatestWorker(Generic[T]):
+    """One thread behind a slot for one item: a newer item replaces one that was not begun.
+
+    work: called with each item in the worker's thread; it handles its own exceptions.
+    """
+
+    def __init__(self, name: str, work: Callable[[T], None]) -> None:
+        self._work = work
+        self._changed = threading.Condition()
+        self._waiting: list[T] = []
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, item: T) -> int:
+        """Hand over an item; returns how many waiting ones (0 or 1) it replaced."""
+        with self._changed:
+            replaced = len(self._waiting)
+            self._waiting = [item]
+            self._changed.notify()
+        return replaced
+
+    def stop(self) -> int:
+        """Let the item in work finish, end the thread; returns how many items never began."""
+        with self._changed:
+            left = len(self._waiting)
+            self._waiting = []
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+        return left
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._stopping:
+                    self._changed.wait()
+                if self._stopping:
+                    return
+                item = self._waiting.pop()
+            self._work(item)
