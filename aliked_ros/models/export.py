@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 
-FORMAT = 1
+FORMAT = 2
 """Grows whenever the exported graphs change, so that folders made by older code are made anew."""
 
 LIGHTGLUE = "aliked-lightglue"
@@ -143,9 +143,7 @@ def _is_fresh(identity: dict[str, Any], name: str) -> bool:
     )
 
 
-def _export_aliked(
-    weights: Path, folder: Path, identity: dict[str, Any], report: Progress
-) -> None:
+def _export_aliked(weights: Path, folder: Path, identity: dict[str, Any], report: Progress) -> None:
     import torch
 
     from aliked_ros.networks import folded
@@ -195,11 +193,15 @@ def _export_lightglue(
     import torch
 
     from aliked_ros.networks import folded
-    from aliked_ros.networks.lightglue import DIM, HEAD_DIM, LightGlue
+    from aliked_ros.networks.lightglue import DIM, HEAD_DIM, LightGlue, exit_threshold
 
     network = LightGlue.from_checkpoint(weights)
     input_dim = network.input_proj.in_features
-    identity.update(layers=network.layers, input_dim=input_dim)
+    identity.update(
+        layers=network.layers,
+        input_dim=input_dim,
+        exit_thresholds=[exit_threshold(i, network.layers) for i in range(network.layers - 1)],
+    )
     count = torch.export.Dim("n", min=2, max=_LARGEST_SIDE)
     other = torch.export.Dim("m", min=2, max=_LARGEST_SIDE)
     report(f"{identity['model']}: embedding")
@@ -322,7 +324,9 @@ def _quiet() -> Iterator[None]:
 def main() -> int:
     """Command line: export named models, or all of them, where missing or stale."""
     parser = argparse.ArgumentParser(description="Export networks to ONNX, into the cache.")
-    parser.add_argument("models", nargs="*", choices=[*MODELS, []], metavar="MODEL", help="models to export")
+    parser.add_argument(
+        "models", nargs="*", choices=[*MODELS, []], metavar="MODEL", help="models to export"
+    )
     parser.add_argument("--all", action="store_true", help="all models")
     parser.add_argument("--force", action="store_true", help="even where they are up to date")
     arguments = parser.parse_args()

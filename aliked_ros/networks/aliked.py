@@ -264,17 +264,21 @@ def pad(image: Tensor) -> tuple[Tensor, Window]:
     return padded, Window(left, top, height, width)
 
 
-def detect(score_map: Tensor, top_k: int, threshold: float) -> tuple[Tensor, Tensor]:
+def detect(
+    score_map: Tensor, top_k: int, threshold: float, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Differentiable keypoint detection (paper, section III-B) on one H×W score map.
 
     Returns keypoints N×2 (pixels, sub-pixel by soft-argmax) and their scores N, best first:
-    at most ``top_k``, each a local maximum above ``threshold``.
+    at most ``top_k``, each a local maximum above ``threshold`` where ``valid`` (H×W bool) holds.
     """
     height, width = score_map.shape
     radius = NMS_RADIUS
     maxima = _suppress_non_maxima(score_map[None, None])[0, 0]
     border = torch.zeros_like(maxima)
     border[radius : height - radius, radius : width - radius] = 1
+    if valid is not None:
+        border = border * valid
     candidates = (maxima * border).flatten()
     values, rows = candidates.topk(min(top_k, candidates.numel()))
     rows = rows[values > max(threshold, 0.0)]

@@ -46,9 +46,7 @@ def _fold(
         weight = weight * gain[:, None, None, None]
         bias = norm.bias - norm.running_mean * gain
     outputs, inputs, *kernel = weight.shape
-    folded = nn.Conv2d(
-        inputs, outputs, tuple(kernel), padding=conv.padding, bias=bias is not None
-    )
+    folded = nn.Conv2d(inputs, outputs, tuple(kernel), padding=conv.padding, bias=bias is not None)
     folded.weight = nn.Parameter(weight.detach())
     if bias is not None:
         folded.bias = nn.Parameter(bias.detach())

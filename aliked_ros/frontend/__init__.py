@@ -1,0 +1,1 @@
+"""From image to tracks: extractor, matcher, tracker, and the pipeline that joins them."""

@@ -1,0 +1,62 @@
+"""Images to features."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import ImageError
+from aliked_ros.inference.backend import Backend, create_backend
+from aliked_ros.types import Features, UInt8Array
+
+MIN_SIDE = 64  # below it the coarsest level (stride 32) has no extent
+MAX_SIDE = 8192
+
+
+class Extractor:
+    """Checks an image and runs ALIKED on it."""
+
+    def __init__(self, config: FrontendConfig, backend: Backend) -> None:
+        self._config = config
+        self._network = backend.load_extractor(config.model)
+
+    def extract(self, pixels: UInt8Array, mask: UInt8Array | None = None) -> Features:
+        """Features of an image H×W (grey) or H×W×3 (RGB) uint8; none where ``mask`` (H×W) is 0.
+
+        Raises ImageError for another type or shape, or a side outside 64..8192 pixels.
+        """
+        _check(pixels, mask)
+        keypoints, scores, descriptors = self._network.extract(
+            pixels, mask, self._config.max_keypoints, self._config.score_threshold
+        )
+        height, width = pixels.shape[:2]
+        return Features(keypoints, scores, descriptors, width, height, self._config.model)
+
+    def reconfigure(self, config: FrontendConfig) -> None:
+        """Take over the thresholds of ``config``; its model and backend are not looked at."""
+        self._config = config
+
+
+def create_extractor(config: FrontendConfig) -> Extractor:
+    """An extractor with a backend of its own; raises WeightsError, ModelError, BackendError."""
+    return Extractor(config, create_backend(config))
+
+
+def _check(pixels: UInt8Array, mask: UInt8Array | None) -> None:
+    if pixels.dtype != np.uint8:
+        raise ImageError(f"The image has type {pixels.dtype}; convert it to uint8.")
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
+        raise ImageError(
+            f"The image has shape {pixels.shape}; it must be H×W (grey) or H×W×3 (RGB)."
+        )
+    height, width = pixels.shape[:2]
+    if not (MIN_SIDE <= height <= MAX_SIDE and MIN_SIDE <= width <= MAX_SIDE):
+        raise ImageError(
+            f"The image is {width}×{height} pixels; each side must lie in {MIN_SIDE}..{MAX_SIDE}. "
+            "Resize it or bin the camera."
+        )
+    if mask is not None and (mask.shape != (height, width) or mask.dtype != np.uint8):
+        raise ImageError(
+            f"The mask is {mask.dtype} of shape {mask.shape}, the image {width}×{height} pixels; "
+            "give a uint8 mask of the image's size."
+        )

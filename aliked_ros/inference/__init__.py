@@ -1,0 +1,1 @@
+"""Running the networks: one backend a file behind the interface in ``backend``."""

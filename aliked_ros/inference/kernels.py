@@ -1,0 +1,398 @@
+"""Compiled loops (numba) for what a graph runtime does slowly: the score head's tail, the sparse
+reads of SDDH, sub-pixel refinement.
+
+Each function works on a range of rows or keypoints, so that ``Workers`` can share it out, and
+holds no GIL. Feature tables are float32, or bfloat16 seen as uint16.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+ELU_ALPHA = np.float32(1.6732632423543772)
+NMS_RADIUS = 2
+SOFT_ARGMAX_TEMPERATURE = np.float32(0.1)
+
+_jit = numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+_inline = numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy", inline="always")
+
+
+class Workers:
+    """A few threads that share out a range; the loops above release the GIL."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._pool = ThreadPoolExecutor(threads - 1, "kernels") if threads > 1 else None
+
+    def run(self, function: Callable[..., None], count: int, *arguments: Any) -> None:
+        """Call ``function(*arguments, start, stop)`` on parts that cover range(count)."""
+        if self._pool is None:
+            function(*arguments, 0, count)
+            return
+        bounds = [count * i // self.threads for i in range(self.threads + 1)]
+        futures = [
+            self._pool.submit(function, *arguments, bounds[i], bounds[i + 1])
+            for i in range(1, self.threads)
+        ]
+        function(*arguments, bounds[0], bounds[1])
+        for future in futures:
+            future.result()
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _float_from_bits(typing_context: Any, bits: Any) -> Any:
+    """The float32 with the given 32 bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _float(typing_context: Any, value: Any) -> Any:
+    """A table's value as float32: as it is, or widened where uint16 holds a bfloat16."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if value != types.uint16:
+            return arguments[0]
+        bits = builder.shl(builder.zext(arguments[0], ir.IntType(32)), ir.IntType(32)(16))
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(value), generate
+
+
+@_inline
+def _exp(x):  # type: ignore[no-untyped-def]
+    """exp of a float32 ≤ 0, as 2^n times a polynomial, so that loops over it vectorise."""
+    t = max(x, np.float32(-80.0)) * np.float32(1.4426950408889634)
+    n = np.floor(t)
+    f = t - n
+    p = np.float32(1.8775767e-3)
+    p = p * f + np.float32(8.9893397e-3)
+    p = p * f + np.float32(5.5826318e-2)
+    p = p * f + np.float32(2.4015361e-1)
+    p = p * f + np.float32(6.9315308e-1)
+    p = p * f + np.float32(9.9999994e-1)
+    return p * _float_from_bits((np.int32(n) + np.int32(127)) << np.int32(23))
+
+
+@_inline
+def _elu(x):  # type: ignore[no-untyped-def]
+    """ELU with SELU's alpha."""
+    negative = ELU_ALPHA * (_exp(min(x, np.float32(0.0))) - np.float32(1.0))
+    return x if x > np.float32(0.0) else negative
+
+
+@_jit
+def _widen_row(part, row, left, fraction, wide):  # type: ignore[no-untyped-def]
+    """One row of a coarse level, brought to full width and channel by channel."""
+    channels, width = wide.shape
+    last = part.shape[1] - 1
+    for x in range(width):
+        i, a = left[x], fraction[x]
+        j = min(i + 1, last)
+        for c in range(channels):
+            u, v = _float(part[row, i, c]), _float(part[row, j, c])
+            wide[c, x] = u + a * (v - u)
+
+
+@_jit
+def _add_level(part, y, height, left, fraction, wide, held, sums):  # type: ignore[no-untyped-def]
+    """Add row ``y`` of a coarse level, brought to full size (align_corners), to ``sums``.
+
+    ``wide`` keeps the two widened rows around ``y``, ``held`` their numbers.
+    """
+    channels, width = wide.shape[1], wide.shape[2]
+    rows = part.shape[0]
+    v = np.float32(y) * np.float32((rows - 1) / (height - 1))
+    top = min(int(v), rows - 1)
+    b = v - np.float32(top)
+    for row in (top, min(top + 1, rows - 1)):
+        if held[row & 1] != row:
+            _widen_row(part, row, left, fraction, wide[row & 1])
+            held[row & 1] = row
+    upper, lower = wide[top & 1], wide[min(top + 1, rows - 1) & 1]
+    for c in range(channels):
+        for x in range(width):
+            sums[c, x + 1] += upper[c, x] + b * (lower[c, x] - upper[c, x])
+
+
+@_jit
+def _convolve_row(rows, y, weight, out):  # type: ignore[no-untyped-def]
+    """3×3 convolution of the ring of three padded rows around ``y`` into ``out`` (C×W)."""
+    outputs, inputs = weight.shape[0], weight.shape[1]
+    width = out.shape[1]
+    above, here, below = rows[(y - 1) % 3], rows[y % 3], rows[(y + 1) % 3]
+    for o in range(outputs):
+        row = out[o]
+        row[:] = np.float32(0.0)
+        for i in range(inputs):
+            w, p, q, r = weight[o, i], above[i], here[i], below[i]
+            a0, a1, a2 = w[0, 0], w[0, 1], w[0, 2]
+            b0, b1, b2 = w[1, 0], w[1, 1], w[1, 2]
+            c0, c1, c2 = w[2, 0], w[2, 1], w[2, 2]
+            for x in range(width):
+                row[x] += (
+                    a0 * p[x] + a1 * p[x + 1] + a2 * p[x + 2]
+                    + b0 * q[x] + b1 * q[x + 1] + b2 * q[x + 2]
+                    + c0 * r[x] + c1 * r[x + 1] + c2 * r[x + 2]
+                )  # fmt: skip
+
+
+@_jit
+def _activate_row(source, target):  # type: ignore[no-untyped-def]
+    for c in range(source.shape[0]):
+        for x in range(source.shape[1]):
+            target[c, x + 1] = _elu(source[c, x])
+
+
+@_jit
+def score_rows(  # type: ignore[no-untyped-def]
+    part1, part2, part3, part4, weight1, weight2, weight3, out, start, stop
+):
+    """Rows start..stop of the score map, from the score head's first layer level by level.
+
+    part1..part4: h×w×8 at strides 1, 2, 8, 32. weight1..weight3: the 3×3 convolutions.
+    Works row by row on rings of three rows, so that everything stays in the first-level cache.
+    """
+    height, width, channels = part1.shape
+    f32 = np.float32
+    lefts = np.empty((3, width), np.int32)
+    fractions = np.empty((3, width), f32)
+    for x in range(width):
+        for level, columns in enumerate((part2.shape[1], part3.shape[1], part4.shape[1])):
+            u = f32(x) * f32((columns - 1) / (width - 1))
+            lefts[level, x] = int(u)
+            fractions[level, x] = u - f32(int(u))
+    wide = np.empty((3, 2, channels, width), f32)
+    held = np.full((3, 2), -1, np.int64)
+    a = np.zeros((3, channels, width + 2), f32)
+    b = np.zeros((3, weight1.shape[0], width + 2), f32)
+    c = np.zeros((3, weight2.shape[0], width + 2), f32)
+    row = np.empty((max(weight1.shape[0], weight2.shape[0]), width), f32)
+    for y in range(start - 3, stop + 3):
+        sums = a[y % 3]
+        if 0 <= y < height:
+            for x in range(width):
+                for k in range(channels):
+                    sums[k, x + 1] = _float(part1[y, x, k])
+            _add_level(part2, y, height, lefts[0], fractions[0], wide[0], held[0], sums)
+            _add_level(part3, y, height, lefts[1], fractions[1], wide[1], held[1], sums)
+            _add_level(part4, y, height, lefts[2], fractions[2], wide[2], held[2], sums)
+            for k in range(channels):
+                line = sums[k]
+                for x in range(1, width + 1):
+                    line[x] = _elu(line[x])
+        else:
+            sums[:] = f32(0.0)
+        if y - 1 >= start - 2:
+            if 0 <= y - 1 < height:
+                _convolve_row(a, y - 1, weight1, row)
+                _activate_row(row, b[(y - 1) % 3])
+            else:
+                b[(y - 1) % 3][:] = f32(0.0)
+        if y - 2 >= start - 1:
+            if 0 <= y - 2 < height:
+                _convolve_row(b, y - 2, weight2, row)
+                _activate_row(row, c[(y - 2) % 3])
+            else:
+                c[(y - 2) % 3][:] = f32(0.0)
+        if y - 3 >= start:
+            _convolve_row(c, y - 3, weight3, row[:1])
+            for x in range(width):
+                out[y - 3, x] = f32(1.0) / (f32(1.0) + math.exp(-row[0, x]))
+
+
+@_jit
+def refine_keypoints(score_map, columns, rows, keypoints, scores, start, stop):  # type: ignore[no-untyped-def]
+    """Soft-argmax over the 5×5 patch around each maximum, and the score at the refined position.
+
+    (ALIKED, section III-B.) columns, rows: N integers, at least 2 pixels inside the map.
+    """
+    height, width = score_map.shape
+    f32 = np.float32
+    for n in range(start, stop):
+        x, y = columns[n], rows[n]
+        peak = score_map[y, x]
+        for dy in range(-NMS_RADIUS, NMS_RADIUS + 1):
+            for dx in range(-NMS_RADIUS, NMS_RADIUS + 1):
+                peak = max(peak, score_map[y + dy, x + dx])
+        total, shift_x, shift_y = f32(0.0), f32(0.0), f32(0.0)
+        for dy in range(-NMS_RADIUS, NMS_RADIUS + 1):
+            for dx in range(-NMS_RADIUS, NMS_RADIUS + 1):
+                e = math.exp((score_map[y + dy, x + dx] - peak) / SOFT_ARGMAX_TEMPERATURE)
+                total += e
+                shift_x += e * f32(dx)
+                shift_y += e * f32(dy)
+        px, py = f32(x) + shift_x / total, f32(y) + shift_y / total
+        left, top = int(px), int(py)
+        right, bottom = min(left + 1, width - 1), min(top + 1, height - 1)
+        a, b = px - f32(left), py - f32(top)
+        upper = score_map[top, left] * (f32(1.0) - a) + score_map[top, right] * a
+        lower = score_map[bottom, left] * (f32(1.0) - a) + score_map[bottom, right] * a
+        keypoints[n, 0], keypoints[n, 1] = px, py
+        scores[n] = upper * (f32(1.0) - b) + lower * b
+
+
+@_jit
+def _read_level(table, x, y, full_width, full_height, out):  # type: ignore[no-untyped-def]
+    """Bilinear read (align_corners) of a coarse level at a full-resolution pixel; sum of squares."""
+    height, width, channels = table.shape
+    f32 = np.float32
+    u = f32(x) * f32((width - 1) / (full_width - 1))
+    v = f32(y) * f32((height - 1) / (full_height - 1))
+    left, top = int(u), int(v)
+    a, b = u - f32(left), v - f32(top)
+    right, bottom = min(left + 1, width - 1), min(top + 1, height - 1)
+    w00, w01 = (f32(1.0) - b) * (f32(1.0) - a), (f32(1.0) - b) * a
+    w10, w11 = b * (f32(1.0) - a), b * a
+    squares = f32(0.0)
+    for c in range(channels):
+        value = (
+            w00 * _float(table[top, left, c]) + w01 * _float(table[top, right, c])
+            + w10 * _float(table[bottom, left, c]) + w11 * _float(table[bottom, right, c])
+        )  # fmt: skip
+        out[c] = value
+        squares += value * value
+    return squares
+
+
+@_jit
+def _read_pixel(table1, table2, table3, table4, x, y, out):  # type: ignore[no-untyped-def]
+    """The concatenated levels at one pixel of the padded image; returns 1 / their norm."""
+    height, width, d = table1.shape
+    squares = np.float32(0.0)
+    for c in range(d):
+        value = _float(table1[y, x, c])
+        out[c] = value
+        squares += value * value
+    squares += _read_level(table2, x, y, width, height, out[d : 2 * d])
+    squares += _read_level(table3, x, y, width, height, out[2 * d : 3 * d])
+    squares += _read_level(table4, x, y, width, height, out[3 * d :])
+    return np.float32(1.0) / max(math.sqrt(squares), np.float32(1e-12))
+
+
+@_jit
+def gather_patches(  # type: ignore[no-untyped-def]
+    table1, table2, table3, table4, keypoints, window, out, start, stop
+):
+    """Normalised features of the K×K pixels under each keypoint, 0 outside the image.
+
+    window: left, top, height, width of the image in the padded one. out: N×(K·K)×dim.
+    """
+    left, top, height, width = window
+    kernel = int(math.sqrt(out.shape[1]))
+    dim = out.shape[2]
+    buffer = np.empty(dim, np.float32)
+    for n in range(start, stop):
+        x0, y0 = int(keypoints[n, 0]) - kernel // 2, int(keypoints[n, 1]) - kernel // 2
+        for k in range(kernel * kernel):
+            x, y = x0 + k % kernel, y0 + k // kernel
+            target = out[n, k]
+            if 0 <= x < width and 0 <= y < height:
+                gain = _read_pixel(table1, table2, table3, table4, x + left, y + top, buffer)
+                for c in range(dim):
+                    target[c] = gain * buffer[c]
+            else:
+                target[:] = np.float32(0.0)
+
+
+@_jit
+def gather_samples(  # type: ignore[no-untyped-def]
+    table1, table2, table3, table4, keypoints, offsets, window, out, start, stop
+):
+    """Bilinear reads, among normalised pixels, at the deformable positions of each keypoint.
+
+    offsets: N×2M pixels, all x then all y. out: N×M×dim.
+    """
+    left, top, height, width = window
+    samples, dim = out.shape[1], out.shape[2]
+    f32 = np.float32
+    limit = f32(max(height, width)) / f32(4.0)
+    buffer = np.empty(dim, f32)
+    for n in range(start, stop):
+        for m in range(samples):
+            px = keypoints[n, 0] + min(max(offsets[n, m], -limit), limit)
+            py = keypoints[n, 1] + min(max(offsets[n, samples + m], -limit), limit)
+            x0, y0 = int(math.floor(px)), int(math.floor(py))
+            a, b = px - f32(x0), py - f32(y0)
+            target = out[n, m]
+            target[:] = f32(0.0)
+            for k in range(4):
+                x, y = x0 + k % 2, y0 + k // 2
+                if 0 <= x < width and 0 <= y < height:
+                    weight = (a if k % 2 else f32(1.0) - a) * (b if k // 2 else f32(1.0) - b)
+                    gain = weight * _read_pixel(
+                        table1, table2, table3, table4, x + left, y + top, buffer
+                    )
+                    for c in range(dim):
+                        target[c] += gain * buffer[c]
+
+
+@_jit
+def mutual_matches(similarity, matchability0, matchability1, threshold):  # type: ignore[no-untyped-def]
+    """Mutual best pairs of LightGlue's soft assignment (arXiv 2306.13643, section 3.2).
+
+    similarity: N0×N1; matchability0, matchability1: probabilities N0 and N1.
+    Returns rows, columns and probabilities of the K pairs above ``threshold``.
+    """
+    count0, count1 = similarity.shape
+    f32 = np.float32
+    column_max = np.full(count1, f32(-np.inf))
+    for i in range(count0):
+        for j in range(count1):
+            column_max[j] = max(column_max[j], similarity[i, j])
+    row_terms = np.empty(count0, f32)
+    column_sums = np.zeros(count1, f32)
+    for i in range(count0):
+        line = similarity[i]
+        row_max = f32(-np.inf)
+        for j in range(count1):
+            row_max = max(row_max, line[j])
+        row_sum = f32(0.0)
+        for j in range(count1):
+            row_sum += _exp(line[j] - row_max)
+            column_sums[j] += _exp(line[j] - column_max[j])
+        row_terms[i] = math.log(matchability0[i] / row_sum) - row_max
+    column_terms = np.empty(count1, f32)
+    for j in range(count1):
+        column_terms[j] = math.log(matchability1[j] / column_sums[j]) - column_max[j]
+    best = np.full(count1, f32(-np.inf))
+    best_row = np.zeros(count1, np.int64)
+    forward = np.zeros(count0, np.int64)
+    for i in range(count0):
+        line = similarity[i]
+        top, top_column = f32(-np.inf), 0
+        for j in range(count1):
+            doubled = f32(2.0) * line[j]
+            here, there = doubled + column_terms[j], doubled + row_terms[i]
+            if here > top:
+                top, top_column = here, j
+            if there > best[j]:
+                best[j], best_row[j] = there, i
+        forward[i] = top_column
+    rows, columns = np.empty(count0, np.int64), np.empty(count0, np.int64)
+    probabilities = np.empty(count0, f32)
+    count = 0
+    for i in range(count0):
+        j = forward[i]
+        probability = math.exp(f32(2.0) * similarity[i, j] + row_terms[i] + column_terms[j])
+        if best_row[j] == i and probability > threshold:
+            rows[count], columns[count], probabilities[count] = i, j, probability
+            count += 1
+    return rows[:count], columns[:count], probabilities[:count]

@@ -1,0 +1,54 @@
+"""ONNX Runtime: the portable fallback, float32 only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime
+
+from aliked_ros.errors import ModelError
+from aliked_ros.inference.runtime import Array
+
+
+class _Network:
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        self._names = [i.name for i in session.get_inputs()]
+
+    def __call__(self, *inputs: Array) -> list[Array]:
+        results: list[Array] = self._session.run(None, dict(zip(self._names, inputs, strict=True)))
+        return results
+
+
+class OnnxRuntime:
+    """Loads ONNX files as ONNX Runtime sessions."""
+
+    bfloat16 = False
+
+    def __init__(self, threads: int) -> None:
+        self._options = onnxruntime.SessionOptions()
+        self._options.intra_op_num_threads = threads
+        self._options.inter_op_num_threads = 1
+        # spinning threads would take the cores from the compiled loops between two graphs
+        self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._options.log_severity_level = 3
+        self.name = f"ONNX Runtime {onnxruntime.__version__}"
+
+    def load(
+        self,
+        path: Path,
+        *,
+        bfloat16: bool = False,
+        bfloat16_outputs: bool = False,
+        shape: tuple[int, ...] | None = None,
+    ) -> _Network:
+        """See ``Runtime.load``."""
+        try:
+            session = onnxruntime.InferenceSession(
+                path, self._options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its exceptions share no base class
+            raise ModelError(
+                f"{self.name} cannot load {path}: {error}. Run `aliked_ros models export --force`."
+            ) from error
+        return _Network(session)

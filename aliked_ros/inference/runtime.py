@@ -1,0 +1,46 @@
+"""What the CPU backend asks of a graph runtime; one file for each runtime that can answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Network(Protocol):
+    """A loaded ONNX file."""
+
+    def __call__(self, *inputs: Array) -> list[Array]:
+        """Run on C-contiguous arrays; the results may be overwritten by the next call.
+
+        bfloat16 results come as uint16 arrays of the same bits.
+        """
+        ...
+
+
+class Runtime(Protocol):
+    """A graph runtime on the CPU.
+
+    name: with its version, for people.
+    bfloat16: whether ``load(..., bfloat16=True)`` does anything on this machine.
+    """
+
+    name: str
+    bfloat16: bool
+
+    def load(
+        self,
+        path: Path,
+        *,
+        bfloat16: bool = False,
+        bfloat16_outputs: bool = False,
+        shape: tuple[int, ...] | None = None,
+    ) -> Network:
+        """Load a file; ``shape`` fixes its single input's shape where the runtime gains by it.
+
+        Raises ModelError when the runtime refuses the file.
+        """
+        ...

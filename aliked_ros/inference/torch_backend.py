@@ -1,0 +1,125 @@
+"""The networks in PyTorch, as published: the reference, and a backend for who has no other."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import BackendError
+from aliked_ros.models.registry import weights_path
+from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
+
+try:
+    import torch
+
+    from aliked_ros.networks import aliked, lightglue
+except ImportError as error:
+    raise BackendError(
+        "backend is 'torch', but PyTorch is not installed; set it to 'auto', or install "
+        "requirements/export.txt."
+    ) from error
+
+
+class TorchBackend:
+    """Eager float32, on the CPU or on a CUDA device."""
+
+    def __init__(self, config: FrontendConfig) -> None:
+        if config.precision == "bfloat16":
+            raise BackendError("The torch backend runs in float32; set precision to 'auto'.")
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self._device.type == "cpu":
+            torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+        self.description = f"torch: PyTorch {torch.__version__}, float32, {self._device}"
+        self.identity = {
+            "backend": "torch",
+            "runtime": f"PyTorch {torch.__version__}",
+            "precision": "float32",
+            "device": str(self._device),
+        }
+
+    def load_extractor(self, model: str) -> TorchExtractor:
+        """See ``Backend``."""
+        network = aliked.ALIKED.from_checkpoint(weights_path(model))
+        return TorchExtractor(network.to(self._device), self._device)
+
+    def load_matcher(self) -> TorchLightGlue:
+        """See ``Backend``."""
+        network = lightglue.LightGlue.from_checkpoint(weights_path("aliked-lightglue"))
+        return TorchLightGlue(network.to(self._device), self._device)
+
+    def close(self) -> None:
+        """See ``Backend``; nothing is held here."""
+
+
+class TorchExtractor:
+    """ALIKED in its sparse form, or in the dense form that was published."""
+
+    def __init__(self, network: aliked.ALIKED, device: torch.device, dense: bool = False) -> None:
+        self._network, self._device, self._dense = network, device, dense
+
+    @torch.inference_mode()
+    def extract(
+        self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float
+    ) -> tuple[Float32Array, Float32Array, Float32Array]:
+        """See ``FeatureNetwork``."""
+        image = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)
+        image = image.reshape(1, *image.shape[:2], -1).permute(0, 3, 1, 2).float() / 255
+        padded, window = aliked.pad(image.expand(-1, 3, -1, -1))
+        rows = slice(window.top, window.top + window.height)
+        columns = slice(window.left, window.left + window.width)
+        valid = None if mask is None else torch.from_numpy(mask != 0).to(self._device)
+        if self._dense:
+            features, score_map = self._network.dense_maps(padded)
+            keypoints, scores = aliked.detect(
+                score_map[0, 0, rows, columns], top_k, threshold, valid
+            )
+            descriptors = self._network.describe_dense(features[..., rows, columns], keypoints)
+        else:
+            levels = self._network.levels(padded)
+            score_map = self._network.score_map(levels)
+            keypoints, scores = aliked.detect(
+                score_map[0, 0, rows, columns], top_k, threshold, valid
+            )
+            descriptors = self._network.describe(levels, keypoints, window)
+        return keypoints.cpu().numpy(), scores.cpu().numpy(), descriptors.cpu().numpy()
+
+
+class TorchLightGlue:
+    """LightGlue as published."""
+
+    def __init__(self, network: lightglue.LightGlue, device: torch.device) -> None:
+        self._network, self._device = network, device
+
+    @torch.inference_mode()
+    def match(
+        self,
+        reference: Features,
+        current: Features,
+        match_threshold: float,
+        depth_confidence: float,
+        width_confidence: float,
+    ) -> Matches:
+        """See ``MatchNetwork``."""
+        if min(len(reference), len(current)) == 0:
+            return Matches.empty()
+        pair = (reference, current)
+        keypoints0, keypoints1 = (
+            lightglue.normalize_keypoints(
+                torch.from_numpy(f.keypoints).to(self._device), f.width, f.height
+            )
+            for f in pair
+        )
+        descriptors0, descriptors1 = (
+            torch.from_numpy(f.descriptors).to(self._device) for f in pair
+        )
+        assignment, rows, layers = self._network(
+            (keypoints0, keypoints1),
+            (descriptors0, descriptors1),
+            depth_confidence,
+            width_confidence,
+        )
+        i, j, probability = lightglue.filter_matches(assignment, match_threshold)
+        indices = [r[k].cpu().numpy().astype(np.uint32) for r, k in zip(rows, (i, j), strict=True)]
+        return Matches(indices[0], indices[1], probability.cpu().numpy(), layers=layers)
