@@ -1,0 +1,261 @@
+"""What is installed here, what will run, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from aliked_ros.cache import cache_dir
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import AlikedError
+from aliked_ros.models.registry import FETCH_COMMAND, MODELS, weights_dir, weights_path
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+
+_CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+_PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+_LARGE_MESSAGE = 4 << 20  # bytes: a colour image of 1280×720, or 4096 float32 descriptors, fits
+_INSTALL = "pip install -r requirements/runtime.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at.
+
+    state: ``ok``; ``warn``: something is slower or absent, the rest works; ``fail``: the front-end
+        cannot run.
+    finding: what is there.
+    remedy: what to do about it, empty when there is nothing to do.
+    """
+
+    name: str
+    state: str
+    finding: str
+    remedy: str = ""
+
+
+def examine() -> list[Check]:
+    """Look at everything; takes a few seconds, changes nothing, never raises for what is amiss."""
+    return [
+        _python(),
+        _cpu(),
+        *_libraries(),
+        *_ros(),
+        _cache(),
+        _weights(),
+        _networks(),
+        _backend(),
+        _gpu(),
+        _build_tools(),
+        _large_messages(),
+    ]
+
+
+def _python() -> Check:
+    finding = f"{platform.python_version()} ({sys.executable}), {platform.platform()}"
+    if sys.version_info < (3, 10):
+        return Check("Python", FAIL, finding, "Use Python 3.10 or newer.")
+    return Check("Python", OK, finding)
+
+
+def _cpu() -> Check:
+    cores = len(os.sched_getaffinity(0))
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        words = set()
+    flags = [flag for flag in _CPU_FLAGS if flag in words]
+    finding = (
+        f"{platform.machine()}, {cores} cores, {' '.join(flags) or 'no vector extension seen'}"
+    )
+    if platform.machine() == "x86_64" and "avx2" not in flags:
+        return Check(
+            "CPU", WARN, finding, "A CPU without AVX2 runs the networks many times slower."
+        )
+    return Check("CPU", OK, finding)
+
+
+def _libraries() -> Iterator[Check]:
+    for module, distributions in {
+        "numpy": ("numpy",),
+        "cv2": ("opencv-python-headless", "opencv-python", "opencv-contrib-python"),
+        "numba": ("numba",),
+    }.items():
+        version = _version(module, *distributions)
+        if version is None:
+            yield Check(module, FAIL, "not installed", _INSTALL)
+        else:
+            yield Check(module, OK, version)
+    openvino, onnxruntime = _version("openvino", "openvino"), _version("onnxruntime", "onnxruntime")
+    if openvino:
+        yield Check("openvino", OK, openvino)
+    elif onnxruntime:
+        yield Check("openvino", WARN, "not installed; ONNX Runtime is slower", _INSTALL)
+    else:
+        yield Check("openvino", FAIL, "neither it nor ONNX Runtime is installed", _INSTALL)
+    yield Check("onnxruntime", OK, onnxruntime or "not installed (OpenVINO runs instead)")
+    torch = _version("torch", "torch")
+    absent = "not installed (only needed to export networks, and for backend: torch)"
+    yield Check("torch", OK, torch or absent)
+
+
+def _version(module: str, *distributions: str) -> str | None:
+    """Version of a module that can be found, without importing it; None when there is none."""
+    if importlib.util.find_spec(module) is None:
+        return None
+    for name in distributions:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "installed, version unknown"
+
+
+def _ros() -> Iterator[Check]:
+    source = "source a ROS 2 (/opt/ros/DISTRO/setup.bash), or run: make setup"
+    try:
+        importlib.import_module("rclpy")
+    except ImportError as error:
+        finding = f"cannot be imported ({error}); the command line works without it"
+        yield Check("rclpy", WARN, finding, f"For the node: {source}")
+    else:
+        version = _version("rclpy", "ros-rclpy", "rclpy")
+        middleware = os.environ.get("RMW_IMPLEMENTATION", "the default middleware")
+        yield Check("rclpy", OK, f"{version}, {middleware}")
+    try:
+        importlib.import_module("aliked_msgs.msg")
+    except ImportError as error:
+        build = "For the node: build it with `colcon build` and source install/setup.bash, or run: "
+        yield Check("aliked_msgs", WARN, f"cannot be imported ({error})", build + "make setup")
+    else:
+        yield Check("aliked_msgs", OK, "can be imported")
+
+
+def _cache() -> Check:
+    folder = cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return Check(
+            "cache",
+            WARN,
+            f"{folder} cannot be written: {error.strerror}",
+            "Set ALIKED_ROS_CACHE to a folder that can; what is there already can still be used.",
+        )
+    return Check("cache", OK, f"{folder}, {shutil.disk_usage(folder).free / 1e9:.1f} GB free")
+
+
+def _weights() -> Check:
+    problems = []
+    for name in MODELS:
+        try:
+            weights_path(name)
+        except AlikedError as error:
+            problems.append(str(error))
+    if not problems:
+        return Check("weights", OK, f"all {len(MODELS)} as published ({weights_dir()})")
+    found = f"{len(MODELS) - len(problems)} of {len(MODELS)} as published. {problems[0]}"
+    return Check("weights", FAIL, found, f"Run: {FETCH_COMMAND}")
+
+
+def _networks() -> Check:
+    from aliked_ros.models.export import exported
+
+    made = exported()
+    fresh = [model.name for model in made if model.fresh]
+    stale = [model.name for model in made if not model.fresh]
+    missing = [name for name in MODELS if name not in {model.name for model in made}]
+    lists = {"fresh": fresh, "out of date": stale, "missing": missing}
+    finding = "; ".join(f"{what}: {', '.join(names)}" for what, names in lists.items() if names)
+    if not stale and not missing:
+        return Check("networks", OK, finding)
+    if _version("torch", "torch"):
+        return Check(
+            "networks", WARN, finding, "Made at first use, or now: aliked_ros models export"
+        )
+    return Check(
+        "networks",
+        FAIL,
+        finding,
+        "Export on a machine with requirements/export.txt installed, and copy its cache folder.",
+    )
+
+
+def _backend() -> Check:
+    from aliked_ros.inference.backend import create_backend
+
+    try:
+        backend = create_backend(FrontendConfig())
+    except (AlikedError, ImportError) as error:
+        return Check("backend", FAIL, str(error), _INSTALL)
+    try:
+        return Check("backend", OK, f"{backend.description} (backend: auto, precision: auto)")
+    finally:
+        backend.close()
+
+
+def _gpu() -> Check:
+    try:
+        query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        names = subprocess.check_output(
+            query, text=True, timeout=10, stderr=subprocess.DEVNULL
+        ).strip()
+    except (OSError, subprocess.SubprocessError):
+        return Check("GPU", OK, "no NVIDIA GPU seen; the networks run on the CPU")
+    tensorrt = _version("tensorrt", "tensorrt")
+    finding = f"{'; '.join(names.splitlines())}; TensorRT {tensorrt or 'not installed'}"
+    return Check("GPU", OK, f"{finding}; not used by this version, the networks run on the CPU")
+
+
+def _build_tools() -> Check:
+    tools = {"C++ compiler": ("c++", "g++", "clang++"), "CMake": ("cmake",)}
+    beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    missing = [
+        what
+        for what, commands in tools.items()
+        if not any(shutil.which(command, path=beside) for command in commands)
+    ]
+    if missing:
+        return Check(
+            "build tools",
+            WARN,
+            f"no {' and no '.join(missing)}; needed to build aliked_msgs only",
+            "Debian, Ubuntu: apt install build-essential cmake",
+        )
+    return Check("build tools", OK, " and ".join(tools))
+
+
+def _large_messages() -> Check:
+    """Whether Fast DDS has a shared memory segment that large messages fit into."""
+    name = "large messages"
+    middleware = os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
+    if "fastrtps" not in middleware:
+        return Check(name, OK, f"{middleware}: no Fast DDS profile needed")
+    remedy = (
+        "Best-effort messages above 512 KiB get lost; use a profile with a larger shared memory "
+        "segment: export FASTRTPS_DEFAULT_PROFILES_FILE=… (docs/troubleshooting.md)."
+    )
+    file = next(filter(None, map(os.environ.get, _PROFILE_VARIABLES)), None)
+    if file is None:
+        return Check(name, WARN, "no Fast DDS profile set, segment of 512 KiB", remedy)
+    try:
+        elements = ElementTree.parse(file).iter()
+        sizes = [int(e.text or 0) for e in elements if e.tag.rpartition("}")[2] == "segment_size"]
+    except (OSError, ValueError, ElementTree.ParseError) as error:
+        return Check(name, WARN, f"the Fast DDS profile {file} cannot be read: {error}", remedy)
+    if max(sizes, default=0) < _LARGE_MESSAGE:
+        return Check(name, WARN, f"{file} sets no segment_size of {_LARGE_MESSAGE} or more", remedy)
+    return Check(name, OK, f"segment of {max(sizes) / (1 << 20):.0f} MiB ({file})")
