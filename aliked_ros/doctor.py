@@ -63,10 +63,9 @@ def examine() -> list[Check]:
 
 
 def _python() -> Check:
-    finding = f"{platform.python_version()} ({sys.executable}), {platform.platform()}"
-    if sys.version_info < (3, 10):
-        return Check("Python", FAIL, finding, "Use Python 3.10 or newer.")
-    return Check("Python", OK, finding)
+    return Check(
+        "Python", OK, f"{platform.python_version()} ({sys.executable}), {platform.platform()}"
+    )
 
 
 def _cpu() -> Check:
@@ -76,13 +75,9 @@ def _cpu() -> Check:
     except OSError:
         words = set()
     flags = [flag for flag in _CPU_FLAGS if flag in words]
-    finding = (
-        f"{platform.machine()}, {cores} cores, {' '.join(flags) or 'no vector extension seen'}"
-    )
+    finding = f"{platform.machine()}, {cores} cores, {' '.join(flags) or 'no known extension'}"
     if platform.machine() == "x86_64" and "avx2" not in flags:
-        return Check(
-            "CPU", WARN, finding, "A CPU without AVX2 runs the networks many times slower."
-        )
+        return Check("CPU", WARN, finding, "Without AVX2 the networks run many times slower.")
     return Check("CPU", OK, finding)
 
 
@@ -183,9 +178,7 @@ def _networks() -> Check:
     if not stale and not missing:
         return Check("networks", OK, finding)
     if _version("torch", "torch"):
-        return Check(
-            "networks", WARN, finding, "Made at first use, or now: aliked_ros models export"
-        )
+        return Check("networks", WARN, finding, "Made at first use; now: aliked_ros models export")
     return Check(
         "networks",
         FAIL,
