@@ -20,9 +20,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import rclpy.logging
 from mcap.writer import CompressionType, Writer
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo
@@ -198,7 +198,7 @@ class RecorderNode(Node):
         if self._failure is None:
             self._recording.finish()
             # Not the node's logger: its topic is gone once the context is shut down.
-            rclpy.logging.get_logger("recording").info(
+            get_logger("recording").info(
                 f"Recorded {self._recording.count} messages in {self._recording.output}"
             )
 

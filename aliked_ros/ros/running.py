@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import rclpy
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.logging import get_logger
 from rclpy.node import Node
 
 from aliked_ros.errors import AlikedError
-
-# Raised for arguments or a parameter file that ROS itself cannot read (RCLError is a RuntimeError).
-_BAD_ARGUMENTS = (InvalidParameterTypeException, InvalidParameterValueException, RuntimeError)
 
 
 class Runnable(Protocol):
@@ -33,29 +29,37 @@ def run(make: Callable[[], Node], args: Sequence[str] | None = None) -> int:
     """Run one node to its end; returns the process's exit status.
 
     0 after a regular end, SIGINT or SIGTERM; 1 after an AlikedError or arguments that ROS cannot
-    read, with one line on standard error.
+    read, with one line that says so.
     """
-    program = "aliked_ros"
     try:
         rclpy.init(args=args)
-        node = make()
-    except (AlikedError, *_BAD_ARGUMENTS) as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
-        return 1
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    status = 0
+    except RuntimeError as error:  # RCLError: arguments or a parameter file it cannot read
+        return _fail(error)
+    node = None
     try:
-        node.run(executor)
+        node = make()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        try:
+            node.run(executor)
+        finally:
+            node.close()
+            executor.shutdown()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except AlikedError as error:
-        node.get_logger().fatal(str(error))
-        status = 1
+        return _fail(error)
+    except RuntimeError:  # RCLError: a signal shut the context down in the middle of something
+        if rclpy.ok():
+            raise
     finally:
-        node.close()
-        executor.shutdown()
-        node.destroy_node()
+        if node is not None:
+            node.destroy_node()
         rclpy.try_shutdown()
-    return status
+    return 0
+
+
+def _fail(error: Exception) -> int:
+    # Not a node's logger: its topic is gone when the context is shut down.
+    get_logger("aliked_ros").fatal(str(error))
+    return 1
