@@ -374,7 +374,7 @@ def explain(lines: Sequence[str]) -> str:
 def last_line(text: str) -> str:
     """The last line that speaks of an error, else the last one; at most 300 characters."""
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it said nothing"]
-    errors = [line for line in lines if re.match(r"(?i)(cmake |fatal |\S*:? ?)?error\b", line)]
+    errors = [line for line in lines if re.search("(?i)error: |cmake error", line)]
     return re.sub("^ERROR: ", "", (errors or lines)[-1])[:300].rstrip(".")
 
 
