@@ -236,6 +236,23 @@ def image_message(pixels: UInt8Array, header: Header) -> ImageMessage:
     return message
 
 
+def jpeg_message(message: ImageMessage) -> CompressedImage:
+    """The image as a JPEG, header unchanged; ImageError for one that cannot be converted."""
+    pixels = image_from_message(message).pixels
+    bgr = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    try:
+        _, encoded = cv2.imencode(".jpg", bgr)
+    except cv2.error as error:
+        height, width = pixels.shape[:2]
+        raise ImageError(
+            f"image of {width}×{height} pixels cannot be encoded as JPEG ({error.err}); "
+            "record raw images."
+        ) from error
+    compressed = CompressedImage(header=message.header, format="jpeg")
+    _fill(compressed.data, encoded)
+    return compressed
+
+
 def feature_frame(
     result: FrameResult, header: Header, descriptor_encoding: str | None = "float32"
 ) -> FeatureFrame:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,14 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus
-from aliked_ros.errors import AlikedError, ConfigurationError
+from aliked_ros.errors import AlikedError, ConfigurationError, ImageError
 from aliked_ros.ros import running
+from aliked_ros.ros.conversions import jpeg_message
 from aliked_ros.ros.parameters import Change, Declaration, declare
 
 _DECLARATIONS = (
@@ -38,7 +39,13 @@ _DECLARATIONS = (
     Declaration(
         "frontend", "aliked_frontend", "Name of the front-end node to record.", Change.AT_START
     ),
-    Declaration("record_images", False, "Record image and camera_info, too.", Change.AT_START),
+    Declaration(
+        "record_images",
+        "none",
+        "Record image and camera_info, too: 'raw' as they come, 'jpeg' on image/compressed.",
+        Change.AT_START,
+        choices=("none", "raw", "jpeg"),
+    ),
     Declaration(
         "image_reliability",
         "best_effort",
@@ -165,7 +172,7 @@ class Recording:
 
 
 class RecorderNode(Node):
-    """Records ``FRONTEND/features``, ``/matches``, ``/status`` and, if asked, the images."""
+    """Records ``features``, ``matches`` and ``status`` of a front-end and, if asked, its images."""
 
     def __init__(self) -> None:
         super().__init__("recorder")
@@ -177,11 +184,14 @@ class RecorderNode(Node):
         self._record(f"{frontend}/features", FeatureFrame, reliable)
         self._record(f"{frontend}/matches", FeatureMatches, reliable)
         self._record(f"{frontend}/status", FrontendStatus, reliable)
-        if settings["record_images"]:
+        if settings["record_images"] != "none":
             best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
             qos = reliable if settings["image_reliability"] == "reliable" else best_effort
-            self._record("image", ImageMessage, qos)
             self._record("camera_info", CameraInfo, qos)
+            if settings["record_images"] == "raw":
+                self._record("image", ImageMessage, qos)
+            else:
+                self._record_as_jpeg("image", qos)
         self.create_timer(_FLUSH_PERIOD, self._recording.flush)
 
     def run(self, executor: SingleThreadedExecutor) -> None:
@@ -203,18 +213,31 @@ class RecorderNode(Node):
             )
 
     def _record(self, topic: str, kind: type, qos: QoSProfile) -> None:
-        subscription = self.create_subscription(kind, topic, _unbound, qos, raw=True)
-        name = subscription.topic_name  # after remapping
-        self._recording.add_topic(name, kind)
-        subscription.callback = partial(self._on_message, name)
+        """Record a topic as it comes over the wire."""
 
-    def _on_message(self, topic: str, data: bytes, info: dict[str, Any]) -> None:
+        def store(data: bytes, info: dict[str, Any]) -> None:
+            self._store(subscription.topic_name, data, info)
+
+        subscription = self.create_subscription(kind, topic, store, qos, raw=True)
+        self._recording.add_topic(subscription.topic_name, kind)
+
+    def _record_as_jpeg(self, topic: str, qos: QoSProfile) -> None:
+        """Record an image topic under ``TOPIC/compressed``, a tenth of its size."""
+
+        def store(message: ImageMessage, info: dict[str, Any]) -> None:
+            try:
+                data = serialize_message(jpeg_message(message))
+            except ImageError as error:
+                self.get_logger().warning(f"Image not recorded: {error}", throttle_duration_sec=5.0)
+                return
+            self._store(f"{subscription.topic_name}/compressed", data, info)
+
+        subscription = self.create_subscription(ImageMessage, topic, store, qos)
+        self._recording.add_topic(f"{subscription.topic_name}/compressed", CompressedImage)
+
+    def _store(self, topic: str, data: bytes, info: dict[str, Any]) -> None:
         received = info["received_timestamp"] or self.get_clock().now().nanoseconds
         self._recording.add(topic, data, received, info["source_timestamp"] or received)
-
-
-def _unbound(data: bytes, info: dict[str, Any]) -> None:
-    """Stand in until the topic's resolved name is known."""
 
 
 def main(args: Sequence[str] | None = None) -> int:

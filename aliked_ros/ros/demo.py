@@ -1,0 +1,342 @@
+"""``make demo``: a sequence played through the real node, recorded, drawn and counted.
+
+Player, front-end and recorder are three processes that meet only through DDS topics, in a ROS
+domain of their own on this machine. The front-end works in real time: images that come while it is
+busy are dropped and counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import rclpy
+import typer
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from aliked_msgs.msg import FrontendStatus
+from aliked_ros.cache import atomic_path
+from aliked_ros.errors import AlikedError
+from aliked_ros.ros.report import report_of, write_pictures
+from aliked_ros.share import share_path
+from aliked_ros.sources import default_source, open_source
+
+_START_TIMEOUT = 900.0  # seconds: networks may have to be exported first
+_DRAIN_TIMEOUT = 20.0  # seconds for the images still in work when the player has ended
+_STOP_TIMEOUT = 15.0  # seconds for a process to end after SIGINT
+_FRONTEND = "aliked_frontend"
+
+
+class DemoError(AlikedError):
+    """A process of the demo that failed."""
+
+
+class Child:
+    """One of the demo's processes, its output in a log file."""
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        parameters: dict[str, str | int | float],
+        log: Path,
+        parameter_file: Path | None = None,
+    ) -> None:
+        self.name = name
+        self._log = log
+        command = [sys.executable, "-m", module, "--ros-args"]
+        if parameter_file is not None:
+            command += ["--params-file", str(parameter_file)]
+        for key, value in parameters.items():
+            command += ["-p", f"{key}:={json.dumps(value)}"]  # JSON is a part of YAML
+        with log.open("wb") as output:
+            # A session of its own: Ctrl-C reaches only us, and we end the three in order.
+            self._process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def ended(self) -> bool:
+        """Whether it ended regularly. Raises DemoError with its last words when it failed."""
+        status = self._process.poll()
+        if status:
+            raise DemoError(f"the {self.name} ended with status {status}: {self._last_words()}")
+        return status is not None
+
+    def check(self) -> None:
+        """Raise DemoError when it is not running any more."""
+        if self.ended():
+            raise DemoError(f"the {self.name} ended too early: {self._last_words()}")
+
+    def stop(self) -> None:
+        """Ask it to end, wait, and kill it when it does not."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(_STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _last_words(self) -> str:
+        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        said = lines[-1] if lines else "it said nothing"
+        return f"{said} (all of it: {self._log})"
+
+
+class Watcher:
+    """Follows the front-end's status from the demo's own process."""
+
+    def __init__(self, domain: int) -> None:
+        self.status: FrontendStatus | None = None
+        rclpy.init(domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
+        self._node = rclpy.create_node("demo")
+        self._node.create_subscription(FrontendStatus, f"{_FRONTEND}/status", self._keep, 10)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+
+    def wait(
+        self, condition: Callable[[], bool], timeout: float, failure: str, *needed: Child
+    ) -> None:
+        """Spin until a condition holds; DemoError when time runs out or a needed child ends."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            self._executor.spin_once(timeout_sec=0.1)
+            for child in needed:
+                child.check()
+            if time.monotonic() > deadline:
+                raise DemoError(f"{failure} (waited {timeout:.0f} s).")
+
+    def is_recorded(self) -> bool:
+        """Whether the recorder listens to the front-end."""
+        return self._node.count_subscribers(f"/{_FRONTEND}/features") > 0
+
+    def close(self) -> None:
+        """Leave the domain."""
+        self._executor.shutdown()
+        self._node.destroy_node()
+        rclpy.try_shutdown()
+
+    def _keep(self, status: FrontendStatus) -> None:
+        self.status = status
+
+
+def run_demo(
+    source: str, limit: int | None, output: Path, rate: float | None, console: Console
+) -> dict[str, Any]:
+    """Run the three processes to the end of the source; returns the content of summary.json.
+
+    Raises SourceError for a bad source, DemoError when a process fails.
+    """
+    opened = open_source(source, limit)  # says what is wrong with it before anything starts
+    output.mkdir(parents=True, exist_ok=True)
+    recording = output / "demo.mcap"
+    domain = _join_private_domain()
+    watcher = Watcher(domain)
+    try:
+        console.print(f"Source {opened.name}; loading the front-end (ROS domain {domain}) ...")
+        with _children() as start:
+            frontend = start(
+                "front-end",
+                "aliked_ros.ros.frontend_node",
+                {"status_period": 0.1},
+                output / "frontend.log",
+                share_path("config/cpu.yaml"),
+            )
+            recorder = start(
+                "recorder",
+                "aliked_ros.ros.recorder",
+                {
+                    "output": str(recording.resolve()),
+                    "record_images": "jpeg",
+                    "image_reliability": "reliable",
+                },
+                output / "recorder.log",
+            )
+            _follow_start(watcher, frontend, recorder)
+            player = start(
+                "player",
+                "aliked_ros.ros.player",
+                {
+                    "source": str(Path(source).resolve()) if Path(source).exists() else source,
+                    "limit": limit or 0,
+                    "rate": rate or 0.0,
+                    "reliability": "reliable",
+                    "wait_for_subscribers": 2,
+                },
+                output / "player.log",
+            )
+            _follow_play(watcher, opened.length, player, (frontend, recorder), console)
+    finally:
+        watcher.close()
+    console.print("Drawing the video ...")
+    report = report_of(recording)
+    write_pictures(recording, output / "tracks.mp4", output / "contact_sheet.png", report)
+    summary = {"source": opened.name, **report.summary()}
+    with atomic_path(output / "summary.json") as path:
+        path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+def _join_private_domain() -> int:
+    """Set up this process and its children for a domain of this machine that nobody else uses."""
+    domain = random.randrange(1, 102)  # those whose ports are free on every Linux
+    profile = str(share_path("config/fastdds_large_messages.xml"))
+    os.environ.update(
+        ROS_DOMAIN_ID=str(domain),
+        ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST",
+        FASTRTPS_DEFAULT_PROFILES_FILE=profile,
+        FASTDDS_DEFAULT_PROFILES_FILE=profile,
+    )
+    return domain
+
+
+@contextmanager
+def _children() -> Iterator[Callable[..., Child]]:
+    """A function that starts children; all are stopped, latest first, when the block ends.
+
+    Raises DemoError when one of them did not end well after a block that did.
+    """
+    children: list[Child] = []
+
+    def start(*arguments: Any) -> Child:
+        children.append(Child(*arguments))
+        return children[-1]
+
+    try:
+        yield start
+    finally:
+        for child in reversed(children):
+            child.stop()
+    for child in children:
+        child.ended()
+
+
+def _follow_start(watcher: Watcher, frontend: Child, recorder: Child) -> None:
+    def ready() -> bool:
+        status = watcher.status
+        if status is not None and status.state == "unconfigured" and status.last_error:
+            raise DemoError(status.last_error)
+        return status is not None and status.state == "active" and watcher.is_recorded()
+
+    watcher.wait(ready, _START_TIMEOUT, "the front-end did not become active", frontend, recorder)
+
+
+def _follow_play(
+    watcher: Watcher, length: int | None, player: Child, others: tuple[Child, ...], console: Console
+) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("images", total=length, note="")
+
+        def show() -> None:
+            status = watcher.status or FrontendStatus()
+            note = (
+                f"{status.output_rate:.1f} of {status.input_rate:.1f} Hz, "
+                f"{status.tracked} of {status.features} features tracked"
+            )
+            progress.update(task, completed=status.frames_received, note=note)
+
+        def played() -> bool:
+            show()
+            return player.ended()
+
+        def drained() -> bool:
+            show()
+            status = watcher.status or FrontendStatus()
+            done = status.frames_processed + status.frames_dropped + status.frames_refused
+            return status.frames_received == done and status.input_rate < 1e-3
+
+        watcher.wait(played, float("inf"), "", *others)
+        watcher.wait(drained, _DRAIN_TIMEOUT, "the front-end did not finish its images", *others)
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """The figures for people."""
+    table = Table(title=f"{summary['source']}: {summary['model']} on {summary['backend']}")
+    table.add_column("")
+    table.add_column("median", justify="right")
+    table.add_column("90 %", justify="right")
+    frames = summary["frames"]
+    for name in ("published", "received", "processed", "dropped", "refused"):
+        table.add_row(f"frames {name}", str(frames[name]), "")
+    table.add_section()
+    tracks = summary["tracks"]
+    table.add_row("features per frame", f"{summary['features']:.0f}", "")
+    table.add_row("matches per frame", f"{summary['matches']:.0f}", "")
+    table.add_row("track length (tracks of 2 or more)", f"{tracks['median_length']:.0f}", "")
+    table.add_row("longest track", str(tracks["max_length"]), "")
+    table.add_section()
+    for name, figures in summary["latency_ms"].items():
+        table.add_row(f"{name}, ms", f"{figures['median']:.1f}", f"{figures['p90']:.1f}")
+    return table
+
+
+def demo(
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder, folder with a frames.csv, video, 'camera:N' or 'virtual'. "
+            "Default: $SOURCE, a sequence of the shared data, or 'virtual'."
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Play at most so many images.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo_output"),
+    rate: Annotated[
+        float | None, typer.Option(min=0.1, max=1000.0, help="Images per second; default: its own.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json, no table.")] = False,
+) -> None:
+    """Play a sequence through the real front-end node and show what comes out.
+
+    Writes demo.mcap, tracks.mp4, contact_sheet.png and summary.json.
+
+    Example: python -m aliked_ros.ros.demo --source virtual --limit 100
+    """
+    console = Console(stderr=as_json)
+    try:
+        summary = run_demo(source or default_source(), limit, output, rate, console)
+    except AlikedError as error:
+        raise _exit(f"error: {error}") from error
+    except OSError as error:
+        raise _exit(f"error: cannot write the results: {error}") from error
+    except KeyboardInterrupt:
+        raise _exit("interrupted", 130) from None
+    if as_json:
+        print(json.dumps(summary, indent=2))
+        return
+    console.print(summary_table(summary))
+    for name in ("demo.mcap", "tracks.mp4", "contact_sheet.png", "summary.json"):
+        console.print(f"  {output / name}")
+
+
+def _exit(text: str, status: int = 1) -> typer.Exit:
+    print(text, file=sys.stderr)
+    return typer.Exit(status)
+
+
+def main() -> None:
+    """Run the command."""
+    typer.run(demo)
+
+
+if __name__ == "__main__":
+    main()
