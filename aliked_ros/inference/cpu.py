@@ -1,4 +1,4 @@
-"""ALIKED and LightGlue on any CPU, without PyTorch: graphs in a runtime, the rest compiled loops."""
+"""ALIKED and LightGlue on any CPU, without PyTorch: graphs in a runtime, the rest in loops."""
 
 from __future__ import annotations
 
@@ -110,11 +110,12 @@ class CpuExtractor:
         height, width = pixels.shape[:2]
         extra_y, extra_x = -height % _PAD_MULTIPLE, -width % _PAD_MULTIPLE
         top, left = extra_y // 2, extra_x // 2
+        padded: Array = pixels
         if extra_x or extra_y:
-            pixels = cv2.copyMakeBorder(
+            padded = cv2.copyMakeBorder(
                 pixels, top, extra_y - top, left, extra_x - left, cv2.BORDER_REPLICATE
             )
-        image = np.ascontiguousarray(pixels).reshape(1, *pixels.shape[:2], -1)
+        image = np.ascontiguousarray(padded).reshape(1, *padded.shape[:2], -1)
         outputs = [output[0] for output in self._encoder(image.shape)(image)]
         score_map = np.empty(image.shape[1:3], np.float32)
         self._workers.run(kernels.score_rows, len(score_map), *outputs[:4], *self._tail, score_map)
@@ -182,9 +183,9 @@ class CpuLightGlue:
         rows = [np.arange(len(features), dtype=np.uint32) for features in (reference, current)]
         state, rotation, mask = _batch(*self._embed(reference, current))
         for layer, network in enumerate(self._layers):
-            state, heads = network(state, rotation, mask)
+            state, exits = network(state, rotation, mask)
             matchability, confidence = (
-                [heads[i, : len(r), head] for i, r in enumerate(rows)] for head in (0, 1)
+                [exits[i, : len(r), head] for i, r in enumerate(rows)] for head in (0, 1)
             )
             if layer == len(self._exit_thresholds):
                 break

@@ -50,7 +50,7 @@ def detect(
 
 
 def _local_maxima(scores: Float32Array) -> BoolArray:
-    """Non-maximum suppression in three rounds: maxima hidden only by suppressed pixels count too."""
+    """Non-maximum suppression in three rounds: maxima hidden by suppressed pixels count too."""
     maxima: BoolArray = scores == cv2.dilate(scores, _WINDOW)
     for _ in range(2):
         suppressed = cv2.dilate(maxima.view(np.uint8), _WINDOW).view(np.bool_)

@@ -1,5 +1,7 @@
-"""Compiled loops (numba) for what a graph runtime does slowly: the score head's tail, the sparse
-reads of SDDH, sub-pixel refinement.
+"""Compiled loops (numba) for what a graph runtime does slowly.
+
+These are the tail of the score head, the sparse reads of SDDH, sub-pixel refinement and the
+mutual filter of LightGlue.
 
 Each function works on a range of rows or keypoints, so that ``Workers`` can share it out, and
 holds no GIL. Feature tables are float32, or bfloat16 seen as uint16.
@@ -53,7 +55,7 @@ class Workers:
             self._pool.shutdown()
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _float_from_bits(typing_context: Any, bits: Any) -> Any:
     """The float32 with the given 32 bits."""
 
@@ -63,7 +65,7 @@ def _float_from_bits(typing_context: Any, bits: Any) -> Any:
     return types.float32(types.int32), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _float(typing_context: Any, value: Any) -> Any:
     """A table's value as float32: as it is, or widened where uint16 holds a bfloat16."""
 
@@ -77,8 +79,8 @@ def _float(typing_context: Any, value: Any) -> Any:
 
 
 @_inline
-def _exp(x):  # type: ignore[no-untyped-def]
-    """exp of a float32 ≤ 0, as 2^n times a polynomial, so that loops over it vectorise."""
+def _exp(x):
+    """Exponential of a float32 ≤ 0, as 2^n times a polynomial, so that loops over it vectorise."""
     t = max(x, np.float32(-80.0)) * np.float32(1.4426950408889634)
     n = np.floor(t)
     f = t - n
@@ -92,14 +94,14 @@ def _exp(x):  # type: ignore[no-untyped-def]
 
 
 @_inline
-def _elu(x):  # type: ignore[no-untyped-def]
+def _elu(x):
     """ELU with SELU's alpha."""
     negative = ELU_ALPHA * (_exp(min(x, np.float32(0.0))) - np.float32(1.0))
     return x if x > np.float32(0.0) else negative
 
 
 @_jit
-def _widen_row(part, row, left, fraction, wide):  # type: ignore[no-untyped-def]
+def _widen_row(part, row, left, fraction, wide):
     """One row of a coarse level, brought to full width and channel by channel."""
     channels, width = wide.shape
     last = part.shape[1] - 1
@@ -112,7 +114,7 @@ def _widen_row(part, row, left, fraction, wide):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _add_level(part, y, height, left, fraction, wide, held, sums):  # type: ignore[no-untyped-def]
+def _add_level(part, y, height, left, fraction, wide, held, sums):
     """Add row ``y`` of a coarse level, brought to full size (align_corners), to ``sums``.
 
     ``wide`` keeps the two widened rows around ``y``, ``held`` their numbers.
@@ -133,7 +135,7 @@ def _add_level(part, y, height, left, fraction, wide, held, sums):  # type: igno
 
 
 @_jit
-def _convolve_row(rows, y, weight, out):  # type: ignore[no-untyped-def]
+def _convolve_row(rows, y, weight, out):
     """3×3 convolution of the ring of three padded rows around ``y`` into ``out`` (C×W)."""
     outputs, inputs = weight.shape[0], weight.shape[1]
     width = out.shape[1]
@@ -155,16 +157,14 @@ def _convolve_row(rows, y, weight, out):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _activate_row(source, target):  # type: ignore[no-untyped-def]
+def _activate_row(source, target):
     for c in range(source.shape[0]):
         for x in range(source.shape[1]):
             target[c, x + 1] = _elu(source[c, x])
 
 
 @_jit
-def score_rows(  # type: ignore[no-untyped-def]
-    part1, part2, part3, part4, weight1, weight2, weight3, out, start, stop
-):
+def score_rows(part1, part2, part3, part4, weight1, weight2, weight3, out, start, stop):
     """Rows start..stop of the score map, from the score head's first layer level by level.
 
     part1..part4: h×w×8 at strides 1, 2, 8, 32. weight1..weight3: the 3×3 convolutions.
@@ -219,7 +219,7 @@ def score_rows(  # type: ignore[no-untyped-def]
 
 
 @_jit
-def refine_keypoints(score_map, columns, rows, keypoints, scores, start, stop):  # type: ignore[no-untyped-def]
+def refine_keypoints(score_map, columns, rows, keypoints, scores, start, stop):
     """Soft-argmax over the 5×5 patch around each maximum, and the score at the refined position.
 
     (ALIKED, section III-B.) columns, rows: N integers, at least 2 pixels inside the map.
@@ -250,8 +250,8 @@ def refine_keypoints(score_map, columns, rows, keypoints, scores, start, stop): 
 
 
 @_jit
-def _read_level(table, x, y, full_width, full_height, out):  # type: ignore[no-untyped-def]
-    """Bilinear read (align_corners) of a coarse level at a full-resolution pixel; sum of squares."""
+def _read_level(table, x, y, full_width, full_height, out):
+    """Bilinear read of a coarse level at a full-resolution pixel; returns its sum of squares."""
     height, width, channels = table.shape
     f32 = np.float32
     u = f32(x) * f32((width - 1) / (full_width - 1))
@@ -273,7 +273,7 @@ def _read_level(table, x, y, full_width, full_height, out):  # type: ignore[no-u
 
 
 @_jit
-def _read_pixel(table1, table2, table3, table4, x, y, out):  # type: ignore[no-untyped-def]
+def _read_pixel(table1, table2, table3, table4, x, y, out):
     """The concatenated levels at one pixel of the padded image; returns 1 / their norm."""
     height, width, d = table1.shape
     squares = np.float32(0.0)
@@ -288,9 +288,7 @@ def _read_pixel(table1, table2, table3, table4, x, y, out):  # type: ignore[no-u
 
 
 @_jit
-def gather_patches(  # type: ignore[no-untyped-def]
-    table1, table2, table3, table4, keypoints, window, out, start, stop
-):
+def gather_patches(table1, table2, table3, table4, keypoints, window, out, start, stop):
     """Normalised features of the K×K pixels under each keypoint, 0 outside the image.
 
     window: left, top, height, width of the image in the padded one. out: N×(K·K)×dim.
@@ -313,9 +311,7 @@ def gather_patches(  # type: ignore[no-untyped-def]
 
 
 @_jit
-def gather_samples(  # type: ignore[no-untyped-def]
-    table1, table2, table3, table4, keypoints, offsets, window, out, start, stop
-):
+def gather_samples(table1, table2, table3, table4, keypoints, offsets, window, out, start, stop):
     """Bilinear reads, among normalised pixels, at the deformable positions of each keypoint.
 
     offsets: N×2M pixels, all x then all y. out: N×M×dim.
@@ -329,7 +325,7 @@ def gather_samples(  # type: ignore[no-untyped-def]
         for m in range(samples):
             px = keypoints[n, 0] + min(max(offsets[n, m], -limit), limit)
             py = keypoints[n, 1] + min(max(offsets[n, samples + m], -limit), limit)
-            x0, y0 = int(math.floor(px)), int(math.floor(py))
+            x0, y0 = math.floor(px), math.floor(py)
             a, b = px - f32(x0), py - f32(y0)
             target = out[n, m]
             target[:] = f32(0.0)
@@ -345,7 +341,7 @@ def gather_samples(  # type: ignore[no-untyped-def]
 
 
 @_jit
-def mutual_matches(similarity, matchability0, matchability1, threshold):  # type: ignore[no-untyped-def]
+def mutual_matches(similarity, matchability0, matchability1, threshold):
     """Mutual best pairs of LightGlue's soft assignment (arXiv 2306.13643, section 3.2).
 
     similarity: N0×N1; matchability0, matchability1: probabilities N0 and N1.

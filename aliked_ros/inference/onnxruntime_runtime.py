@@ -45,7 +45,7 @@ class OnnxRuntime:
         """See ``Runtime.load``."""
         try:
             session = onnxruntime.InferenceSession(
-                path, self._options, providers=["CPUExecutionProvider"]
+                str(path), self._options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions share no base class
             raise ModelError(

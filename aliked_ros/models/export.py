@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 
-FORMAT = 2
+FORMAT = 1
 """Grows whenever the exported graphs change, so that folders made by older code are made anew."""
 
 LIGHTGLUE = "aliked-lightglue"
@@ -97,7 +97,7 @@ def export(name: str, progress: Progress | None = None) -> Path:
         raise ModelError(
             f"The networks of {name} are not exported in {folder}, and exporting them needs "
             f"{error.name}, which is not installed. Install requirements/export.txt here, or "
-            "export on another machine and copy that folder, or set ALIKED_ROS_CACHE to where it is."
+            "export on another machine and copy that folder here."
         ) from error
     identity: dict[str, Any] = {
         "format": FORMAT,
@@ -221,7 +221,7 @@ def _export_lightglue(
             "rotation": torch.zeros(2, 64, HEAD_DIM),
             "mask": torch.zeros(2, 1, 1, 64),
         },
-        ["new_state", "heads"],
+        ["new_state", "probabilities"],
         ({1: count}, {1: count}, {3: count}),
         [folder / f"layer_{i}.onnx" for i in range(network.layers)],
         identity,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (PyTorch's own convention)
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aliked_ros.errors import WeightsError
@@ -205,7 +205,7 @@ class ALIKED(nn.Module):
 
     def describe_dense(self, features: Tensor, keypoints: Tensor) -> Tensor:
         """Descriptors N×dim read from the published dense map (1×dim×H×W, unpadded)."""
-        _, dim, height, width = features.shape
+        height, width = features.shape[-2:]
         flat = features[0].flatten(1).T
 
         def read(xy: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ class ALIKED(nn.Module):
         patch_y, patch_x = torch.meshgrid(ticks, ticks, indexing="ij")
         patch = torch.stack([patch_x, patch_y], dim=-1).reshape(1, -1, 2)
         pixels = keypoints.long()[:, None] + patch
-        features = read(pixels).reshape(count, kernel, kernel, -1).permute(0, 3, 1, 2)
+        features = read(pixels).reshape(count, kernel, kernel, self.shape.dim).permute(0, 3, 1, 2)
         limit = max(window.height, window.width) / 4.0
         offset = head.offset_conv(features).clamp(-limit, limit)
         offset = offset.reshape(count, 2, samples).transpose(1, 2)  # x offsets first, then y
@@ -302,7 +302,7 @@ def detect(
 
 
 def _suppress_non_maxima(scores: Tensor) -> Tensor:
-    """Scores at local maxima, 0 elsewhere; two more rounds recover maxima behind suppressed ones."""
+    """Scores at local maxima, else 0; two more rounds find maxima behind suppressed ones."""
 
     def widen(x: Tensor) -> Tensor:
         return F.max_pool2d(x, 2 * NMS_RADIUS + 1, stride=1, padding=NMS_RADIUS)

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aliked_ros.networks.aliked import ALIKED, DeformableConv, ResBlock
@@ -41,7 +41,9 @@ def _fold(
     """``conv`` followed by ``norm``, for an input that lacks the factor ``scale``."""
     weight, bias = conv.weight * scale, conv.bias
     if norm is not None:
-        assert norm.running_mean is not None and norm.running_var is not None and bias is None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        assert bias is None
         gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         weight = weight * gain[:, None, None, None]
         bias = norm.bias - norm.running_mean * gain
@@ -139,7 +141,8 @@ class FoldedOffsets(nn.Module):
     def __init__(self, network: ALIKED) -> None:
         super().__init__()
         first, _, second = network.desc_head.offset_conv
-        assert first.bias is not None and second.bias is not None
+        assert first.bias is not None
+        assert second.bias is not None
         # patches arrive pixel by pixel, the channels of one pixel side by side
         self.weight1 = nn.Parameter(first.weight.permute(2, 3, 1, 0).flatten(0, 2).detach())
         self.bias1 = nn.Parameter(first.bias.detach())
@@ -219,8 +222,8 @@ class FoldedLayer(nn.Module):
         last = index == network.layers - 1
         heads = [network.log_assignment[index].matchability]
         heads.append(heads[0] if last else network.token_confidence[index].token[0])
-        self.heads = nn.Parameter(torch.cat([h.weight for h in heads]).T.contiguous().detach())
-        self.heads_bias = nn.Parameter(torch.cat([h.bias for h in heads]).detach())
+        self.exits = nn.Parameter(torch.cat([h.weight for h in heads]).T.contiguous().detach())
+        self.exits_bias = nn.Parameter(torch.cat([h.bias for h in heads]).detach())
 
     def forward(self, x: Tensor, rotation: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Update the states of both images.
@@ -236,7 +239,7 @@ class FoldedLayer(nn.Module):
         qk, v = (split_heads(y) for y in (x @ self.qk_v + self.qk_v_bias).chunk(2, dim=-1))
         attention = (qk @ _swap_images(qk).transpose(-1, -2) + _swap_images(mask)).softmax(-1)
         x = self.cross_ffn(x, join_heads(attention @ _swap_images(v)))
-        return x, torch.sigmoid(x @ self.heads + self.heads_bias)
+        return x, torch.sigmoid(x @ self.exits + self.exits_bias)
 
 
 class _FoldedFeedForward(nn.Module):
@@ -245,7 +248,8 @@ class _FoldedFeedForward(nn.Module):
     def __init__(self, ffn: nn.Sequential, projection: nn.Linear) -> None:
         super().__init__()
         first, norm, _, second = ffn
-        assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
+        assert isinstance(first, nn.Linear)
+        assert isinstance(second, nn.Linear)
         of_state, of_message = first.weight[:, :DIM], first.weight[:, DIM:]
         folded = torch.cat([of_state, of_message @ projection.weight], dim=1)
         self.weight1 = nn.Parameter(folded.T.contiguous().detach())

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aliked_ros.errors import WeightsError
@@ -23,7 +23,7 @@ HEAD_DIM = DIM // HEADS
 
 
 def exit_threshold(layer: int, layers: int) -> float:
-    """Confidence from which a point counts as decided after ``layer`` (eq. 9 and its supplement)."""
+    """Confidence from which a point counts as decided after ``layer`` (section 3.3)."""
     return min(max(0.8 + 0.1 * math.exp(-4.0 * layer / layers), 0.0), 1.0)
 
 

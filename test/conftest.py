@@ -1,0 +1,83 @@
+"""What the tests share: the field-data folder, reference arrays, one loaded backend each."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")
+
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from aliked_ros.types import Features, UInt8Array
+
+
+def _shared() -> Path | None:
+    named = os.environ.get("ALIKED_ROS_DATA")
+    folder = Path(named) if named else Path(__file__).parents[2] / "shared"
+    return folder if (folder / "data").is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder that holds ``data/`` and ``reference/``."""
+    folder = _shared()
+    if folder is None:
+        pytest.skip("no field data: set ALIKED_ROS_DATA to the folder that holds data/, reference/")
+    return folder
+
+
+class Reference:
+    """Outputs of the published networks."""
+
+    def __init__(self, folder: Path) -> None:
+        self._arrays = np.load(folder / "reference" / "aliked_lightglue_reference.npz")
+        self._images = json.loads((folder / "reference" / "images.json").read_text())
+        self._data = folder / "data"
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return self._arrays[key]
+
+    def cases(self) -> list[tuple[str, str]]:
+        """(model, image) pairs that the file has features of."""
+        keys = [key.split("/") for key in self._arrays.files if key.endswith("keypoints")]
+        return [(model, image) for model, image, _ in keys]
+
+    def pixels(self, image: str) -> UInt8Array:
+        """The image as RGB."""
+        return read_rgb(self._data / self._images[image])
+
+    def features(self, model: str, image: str) -> Features:
+        """The published network's features."""
+        height, width = self.pixels(image).shape[:2]
+        arrays = [
+            self._arrays[f"{model}/{image}/{name}"].astype(np.float32)
+            for name in ("keypoints", "scores", "descriptors")
+        ]
+        return Features(*arrays, width, height, model)
+
+
+@pytest.fixture(scope="session")
+def reference(shared: Path) -> Reference:
+    """Outputs of the published networks."""
+    return Reference(shared)
+
+
+def read_rgb(path: Path) -> UInt8Array:
+    """An image file as RGB."""
+    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    assert pixels is not None, path
+    return np.ascontiguousarray(pixels[..., ::-1])
+
+
+@pytest.fixture(scope="session")
+def tum_images(shared: Path) -> Callable[[int], UInt8Array]:
+    """Image by number of the fr1_xyz sequence, as RGB."""
+    files = sorted((shared / "data" / "tum_fr1_xyz" / "rgb").glob("*.png"))
+    return lru_cache(maxsize=64)(lambda index: read_rgb(files[index]))

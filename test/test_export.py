@@ -1,0 +1,91 @@
+"""Exported networks: remade when their weights or the code change, and clear without PyTorch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from aliked_ros.cache import cache_dir
+from aliked_ros.errors import ModelError
+from aliked_ros.models import export
+from aliked_ros.models.registry import MODELS
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own that starts with the fetched weights and one exported model."""
+    shutil.copytree(cache_dir() / "weights", tmp_path / "weights")
+    shutil.copytree(export.ensure_exported("aliked-t16"), tmp_path / "models" / "aliked-t16")
+    monkeypatch.setenv("ALIKED_ROS_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_onnx_files_carry_their_identity() -> None:
+    folder = export.ensure_exported("aliked-n16")
+    for file in folder.glob("*.onnx"):
+        properties = {p.key: json.loads(p.value) for p in onnx.load(file).metadata_props}
+        assert properties["aliked_ros.weights_sha256"] == MODELS["aliked-n16"].sha256
+        assert properties["aliked_ros.samples"] == 16
+
+
+@pytest.mark.parametrize("change", ["weights_sha256", "format", "damaged"])
+def test_stale_export_is_made_anew(own_cache: Path, change: str) -> None:
+    manifest = own_cache / "models" / "aliked-t16" / export.MANIFEST
+    original = json.loads(manifest.read_text())
+    kept = manifest.stat().st_mtime_ns
+    export.ensure_exported("aliked-t16")
+    assert manifest.stat().st_mtime_ns == kept, "a fresh export was made again"
+    if change == "damaged":
+        manifest.write_text("{")
+    else:
+        manifest.write_text(json.dumps({**original, change: "other"}))
+        assert not next(m for m in export.exported() if m.name == "aliked-t16").fresh
+    export.ensure_exported("aliked-t16")
+    assert json.loads(manifest.read_text()) == original
+
+
+def test_run_time_needs_no_torch(own_cache: Path) -> None:
+    """With exported networks nothing imports PyTorch; without them the error says what to do."""
+    program = """
+import sys
+sys.modules["torch"] = None  # an import of it now fails
+import numpy as np
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.frontend.extractor import create_extractor
+extractor = create_extractor(FrontendConfig(model=sys.argv[1], matcher="nearest"))
+print(len(extractor.extract(np.random.default_rng(0).integers(0, 255, (96, 96), np.uint8))))
+"""
+    run = [sys.executable, "-c", program]
+    environment = {**os.environ, "ALIKED_ROS_CACHE": str(own_cache)}
+    good = subprocess.run([*run, "aliked-t16"], env=environment, capture_output=True, text=True)
+    assert good.returncode == 0, good.stderr
+    assert int(good.stdout) > 10
+    bad = subprocess.run([*run, "aliked-n16"], env=environment, capture_output=True, text=True)
+    assert bad.returncode != 0
+    assert "ModelError" in bad.stderr
+    assert "requirements/export.txt" in bad.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes into read-only folders")
+def test_read_only_cache(own_cache: Path) -> None:
+    models = own_cache / "models"
+    models.chmod(0o500)
+    try:
+        with pytest.raises(ModelError, match="ALIKED_ROS_CACHE"):
+            export.export("aliked-t16")
+    finally:
+        models.chmod(0o700)
+
+
+def test_cache_that_is_a_file(own_cache: Path) -> None:
+    shutil.rmtree(own_cache / "models")
+    (own_cache / "models").write_text("")
+    with pytest.raises(ModelError, match="ALIKED_ROS_CACHE"):
+        export.export("aliked-t16")

@@ -1,0 +1,174 @@
+"""Our networks against the arrays that the published implementations made."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from conftest import Reference
+from scipy.spatial import cKDTree
+
+from aliked_ros.configuration import MODELS, FrontendConfig
+from aliked_ros.errors import BackendError
+from aliked_ros.frontend.extractor import Extractor, create_extractor
+from aliked_ros.frontend.matcher import create_matcher
+from aliked_ros.inference.cpu import CpuExtractor, CpuLightGlue
+from aliked_ros.inference.kernels import Workers
+from aliked_ros.inference.onnxruntime_runtime import OnnxRuntime
+from aliked_ros.models.export import ensure_exported
+from aliked_ros.types import Features, Matches
+
+IMAGES = {
+    "aliked-n16": ("tum_0", "tum_30", "kitti_0", "graf_1", "graf_3"),
+    "aliked-n16rot": ("tum_0",),
+    "aliked-n32": ("tum_0",),
+    "aliked-t16": ("tum_0", "kitti_0"),
+}
+CASES = [(model, image) for model, images in IMAGES.items() for image in images]
+PAIRS = [("tum_0", "tum_30"), ("graf_1", "graf_3")]
+MODES = {"full": (-1.0, -1.0), "adaptive": (0.95, 0.99)}
+
+
+@lru_cache(maxsize=1)  # cases of one model follow each other
+def _extractor(model: str, backend: str, precision: str) -> Extractor:
+    return create_extractor(
+        FrontendConfig(model=model, backend=backend, precision=precision, matcher="nearest")
+    )
+
+
+def assert_features_agree(found: Features, expected: Features) -> None:
+    """DESIGN's parity in float32: same keypoints, scores, descriptors."""
+    distance, row = cKDTree(found.keypoints).query(expected.keypoints)
+    same = distance < 0.01
+    assert same.mean() >= 0.999
+    assert np.abs(found.scores[row] - expected.scores)[same].max() <= 1e-4
+    norms = np.linalg.norm(expected.descriptors, axis=1)
+    cosine = np.einsum("nd,nd->n", found.descriptors[row], expected.descriptors) / norms
+    assert cosine[same].min() >= 0.99999
+
+
+def test_every_reference_case_is_tested(reference: Reference) -> None:
+    assert sorted(reference.cases()) == sorted(CASES)
+    assert set(IMAGES) == set(MODELS)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+@pytest.mark.parametrize(("model", "image"), CASES)
+def test_features_float32(reference: Reference, backend: str, model: str, image: str) -> None:
+    extractor = _extractor(model, backend, "float32" if backend == "cpu" else "auto")
+    found = extractor.extract(reference.pixels(image))
+    assert_features_agree(found, reference.features(model, image))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_score_map(reference: Reference, model: str) -> None:
+    folder = ensure_exported(model)
+    from aliked_ros.inference.openvino_runtime import OpenVinoRuntime
+
+    extractor = CpuExtractor(folder, OpenVinoRuntime(2), False, Workers(2))
+    score_map, _, _ = extractor.encode(reference.pixels("tum_0"))
+    expected = reference[f"{model}/tum_0/score_map"]
+    assert np.abs(score_map - expected).max() < 1e-3  # kept in float16
+
+
+def test_onnxruntime_features(reference: Reference) -> None:
+    """The portable fallback gives the same features, at a size that needs padding too."""
+    extractor = CpuExtractor(ensure_exported("aliked-n16"), OnnxRuntime(2), False, Workers(2))
+    for image in ("tum_0", "kitti_0"):
+        pixels = reference.pixels(image)
+        arrays = extractor.extract(pixels, None, 1000, 0.0)
+        found = Features(*arrays, pixels.shape[1], pixels.shape[0], "aliked-n16")
+        assert_features_agree(found, reference.features("aliked-n16", image))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grey_equals_rgb_of_the_same_values(reference: Reference, channels: int) -> None:
+    """KITTI's images are grey: both encoders must find the published features."""
+    pixels = reference.pixels("kitti_0")
+    pixels = np.ascontiguousarray(pixels[..., 0]) if channels == 1 else pixels
+    found = _extractor("aliked-n16", "cpu", "float32").extract(pixels)
+    assert_features_agree(found, reference.features("aliked-n16", "kitti_0"))
+
+
+def test_features_bfloat16(reference: Reference) -> None:
+    try:
+        extractor = _extractor("aliked-n16", "cpu", "bfloat16")
+    except BackendError as error:
+        pytest.skip(str(error))
+    shares = []
+    for image in IMAGES["aliked-n16"]:
+        expected = reference.features("aliked-n16", image)
+        found = extractor.extract(reference.pixels(image))
+        distance, row = cKDTree(found.keypoints).query(expected.keypoints)
+        same = distance < 0.5
+        shares.append(same.mean())
+        cosine = np.einsum("nd,nd->n", found.descriptors[row], expected.descriptors)
+        assert np.median(cosine[same]) >= 0.999, image
+    # what is missing ranks last: scores near the K-th best change places
+    assert min(shares) >= 0.95, shares
+    assert np.mean(shares) >= 0.97, shares
+
+
+def _agreement(found: Matches, expected: np.ndarray) -> float:
+    """Share of the expected matches found, less the found ones that are not expected."""
+    partner = np.full(len(expected), -1)
+    partner[found.reference_indices] = found.current_indices
+    wrong = np.count_nonzero((partner != expected) & (partner >= 0) & (expected < 0))
+    same = np.count_nonzero((partner == expected) & (expected >= 0))
+    return (same - wrong) / np.count_nonzero(expected >= 0)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch", "onnxruntime"])
+@pytest.mark.parametrize("mode", MODES)
+def test_lightglue_float32(reference: Reference, backend: str, mode: str) -> None:
+    depth, width = MODES[mode]
+    if backend == "onnxruntime":
+        network = CpuLightGlue(ensure_exported("aliked-lightglue"), OnnxRuntime(2), False)
+
+        def match(a: Features, b: Features) -> Matches:
+            return network.match(a, b, 0.1, depth, width)
+    else:
+        precision = "float32" if backend == "cpu" else "auto"
+        match = create_matcher(
+            FrontendConfig(
+                backend=backend, precision=precision, depth_confidence=depth, width_confidence=width
+            )
+        ).match
+    for pair in PAIRS:
+        first, second = (reference.features("aliked-n16", image) for image in pair)
+        found = match(first, second)
+        name = f"lightglue-{mode}/{'-'.join(pair)}"
+        assert _agreement(found, reference[f"{name}/matches0"]) >= 0.995
+        assert found.layers == reference[f"{name}/stop"]
+        partner_scores = reference[f"{name}/scores0"][found.reference_indices]
+        assert np.median(np.abs(found.scores - partner_scores)) < 1e-4
+
+
+def test_lightglue_bfloat16(reference: Reference) -> None:
+    try:
+        matcher = create_matcher(FrontendConfig(precision="bfloat16", depth_confidence=-1.0))
+    except BackendError as error:
+        pytest.skip(str(error))
+    for pair in PAIRS:
+        first, second = (reference.features("aliked-n16", image) for image in pair)
+        found = matcher.match(first, second)
+        assert _agreement(found, reference[f"lightglue-full/{'-'.join(pair)}/matches0"]) >= 0.97
+
+
+def test_lightglue_with_unequal_and_few_points(reference: Reference) -> None:
+    """Padding must not change what the points see: compare with PyTorch, which pads nothing."""
+    first = reference.features("aliked-n16", "tum_0")
+    second = reference.features("aliked-n16", "tum_30")
+    settings = {"precision": "float32", "width_confidence": -1.0}
+    ours = create_matcher(FrontendConfig(**settings))
+    torch = create_matcher(FrontendConfig(backend="torch", width_confidence=-1.0))
+    for counts in ((1000, 300), (7, 200), (1, 1), (0, 100)):
+        a, b = (
+            Features(f.keypoints[:n], f.scores[:n], f.descriptors[:n], f.width, f.height, f.model)
+            for f, n in zip((first, second), counts, strict=True)
+        )
+        found, expected = ours.match(a, b), torch.match(a, b)
+        assert found.reference_indices.tolist() == expected.reference_indices.tolist()
+        assert found.current_indices.tolist() == expected.current_indices.tolist()
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)

@@ -1,0 +1,171 @@
+"""The whole front-end on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import cv2
+import numpy as np
+import pytest
+
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import ConfigurationError, ImageError
+from aliked_ros.frontend.extractor import Extractor, create_extractor
+from aliked_ros.frontend.matcher import create_matcher
+from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.types import Image, UInt8Array
+
+Images = Callable[[int], UInt8Array]
+
+
+@pytest.fixture(scope="module")
+def extractor() -> Extractor:
+    return create_extractor(FrontendConfig(max_keypoints=300))
+
+
+@pytest.fixture
+def pipeline() -> Iterator[Pipeline]:
+    pipeline = Pipeline(FrontendConfig(max_keypoints=300))
+    yield pipeline
+    pipeline.close()
+
+
+def test_ids_follow_the_scene(pipeline: Pipeline, tum_images: Images) -> None:
+    """An id seen in two images marks the same point: judged by robust epipolar geometry."""
+    results = [pipeline.process(Image(tum_images(i), i / 30)) for i in range(8)]
+    first, last = results[0], results[-1]
+    _, rows, columns = np.intersect1d(first.tracks.ids, last.tracks.ids, return_indices=True)
+    assert len(rows) > 60
+    _, inliers = cv2.findFundamentalMat(
+        first.features.keypoints[rows], last.features.keypoints[columns], cv2.USAC_MAGSAC, 2.0
+    )
+    assert inliers.mean() > 0.9
+    assert (last.tracks.lengths[columns] == 8).all()
+    assert [r.reference_index for r in results] == [None, *range(7)]
+    assert results[3].reference_stamp == results[2].stamp
+
+
+def test_stage_times_add_up(pipeline: Pipeline, tum_images: Images) -> None:
+    times = pipeline.process(Image(tum_images(0))).stage_times
+    assert times["total"] == pytest.approx(
+        times["extract"] + times["match"] + times["track"], abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("change", ["size", "stamp", "reset"])
+def test_new_epoch(pipeline: Pipeline, tum_images: Images, change: str) -> None:
+    pixels = tum_images(0)
+    assert pipeline.process(Image(pixels, 5.0)).tracks.epoch == 0
+    if change == "reset":
+        pipeline.reset()
+    other = pixels[:400, :500] if change == "size" else pixels
+    result = pipeline.process(Image(other, 4.0 if change == "stamp" else 6.0))
+    assert result.tracks.epoch == 1
+    assert len(result.matches) == 0
+    assert result.reference_index is None
+    assert (result.tracks.lengths == 1).all()
+    again = pipeline.process(Image(other, 7.0))
+    assert again.tracks.epoch == 1
+    assert len(again.matches) > 200
+
+
+def test_bad_image_loses_nothing(pipeline: Pipeline, tum_images: Images) -> None:
+    pipeline.process(Image(tum_images(0), 0.0))
+    with pytest.raises(ImageError, match="10×10"):
+        pipeline.process(Image(np.zeros((10, 10), np.uint8), 0.1))
+    result = pipeline.process(Image(tum_images(1), 0.2))
+    assert result.tracks.epoch == 0
+    assert np.count_nonzero(result.tracks.lengths == 2) > 150
+
+
+def test_featureless_images_then_texture(pipeline: Pipeline, tum_images: Images) -> None:
+    """A covered lens: few or no keypoints, no crash, and the scene is found again."""
+    black = np.zeros_like(tum_images(0))
+    for i, pixels in enumerate((tum_images(0), black, black, tum_images(1), tum_images(2))):
+        result = pipeline.process(Image(pixels, float(i)))
+    assert np.count_nonzero(result.tracks.lengths == 2) > 150
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((480, 640), np.float32), "float32"),
+        (np.zeros((480, 640, 4), np.uint8), "480, 640, 4"),
+        (np.zeros((63, 640), np.uint8), "640×63"),
+        (np.zeros((480, 9000), np.uint8), "9000×480"),
+    ],
+)
+def test_image_errors(extractor: Extractor, pixels: UInt8Array, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        extractor.extract(pixels)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 97), (479, 641), (100, 1000)])
+def test_any_size(extractor: Extractor, tum_images: Images, size: tuple[int, int]) -> None:
+    height, width = size
+    pixels = cv2.resize(tum_images(0), (width, height))
+    features = extractor.extract(pixels)
+    assert len(features) > 10
+    assert (features.keypoints >= 0).all()
+    assert (features.keypoints <= np.array([width, height]) - 1).all()
+    np.testing.assert_allclose(np.linalg.norm(features.descriptors, axis=1), 1, atol=1e-2)
+
+
+def test_mask(extractor: Extractor, tum_images: Images) -> None:
+    pixels = tum_images(0)
+    mask = np.full(pixels.shape[:2], 255, np.uint8)
+    mask[:, 320:] = 0
+    features = extractor.extract(pixels, mask)
+    assert len(features) == 300
+    assert features.keypoints[:, 0].max() < 322  # refinement may move a point by up to 2 pixels
+    with pytest.raises(ImageError, match="mask"):
+        extractor.extract(pixels, mask[:100])
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_threshold_and_top_k(tum_images: Images, backend: str) -> None:
+    """Both hold together: the threshold alone decides where it keeps fewer than top-k."""
+
+    def count(**settings: float) -> int:
+        config = FrontendConfig(backend=backend, **settings)
+        return len(create_extractor(config).extract(tum_images(0)))
+
+    everything = count(max_keypoints=8192)
+    strong = count(max_keypoints=8192, score_threshold=0.2)
+    assert 500 < strong < everything
+    assert count(max_keypoints=500, score_threshold=0.2) == 500
+    assert count(max_keypoints=1000, score_threshold=0.999) < 100
+
+
+def test_nearest_matcher_is_mutual(tum_images: Images) -> None:
+    config = FrontendConfig(matcher="nearest", max_keypoints=500)
+    extractor, matcher = create_extractor(config), create_matcher(config)
+    a, b = extractor.extract(tum_images(0)), extractor.extract(tum_images(2))
+    matches = matcher.match(a, b)
+    assert len(matches) > 250
+    similarity = a.descriptors @ b.descriptors.T
+    for i, j in zip(matches.reference_indices, matches.current_indices, strict=True):
+        assert similarity[i].argmax() == j
+        assert similarity[:, j].argmax() == i
+    assert matches.scores.min() >= config.min_similarity
+
+
+def test_lightglue_refuses_other_descriptors(tum_images: Images) -> None:
+    small = create_extractor(FrontendConfig(model="aliked-t16", matcher="nearest"))
+    features = small.extract(tum_images(0))
+    with pytest.raises(ConfigurationError, match="64-dimensional"):
+        create_matcher(FrontendConfig()).match(features, features)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"model": "aliked-x"}, "aliked-x.*aliked-n16"),
+        ({"max_keypoints": 0}, "max_keypoints is 0"),
+        ({"score_threshold": float("nan")}, "score_threshold is nan"),
+        ({"model": "aliked-t16"}, "64-dimensional"),
+    ],
+)
+def test_configuration_errors(setting: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        FrontendConfig(**setting)  # type: ignore[arg-type]
