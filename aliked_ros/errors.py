@@ -27,3 +27,7 @@ class SourceError(AlikedError):
 
 class ConfigurationError(AlikedError):
     """A setting outside its range, or two settings that exclude each other."""
+
+
+class OutputError(AlikedError):
+    """A result that cannot be written (no permission, full disk)."""

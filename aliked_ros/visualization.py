@@ -22,6 +22,7 @@ from aliked_ros.types import Features, Float32Array, FrameResult, Matches, UInt8
 LONG_TRACK = 30  # frames from which on a track has the last colour
 _COLOURS = 16
 _SHIFT = 4  # fractional bits of coordinates given to OpenCV
+_MARGIN = 24  # grey level around pictures
 _UNMATCHED = (170, 170, 170)
 _BRIGHTNESS = 0.7  # of the image underneath
 _TAIL_OPACITY = (0.25, 0.5, 0.8)  # oldest third first
@@ -158,17 +159,31 @@ def contact_sheet(
     cell_width = (width - gap * (columns + 1)) // columns
     cell_height = round(cell_width * pictures[0].shape[0] / pictures[0].shape[1])
     rows = -(-len(pictures) // columns)
-    sheet = np.full((gap + rows * (cell_height + gap), width, 3), 24, np.uint8)
+    sheet = np.full((gap + rows * (cell_height + gap), width, 3), _MARGIN, np.uint8)
     for number, picture in enumerate(pictures):
-        scale = min(cell_width / picture.shape[1], cell_height / picture.shape[0])
-        size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))
         row, column = divmod(number, columns)
-        top = gap + row * (cell_height + gap) + (cell_height - size[1]) // 2
-        left = gap + column * (cell_width + gap) + (cell_width - size[0]) // 2
-        sheet[top : top + size[1], left : left + size[0]] = cv2.resize(
-            picture, size, interpolation=cv2.INTER_AREA
+        top, left = gap + row * (cell_height + gap), gap + column * (cell_width + gap)
+        sheet[top : top + cell_height, left : left + cell_width] = fit(
+            picture, cell_width, cell_height
         )
     return sheet
+
+
+def fit(picture: UInt8Array, width: int, height: int) -> UInt8Array:
+    """The picture, H×W×3, scaled into width×height pixels; its shape is kept by dark margins."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    scale = min(width / picture.shape[1], height / picture.shape[0])
+    size = (
+        max(1, min(width, round(picture.shape[1] * scale))),
+        max(1, min(height, round(picture.shape[0] * scale))),
+    )
+    top, left = (height - size[1]) // 2, (width - size[0]) // 2
+    fitted = np.full((height, width, 3), _MARGIN, np.uint8)
+    fitted[top : top + size[1], left : left + size[0]] = cv2.resize(
+        picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
+    return fitted
 
 
 def _backdrop(pixels: UInt8Array) -> UInt8Array:
