@@ -216,14 +216,13 @@ class Setup:
     def run(self) -> None:
         """Do every step that is not done yet."""
         self.make_environment()
-        requirements = list((ROOT / "requirements").glob("*.txt"))
-        packages = digest(requirements, self.python.name)
-        self.step("Python packages", packages, self.install_packages)
+        folder, python = ROOT / "requirements", self.python.name
+        self.step("Python packages", digest(folder.glob("*.txt"), python), self.install_packages)
         messages = [path for path in (ROOT / "aliked_msgs").rglob("*") if path.is_file()]
-        repair = ROOT / "tools" / "ros_wheels.cmake"
-        self.step("aliked_msgs", digest([*messages, repair], packages), self.build_messages)
+        generators = [folder / "ros.txt", folder / "build.txt", ROOT / "tools" / "ros_wheels.cmake"]
+        self.step("aliked_msgs", digest([*messages, *generators], python), self.build_messages)
         description = [ROOT / name for name in ("setup.py", "setup.cfg", "pyproject.toml")]
-        self.step("aliked_ros", digest(description, packages), self.install_package)
+        self.step("aliked_ros", digest(description, python), self.install_package)
         # The cache can change behind our back; both commands look for themselves.
         self.step("Weights", None, self.fetch_weights)
         self.step("Exported networks", None, self.export_networks)
@@ -349,13 +348,19 @@ def follow(
                 return process.wait()
             write(line)
             if line.strip():
-                activity = line.strip()
-                lines.append(activity)
+                activity = brief(line.strip())
+                lines.append(line.strip())
                 progress.working(activity)
     finally:
         if process.poll() is None:
             process.terminate()
             process.wait()
+
+
+def brief(line: str) -> str:
+    """A line of output as progress: pip names all packages that it is going to install."""
+    start = "Installing collected packages: "
+    return f"Installing {line.count(',') + 1} packages" if line.startswith(start) else line
 
 
 def explain(lines: Sequence[str]) -> str:
