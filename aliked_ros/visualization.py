@@ -1,9 +1,9 @@
 """Pictures of tracks and matches.
 
 Colour scale of tracks: the length in frames, 1 (blue, just found) over green and yellow to 30 and
-more (red, steady), equally spaced on the "turbo" colour map. The camera's image is shown grey and
-a little dark underneath, so that every colour in the picture means a length. Matches use the same
-scale for their scores from 0 to 1. ``docs/tracks.md`` shows it.
+more (red, steady), equally spaced on the "turbo" colour map. Scores of matches run from 0 (red)
+over yellow to 1 (green). The camera's image is shown grey and a little dark underneath, so that
+every colour in a picture means a length or a score. ``docs/tracks.md`` shows it.
 """
 
 from __future__ import annotations
@@ -28,15 +28,18 @@ _BRIGHTNESS = 0.7  # of the image underneath
 _TAIL_OPACITY = (0.25, 0.5, 0.8)  # oldest third first
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
+Colours = list[tuple[int, int, int]]  # RGB
 
-def _colour_table(count: int) -> list[tuple[int, int, int]]:
-    """RGB colours, first to last of the scale; turbo's dark ends are left out."""
-    steps = np.linspace(0.14, 0.86, count) * 255
+
+def _turbo(first: float, last: float) -> Colours:
+    """A stretch of the colour map, from 0 to 1; its dark ends are of no use on a photograph."""
+    steps = np.linspace(first, last, _COLOURS) * 255
     table = cv2.applyColorMap(steps.round().astype(np.uint8)[:, None], cv2.COLORMAP_TURBO)[:, 0]
     return [(int(red), int(green), int(blue)) for blue, green, red in table]
 
 
-_TABLE = _colour_table(_COLOURS)
+_LENGTH_COLOURS = _turbo(0.14, 0.86)  # blue to red
+_SCORE_COLOURS = _turbo(0.86, 0.42)  # red to green
 
 
 class Trails:
@@ -96,9 +99,15 @@ def draw_tracks(
         order = np.argsort(bins, kind="stable")  # long tracks on top
         bins = bins[order]
         canvas = _draw_tails(canvas, bins, trails.positions(result.tracks.ids[order]))
-        _dots(canvas, bins, result.features.keypoints[order], 2.0 * _thickness(canvas))
+        _dots(
+            canvas,
+            _LENGTH_COLOURS,
+            bins,
+            result.features.keypoints[order],
+            2.0 * _thickness(canvas),
+        )
     if legend:
-        _draw_legend(canvas, "track length", "1", f"{LONG_TRACK}+ frames")
+        _draw_legend(canvas, _LENGTH_COLOURS, "track length", "1", f"{LONG_TRACK}+ frames")
     if caption:
         _draw_caption(canvas, caption)
     return canvas
@@ -134,11 +143,13 @@ def draw_matches(
         starts = features0.keypoints[matches.reference_indices[order]]
         ends = features1.keypoints[matches.current_indices[order]] + offset
         layer = canvas.copy()
-        _polylines(layer, bins, _fixed_point(np.stack([starts, ends], axis=1)), thickness)
-        canvas = np.asarray(cv2.addWeighted(layer, 0.6, canvas, 0.4, 0.0), np.uint8)
-        _dots(canvas, bins, starts, 2.0 * thickness)
-        _dots(canvas, bins, ends, 2.0 * thickness)
-    _draw_legend(canvas, "score", "0", "1")
+        lines = _fixed_point(np.stack([starts, ends], axis=1))
+        _polylines(layer, _SCORE_COLOURS, bins, lines, thickness)
+        opacity = float(np.clip(8.0 / np.sqrt(len(matches)), 0.25, 0.75))  # many hide the images
+        canvas = np.asarray(cv2.addWeighted(layer, opacity, canvas, 1.0 - opacity, 0.0), np.uint8)
+        _dots(canvas, _SCORE_COLOURS, bins, starts, 2.0 * thickness)
+        _dots(canvas, _SCORE_COLOURS, bins, ends, 2.0 * thickness)
+    _draw_legend(canvas, _SCORE_COLOURS, "score", "0", "1")
     if caption:
         _draw_caption(canvas, caption)
     return canvas
@@ -208,14 +219,18 @@ def _fixed_point(points: NDArray[np.floating[Any]]) -> NDArray[np.int32]:
 
 
 def _polylines(
-    canvas: UInt8Array, bins: NDArray[np.int64], lines: NDArray[np.int32], thickness: int
+    canvas: UInt8Array,
+    colours: Colours,
+    bins: NDArray[np.int64],
+    lines: NDArray[np.int32],
+    thickness: int,
 ) -> None:
     """Draw N polylines of the same number of vertices, N×V×2 fixed point, one call per colour.
 
     bins: N colour numbers in ascending order.
     """
     limits = np.searchsorted(bins, np.arange(_COLOURS + 1))
-    for colour, first, last in zip(_TABLE, limits[:-1], limits[1:], strict=True):
+    for colour, first, last in zip(colours, limits[:-1], limits[1:], strict=True):
         if first < last:
             cv2.polylines(
                 canvas, list(lines[first:last]), False, colour, thickness, cv2.LINE_AA, _SHIFT
@@ -231,10 +246,14 @@ def _octagons(centres: Float32Array, radius: float) -> NDArray[np.int32]:
 
 
 def _dots(
-    canvas: UInt8Array, bins: NDArray[np.int64], centres: Float32Array, radius: float
+    canvas: UInt8Array,
+    colours: Colours,
+    bins: NDArray[np.int64],
+    centres: Float32Array,
+    radius: float,
 ) -> None:
     for colour, dot in zip(bins.tolist(), _octagons(centres, radius), strict=True):
-        cv2.fillConvexPoly(canvas, dot, _TABLE[colour], cv2.LINE_AA, _SHIFT)
+        cv2.fillConvexPoly(canvas, dot, colours[colour], cv2.LINE_AA, _SHIFT)
 
 
 def _draw_tails(canvas: UInt8Array, bins: NDArray[np.int64], trail: Float32Array) -> UInt8Array:
@@ -251,7 +270,7 @@ def _draw_tails(canvas: UInt8Array, bins: NDArray[np.int64], trail: Float32Array
         if not moves.any():
             continue
         layer = canvas.copy()
-        _polylines(layer, bins[moves], segment[moves], _thickness(canvas))
+        _polylines(layer, _LENGTH_COLOURS, bins[moves], segment[moves], _thickness(canvas))
         canvas = np.asarray(cv2.addWeighted(layer, opacity, canvas, 1.0 - opacity, 0.0), np.uint8)
     return canvas
 
@@ -272,7 +291,7 @@ def _draw_caption(canvas: UInt8Array, text: str) -> None:
     )
 
 
-def _draw_legend(canvas: UInt8Array, title: str, low: str, high: str) -> None:
+def _draw_legend(canvas: UInt8Array, colours: Colours, title: str, low: str, high: str) -> None:
     """The colour scale in the lower left corner, left out where the picture is too small."""
     unit = _thickness(canvas)
     scale, cell, margin = 0.4 * unit, 7 * unit, 8 * unit
@@ -288,6 +307,6 @@ def _draw_legend(canvas: UInt8Array, title: str, low: str, high: str) -> None:
     bar = 2 * margin + sizes[0][0]
     for text, x in zip(texts, (margin, bar + _COLOURS * cell + margin), strict=True):
         cv2.putText(canvas, text, (x, baseline), _FONT, scale, (255,) * 3, unit, cv2.LINE_AA)
-    for number, colour in enumerate(_TABLE):
+    for number, colour in enumerate(colours):
         left = bar + number * cell
         canvas[top + 6 * unit : baseline, left : left + cell] = colour

@@ -1,0 +1,423 @@
+"""The command ``aliked_ros``.
+
+Results go to standard output (as JSON with ``--json``), progress and errors to standard error.
+Exit status: 0 done, 1 the doctor found something broken, 2 bad input or set-up (one line says what
+and how to go on), 130 interrupted.
+
+Whatever takes long to import is imported inside the command that needs it, so ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from aliked_ros.configuration import FrontendConfig, choices
+from aliked_ros.errors import AlikedError, BackendError, ImageError, SourceError
+
+if TYPE_CHECKING:
+    from aliked_ros.inference.backend import Backend
+
+Command = Callable[..., None]
+
+
+class _Commands(TyperGroup):
+    """Says what went wrong in one line instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        logging.basicConfig(format="%(levelname)s: %(message)s")
+        try:
+            return super().invoke(ctx)
+        except AlikedError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="ALIKED features, LightGlue matches and tracks, from the command line.",
+)
+models_app = typer.Typer(no_args_is_help=True, help="Weights and networks: list, fetch, export.")
+app.add_typer(models_app, name="models")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+Names = Annotated[list[str] | None, typer.Argument(help="Names as in 'models list'; default: all.")]
+Force = Annotated[bool, typer.Option("--force", help="Even what is there already.")]
+
+
+def _one_of(setting: str) -> str:
+    return f"One of {', '.join(choices()[setting])}."
+
+
+_OPTIONS: dict[str, Any] = {
+    "model": Annotated[str, typer.Option("--model", help=_one_of("model"))],
+    "max_keypoints": Annotated[int, typer.Option("--top-k", help="Keep the K best keypoints.")],
+    "score_threshold": Annotated[
+        float, typer.Option("--threshold", help="And of them those with a score above this.")
+    ],
+    "matcher": Annotated[str, typer.Option("--matcher", help=_one_of("matcher"))],
+    "backend": Annotated[str, typer.Option("--backend", help=_one_of("backend"))],
+    "precision": Annotated[str, typer.Option("--precision", help=_one_of("precision"))],
+    "threads": Annotated[int, typer.Option("--threads", help="CPU threads; 0: all cores.")],
+}
+
+
+def _frontend_options(**fixed: Any) -> Callable[[Command], Command]:
+    """Give a command the options of the front-end; it gets them checked, as its ``config``.
+
+    fixed: settings that are not offered as options.
+    """
+    offered = {name: option for name, option in _OPTIONS.items() if name not in fixed}
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def wrapped(**arguments: Any) -> None:
+            settings = {name: arguments.pop(name) for name in offered}
+            command(config=FrontendConfig(**settings, **fixed), **arguments)
+
+        signature = inspect.signature(command, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.name != "config"]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        shared = [
+            inspect.Parameter(name, keyword, default=getattr(FrontendConfig(), name), annotation=a)
+            for name, a in offered.items()
+        ]
+        parameters = [*(p.replace(kind=keyword) for p in own), *shared]
+        wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+        return wrapped
+
+    return decorate
+
+
+@app.command(epilog="Example: aliked_ros extract photo.jpg --top-k 2000 --output features.npz")
+@_frontend_options(matcher="nearest")
+def extract(
+    image: Annotated[Path, typer.Argument(help="Image file.")],
+    config: FrontendConfig,
+    output: Annotated[
+        Path | None, typer.Option(help="Write keypoints (N×2), scores, descriptors to this .npz.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find ALIKED features in an image."""
+    from aliked_ros.frontend.extractor import Extractor
+    from aliked_ros.results import write_arrays
+    from aliked_ros.sources import read_image
+
+    pixels = read_image(image)
+    with _backend(config) as backend:
+        features = Extractor(config, backend).extract(pixels)
+    if output is not None:
+        write_arrays(
+            output,
+            keypoints=features.keypoints,
+            scores=features.scores,
+            descriptors=features.descriptors,
+        )
+    facts = {
+        "image": str(image),
+        "width": features.width,
+        "height": features.height,
+        "model": features.model,
+        "features": len(features),
+        "dimension": features.descriptors.shape[1],
+        "backend": backend.description,
+        "output": _text(output),
+    }
+    _show(facts, as_json)
+
+
+@app.command(epilog="Example: aliked_ros match a.jpg b.jpg --output matches.png --npz matches.npz")
+@_frontend_options()
+def match(
+    image0: Annotated[Path, typer.Argument(help="Reference image.")],
+    image1: Annotated[Path, typer.Argument(help="Image that is matched against it.")],
+    config: FrontendConfig,
+    output: Annotated[Path | None, typer.Option(help="Draw the matches to this picture.")] = None,
+    npz: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write keypoints0 (N×2), keypoints1 (M×2), matches (K×2 indices), scores (K)."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Match two images."""
+    import numpy as np
+
+    from aliked_ros.frontend.extractor import Extractor
+    from aliked_ros.frontend.matcher import build_matcher
+    from aliked_ros.results import write_arrays, write_picture
+    from aliked_ros.sources import read_image
+    from aliked_ros.visualization import draw_matches
+
+    pixels0, pixels1 = read_image(image0), read_image(image1)
+    with _backend(config) as backend:
+        extractor, matcher = Extractor(config, backend), build_matcher(config, backend)
+        features0, features1 = extractor.extract(pixels0), extractor.extract(pixels1)
+        matches = matcher.match(features0, features1)
+    if npz is not None:
+        write_arrays(
+            npz,
+            keypoints0=features0.keypoints,
+            keypoints1=features1.keypoints,
+            matches=np.stack([matches.reference_indices, matches.current_indices], axis=1),
+            scores=matches.scores,
+        )
+    if output is not None:
+        caption = f"{config.model}, {config.matcher}: {len(matches)} matches"
+        picture = draw_matches(pixels0, features0, pixels1, features1, matches, caption=caption)
+        write_picture(output, picture)
+    facts = {
+        "image0": str(image0),
+        "image1": str(image1),
+        "model": config.model,
+        "matcher": config.matcher,
+        "features0": len(features0),
+        "features1": len(features1),
+        "matches": len(matches),
+        "mean_score": round(float(matches.scores.mean()), 4) if len(matches) else None,
+        "layers": matches.layers,
+        "backend": backend.description,
+        "output": _text(output),
+        "npz": _text(npz),
+    }
+    _show(facts, as_json)
+
+
+@app.command(epilog="Example: aliked_ros track video.mp4 --limit 300 --output tracks/")
+@_frontend_options()
+def track(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of images or with a frames.csv, video file, 'camera:0', or 'virtual'."
+        ),
+    ],
+    config: FrontendConfig,
+    output: Annotated[
+        Path,
+        typer.Option(help="Folder for tracks.mp4, tracks.npz (frame, id, x, y), summary.json."),
+    ],
+    limit: Annotated[int | None, typer.Option(help="Stop after so many images.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Track features through a sequence; Ctrl-C ends it and keeps what has been done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from aliked_ros.frontend.pipeline import Pipeline
+    from aliked_ros.results import TrackResults
+    from aliked_ros.sources import open_source
+
+    images = open_source(source, limit)
+    facts: dict[str, Any] = {"source": source, "skipped": 0, "refused": 0}
+    results = TrackResults(output, images.rate, facts)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with closing(Pipeline(config, _say)) as pipeline:
+        facts |= pipeline.identity
+        with results, Progress(*columns, console=_console(), transient=True) as progress:
+            task = progress.add_task(images.name, total=images.length, note="")
+            for image in images:
+                try:
+                    result = pipeline.process(image)
+                except ImageError as error:
+                    facts["refused"] += 1
+                    logging.getLogger(__name__).warning("refused: %s", error)
+                    continue
+                finally:
+                    facts["skipped"] = images.skipped
+                results.add(image, result)
+                tracked = int((result.tracks.lengths > 1).sum())
+                note = f"{tracked} of {len(result.features)} features tracked"
+                progress.update(task, advance=1, note=note)
+    if not results.summary["frames"]:
+        raise SourceError(f"{source} gave no image that could be processed; nothing was written.")
+    _show({**results.summary, "output": str(output)}, as_json)
+
+
+@models_app.command("list", epilog="Example: aliked_ros models list --json")
+def list_models(as_json: AsJson = False) -> None:
+    """What there is, its licence, and whether it is fetched and exported."""
+    from aliked_ros.errors import WeightsError
+    from aliked_ros.models.export import exported
+    from aliked_ros.models.registry import MODELS, weights_path
+
+    networks = {one.name: "yes" if one.fresh else "stale" for one in exported()}
+    rows = []
+    for entry in MODELS.values():
+        try:
+            weights: str | None = str(weights_path(entry.name))
+        except WeightsError:
+            weights = None
+        rows.append(
+            {
+                "name": entry.name,
+                "used_for": entry.used_for,
+                "licence": entry.licence,
+                "source": entry.source,
+                "sha256": entry.sha256,
+                "weights": weights,
+                "exported": networks.get(entry.name, "no"),
+            }
+        )
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        print(f"{row['name']}: {row['used_for']}")
+        print(f"    weights   {row['weights'] or 'missing; run: aliked_ros models fetch'}")
+        print(f"    exported  {row['exported']}")
+        print(f"    licence   {row['licence']}, {row['source']}")
+
+
+@models_app.command(epilog="Example: aliked_ros models fetch aliked-n16 aliked-lightglue")
+def fetch(names: Names = None, force: Force = False, as_json: AsJson = False) -> None:
+    """Fetch the published weights and check them by SHA-256."""
+    from rich.progress import Progress
+
+    from aliked_ros.models.registry import MODELS
+    from aliked_ros.models.registry import fetch as fetch_weights
+
+    with Progress(console=_console(), transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, share: float) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=1.0)
+            progress.update(tasks[what], completed=share)
+
+        paths = fetch_weights(names or MODELS, report, force)
+    _show({name: str(path) for name, path in paths.items()}, as_json)
+
+
+@models_app.command(epilog="Example: aliked_ros models export aliked-n16 --force")
+def export(names: Names = None, force: Force = False, as_json: AsJson = False) -> None:
+    """Export networks for use without PyTorch, which this needs."""
+    from aliked_ros.models.export import ensure_exported
+    from aliked_ros.models.export import export as export_again
+    from aliked_ros.models.registry import MODELS
+
+    make = export_again if force else ensure_exported
+    paths = {name: str(make(name, _say)) for name in names or MODELS}
+    _show(paths, as_json)
+
+
+@app.command(epilog="Example: aliked_ros doctor")
+def doctor(as_json: AsJson = False) -> None:
+    """Show what is installed, what will run, and what is missing and how to get it."""
+    from dataclasses import asdict
+
+    from aliked_ros.doctor import FAIL, OK, WARN, examine
+
+    checks = examine()
+    if as_json:
+        print(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        colours = {OK: typer.colors.GREEN, WARN: typer.colors.YELLOW, FAIL: typer.colors.RED}
+        for check in checks:
+            state = typer.style(f"{check.state:<4}", fg=colours[check.state])
+            typer.echo(f"{state}  {check.name}: {check.finding}")
+            if check.remedy:
+                typer.echo(f"      → {check.remedy}")
+    if any(check.state == FAIL for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: aliked_ros demo --source virtual --limit 100")
+def demo(
+    source: Annotated[
+        str | None,
+        typer.Option(help="As for 'track'; default: $SOURCE, shared data, or 'virtual'."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Play at most so many images.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo_output"),
+    as_json: AsJson = False,
+) -> None:
+    """Play a sequence through the ROS 2 node in real time: MCAP, video, contact sheet, figures."""
+    missing = [name for name in ("rclpy", "aliked_msgs") if find_spec(name) is None]
+    if missing:
+        raise BackendError(
+            f"the demo needs ROS 2 ({' and '.join(missing)} not found): run 'make setup', or build "
+            "the workspace with colcon and source it."
+        )
+    command = [sys.executable, "-m", "aliked_ros.ros.demo", "--output", str(output)]
+    command += ["--source", source] if source else []
+    command += ["--limit", str(limit)] if limit else []
+    command += ["--json"] if as_json else []
+    os.execv(sys.executable, command)  # in our place, so that Ctrl-C reaches it alone
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+@contextmanager
+def _backend(config: FrontendConfig) -> Iterator[Backend]:
+    """The inference backend, closed at the end."""
+    from aliked_ros.inference.backend import create_backend
+
+    with closing(create_backend(config, _say)) as backend:
+        yield backend
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _show(facts: dict[str, Any], as_json: bool) -> None:
+    """Print facts as JSON, or one a line, those of a group indented."""
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {_plain(one)}" for key, one in value.items())
+        if value is not None:
+            print(f"{name.replace('_', ' '):<{width}}  {value}")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{key} {one}" for key, one in value.items()) + ")"
+    return str(value).replace("_", " ")
+
+
+if __name__ == "__main__":
+    main()
