@@ -108,8 +108,7 @@ def export(name: str, progress: Progress | None = None) -> Path:
         with atomic_path(folder) as written:
             written.mkdir()
             make = _export_lightglue if name == LIGHTGLUE else _export_aliked
-            with _quiet():
-                make(weights, written, identity, report)
+            make(weights, written, identity, report)
             (written / MANIFEST).write_text(json.dumps(identity, indent=1), encoding="utf-8")
     except OSError as error:
         raise ModelError(
@@ -156,7 +155,7 @@ def _export_aliked(weights: Path, folder: Path, identity: dict[str, Any], report
     rows, columns = (torch.export.Dim(n, min=2, max=_LARGEST_SIDE // 32) for n in ("h", "w"))
     for channels, kind in ((3, "rgb"), (1, "grey")):
         report(f"{identity['model']}: encoder ({kind})")
-        _save(
+        export_graph(
             folded.FoldedEncoder(network, channels),
             {"image": torch.zeros(1, 128, 160, channels, dtype=torch.uint8)},
             [f"{kind}{i}" for kind in ("score", "level") for i in (1, 2, 3, 4)],
@@ -167,7 +166,7 @@ def _export_aliked(weights: Path, folder: Path, identity: dict[str, Any], report
     report(f"{identity['model']}: descriptor head")
     count = torch.export.Dim("n", min=2, max=_LARGEST_SIDE)
     patch = shape.kernel**2 * shape.dim
-    _save(
+    export_graph(
         folded.FoldedOffsets(network),
         {"patches": torch.zeros(64, patch)},
         ["offsets"],
@@ -175,7 +174,7 @@ def _export_aliked(weights: Path, folder: Path, identity: dict[str, Any], report
         folder / "offsets.onnx",
         identity,
     )
-    _save(
+    export_graph(
         folded.FoldedAggregation(network),
         {"samples": torch.zeros(64, shape.samples, shape.dim)},
         ["descriptors"],
@@ -205,7 +204,7 @@ def _export_lightglue(
     count = torch.export.Dim("n", min=2, max=_LARGEST_SIDE)
     other = torch.export.Dim("m", min=2, max=_LARGEST_SIDE)
     report(f"{identity['model']}: embedding")
-    _save(
+    export_graph(
         folded.FoldedEmbedding(network),
         {"descriptors": torch.zeros(64, input_dim), "keypoints": torch.zeros(64, 2)},
         ["state", "rotation"],
@@ -214,7 +213,7 @@ def _export_lightglue(
         identity,
     )
     report(f"{identity['model']}: layers")
-    _save_all(
+    export_graphs(
         [folded.FoldedLayer(network, i) for i in range(network.layers)],
         {
             "state": torch.zeros(2, 64, DIM),
@@ -227,7 +226,7 @@ def _export_lightglue(
         identity,
     )
     report(f"{identity['model']}: assignments")
-    _save_all(
+    export_graphs(
         [folded.FoldedAssignment(network, i) for i in range(network.layers)],
         {"state0": torch.zeros(64, DIM), "state1": torch.zeros(72, DIM)},
         ["similarity"],
@@ -237,22 +236,22 @@ def _export_lightglue(
     )
 
 
-def _save(
+def export_graph(
     module: nn.Module,
     inputs: dict[str, Any],
     outputs: list[str],
-    dynamic: tuple[dict[int, Any], ...],
+    dynamic: tuple[dict[int, Any], ...] | None,
     path: Path,
     identity: dict[str, Any],
 ) -> None:
-    _save_all([module], inputs, outputs, dynamic, [path], identity)
+    export_graphs([module], inputs, outputs, dynamic, [path], identity)
 
 
-def _save_all(
+def export_graphs(
     modules: list[Any],
     inputs: dict[str, Any],
     outputs: list[str],
-    dynamic: tuple[dict[int, Any], ...],
+    dynamic: tuple[dict[int, Any], ...] | None,
     paths: list[Path],
     identity: dict[str, Any],
 ) -> None:
@@ -264,7 +263,7 @@ def _save_all(
     def deform_conv(x: Any, offset: Any, weight: Any) -> Any:
         return op.DeformConv(x, weight, offset, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
 
-    with torch.no_grad():
+    with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             modules[0].eval(),
             tuple(inputs.values()),

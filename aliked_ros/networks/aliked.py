@@ -265,12 +265,13 @@ def pad(image: Tensor) -> tuple[Tensor, Window]:
 
 
 def detect(
-    score_map: Tensor, top_k: int, threshold: float, valid: Tensor | None = None
+    score_map: Tensor, top_k: int, threshold: float | None, valid: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Differentiable keypoint detection (paper, section III-B) on one H×W score map.
 
     Returns keypoints N×2 (pixels, sub-pixel by soft-argmax) and their scores N, best first:
-    at most ``top_k``, each a local maximum above ``threshold`` where ``valid`` (H×W bool) holds.
+    at most ``top_k``, each a local maximum above ``threshold`` where ``valid`` (H×W bool) holds;
+    always ``top_k`` of them, local maximum or not, where ``threshold`` is None.
     """
     height, width = score_map.shape
     radius = NMS_RADIUS
@@ -281,7 +282,8 @@ def detect(
         border = border * valid
     candidates = (maxima * border).flatten()
     values, rows = candidates.topk(min(top_k, candidates.numel()))
-    rows = rows[values > max(threshold, 0.0)]
+    if threshold is not None:
+        rows = rows[values > max(threshold, 0.0)]
     x, y = rows % width, rows // width
 
     ticks = torch.arange(-radius, radius + 1, device=score_map.device)

@@ -1,0 +1,213 @@
+"""What is compared with what."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import psutil
+
+from aliked_ros.benchmark.timing import Run, Timing, compare, keep_freed_memory, machine
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import BackendError, ConfigurationError, ModelError
+from aliked_ros.frontend.extractor import create_extractor
+from aliked_ros.frontend.matcher import create_matcher
+from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.models.registry import weights_path
+from aliked_ros.sources import default_source, open_source
+from aliked_ros.types import Features, Image, UInt8Array
+
+if TYPE_CHECKING:
+    from aliked_ros.networks.aliked import ALIKED
+
+Progress = Callable[[str, float], None]
+WIDTH, HEIGHT = 640, 480
+_IMAGES = 60
+
+
+def run(
+    suites: list[str], rounds: int, source: str | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Run named suites (see SUITES) and return a report for JSON; ``source`` as in sources."""
+    for name in suites:
+        if name not in SUITES:
+            raise ConfigurationError(
+                f"There is no benchmark {name!r}; choose from {', '.join(SUITES)}."
+            )
+    keep_freed_memory()
+    report = progress or (lambda _name, _share: None)
+    spec = source or default_source()
+    images = _load_images(spec)
+    results: dict[str, Any] = {"machine": machine(), "source": Path(spec).name, "suites": {}}
+    for name in suites:
+        results["suites"][name] = SUITES[name](images, rounds, partial(report, name))
+    return results
+
+
+def extractor_suite(
+    images: list[UInt8Array], rounds: int, progress: Callable[[float], None]
+) -> dict[str, Any]:
+    """ALIKED-N16, 1000 keypoints: ours against the published dense form, eager and exported."""
+    from aliked_ros.inference.torch_backend import TorchExtractor
+    from aliked_ros.networks.aliked import ALIKED
+
+    network = ALIKED.from_checkpoint(weights_path("aliked-n16"))
+    contenders: dict[str, Run] = {}
+
+    def add(name: str, extract: Callable[[UInt8Array], object]) -> None:
+        contenders[name] = lambda i: extract(images[i % len(images)])
+
+    import torch
+
+    cpu = torch.device("cpu")
+    for name, dense in (("torch eager, dense (published)", True), ("torch eager, sparse", False)):
+        eager = TorchExtractor(network, cpu, dense)
+        add(name, partial(eager.extract, mask=None, top_k=1000, threshold=0.0))
+    for name, extract in _dense_exports(network).items():
+        add(name, extract)
+    for precision in ("float32", "bfloat16"):
+        try:
+            extractor = create_extractor(FrontendConfig(precision=precision))
+        except BackendError:
+            continue
+        add(f"aliked_ros, {precision}", extractor.extract)
+    return _table(compare(contenders, rounds, progress=progress))
+
+
+def matcher_suite(
+    images: list[UInt8Array], rounds: int, progress: Callable[[float], None]
+) -> dict[str, Any]:
+    """LightGlue, 512 points a side, images 1 and 10 frames apart."""
+    extractor = create_extractor(FrontendConfig(max_keypoints=512, precision="float32"))
+    features = [extractor.extract(pixels) for pixels in images]
+    gaps = {1: _pairs(features, 1), 10: _pairs(features, 10)}
+    contenders: dict[str, Run] = {}
+
+    def add(name: str, gap: int, **settings: Any) -> None:
+        try:
+            matcher = create_matcher(FrontendConfig(**settings))
+        except BackendError:
+            return
+        pairs = gaps[gap]
+        contenders[name] = lambda i: matcher.match(*pairs[i % len(pairs)])
+
+    add("torch eager, 9 layers", 1, backend="torch", depth_confidence=-1.0)
+    for precision in ("float32", "bfloat16"):
+        add(f"{precision}, 9 layers", 1, precision=precision, depth_confidence=-1.0)
+        for gap in (1, 10):
+            add(f"{precision}, early stop, gap {gap}", gap, precision=precision)
+    add("torch eager, early stop, gap 1", 1, backend="torch")
+    add("nearest neighbour", 1, matcher="nearest")
+    return _table(compare(contenders, rounds, progress=progress))
+
+
+def frontend_suite(
+    images: list[UInt8Array], rounds: int, progress: Callable[[float], None]
+) -> dict[str, Any]:
+    """Image to tracks over consecutive images, by settings."""
+    settings: dict[str, dict[str, Any]] = {
+        "n16, 512 points, LightGlue": {"max_keypoints": 512},
+        "n16, 512 points, LightGlue, float32": {"max_keypoints": 512, "precision": "float32"},
+        "n16, 1000 points, LightGlue": {"max_keypoints": 1000},
+        "n16, 300 points, LightGlue": {"max_keypoints": 300},
+        "n16, 1000 points, nearest": {"max_keypoints": 1000, "matcher": "nearest"},
+        "t16, 1000 points, nearest": {"model": "aliked-t16", "matcher": "nearest"},
+    }
+    pipelines = {name: Pipeline(FrontendConfig(**options)) for name, options in settings.items()}
+    order = _there_and_back(len(images))
+
+    def contender(pipeline: Pipeline) -> Run:
+        return lambda i: pipeline.process(Image(images[order[i % len(order)]], float(i)))
+
+    contenders = {name: contender(pipeline) for name, pipeline in pipelines.items()}
+    try:
+        return _table(compare(contenders, rounds, progress=progress))
+    finally:
+        for pipeline in pipelines.values():
+            pipeline.close()
+
+
+def memory_suite(
+    images: list[UInt8Array], rounds: int, progress: Callable[[float], None]
+) -> dict[str, Any]:
+    """Resident memory over ``20 × rounds`` images (2,000 at the default 100 rounds)."""
+    frames = 20 * rounds
+    process = psutil.Process()
+    order = _there_and_back(len(images))
+    pipeline = Pipeline(FrontendConfig(max_keypoints=512))
+    samples = []
+    for i in range(frames):
+        pipeline.process(Image(images[order[i % len(order)]], float(i)))
+        if (i + 1) % rounds == 0:
+            samples.append({"frame": i + 1, "rss_mib": round(process.memory_info().rss / 2**20, 1)})
+            progress((i + 1) / frames)
+    pipeline.close()
+    # the first tenth warms caches and allocators
+    settled = [s["rss_mib"] for s in samples[len(samples) // 10 :]]
+    return {
+        "frames": frames,
+        "growth_mib_after_warm_up": round(settled[-1] - settled[0], 1),
+        "samples": samples,
+    }
+
+
+SUITES: dict[str, Callable[[list[UInt8Array], int, Callable[[float], None]], dict[str, Any]]] = {
+    "extractor": extractor_suite,
+    "matcher": matcher_suite,
+    "frontend": frontend_suite,
+    "memory": memory_suite,
+}
+
+
+def _table(timings: list[Timing]) -> dict[str, Any]:
+    return {"baseline": timings[0].name, "timings": [t.as_dict() for t in timings]}
+
+
+def _load_images(spec: str) -> list[UInt8Array]:
+    images = [
+        np.asarray(cv2.resize(image.pixels, (WIDTH, HEIGHT)), np.uint8)
+        for image in islice(iter(open_source(spec)), _IMAGES)
+    ]
+    if len(images) < 11:
+        raise ConfigurationError(f"{spec} has {len(images)} images; a benchmark needs 11 or more.")
+    return images
+
+
+def _pairs(features: list[Features], gap: int) -> list[tuple[Features, Features]]:
+    return list(zip(features, features[gap:], strict=False))
+
+
+def _there_and_back(count: int) -> list[int]:
+    """Frame numbers whose endless repetition never jumps."""
+    return [*range(count), *range(count - 2, 0, -1)]
+
+
+def _dense_exports(network: ALIKED) -> dict[str, Callable[[UInt8Array], object]]:
+    """The plain ONNX export of the published form in both runtimes."""
+    from aliked_ros.inference.onnxruntime_runtime import OnnxRuntime
+    from aliked_ros.inference.openvino_runtime import OpenVinoRuntime
+    from aliked_ros.networks.dense import export_dense
+
+    threads = len(psutil.Process().cpu_affinity() or [0])
+    found: dict[str, Callable[[UInt8Array], object]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dense.onnx"
+        export_dense(network, WIDTH, HEIGHT, 1000, path)
+        for runtime in (OnnxRuntime(threads), OpenVinoRuntime(threads)):
+            try:
+                loaded = runtime.load(path)
+            except ModelError:
+                continue  # a runtime that cannot load the plain export is no contender
+
+            def extract(pixels: UInt8Array, loaded: Any = loaded) -> object:
+                scaled = pixels.astype(np.float32) * np.float32(1 / 255)
+                return loaded(np.ascontiguousarray(scaled.transpose(2, 0, 1)[None]))
+
+            found[f"plain dense export, {runtime.name}"] = extract
+    return found

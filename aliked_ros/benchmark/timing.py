@@ -1,0 +1,129 @@
+"""Paired, interleaved timing: every contender once a round, in a new random order each round.
+
+Machines are noisy; what holds is the ratio of two contenders within a round. Reported are
+medians, and the median ratio to the baseline with a bootstrap interval over rounds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Run = Callable[[int], object]
+"""One timed piece of work; its argument is the number of the round."""
+
+_BOOTSTRAP_SAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Outcome of one contender.
+
+    median_ms, p90_ms, p99_ms: milliseconds a run.
+    speedup: median over rounds of baseline time / own time; 1 for the baseline.
+    speedup_low, speedup_high: its 95 % bootstrap interval.
+    """
+
+    name: str
+    rounds: int
+    median_ms: float
+    p90_ms: float
+    p99_ms: float
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def compare(
+    contenders: dict[str, Run],
+    rounds: int,
+    warm_up: int = 3,
+    progress: Callable[[float], None] | None = None,
+) -> list[Timing]:
+    """Time all contenders together; the first one is the baseline."""
+    names = list(contenders)
+    for run in contenders.values():
+        for i in range(warm_up):
+            run(i)
+    seconds = {name: np.zeros(rounds) for name in names}
+    order = np.random.default_rng(0)
+    for i in range(rounds):
+        for name in order.permutation(names):
+            begin = time.perf_counter()
+            contenders[name](i)
+            seconds[name][i] = time.perf_counter() - begin
+        if progress is not None:
+            progress((i + 1) / rounds)
+    baseline = seconds[names[0]]
+    return [_summarise(name, seconds[name], baseline) for name in names]
+
+
+def _summarise(name: str, seconds: NDArray[Any], baseline: NDArray[Any]) -> Timing:
+    ratios = baseline / seconds
+    samples = np.random.default_rng(0).choice(ratios, (_BOOTSTRAP_SAMPLES, len(ratios)))
+    low, high = np.percentile(np.median(samples, axis=1), (2.5, 97.5))
+    median, p90, p99 = 1e3 * np.percentile(seconds, (50, 90, 99))
+    return Timing(
+        name,
+        len(seconds),
+        *(round(float(v), 3) for v in (median, p90, p99, np.median(ratios), low, high)),
+    )
+
+
+def keep_freed_memory() -> None:
+    """Raise glibc's mmap and trim thresholds, or page faults slow eager PyTorch unfairly."""
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(m_trim_threshold, 1 << 30)
+        libc.mallopt(m_mmap_threshold, 1 << 30)
+    except (OSError, AttributeError):
+        pass  # another C library; its own defaults then
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    packages = {}
+    for package in ("numpy", "numba", "opencv-python-headless", "openvino", "onnxruntime", "torch"):
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_1min": round(os.getloadavg()[0], 2),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": packages,
+    }
+
+
+def _cpu_name() -> str:
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd")
+    name, flags = platform.processor() or "unknown", ""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as stream:
+            for line in stream:
+                key, _, value = line.partition(":")
+                if key.strip() == "model name":
+                    name = value.strip()
+                elif key.strip() in ("flags", "Features"):
+                    flags = value
+    except OSError:
+        pass
+    return " ".join([name, *(f for f in wanted if f in flags.split())])

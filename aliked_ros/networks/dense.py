@@ -1,0 +1,38 @@
+"""The published form of ALIKED as one graph, to compare with: nothing in the product uses it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from aliked_ros.networks.aliked import ALIKED, detect
+
+
+class DenseAliked(nn.Module):
+    """Image to keypoints, scores, descriptors over the full-resolution feature map."""
+
+    def __init__(self, network: ALIKED, top_k: int) -> None:
+        super().__init__()
+        self.network, self.top_k = network, top_k
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """1×3×H×W in [0, 1], sides multiples of 32 → N×2 pixels, N, N×dim; N is always top_k."""
+        features, score_map = self.network.dense_maps(image)
+        keypoints, scores = detect(score_map[0, 0], self.top_k, None)
+        return keypoints, scores, self.network.describe_dense(features, keypoints)
+
+
+def export_dense(network: ALIKED, width: int, height: int, top_k: int, path: Path) -> None:
+    """Plain ONNX export of the published form for one image size."""
+    from aliked_ros.models.export import export_graph
+
+    export_graph(
+        DenseAliked(network, top_k),
+        {"image": torch.zeros(1, 3, height, width)},
+        ["keypoints", "scores", "descriptors"],
+        None,
+        path,
+        {"model": "dense ALIKED"},
+    )
