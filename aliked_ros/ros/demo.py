@@ -28,8 +28,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from aliked_msgs.msg import FrontendStatus
-from aliked_ros.cache import atomic_path
 from aliked_ros.errors import AlikedError
+from aliked_ros.results import write_json
 from aliked_ros.ros.report import report_of, write_pictures
 from aliked_ros.share import share_path
 from aliked_ros.sources import default_source, open_source
@@ -182,11 +182,9 @@ def run_demo(
     finally:
         watcher.close()
     console.print("Drawing the video ...")
-    report = report_of(recording)
-    write_pictures(recording, output / "tracks.mp4", output / "contact_sheet.png", report)
-    summary = {"source": opened.name, **report.summary()}
-    with atomic_path(output / "summary.json") as path:
-        path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    summary = {"source": opened.name, **report_of(recording)}
+    write_json(output / "summary.json", summary)
+    write_pictures(recording, output / "tracks.mp4", output / "contact_sheet.png", summary)
     return summary
 
 

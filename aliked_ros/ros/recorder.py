@@ -29,7 +29,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus
-from aliked_ros.errors import AlikedError, ConfigurationError, ImageError
+from aliked_ros.errors import ConfigurationError, ImageError, OutputError
 from aliked_ros.ros import running
 from aliked_ros.ros.conversions import jpeg_message
 from aliked_ros.ros.parameters import Change, Declaration, declare
@@ -61,14 +61,10 @@ _SEPARATOR = "\n" + "=" * 80 + "\n"
 _FIELD = re.compile(r"^\s*(?:(\w+)/)?(?:msg/)?([A-Z]\w*)(?:\[.*?\])?\s+\w+")
 
 
-class RecordingError(AlikedError):
-    """A recording that cannot be written."""
-
-
 def message_definition(kind: type) -> str:
     """The text of a message type with those of all types in it, as MCAP's ``ros2msg`` wants it.
 
-    Raises RecordingError when a definition is not installed.
+    Raises OutputError when a definition is not installed.
     """
     name = _type_name(kind)
     texts: dict[str, str] = {}
@@ -99,7 +95,7 @@ def _definition_file(name: str) -> Path:
         path = prefix / "share" / package / "msg" / f"{message}.msg"
         if path.is_file():
             return path
-    raise RecordingError(
+    raise OutputError(
         f"the definition share/{package}/msg/{message}.msg is not in any folder above {module}; "
         f"install {package} again."
     )
@@ -109,7 +105,7 @@ class Recording:
     """An MCAP file in the making: messages in CDR, one channel per topic."""
 
     def __init__(self, output: Path) -> None:
-        """Open the partial file. Raises RecordingError when that is impossible."""
+        """Open the partial file. Raises OutputError when that is impossible."""
         if output.suffix != ".mcap":
             raise ConfigurationError(f"output is {str(output)!r}; it must end in .mcap.")
         self.output = output
@@ -164,8 +160,8 @@ class Recording:
         except OSError as error:
             raise self._failure(error) from error
 
-    def _failure(self, error: OSError) -> RecordingError:
-        return RecordingError(
+    def _failure(self, error: OSError) -> OutputError:
+        return OutputError(
             f"cannot write {self.partial}: {error.strerror}. What was recorded until then is in "
             "that file ('mcap recover' rebuilds its index). Free space, or choose another output."
         )
@@ -178,7 +174,7 @@ class RecorderNode(Node):
         super().__init__("recorder")
         settings = declare(self, _DECLARATIONS)
         self._recording = Recording(Path(settings["output"]).expanduser())
-        self._failure: RecordingError | None = None
+        self._failure: OutputError | None = None
         reliable = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
         frontend = settings["frontend"]
         self._record(f"{frontend}/features", FeatureFrame, reliable)
@@ -195,11 +191,11 @@ class RecorderNode(Node):
         self.create_timer(_FLUSH_PERIOD, self._recording.flush)
 
     def run(self, executor: SingleThreadedExecutor) -> None:
-        """Record until shutdown. Raises RecordingError when the disk is full."""
+        """Record until shutdown. Raises OutputError when the disk is full."""
         self.get_logger().info(f"Recording to {self._recording.output}")
         try:
             executor.spin()
-        except RecordingError as error:
+        except OutputError as error:
             self._failure = error
             raise
 

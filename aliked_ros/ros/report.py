@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from mcap.reader import make_reader
 from rclpy.serialization import deserialize_message
@@ -19,11 +18,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus
-from aliked_ros.cache import atomic_path
 from aliked_ros.errors import SourceError
+from aliked_ros.results import TrackStatistics, VideoFile, write_picture
 from aliked_ros.ros.conversions import (
     features_from_message,
     image_from_message,
+    matches_from_message,
     seconds,
     tracks_from_message,
 )
@@ -70,86 +70,71 @@ def read_recording(path: Path, kinds: Sequence[type]) -> Iterator[Recorded]:
         raise SourceError(f"cannot read {path}: {error.strerror}.") from error
 
 
-@dataclass(slots=True)
-class Report:
-    """Figures of a run; times in seconds.
+def report_of(recording: Path) -> dict[str, Any]:
+    """The content of summary.json: counts, features, matches, tracks, latencies in milliseconds.
 
-    images: that the camera published. status: the front-end's last word.
-    features, matches: per processed image.
-    lengths: frames in which each track was seen, one entry a track.
-    stages: by name, a sample per status message; ``transport`` and ``end to end`` (from the
-        image's stamp to the subscriber's callback) have one per processed image.
+    ``latency_ms`` holds the node's own stages (a sample an image, as often as it reported them),
+    ``transport`` (publisher to recorder) and ``end to end`` (the image's stamp to the recorder).
+    Raises SourceError when the recording holds no features.
     """
-
-    images: int = 0
-    status: FrontendStatus | None = None
-    features: list[int] = field(default_factory=list)
-    matches: list[int] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    stages: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-
-    def summary(self) -> dict[str, Any]:
-        """The figures as plain numbers for summary.json; milliseconds."""
-        status = self.status or FrontendStatus()
-        lasting = [length for length in self.lengths if length > 1]
-        return {
-            "backend": status.backend,
-            "model": status.model,
-            "model_checksum": status.model_checksum,
-            "precision": status.precision,
-            "frames": {
-                "published": self.images,
-                "received": status.frames_received,
-                "processed": status.frames_processed,
-                "dropped": status.frames_dropped,
-                "refused": status.frames_refused,
-                "lost_in_transport": self.images - status.frames_received,
-            },
-            "features": _median(self.features),
-            "matches": _median(self.matches[1:]),
-            "tracks": {
-                "count": len(self.lengths),
-                "lasting": len(lasting),
-                "median_length": _median(lasting),
-                "max_length": max(self.lengths, default=0),
-            },
-            "latency_ms": {
-                name: {
-                    "median": round(float(np.median(samples)) * 1e3, 3),
-                    "p90": round(float(np.percentile(samples, 90)) * 1e3, 3),
-                }
-                for name, samples in self.stages.items()
-            },
-        }
-
-
-def report_of(recording: Path) -> Report:
-    """Figures of a recording. Raises SourceError when it holds no features."""
-    report = Report()
-    lengths: dict[tuple[int, int], int] = {}
-    counted = 0
+    statistics = TrackStatistics()
+    status = FrontendStatus()
+    published = 0
+    latencies: dict[str, list[float]] = defaultdict(list)
+    waiting: dict[int, FeatureFrame] = {}
     for item in read_recording(recording, tuple(_KINDS.values())):
         message = item.message
         if isinstance(message, ImageMessage | CompressedImage):
-            report.images += 1
+            published += 1
         elif isinstance(message, FrontendStatus):
-            report.status = message
-            if message.frames_processed > counted:  # one sample an image, however often reported
-                counted = message.frames_processed
-                for name, duration in zip(message.stage_names, message.stage_last, strict=True):
-                    report.stages[name].append(duration)
-        elif isinstance(message, FeatureMatches):
-            report.matches.append(len(message.scores))
+            if message.frames_processed > status.frames_processed:
+                for stage, latest in zip(message.stage_names, message.stage_last, strict=True):
+                    latencies[stage].append(latest)
+            status = message
         elif isinstance(message, FeatureFrame):
-            report.features.append(len(message.scores))
-            report.stages["transport"].append(item.received - item.published)
-            report.stages["end to end"].append(item.received - seconds(message.header.stamp))
-            for track, length in zip(message.track_ids, message.track_lengths, strict=True):
-                lengths[message.epoch, track] = length
-    if not report.features:
+            latencies["transport"].append(item.received - item.published)
+            latencies["end to end"].append(item.received - seconds(message.header.stamp))
+            waiting[message.frame_index] = message
+        elif isinstance(message, FeatureMatches) and message.frame_index in waiting:
+            statistics.add(_result(waiting.pop(message.frame_index), message))
+    summary = statistics.summary()
+    if not summary["frames"]:
         raise SourceError(f"{recording} holds no features: the front-end processed no image.")
-    report.lengths = list(lengths.values())
-    return report
+    del summary["stage_ms"]
+    return summary | {
+        "backend": status.backend,
+        "model": status.model,
+        "model_checksum": status.model_checksum,
+        "precision": status.precision,
+        "rate": round(status.output_rate, 2),
+        "frames": {
+            "published": published,
+            "received": status.frames_received,
+            "processed": status.frames_processed,
+            "dropped": status.frames_dropped,
+            "refused": status.frames_refused,
+        },
+        "latency_ms": {
+            stage: {
+                "median": round(float(np.median(samples)) * 1e3, 3),
+                "p90": round(float(np.percentile(samples, 90)) * 1e3, 3),
+            }
+            for stage, samples in latencies.items()
+        },
+    }
+
+
+def _result(frame: FeatureFrame, matches: FeatureMatches | None = None) -> FrameResult:
+    """The pipeline's result as a subscriber can rebuild it."""
+    first = matches is None or matches.reference_index == frame.frame_index
+    return FrameResult(
+        frame.frame_index,
+        seconds(frame.header.stamp),
+        features_from_message(frame),
+        Matches.empty() if matches is None else matches_from_message(matches),
+        tracks_from_message(frame),
+        None if first else matches.reference_index,
+    )
 
 
 def pictures(recording: Path) -> Iterator[UInt8Array]:
@@ -166,13 +151,7 @@ def pictures(recording: Path) -> Iterator[UInt8Array]:
         images = {later: image for later, image in images.items() if later > stamp}
         if pixels is None:
             continue
-        result = FrameResult(
-            message.frame_index,
-            stamp,
-            features_from_message(message),
-            Matches.empty(),
-            tracks_from_message(message),
-        )
+        result = _result(message)
         trails.update(result)
         followed = int((result.tracks.lengths > 1).sum())
         caption = (
@@ -182,29 +161,19 @@ def pictures(recording: Path) -> Iterator[UInt8Array]:
         yield draw_tracks(pixels, result, trails, caption=caption)
 
 
-def write_pictures(recording: Path, video: Path, sheet: Path, report: Report) -> None:
-    """Write the annotated video (MP4, at the mean rate of processed images) and a contact sheet."""
-    count = len(report.features)
+def write_pictures(recording: Path, video: Path, sheet: Path, summary: dict[str, Any]) -> None:
+    """Write the annotated video (in real time: at the rate of processed images) and some of it.
+
+    Raises OutputError, and SourceError when the recording holds no images.
+    """
+    count = summary["frames"]["processed"]
     chosen = set(np.linspace(0, count - 1, min(count, _SHEET_PICTURES)).round().astype(int))
     kept: list[UInt8Array] = []
-    rate = report.status.output_rate if report.status is not None else 0.0
-    with atomic_path(video) as path:
-        writer: cv2.VideoWriter | None = None
+    with VideoFile(video, summary["rate"] or 10.0) as file:
         for number, picture in enumerate(pictures(recording)):
-            if writer is None:
-                size = (picture.shape[1], picture.shape[0])
-                writer = cv2.VideoWriter(
-                    str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate or 10.0, size
-                )
-            writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            file.add(picture)
             if number in chosen:
                 kept.append(picture)
-        if writer is None:
-            raise SourceError(f"{recording} holds no images: record them to draw a video.")
-        writer.release()
-    with atomic_path(sheet) as path:
-        cv2.imwrite(str(path), cv2.cvtColor(contact_sheet(kept), cv2.COLOR_RGB2BGR))
-
-
-def _median(values: Sequence[int]) -> float:
-    return float(np.median(values)) if len(values) else 0.0
+    if not kept:
+        raise SourceError(f"{recording} holds no images: record them to draw a video.")
+    write_picture(sheet, contact_sheet(kept))

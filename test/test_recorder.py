@@ -1,0 +1,235 @@
+"""Recordings are read back whole, by readers that do not know our messages."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+
+from builtin_interfaces.msg import Time
+from mcap.exceptions import McapError
+from mcap.reader import NonSeekingReader
+from rclpy.serialization import deserialize_message, serialize_message
+from ros_helpers import RELIABLE, Probe, RosProcess, environment
+from rosbags.highlevel import AnyReader
+from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import Header
+
+from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus
+from aliked_ros.errors import ConfigurationError
+from aliked_ros.ros.conversions import feature_frame, feature_matches, image_message
+from aliked_ros.ros.recorder import Recording, message_definition
+from aliked_ros.types import Features, FrameResult, Matches, Tracks
+
+MODULE = "aliked_ros.ros.recorder"
+KINDS = (FeatureFrame, FeatureMatches, FrontendStatus)
+
+
+def features(seed: int) -> FeatureFrame:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(0, 300))
+    result = FrameResult(
+        index=seed,
+        stamp=float(seed),
+        features=Features(
+            rng.random((count, 2), np.float32),
+            rng.random(count, np.float32),
+            rng.random((count, 128), np.float32),
+            640,
+            480,
+            "aliked-n16",
+        ),
+        matches=Matches.empty(),
+        tracks=Tracks(np.arange(count, dtype=np.uint64), np.ones(count, np.uint32), 2),
+    )
+    return feature_frame(result, Header(stamp=Time(sec=seed, nanosec=5), frame_id="camera"))
+
+
+def matches(seed: int) -> FeatureMatches:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(0, 300))
+    found = Matches(
+        rng.permutation(count).astype(np.uint32),
+        rng.permutation(count).astype(np.uint32),
+        rng.random(count, np.float32),
+        rng.random(count) < 0.5,
+    )
+    none = np.zeros(0, np.float32)
+    empty = Features(none.reshape(0, 2), none, none.reshape(0, 128), 640, 480, "aliked-n16")
+    tracks = Tracks(np.zeros(0, np.uint64), np.zeros(0, np.uint32), 2)
+    result = FrameResult(seed, 1.0, empty, found, tracks, seed - 1, 0.9)
+    return feature_matches(result, Header(), Time(sec=3))
+
+
+def status(seed: int) -> FrontendStatus:
+    message = FrontendStatus(state="active", frames_received=seed, backend="cpu: ä test")
+    message.stage_names = ["extract", "match"]
+    message.stage_last.extend([0.1, float(seed)])
+    return message
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> tuple[Recording, dict[str, list]]:
+    """An unfinished recording of each kind of message, and what is in it by topic."""
+    recording = Recording(tmp_path / "run.mcap")
+    messages: dict[str, list] = {}
+    for kind, make in zip(KINDS, (features, matches, status), strict=True):
+        topic = f"/frontend/{kind.__name__}"
+        recording.add_topic(topic, kind)
+        messages[topic] = [make(seed) for seed in range(1, 21)]
+        for seed, message in enumerate(messages[topic]):
+            recording.add(topic, serialize_message(message), 10**9 + seed, 10**9)
+    return recording, messages
+
+
+def test_rosbags_reads_what_was_recorded(recording):
+    file, messages = recording
+    file.finish()
+    assert not file.partial.exists()
+    with AnyReader([file.output]) as reader:
+        assert reader.message_count == sum(map(len, messages.values()))
+        read: dict[str, list] = {topic: [] for topic in messages}
+        for connection, _, raw in reader.messages():
+            read[connection.topic].append((reader.deserialize(raw, connection.msgtype), raw))
+    for topic, sent in messages.items():
+        for message, (decoded, raw) in zip(sent, read[topic], strict=True):
+            assert deserialize_message(raw, type(message)) == message
+            for name in message.get_fields_and_field_types():
+                ours, theirs = getattr(message, name), getattr(decoded, name)
+                if isinstance(theirs, np.ndarray):
+                    np.testing.assert_array_equal(np.array(ours), theirs)
+                elif isinstance(theirs, (int, float, str, bool, list)):
+                    assert ours == theirs
+                else:
+                    assert str(getattr(ours, "stamp", ours)).count("=") == 2  # header, time
+    first = read["/frontend/FeatureFrame"][0][0]
+    assert (first.header.stamp.sec, first.header.frame_id) == (1, "camera")
+
+
+def test_definitions_hash_to_what_rosidl_computed(recording):
+    """The RIHS01 hash of the recorded definition is that of the installed message package."""
+    file, _ = recording
+    file.finish()
+    with AnyReader([file.output]) as reader:
+        for kind in KINDS:
+            name = f"aliked_msgs/msg/{kind.__name__}"
+            hashes = json.loads(_description(kind).read_text())["type_hashes"]
+            expected = {entry["type_name"]: entry["hash_string"] for entry in hashes}[name]
+            assert reader.typestore.hash_rihs01(name) == expected
+
+
+def _description(kind: type) -> Path:
+    package, name = kind.__module__.split(".")[0], kind.__name__
+    module = Path(sys.modules[package].__file__)
+    paths = (p / "share" / package / "msg" / f"{name}.json" for p in module.parents)
+    return next(path for path in paths if path.is_file())
+
+
+def test_definitions_hold_every_type_once():
+    text = message_definition(FeatureMatches)
+    assert text.count("MSG: std_msgs/Header") == 1
+    assert text.count("MSG: builtin_interfaces/Time") == 1
+    assert text.startswith("# Correspondences")
+
+
+def test_an_unfinished_recording_is_whole_up_to_its_last_chunk(recording):
+    """As after a kill: no index, but every finished chunk can be read."""
+    file, messages = recording
+    file.flush()
+    assert not file.output.exists()
+    read = 0
+    with file.partial.open("rb") as stream:
+        try:
+            for _ in NonSeekingReader(stream).iter_messages(log_time_order=False):
+                read += 1
+        except (McapError, EOFError):
+            pass
+    assert 0 < read <= sum(map(len, messages.values()))
+
+
+def test_other_suffixes_are_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"must end in \.mcap"):
+        Recording(tmp_path / "run.bag")
+
+
+@pytest.fixture(scope="module")
+def probe() -> Iterator[Probe]:
+    probe = Probe()
+    yield probe
+    probe.close()
+
+
+@pytest.mark.ros
+def test_the_node_records_topics_of_another_process(probe, tmp_path):
+    output = tmp_path / "made" / "run.mcap"
+    process = RosProcess(
+        MODULE, tmp_path / "log", "-p", f"output:={output}", "-p", "record_images:=jpeg",
+        "-p", "image_reliability:=reliable", "-r", "image:=/eye/image",
+    )  # fmt: skip
+    publishers = {
+        "/aliked_frontend/features": probe.node.create_publisher(
+            FeatureFrame, "aliked_frontend/features", RELIABLE
+        ),
+        "/eye/image": probe.node.create_publisher(ImageMessage, "/eye/image", RELIABLE),
+        "/camera_info": probe.node.create_publisher(CameraInfo, "camera_info", RELIABLE),
+    }
+    probe.wait(lambda: all(p.get_subscription_count() for p in publishers.values()))
+    probe.spin(0.3)
+    sent = [features(seed) for seed in range(5)]
+    picture = np.full((64, 96, 3), (200, 100, 50), np.uint8)
+    for message in sent:
+        publishers["/aliked_frontend/features"].publish(message)
+        publishers["/eye/image"].publish(image_message(picture, message.header))
+        publishers["/eye/image"].publish(ImageMessage(header=message.header))  # no image at all
+        publishers["/camera_info"].publish(CameraInfo(header=message.header, width=96))
+    probe.spin(1.0)
+    assert process.stop(signal.SIGINT) == 0, process.text()
+    assert "Image not recorded" in process.text()
+    with AnyReader([output]) as reader:
+        counts = {c.topic: c.msgcount for c in reader.connections if c.msgcount}
+        assert counts == {
+            "/aliked_frontend/features": 5, "/eye/image/compressed": 5, "/camera_info": 5,
+        }  # fmt: skip
+        raws = [raw for c, _, raw in reader.messages() if c.topic == "/aliked_frontend/features"]
+    assert [deserialize_message(raw, FeatureFrame) for raw in raws] == sent
+
+
+@pytest.mark.ros
+def test_a_full_disk_is_said_and_spares_the_older_recording(probe, tmp_path):
+    output = tmp_path / "run.mcap"
+    output.write_bytes(b"older")
+    limit = 300_000  # bytes: stands for a full disk, the same OSError from the same write
+    process = subprocess.Popen(
+        [sys.executable, "-m", MODULE, "--ros-args", "-p", f"output:={output}"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    publisher = probe.node.create_publisher(FeatureFrame, "aliked_frontend/features", RELIABLE)
+    try:
+        probe.wait(lambda: publisher.get_subscription_count() == 1)
+        deadline = time.monotonic() + 30
+        seed = 0
+        while process.poll() is None and time.monotonic() < deadline:
+            seed += 1
+            publisher.publish(features(seed % 50))
+            probe.spin(0.02)
+        assert process.wait(10) == 1
+    finally:
+        process.kill()
+        said = process.communicate()[0]
+        probe.node.destroy_publisher(publisher)
+    assert f"cannot write {tmp_path / 'run.partial.mcap'}" in said
+    assert "Free space" in said
+    assert "Traceback" not in said
+    assert output.read_bytes() == b"older"
