@@ -20,10 +20,12 @@ from aliked_ros.cache import cache_dir
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import AlikedError
 from aliked_ros.models.registry import FETCH_COMMAND, MODELS, weights_dir, weights_path
+from aliked_ros.share import share_path
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+# Fast DDS 2 (Jazzy and before) and 3 (Kilted and later).
 _PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 _LARGE_MESSAGE = 4 << 20  # bytes: a colour image of 1280×720, or 4096 float32 descriptors, fits
 _INSTALL = "pip install -r requirements/runtime.txt"
@@ -237,9 +239,11 @@ def _large_messages() -> Check:
     middleware = os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
     if "fastrtps" not in middleware:
         return Check(name, OK, f"{middleware}: no Fast DDS profile needed")
+    variable = _PROFILE_VARIABLES[os.environ.get("ROS_DISTRO", "jazzy") >= "kilted"]
     remedy = (
-        "Best-effort messages above 512 KiB get lost; use a profile with a larger shared memory "
-        "segment: export FASTRTPS_DEFAULT_PROFILES_FILE=… (docs/troubleshooting.md)."
+        "Best-effort messages above 512 KiB get lost; in the shell of every node: "
+        f"export {variable}={share_path('config/fastdds_large_messages.xml')} "
+        "(the launch file and the demo do so by themselves)."
     )
     file = next(filter(None, map(os.environ.get, _PROFILE_VARIABLES)), None)
     if file is None:

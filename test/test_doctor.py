@@ -1,0 +1,109 @@
+"""The doctor finds what is amiss, names a remedy, and never stumbles over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aliked_ros.doctor import FAIL, OK, WARN, Check, examine
+from aliked_ros.models.registry import MODELS, weights_dir
+from aliked_ros.share import share_path
+
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+
+
+def findings() -> dict[str, Check]:
+    """What the doctor says now, by name."""
+    checks = examine()
+    by_name = {check.name: check for check in checks}
+    assert len(by_name) == len(checks)
+    for check in checks:
+        assert check.state in (OK, WARN, FAIL)
+        assert check.finding
+        assert bool(check.remedy) == (check.state != OK), check
+    return by_name
+
+
+def test_on_a_machine_that_is_set_up_nothing_fails():
+    found = findings()
+    assert [check for check in found.values() if check.state == FAIL] == []
+    assert "float" in found["backend"].finding
+    assert str(len(MODELS)) in found["weights"].finding
+
+
+def test_an_empty_cache_means_weights_to_fetch_and_networks_to_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALIKED_ROS_CACHE", str(tmp_path))
+    monkeypatch.delenv("ALIKED_ROS_WEIGHTS", raising=False)
+    found = findings()
+    assert found["cache"].state == OK
+    assert found["weights"].state == FAIL
+    assert "aliked_ros models fetch" in found["weights"].remedy
+    assert "missing: " + ", ".join(MODELS) in found["networks"].finding
+    assert not any(tmp_path.iterdir())
+
+
+def test_damaged_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALIKED_ROS_CACHE", str(tmp_path))
+    monkeypatch.delenv("ALIKED_ROS_WEIGHTS", raising=False)
+    weights_dir().mkdir()
+    for entry in MODELS.values():
+        (weights_dir() / entry.file).write_bytes(b"damaged")
+    found = findings()["weights"]
+    assert found.state == FAIL
+    assert f"0 of {len(MODELS)}" in found.finding
+    assert "SHA-256 expected" in found.finding
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ALIKED_ROS_CACHE", str(tmp_path / "file" / "cache"))
+    found = findings()["cache"]
+    assert found.state == WARN
+    assert "ALIKED_ROS_CACHE" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("content", "state", "said"),
+    [
+        (None, WARN, "cannot be read"),
+        ("<profiles><broken", WARN, "cannot be read"),
+        ("<profiles><segment_size>524288</segment_size></profiles>", WARN, "no segment_size"),
+        ("<profiles><segment_size>8388608</segment_size></profiles>", OK, "8 MiB"),
+    ],
+)
+def test_a_fast_dds_profile_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, state: str, said: str
+) -> None:
+    profile = tmp_path / "profile.xml"
+    if content is not None:
+        profile.write_text(content)
+    monkeypatch.delenv("RMW_IMPLEMENTATION", raising=False)
+    for variable in PROFILE_VARIABLES:
+        monkeypatch.setenv(variable, str(profile))
+    found = findings()["large messages"]
+    assert (found.state, said in found.finding) == (state, True), found
+
+
+def test_the_profile_in_the_remedy_is_one_the_doctor_accepts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RMW_IMPLEMENTATION", raising=False)
+    for variable in PROFILE_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    profile = str(share_path("config/fastdds_large_messages.xml"))
+    assert profile in findings()["large messages"].remedy
+    monkeypatch.setenv(PROFILE_VARIABLES[0], profile)
+    assert findings()["large messages"].state == OK
+
+
+def test_missing_build_tools_are_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = findings()["build tools"]
+    assert found.state == WARN
+    assert "no C++ compiler" in found.finding
+    assert "apt install build-essential" in found.remedy
