@@ -1,0 +1,267 @@
+"""The command line, run as a user runs it: a process of its own, on real images."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from aliked_ros.results import SUMMARY, TRACKS, VIDEO
+from aliked_ros.virtual_camera import VirtualCamera
+
+COMMANDS = (
+    "extract", "match", "track", "doctor", "demo", "models list", "models fetch", "models export",
+)  # fmt: skip
+PROGRAM = [sys.executable, "-m", "aliked_ros.cli"]
+
+
+def run(
+    *arguments: str | Path, status: int = 0, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a command; its exit status must be the one expected."""
+    command = [*PROGRAM, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    assert done.returncode == status, done.stderr
+    return done
+
+
+def refused(*arguments: str | Path, **options: Any) -> str:
+    """The one line that a command says about bad input."""
+    done = run(*arguments, status=2, **options)
+    assert done.stdout == ""
+    (line,) = done.stderr.strip().splitlines()[-1:]
+    assert line.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    return line
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five frames of the virtual camera as files; its ground truth is known."""
+    folder = tmp_path_factory.mktemp("images")
+    camera = VirtualCamera(noise=0.5)
+    for index in range(5):
+        pixels = camera.render(8 * index).pixels
+        assert cv2.imwrite(str(folder / f"{index}.png"), pixels[..., ::-1])
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_and_json(command: str) -> None:
+    text = run(*command.split(), "--help").stdout
+    assert f"Example: aliked_ros {command}" in " ".join(text.split())
+    assert "--json" in text
+
+
+def test_help_is_quick() -> None:
+    def seconds() -> float:
+        begin = time.perf_counter()
+        run("--help")
+        return time.perf_counter() - begin
+
+    assert min(seconds() for _ in range(3)) < 1.0  # 0.25 s on an idle machine
+
+
+def test_extract(images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "new" / "features.npz"
+    facts = json.loads(
+        run("extract", images / "0.png", "--top-k", "300", "--output", output, "--json").stdout
+    )
+    arrays = np.load(output)
+    assert facts["features"] == len(arrays["keypoints"]) == 300
+    assert arrays["keypoints"].shape == (300, 2)
+    assert arrays["descriptors"].shape == (300, 128)
+    assert ((arrays["scores"] > 0) & (arrays["scores"] <= 1)).all()
+    assert np.linalg.norm(arrays["descriptors"], axis=1) == pytest.approx(1.0, abs=1e-3)
+    assert (arrays["keypoints"] >= 0).all()
+    assert (arrays["keypoints"] <= [639, 479]).all()
+    assert [file.name for file in output.parent.iterdir()] == ["features.npz"]
+
+
+def test_extract_threshold_and_small_model(images: Path) -> None:
+    def count(*options: str) -> dict[str, Any]:
+        arguments = ("extract", images / "0.png", "--model", "aliked-t16", "--json", *options)
+        return dict(json.loads(run(*arguments).stdout))
+
+    everything, strong = count(), count("--threshold", "0.5")
+    assert everything["dimension"] == 64
+    assert 0 < strong["features"] < everything["features"]
+
+
+@pytest.mark.parametrize("matcher", ["lightglue", "nearest"])
+def test_matches_agree_with_the_ground_truth(images: Path, tmp_path: Path, matcher: str) -> None:
+    picture, npz = tmp_path / "matches.png", tmp_path / "matches.npz"
+    options = ["--matcher", matcher, "--top-k", "500", "--output", picture, "--npz", npz, "--json"]
+    facts = json.loads(run("match", images / "0.png", images / "2.png", *options).stdout)
+    arrays = np.load(npz)
+    matches = arrays["matches"]
+    assert facts["matches"] == len(matches) == len(arrays["scores"]) > 200
+    first = np.column_stack([arrays["keypoints0"][matches[:, 0]], np.ones(len(matches))])
+    expected = VirtualCamera().homography_between(0, 16) @ first.T
+    error = (expected[:2] / expected[2]).T - arrays["keypoints1"][matches[:, 1]]
+    assert (np.hypot(*error.T) < 3.0).mean() > 0.85
+    assert cv2.imread(str(picture)).shape == (480, 1280, 3)
+
+
+def test_track(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for file in images.iterdir():
+        (tmp_path / "in" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "in" / "1.png").write_bytes(b"broken")
+    cv2.imwrite(str(tmp_path / "in" / "6.png"), np.zeros((32, 32), np.uint8))  # too small
+    output = tmp_path / "out"
+    done = run("track", tmp_path / "in", "--output", output, "--top-k", "300", "--json")
+    summary = json.loads(done.stdout)
+    assert summary["frames"] == 4
+    assert summary["skipped"] == 1
+    assert summary["refused"] == 1
+    assert "1.png" in done.stderr
+    assert summary["tracks"]["max_length"] == 4
+    assert summary["complete"]
+    written = json.loads((output / SUMMARY).read_text())
+    assert written.items() <= summary.items()
+    tracks = np.load(output / TRACKS)
+    assert len(tracks["frame"]) == len(tracks["id"]) == len(tracks["x"]) == len(tracks["y"]) == 1200
+    for frame in range(4):
+        ids = tracks["id"][tracks["frame"] == frame]
+        assert len(set(ids.tolist())) == len(ids) == 300
+    video = cv2.VideoCapture(str(output / VIDEO))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 4
+    assert {file.name for file in output.iterdir()} == {VIDEO, TRACKS, SUMMARY}
+
+
+def test_limit(images: Path, tmp_path: Path) -> None:
+    options = ["--limit", "2", "--matcher", "nearest", "--top-k", "100", "--json"]
+    summary = json.loads(run("track", images, "--output", tmp_path / "out", *options).stdout)
+    assert summary["frames"] == 2
+
+
+def test_ctrl_c_keeps_whole_files(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    command = [*PROGRAM, "track", "virtual", "--limit", "100000", "--output", str(output)]
+    command += ["--matcher", "nearest", "--top-k", "100"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(output.glob(".tracks*")) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(1.5)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, said
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    summary = json.loads((output / SUMMARY).read_text())
+    assert not summary["complete"]
+    frames = summary["frames"]
+    assert frames >= 1
+    assert np.load(output / TRACKS)["frame"].max() == frames - 1
+    assert cv2.VideoCapture(str(output / VIDEO)).get(cv2.CAP_PROP_FRAME_COUNT) == frames
+    assert {file.name for file in output.iterdir()} == {VIDEO, TRACKS, SUMMARY}
+
+
+def test_full_disk_leaves_no_broken_file(images: Path, tmp_path: Path) -> None:
+    def small_disk() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as on a full disk, writing fails
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    options = ["--matcher", "nearest", "--top-k", "100"]
+    line = refused("track", images, "--output", tmp_path, *options, preexec_fn=small_disk)
+    assert VIDEO in line
+    names = {file.name for file in tmp_path.iterdir()}
+    assert SUMMARY in names
+    assert VIDEO not in names
+    assert not [name for name in names if name.startswith(".")]
+
+
+def test_bad_images(images: Path, tmp_path: Path) -> None:
+    assert "nowhere.png" in refused("extract", tmp_path / "nowhere.png")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes((images / "0.png").read_bytes()[:5000])
+    assert "broken.png" in refused("extract", broken)
+    assert "broken.png" in refused("match", images / "0.png", broken)
+    cv2.imwrite(str(tmp_path / "tiny.png"), np.zeros((20, 20), np.uint8))
+    assert "20×20" in refused("extract", tmp_path / "tiny.png")
+
+
+def test_bad_sources(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    assert "nowhere" in refused("track", tmp_path / "nowhere", "--output", output)
+    assert "no images" in refused("track", tmp_path, "--output", output)
+    assert "at least 1" in refused("track", "virtual", "--output", output, "--limit", "0")
+    assert not output.exists()
+    (tmp_path / "1.png").write_bytes(b"broken")
+    line = refused("track", tmp_path, "--output", output)
+    assert "none of the 1 images" in line
+    assert not list(output.iterdir())
+
+
+def test_bad_outputs(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    taken = tmp_path / "file" / "below"
+    assert "file/below" in refused("extract", images / "0.png", "--output", taken / "f.npz")
+    assert "file/below" in refused("track", images, "--output", taken)
+    pair = ("match", images / "0.png", images / "1.png", "--matcher", "nearest")
+    assert "file/below" in refused(*pair, "--output", taken / "m.png")
+    assert ".xyz" in refused(*pair, "--output", tmp_path / "m.xyz")
+
+
+def test_bad_settings(images: Path) -> None:
+    pair = ("match", images / "0.png", images / "1.png")
+    line = refused(*pair, "--model", "aliked-t16")
+    assert "no LightGlue weights" in line
+    assert "nearest" in line
+    assert "aliked-n16" in refused("extract", images / "0.png", "--model", "superpoint")
+    assert "8192" in refused("extract", images / "0.png", "--top-k", "0")
+    assert "bfloat16" in refused("extract", images / "0.png", "--precision", "int8")
+
+
+def test_missing_arguments() -> None:
+    done = run("extract", status=2)
+    assert "image" in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+    run("nonsense", status=2)
+
+
+def test_missing_weights(images: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "ALIKED_ROS_CACHE": str(tmp_path)}
+    environment.pop("ALIKED_ROS_WEIGHTS", None)
+    line = refused("extract", images / "0.png", env=environment)
+    assert "aliked_ros models fetch" in line
+    rows = json.loads(run("models", "list", "--json", env=environment).stdout)
+    assert all(row["weights"] is None and row["exported"] == "no" for row in rows)
+
+
+def test_models() -> None:
+    rows = {row["name"]: row for row in json.loads(run("models", "list", "--json").stdout)}
+    assert {"aliked-t16", "aliked-n16", "aliked-n16rot", "aliked-n32"} < set(rows)
+    assert rows["aliked-lightglue"]["licence"] == "Apache-2.0"
+    assert Path(rows["aliked-n16"]["weights"]).is_file()
+    assert "aliked-n16:" in run("models", "list").stdout
+    fetched = json.loads(run("models", "fetch", "aliked-n16", "--json").stdout)
+    assert fetched == {"aliked-n16": rows["aliked-n16"]["weights"]}
+    exported = json.loads(run("models", "export", "aliked-n16", "--json").stdout)
+    assert (Path(exported["aliked-n16"]) / "manifest.json").is_file()
+    assert "superpoint" in refused("models", "fetch", "superpoint")
+    assert "superpoint" in refused("models", "export", "superpoint")
+
+
+def test_doctor() -> None:
+    checks = json.loads(run("doctor", "--json").stdout)
+    assert {check["state"] for check in checks} <= {"ok", "warn"}
+    backend = next(check for check in checks if check["name"] == "backend")
+    assert "OpenVINO" in backend["finding"] or "ONNX" in backend["finding"]
+    assert "backend: " in run("doctor").stdout
