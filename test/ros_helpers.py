@@ -28,6 +28,7 @@ from std_srvs.srv import Trigger
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus
 
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 # Loading networks compiles them, and other tests may have the cores.
 START_TIMEOUT = 120.0
 DOMAIN = random.randrange(1, 102)
@@ -101,14 +102,14 @@ class Probe:
         self.images = self.node.create_publisher(ImageMessage, "image", RELIABLE)
         self.compressed = self.node.create_publisher(CompressedImage, "image/compressed", RELIABLE)
 
-    def listen(self, kind: type, topic: str) -> Any:
+    def listen(self, kind: type, topic: str, qos: QoSProfile = RELIABLE) -> Any:
         name = topic.removeprefix(f"{self.frontend}/")
 
         def keep(message: Any) -> None:
             self.times[name].append(time.time())
             self.received[name].append(message)
 
-        return self.node.create_subscription(kind, topic, keep, RELIABLE)
+        return self.node.create_subscription(kind, topic, keep, qos)
 
     @property
     def features(self) -> list[FeatureFrame]:

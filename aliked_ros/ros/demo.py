@@ -34,8 +34,10 @@ from aliked_ros.ros.report import report_of, write_pictures
 from aliked_ros.share import share_path
 from aliked_ros.sources import default_source, open_source
 
+_PRELOAD = 300  # images decoded before the play: a camera would not take the front-end's cores
 _START_TIMEOUT = 900.0  # seconds: networks may have to be exported first
 _DRAIN_TIMEOUT = 20.0  # seconds for the images still in work when the player has ended
+_SETTLING_TIME = 1.0  # seconds in which a last image or result can be under way
 _STOP_TIMEOUT = 15.0  # seconds for a process to end after SIGINT
 _FRONTEND = "aliked_frontend"
 
@@ -119,10 +121,6 @@ class Watcher:
             if time.monotonic() > deadline:
                 raise DemoError(f"{failure} (waited {timeout:.0f} s).")
 
-    def is_recorded(self) -> bool:
-        """Whether the recorder listens to the front-end."""
-        return self._node.count_subscribers(f"/{_FRONTEND}/features") > 0
-
     def close(self) -> None:
         """Leave the domain."""
         self._executor.shutdown()
@@ -165,7 +163,6 @@ def run_demo(
                 },
                 output / "recorder.log",
             )
-            _follow_start(watcher, frontend, recorder)
             player = start(
                 "player",
                 "aliked_ros.ros.player",
@@ -174,10 +171,13 @@ def run_demo(
                     "limit": limit or 0,
                     "rate": rate or 0.0,
                     "reliability": "reliable",
-                    "wait_for_subscribers": 2,
+                    "preload": _PRELOAD,
+                    "wait_for_subscribers": 2,  # the recorder, and the front-end once it is active
+                    "wait_timeout": _START_TIMEOUT,
                 },
                 output / "player.log",
             )
+            _follow_start(watcher, frontend, recorder, player)
             _follow_play(watcher, opened.length, player, (frontend, recorder), console)
     finally:
         watcher.close()
@@ -222,14 +222,14 @@ def _children() -> Iterator[Callable[..., Child]]:
         child.ended()
 
 
-def _follow_start(watcher: Watcher, frontend: Child, recorder: Child) -> None:
-    def ready() -> bool:
-        status = watcher.status
-        if status is not None and status.state == "unconfigured" and status.last_error:
+def _follow_start(watcher: Watcher, *children: Child) -> None:
+    def active() -> bool:
+        status = watcher.status or FrontendStatus()
+        if status.state == "unconfigured" and status.last_error:
             raise DemoError(status.last_error)
-        return status is not None and status.state == "active" and watcher.is_recorded()
+        return status.state == "active"
 
-    watcher.wait(ready, _START_TIMEOUT, "the front-end did not become active", frontend, recorder)
+    watcher.wait(active, _START_TIMEOUT, "the front-end did not become active", *children)
 
 
 def _follow_play(
@@ -261,9 +261,10 @@ def _follow_play(
             show()
             status = watcher.status or FrontendStatus()
             done = status.frames_processed + status.frames_dropped + status.frames_refused
-            return status.frames_received == done and status.input_rate < 1e-3
+            return status.frames_received == done and time.monotonic() > settled
 
         watcher.wait(played, float("inf"), "", *others)
+        settled = time.monotonic() + _SETTLING_TIME
         watcher.wait(drained, _DRAIN_TIMEOUT, "the front-end did not finish its images", *others)
 
 
@@ -276,6 +277,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
     frames = summary["frames"]
     for name in ("published", "received", "processed", "dropped", "refused"):
         table.add_row(f"frames {name}", str(frames[name]), "")
+    table.add_row("frames processed a second", f"{summary['rate']:.1f}", "")
     table.add_section()
     tracks = summary["tracks"]
     table.add_row("features per frame", f"{summary['features']:.0f}", "")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import cv2
@@ -41,6 +42,13 @@ _DECLARATIONS = (
         "Images per second; 0 = in the time of the source's own stamps.",
         Change.AT_START,
         (0.0, 1000.0),
+    ),
+    Declaration(
+        "preload",
+        0,
+        "Read so many images before playing: a camera takes no processor time for decoding.",
+        Change.AT_START,
+        (0, 10**6),
     ),
     Declaration(
         "stamp",
@@ -82,6 +90,7 @@ _DECLARATIONS = (
 )
 _MODELS = {"radtan": "plumb_bob", "none": "plumb_bob", "equidistant": "equidistant"}
 _ACKNOWLEDGEMENT_TIMEOUT = 5.0  # seconds
+_SETTLING_TIME = 0.5  # seconds from our knowing of a subscriber to its knowing of us
 
 
 class PlayerNode(Node):
@@ -105,12 +114,11 @@ class PlayerNode(Node):
 
     def run(self, executor: SingleThreadedExecutor) -> None:
         """Play to the end. Raises SourceError when nobody listens or the source fails."""
+        images = self._read_ahead()
         self._wait_for_subscribers(executor)
-        began, played = time.monotonic(), 0
-        while True:
-            played += self._play(executor)
-            if not self._settings["loop"]:
-                break
+        began, played = time.monotonic(), self._play(images, executor)
+        while self._settings["loop"]:
+            played += self._play(self._read_ahead(), executor)
         if self._settings["reliability"] == "reliable":
             self._images.wait_for_all_acked(Duration(seconds=_ACKNOWLEDGEMENT_TIMEOUT))
         took = time.monotonic() - began
@@ -135,12 +143,18 @@ class PlayerNode(Node):
                     "wait_for_subscribers."
                 )
             _spin_until(executor, time.monotonic() + 0.05)
+        _spin_until(executor, time.monotonic() + _SETTLING_TIME)
 
-    def _play(self, executor: SingleThreadedExecutor) -> int:
-        """Play the source once; returns the number of images."""
+    def _read_ahead(self) -> Iterator[Image]:
+        """The source's images, the first of them read now."""
+        images = iter(self._source)
+        return chain(list(islice(images, self._settings["preload"])), images)
+
+    def _play(self, images: Iterator[Image], executor: SingleThreadedExecutor) -> int:
+        """Play the images once; returns their number."""
         rate = self._settings["rate"]
         start, first_stamp, played = time.monotonic(), None, 0
-        for image in self._source:
+        for image in images:
             if first_stamp is None:
                 start, first_stamp = time.monotonic(), image.stamp
             offset = played / rate if rate else image.stamp - first_stamp

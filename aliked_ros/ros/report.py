@@ -80,7 +80,10 @@ def report_of(recording: Path) -> dict[str, Any]:
     statistics = TrackStatistics()
     status = FrontendStatus()
     published = 0
-    latencies: dict[str, list[float]] = defaultdict(list)
+    stages: dict[str, list[float]] = defaultdict(list)
+    transport: list[float] = []
+    end_to_end: list[float] = []
+    arrivals: list[float] = []
     waiting: dict[int, FeatureFrame] = {}
     for item in read_recording(recording, tuple(_KINDS.values())):
         message = item.message
@@ -89,11 +92,12 @@ def report_of(recording: Path) -> dict[str, Any]:
         elif isinstance(message, FrontendStatus):
             if message.frames_processed > status.frames_processed:
                 for stage, latest in zip(message.stage_names, message.stage_last, strict=True):
-                    latencies[stage].append(latest)
+                    stages[stage].append(latest)
             status = message
         elif isinstance(message, FeatureFrame):
-            latencies["transport"].append(item.received - item.published)
-            latencies["end to end"].append(item.received - seconds(message.header.stamp))
+            arrivals.append(item.received)
+            transport.append(item.received - item.published)
+            end_to_end.append(item.received - seconds(message.header.stamp))
             waiting[message.frame_index] = message
         elif isinstance(message, FeatureMatches) and message.frame_index in waiting:
             statistics.add(_result(waiting.pop(message.frame_index), message))
@@ -101,12 +105,13 @@ def report_of(recording: Path) -> dict[str, Any]:
     if not summary["frames"]:
         raise SourceError(f"{recording} holds no features: the front-end processed no image.")
     del summary["stage_ms"]
+    measured = {"transport": transport, "end to end": end_to_end}
     return summary | {
         "backend": status.backend,
         "model": status.model,
         "model_checksum": status.model_checksum,
         "precision": status.precision,
-        "rate": round(status.output_rate, 2),
+        "rate": round((len(arrivals) - 1) / max(arrivals[-1] - arrivals[0], 1e-3), 2),
         "frames": {
             "published": published,
             "received": status.frames_received,
@@ -119,7 +124,7 @@ def report_of(recording: Path) -> dict[str, Any]:
                 "median": round(float(np.median(samples)) * 1e3, 3),
                 "p90": round(float(np.percentile(samples, 90)) * 1e3, 3),
             }
-            for stage, samples in latencies.items()
+            for stage, samples in (stages | measured).items()
         },
     }
 
@@ -169,7 +174,7 @@ def write_pictures(recording: Path, video: Path, sheet: Path, summary: dict[str,
     count = summary["frames"]["processed"]
     chosen = set(np.linspace(0, count - 1, min(count, _SHEET_PICTURES)).round().astype(int))
     kept: list[UInt8Array] = []
-    with VideoFile(video, summary["rate"] or 10.0) as file:
+    with VideoFile(video, max(summary["rate"], 1.0)) as file:
         for number, picture in enumerate(pictures(recording)):
             file.add(picture)
             if number in chosen:

@@ -1,0 +1,98 @@
+"""`make demo`, small: three processes, DDS between them, files that can be opened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+
+from rosbags.highlevel import AnyReader
+
+pytestmark = [pytest.mark.ros, pytest.mark.long]
+COMMAND = [sys.executable, "-m", "aliked_ros.ros.demo"]
+
+
+def test_the_demo_plays_records_and_draws(tmp_path):
+    done = subprocess.run(
+        [*COMMAND, "--source", "virtual", "--limit", "30", "--rate", "6", "--output", tmp_path],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    for words in ("frames processed", "matches per frame", "longest track", "end to end, ms"):
+        assert words in done.stdout
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    frames = summary["frames"]
+    assert frames["published"] == 30
+    assert frames["received"] == frames["processed"] + frames["dropped"]
+    assert frames["processed"] >= 3
+    assert frames["refused"] == 0
+    assert summary["features"] > 100
+    assert summary["matches"] > 50
+    assert summary["tracks"]["max_length"] == frames["processed"]
+    assert {"extract", "match", "pack", "transport", "end to end"} <= summary["latency_ms"].keys()
+    with AnyReader([tmp_path / "demo.mcap"]) as reader:
+        counts = {c.topic: c.msgcount for c in reader.connections}
+    assert counts["/aliked_frontend/features"] == frames["processed"]
+    assert counts["/image/compressed"] == 30
+    video = cv2.VideoCapture(str(tmp_path / "tracks.mp4"))
+    assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == frames["processed"]
+    assert cv2.imread(str(tmp_path / "contact_sheet.png")).shape[1] > 500
+
+
+def test_a_bad_source_is_one_clear_line(tmp_path):
+    done = subprocess.run(
+        [*COMMAND, "--source", "/nowhere", "--output", tmp_path],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: source '/nowhere' does not exist")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def children_of(pid: int) -> list[tuple[int, str]]:
+    """(id, command line) of the processes whose parent is ``pid``."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if parent == pid:
+            found.append((int(entry.name), command))
+    return found
+
+
+@pytest.mark.parametrize("ending", ["ctrl-c", "a child dies"])
+def test_an_early_end_leaves_nothing_running(tmp_path, ending):
+    process = subprocess.Popen(
+        [*COMMAND, "--source", "virtual", "--limit", "100", "--output", tmp_path],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while len(children := children_of(process.pid)) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        if ending == "ctrl-c":
+            process.send_signal(signal.SIGINT)
+        else:
+            os.kill(next(pid for pid, command in children if "recorder" in command), signal.SIGKILL)
+        error = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == (130 if ending == "ctrl-c" else 1)
+    assert ("interrupted" if ending == "ctrl-c" else "the recorder ended") in error
+    assert "Traceback" not in error
+    assert not any(Path(f"/proc/{pid}").exists() for pid, _ in children)
