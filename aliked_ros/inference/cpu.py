@@ -91,6 +91,9 @@ class CpuExtractor:
         self._aggregation = runtime.load(folder / "aggregation.onnx", bfloat16=bfloat16)
         with np.load(folder / "score_tail.npz") as tail:
             self._tail = [np.ascontiguousarray(tail[name]) for name in tail.files]
+        # the loops are compiled at their first call ever: now, not while a camera waits
+        noise = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+        self.extract(noise, None, 2, 0.0)
 
     def extract(
         self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float
@@ -167,6 +170,10 @@ class CpuLightGlue:
         self._assignments = [
             runtime.load(folder / f"assignment_{i}.onnx", bfloat16=bfloat16) for i in numbers
         ]
+        # compile the loops now, not while a camera waits
+        points = np.zeros((2, 2), np.float32)
+        blank = np.zeros((2, int(manifest["input_dim"])), np.float32)
+        self.match(*2 * (Features(points, points[0], blank, 64, 64, ""),), 0.0, -1.0, -1.0)
 
     def match(
         self,

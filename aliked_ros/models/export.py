@@ -244,6 +244,7 @@ def export_graph(
     path: Path,
     identity: dict[str, Any],
 ) -> None:
+    """Export one module; see ``export_graphs``."""
     export_graphs([module], inputs, outputs, dynamic, [path], identity)
 
 
@@ -255,7 +256,11 @@ def export_graphs(
     paths: list[Path],
     identity: dict[str, Any],
 ) -> None:
-    """Trace the first module; the others differ in their weights only, which are put in place."""
+    """Trace the first module; the others differ in their weights only, which are put in place.
+
+    inputs: an example of each, by name. dynamic: the free axes of each input, None = none.
+    identity: goes into every file's metadata.
+    """
     import onnx
     import torch
     from onnxscript import opset19 as op
