@@ -86,9 +86,11 @@ class VirtualCamera:
         self._shutter = shutter
         self._stops = stops
         self._noise = noise
-        self._phases = np.random.default_rng(seed).uniform(0.0, 2.0 * np.pi, len(_MOTION) + 3)
-
         width, height = size
+        random = np.random.default_rng(seed)
+        self._phases = random.uniform(0.0, 2.0 * np.pi, len(_MOTION) + 3)
+        # Frames cut their noise out of one long row; drawing it anew would take the longest of all.
+        self._normal = random.standard_normal(2 * 3 * width * height, np.float32)
         focal = FOCAL * max(width / 640, height / 480)
         self.camera_matrix: Matrix = np.array(
             [[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]]
@@ -133,9 +135,10 @@ class VirtualCamera:
         time = index / self.rate
         light = self._expose(time) * np.float32(2.0 ** self._exposure_value(time))
         if self._noise > 0.0:
-            random = np.random.default_rng((self._seed, index))
             deviation = np.sqrt(_SHOT_NOISE * np.clip(light, 0.0, 1.0) + _READ_NOISE**2)
-            light += self._noise * deviation * random.standard_normal(light.shape, np.float32)
+            start = np.random.default_rng((self._seed, index)).integers(light.size)
+            normal = self._normal[start : start + light.size].reshape(light.shape)
+            light += np.float32(self._noise) * deviation * normal
         return Image(_encode_srgb(light), time)
 
     def homography(self, index: int) -> Matrix:

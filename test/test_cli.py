@@ -265,3 +265,39 @@ def test_doctor() -> None:
     backend = next(check for check in checks if check["name"] == "backend")
     assert "OpenVINO" in backend["finding"] or "ONNX" in backend["finding"]
     assert "backend: " in run("doctor").stdout
+
+
+@pytest.mark.ros
+def test_demo_refuses_a_bad_source(tmp_path: Path) -> None:
+    pytest.importorskip("rclpy", reason="the demo needs ROS 2")
+    done = run("demo", "--source", tmp_path / "nowhere", "--output", tmp_path / "out", status=1)
+    assert done.stderr.startswith("error: ")
+    assert "nowhere" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_demo_without_ros_says_so(tmp_path: Path) -> None:
+    hide = (
+        "import sys; sys.modules.update(rclpy=None, aliked_msgs=None); import aliked_ros.cli as c; "
+    )
+    command = [sys.executable, "-c", hide + "c.main()", "demo", "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "rclpy" in done.stderr
+    assert "make setup" in done.stderr
+
+
+def test_a_changed_size_begins_a_new_epoch(images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    picture = cv2.imread(str(images / "0.png"))
+    for index, scale in enumerate((1.0, 1.0, 0.5)):
+        size = (round(640 * scale), round(480 * scale))
+        assert cv2.imwrite(str(folder / f"{index}.png"), cv2.resize(picture, size))
+    options = ["--matcher", "nearest", "--top-k", "100", "--json"]
+    summary = json.loads(run("track", folder, "--output", tmp_path / "out", *options).stdout)
+    assert summary["frames"] == 3
+    assert summary["epochs"] == 2
+    epochs = np.load(tmp_path / "out" / TRACKS)["epoch"]
+    assert epochs[0] < epochs[-1]
+    assert cv2.VideoCapture(str(tmp_path / "out" / VIDEO)).get(cv2.CAP_PROP_FRAME_COUNT) == 3
