@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import rclpy
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -87,11 +88,11 @@ class Probe:
     """Camera, subscriber and service client of the tests."""
 
     def __init__(self, frontend: str = "aliked_frontend") -> None:
-        os.environ.update(environment())  # the middleware reads it
         self.frontend = frontend
         self.context = Context()
-        rclpy.init(context=self.context, domain_id=DOMAIN)
-        self.node = rclpy.create_node("probe", context=self.context)
+        with patch.dict(os.environ, environment()):  # the middleware reads it
+            rclpy.init(context=self.context, domain_id=DOMAIN)
+            self.node = rclpy.create_node("probe", context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
         self.received: dict[str, list[Any]] = defaultdict(list)

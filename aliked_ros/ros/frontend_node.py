@@ -361,7 +361,9 @@ class FrontendNode(LifecycleNode):
     def _publish_status(self) -> None:
         if not self.context.ok():
             return
-        status = self._statistics.status("paused" if self._paused else self._state)
+        status = self._statistics.status(
+            "paused" if self._paused and self._state == "active" else self._state
+        )
         stamp = self.get_clock().now().to_msg()
         status.header.stamp = stamp
         status.backend = self._identity.get("backend", "")
