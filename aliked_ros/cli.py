@@ -348,6 +348,40 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: aliked_ros bench extractor matcher --rounds 50 --json")
+def bench(
+    suites: Annotated[
+        list[str] | None,
+        typer.Argument(help="Of extractor, matcher, frontend, memory; default: the first three."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=3, help="Every contender runs once a round.")] = 40,
+    source: Annotated[
+        str | None, typer.Option(help="Images as for 'track'; default as for 'demo'.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the JSON to this file too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time ours against the published form and the runtimes, interleaved in one run."""
+    from rich.progress import Progress
+
+    from aliked_ros.benchmark.report import as_text
+    from aliked_ros.benchmark.suites import run
+    from aliked_ros.results import write_json
+
+    with Progress(console=_console(), transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(suite: str, share: float) -> None:
+            if suite not in tasks:
+                tasks[suite] = progress.add_task(suite, total=1.0)
+            progress.update(tasks[suite], completed=share)
+
+        results = run(suites or ["extractor", "matcher", "frontend"], rounds, source, report)
+    if output is not None:
+        write_json(output, results)
+    print(json.dumps(results, indent=2) if as_json else as_text(results))
+
+
 @app.command(epilog="Example: aliked_ros demo --source virtual --limit 100")
 def demo(
     source: Annotated[

@@ -20,7 +20,8 @@ from aliked_ros.results import SUMMARY, TRACKS, VIDEO
 from aliked_ros.virtual_camera import VirtualCamera
 
 COMMANDS = (
-    "extract", "match", "track", "doctor", "demo", "models list", "models fetch", "models export",
+    "extract", "match", "track", "doctor", "bench", "demo",
+    "models list", "models fetch", "models export",
 )  # fmt: skip
 PROGRAM = [sys.executable, "-m", "aliked_ros.cli"]
 

@@ -102,6 +102,12 @@ def matcher_suite(
         add(f"{precision}, 9 layers", 1, precision=precision, depth_confidence=-1.0)
         for gap in (1, 10):
             add(f"{precision}, early stop, gap {gap}", gap, precision=precision)
+        add(
+            f"{precision}, early stop and pruning, gap 1",
+            1,
+            precision=precision,
+            width_confidence=0.99,
+        )
     add("torch eager, early stop, gap 1", 1, backend="torch")
     add("nearest neighbour", 1, matcher="nearest")
     return _table(compare(contenders, rounds, progress=progress))

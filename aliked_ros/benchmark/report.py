@@ -1,0 +1,43 @@
+"""Benchmark results as Markdown, for people and for docs/benchmarks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def as_text(results: dict[str, Any]) -> str:
+    """Markdown tables of a report made by ``suites.run``."""
+    machine = results["machine"]
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    lines = [
+        f"{machine['date']}, {machine['cpu']}, {machine['cores']} cores, "
+        f"load {machine['load_1min']}, Python {machine['python']}, {packages}; "
+        f"images: {results['source']}, 640×480",
+    ]
+    for name, suite in results["suites"].items():
+        lines += ["", f"### {name}", ""]
+        lines += _timings(suite) if "timings" in suite else _memory(suite)
+    return "\n".join(lines)
+
+
+def _timings(suite: dict[str, Any]) -> list[str]:
+    rounds = suite["timings"][0]["rounds"]
+    lines = [
+        f"| {rounds} rounds | median ms | p90 ms | times as fast as the first [95 %] |",
+        "|---|---|---|---|",
+    ]
+    for t in suite["timings"]:
+        interval = f"{t['speedup']:.2f} [{t['speedup_low']:.2f}, {t['speedup_high']:.2f}]"
+        lines.append(f"| {t['name']} | {t['median_ms']:.1f} | {t['p90_ms']:.1f} | {interval} |")
+    return lines
+
+
+def _memory(suite: dict[str, Any]) -> list[str]:
+    lines = [
+        f"Growth after warm-up over {suite['frames']} images: "
+        f"{suite['growth_mib_after_warm_up']} MiB.",
+        "",
+        "| image | resident MiB |",
+        "|---|---|",
+    ]
+    return lines + [f"| {s['frame']} | {s['rss_mib']} |" for s in suite["samples"]]
