@@ -145,12 +145,13 @@ class CpuExtractor:
         count = len(keypoints)
         if count == 0:
             return np.zeros((0, self._dim), np.float32)
+        order = np.argsort(keypoints[:, 1])  # row by row: neighbours share cache lines and pages
         patches = np.empty((count, self._kernel**2, self._dim), np.float32)
-        self._workers.run(kernels.gather_patches, count, *tables, keypoints, window, patches)
+        self._workers.run(kernels.gather_patches, count, *tables, keypoints, order, window, patches)
         (offsets,) = self._offsets(patches.reshape(count, -1))
         samples = np.empty((count, self._samples, self._dim), np.float32)
         self._workers.run(
-            kernels.gather_samples, count, *tables, keypoints, offsets, window, samples
+            kernels.gather_samples, count, *tables, keypoints, order, offsets, window, samples
         )
         (descriptors,) = self._aggregation(samples)
         return np.array(descriptors)  # the runtime's own memory is overwritten by the next image

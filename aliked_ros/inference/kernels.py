@@ -135,25 +135,40 @@ def _add_level(part, y, height, left, fraction, wide, held, sums):
 
 
 @_jit
-def _convolve_row(rows, y, weight, out):
-    """3×3 convolution of the ring of three padded rows around ``y`` into ``out`` (C×W)."""
-    outputs, inputs = weight.shape[0], weight.shape[1]
-    width = out.shape[1]
-    above, here, below = rows[(y - 1) % 3], rows[y % 3], rows[(y + 1) % 3]
-    for o in range(outputs):
-        row = out[o]
-        row[:] = np.float32(0.0)
-        for i in range(inputs):
-            w, p, q, r = weight[o, i], above[i], here[i], below[i]
+def _convolve_to_four(rows, y, weight, out):
+    """3×3 convolution of the ring of three padded rows around ``y`` into ``out`` (4×W).
+
+    Four outputs at once, because the loads of the inputs are what takes the time.
+    """
+    ring = rows[(y - 1) % 3], rows[y % 3], rows[(y + 1) % 3]
+    o0, o1, o2, o3 = out[0], out[1], out[2], out[3]
+    out[:] = np.float32(0.0)
+    for i in range(weight.shape[1]):
+        for dy in range(3):
+            line, w = ring[dy][i], weight[:, i, dy]
             a0, a1, a2 = w[0, 0], w[0, 1], w[0, 2]
             b0, b1, b2 = w[1, 0], w[1, 1], w[1, 2]
             c0, c1, c2 = w[2, 0], w[2, 1], w[2, 2]
-            for x in range(width):
-                row[x] += (
-                    a0 * p[x] + a1 * p[x + 1] + a2 * p[x + 2]
-                    + b0 * q[x] + b1 * q[x + 1] + b2 * q[x + 2]
-                    + c0 * r[x] + c1 * r[x + 1] + c2 * r[x + 2]
-                )  # fmt: skip
+            d0, d1, d2 = w[3, 0], w[3, 1], w[3, 2]
+            for x in range(out.shape[1]):
+                p, q, r = line[x], line[x + 1], line[x + 2]
+                o0[x] += a0 * p + a1 * q + a2 * r
+                o1[x] += b0 * p + b1 * q + b2 * r
+                o2[x] += c0 * p + c1 * q + c2 * r
+                o3[x] += d0 * p + d1 * q + d2 * r
+
+
+@_jit
+def _convolve_to_one(rows, y, weight, out):
+    """The same into a single row ``out`` (W)."""
+    ring = rows[(y - 1) % 3], rows[y % 3], rows[(y + 1) % 3]
+    out[:] = np.float32(0.0)
+    for i in range(weight.shape[1]):
+        for dy in range(3):
+            line, w = ring[dy][i], weight[0, i, dy]
+            a, b, c = w[0], w[1], w[2]
+            for x in range(len(out)):
+                out[x] += a * line[x] + b * line[x + 1] + c * line[x + 2]
 
 
 @_jit
@@ -184,7 +199,7 @@ def score_rows(part1, part2, part3, part4, weight1, weight2, weight3, out, start
     a = np.zeros((3, channels, width + 2), f32)
     b = np.zeros((3, weight1.shape[0], width + 2), f32)
     c = np.zeros((3, weight2.shape[0], width + 2), f32)
-    row = np.empty((max(weight1.shape[0], weight2.shape[0]), width), f32)
+    four, one = np.empty((4, width), f32), np.empty(width, f32)
     for y in range(start - 3, stop + 3):
         sums = a[y % 3]
         if 0 <= y < height:
@@ -202,20 +217,22 @@ def score_rows(part1, part2, part3, part4, weight1, weight2, weight3, out, start
             sums[:] = f32(0.0)
         if y - 1 >= start - 2:
             if 0 <= y - 1 < height:
-                _convolve_row(a, y - 1, weight1, row)
-                _activate_row(row, b[(y - 1) % 3])
+                _convolve_to_four(a, y - 1, weight1, four)
+                _activate_row(four, b[(y - 1) % 3])
             else:
                 b[(y - 1) % 3][:] = f32(0.0)
         if y - 2 >= start - 1:
             if 0 <= y - 2 < height:
-                _convolve_row(b, y - 2, weight2, row)
-                _activate_row(row, c[(y - 2) % 3])
+                _convolve_to_four(b, y - 2, weight2, four)
+                _activate_row(four, c[(y - 2) % 3])
             else:
                 c[(y - 2) % 3][:] = f32(0.0)
         if y - 3 >= start:
-            _convolve_row(c, y - 3, weight3, row[:1])
+            _convolve_to_one(c, y - 3, weight3, one)
+            line = out[y - 3]
             for x in range(width):
-                out[y - 3, x] = f32(1.0) / (f32(1.0) + math.exp(-row[0, x]))
+                e = _exp(-abs(one[x]))  # the sigmoid, without overflow
+                line[x] = (f32(1.0) if one[x] > f32(0.0) else e) / (f32(1.0) + e)
 
 
 @_jit
@@ -249,55 +266,62 @@ def refine_keypoints(score_map, columns, rows, keypoints, scores, start, stop):
         scores[n] = upper * (f32(1.0) - b) + lower * b
 
 
-@_jit
-def _read_level(table, x, y, full_width, full_height, out):
-    """Bilinear read of a coarse level at a full-resolution pixel; returns its sum of squares."""
-    height, width, channels = table.shape
+@_inline
+def _corners(table, x, y, width, height):
+    """Rows, columns and weights of a coarse level's bilinear read at a full-resolution pixel."""
     f32 = np.float32
-    u = f32(x) * f32((width - 1) / (full_width - 1))
-    v = f32(y) * f32((height - 1) / (full_height - 1))
+    u = f32(x) * f32((table.shape[1] - 1) / (width - 1))
+    v = f32(y) * f32((table.shape[0] - 1) / (height - 1))
     left, top = int(u), int(v)
     a, b = u - f32(left), v - f32(top)
-    right, bottom = min(left + 1, width - 1), min(top + 1, height - 1)
-    w00, w01 = (f32(1.0) - b) * (f32(1.0) - a), (f32(1.0) - b) * a
-    w10, w11 = b * (f32(1.0) - a), b * a
-    squares = f32(0.0)
-    for c in range(channels):
-        value = (
-            w00 * _float(table[top, left, c]) + w01 * _float(table[top, right, c])
-            + w10 * _float(table[bottom, left, c]) + w11 * _float(table[bottom, right, c])
-        )  # fmt: skip
-        out[c] = value
-        squares += value * value
-    return squares
+    # unsigned, or every access would check for an index from the end
+    columns = np.uintp(left), np.uintp(min(left + 1, table.shape[1] - 1))
+    rows = np.uintp(top), np.uintp(min(top + 1, table.shape[0] - 1))
+    upper, lower = f32(1.0) - b, b
+    return rows, columns, (upper * (f32(1.0) - a), upper * a, lower * (f32(1.0) - a), lower * a)
+
+
+@_inline
+def _blend(table, corners, c):
+    """Channel ``c`` of the bilinear read that ``_corners`` prepared."""
+    (top, bottom), (left, right), (w0, w1, w2, w3) = corners
+    return (
+        w0 * _float(table[top, left, c]) + w1 * _float(table[top, right, c])
+        + w2 * _float(table[bottom, left, c]) + w3 * _float(table[bottom, right, c])
+    )  # fmt: skip
 
 
 @_jit
 def _read_pixel(table1, table2, table3, table4, x, y, out):
     """The concatenated levels at one pixel of the padded image; returns 1 / their norm."""
-    height, width, d = table1.shape
+    height, width, channels = table1.shape
+    corners2 = _corners(table2, x, y, width, height)
+    corners3 = _corners(table3, x, y, width, height)
+    corners4 = _corners(table4, x, y, width, height)
+    column, row, d = np.uintp(x), np.uintp(y), np.uintp(channels)
     squares = np.float32(0.0)
     for c in range(d):
-        value = _float(table1[y, x, c])
-        out[c] = value
-        squares += value * value
-    squares += _read_level(table2, x, y, width, height, out[d : 2 * d])
-    squares += _read_level(table3, x, y, width, height, out[2 * d : 3 * d])
-    squares += _read_level(table4, x, y, width, height, out[3 * d :])
+        v1 = _float(table1[row, column, c])
+        v2 = _blend(table2, corners2, c)
+        v3 = _blend(table3, corners3, c)
+        v4 = _blend(table4, corners4, c)
+        out[c], out[d + c], out[d + d + c], out[d + d + d + c] = v1, v2, v3, v4
+        squares += v1 * v1 + v2 * v2 + v3 * v3 + v4 * v4
     return np.float32(1.0) / max(math.sqrt(squares), np.float32(1e-12))
 
 
 @_jit
-def gather_patches(table1, table2, table3, table4, keypoints, window, out, start, stop):
+def gather_patches(table1, table2, table3, table4, keypoints, order, window, out, start, stop):
     """Normalised features of the K×K pixels under each keypoint, 0 outside the image.
 
-    window: left, top, height, width of the image in the padded one. out: N×(K·K)×dim.
+    keypoints: N×2. order: the sequence in which to visit them. window: left, top, height, width
+    of the image in the padded one. out: N×(K·K)×dim.
     """
     left, top, height, width = window
     kernel = int(math.sqrt(out.shape[1]))
     dim = out.shape[2]
     buffer = np.empty(dim, np.float32)
-    for n in range(start, stop):
+    for n in order[start:stop]:
         x0, y0 = int(keypoints[n, 0]) - kernel // 2, int(keypoints[n, 1]) - kernel // 2
         for k in range(kernel * kernel):
             x, y = x0 + k % kernel, y0 + k // kernel
@@ -311,33 +335,38 @@ def gather_patches(table1, table2, table3, table4, keypoints, window, out, start
 
 
 @_jit
-def gather_samples(table1, table2, table3, table4, keypoints, offsets, window, out, start, stop):
+def gather_samples(
+    table1, table2, table3, table4, keypoints, order, offsets, window, out, start, stop
+):
     """Bilinear reads, among normalised pixels, at the deformable positions of each keypoint.
 
-    offsets: N×2M pixels, all x then all y. out: N×M×dim.
+    offsets: N×2M pixels, all x then all y. out: N×M×dim. The rest as in ``gather_patches``.
     """
     left, top, height, width = window
     samples, dim = out.shape[1], out.shape[2]
     f32 = np.float32
     limit = f32(max(height, width)) / f32(4.0)
-    buffer = np.empty(dim, f32)
-    for n in range(start, stop):
+    pixels, gains = np.empty((4, dim), f32), np.empty(4, f32)
+    p0, p1, p2, p3 = pixels[0], pixels[1], pixels[2], pixels[3]
+    for n in order[start:stop]:
         for m in range(samples):
             px = keypoints[n, 0] + min(max(offsets[n, m], -limit), limit)
             py = keypoints[n, 1] + min(max(offsets[n, samples + m], -limit), limit)
             x0, y0 = math.floor(px), math.floor(py)
             a, b = px - f32(x0), py - f32(y0)
-            target = out[n, m]
-            target[:] = f32(0.0)
             for k in range(4):
                 x, y = x0 + k % 2, y0 + k // 2
                 if 0 <= x < width and 0 <= y < height:
                     weight = (a if k % 2 else f32(1.0) - a) * (b if k // 2 else f32(1.0) - b)
-                    gain = weight * _read_pixel(
-                        table1, table2, table3, table4, x + left, y + top, buffer
+                    gains[k] = weight * _read_pixel(
+                        table1, table2, table3, table4, x + left, y + top, pixels[k]
                     )
-                    for c in range(dim):
-                        target[c] += gain * buffer[c]
+                else:
+                    gains[k], pixels[k] = f32(0.0), f32(0.0)
+            g0, g1, g2, g3 = gains[0], gains[1], gains[2], gains[3]
+            target = out[n, m]
+            for c in range(dim):
+                target[c] = g0 * p0[c] + g1 * p1[c] + g2 * p2[c] + g3 * p3[c]
 
 
 @_jit
