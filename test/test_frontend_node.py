@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,6 +147,7 @@ def test_the_newest_image_wins_and_the_others_are_counted(node, probe, camera, f
     burst = [camera.message(frames[i % len(frames)]) for i in range(30)]
     for message in burst:
         probe.images.publish(message)
+        time.sleep(0.005)  # faster than the pipeline, slow enough for the transport to deliver
     probe.wait(lambda: probe.features and probe.features[-1].header == burst[-1].header)
     indices = [feature.frame_index for feature in probe.features]
     assert indices == list(range(len(indices)))

@@ -163,7 +163,9 @@ class CpuLightGlue:
     def __init__(self, folder: Path, runtime: Runtime, bfloat16: bool) -> None:
         manifest = read_manifest(folder)
         self._exit_thresholds = np.array(manifest["exit_thresholds"], np.float32)
-        self._embedding = runtime.load(folder / "embedding.onnx")
+        with np.load(folder / "encoding.npz") as encoding:
+            self._angles = encoding["angles"]
+        self._embedding = runtime.load(folder / "embedding.onnx", bfloat16=bfloat16)
         numbers = range(int(manifest["layers"]))
         self._layers = [
             runtime.load(folder / f"layer_{i}.onnx", bfloat16=bfloat16) for i in numbers
@@ -171,6 +173,7 @@ class CpuLightGlue:
         self._assignments = [
             runtime.load(folder / f"assignment_{i}.onnx", bfloat16=bfloat16) for i in numbers
         ]
+        self._embedded: list[tuple[Features, Array, Array]] = []  # of the last two images
         # compile the loops now, not while a camera waits
         points = np.zeros((2, 2), np.float32)
         blank = np.zeros((2, int(manifest["input_dim"])), np.float32)
@@ -191,7 +194,8 @@ class CpuLightGlue:
         rows = [np.arange(len(features), dtype=np.uint32) for features in (reference, current)]
         state, rotation, mask = _batch(*self._embed(reference, current))
         for layer, network in enumerate(self._layers):
-            state, exits = network(state, rotation, mask)
+            # the first layer's self-attention, which needs the rotation, is in the embedding
+            state, exits = network(state, mask, *([rotation] if layer > 0 else []))
             matchability, confidence = (
                 [exits[i, : len(r), head] for i, r in enumerate(rows)] for head in (0, 1)
             )
@@ -222,16 +226,20 @@ class CpuLightGlue:
         return Matches(rows[0][i], rows[1][j], probability, layers=layer + 1)
 
     def _embed(self, *images: Features) -> tuple[list[Array], list[Array]]:
-        """First state and rotation of each image's points."""
-        keypoints = []
+        """First state and rotation of each image's points; the last images' are remembered."""
+        embedded = []
         for features in images:
+            known = [entry for entry in self._embedded if entry[0] is features]
+            if known:
+                embedded += known
+                continue
             size = np.array([features.width, features.height], np.float32)
-            keypoints.append((features.keypoints - size / 2) / (size.max() / 2))
-        descriptors = np.concatenate([features.descriptors for features in images])
-        parts = self._embedding(descriptors, np.concatenate(keypoints))
-        first = len(images[0])
-        state, rotation = ([part[:first], part[first:]] for part in parts)
-        return state, rotation
+            angles = (features.keypoints - size / 2) / (size.max() / 2) @ self._angles
+            rotation = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+            (state,) = self._embedding(features.descriptors[None], rotation[None])
+            embedded.append((features, np.array(state[0]), rotation))
+        self._embedded = embedded
+        return [state for _, state, _ in embedded], [rotation for _, _, rotation in embedded]
 
 
 def _batch(state: list[Array], rotation: list[Array]) -> tuple[Array, Array, Array]:

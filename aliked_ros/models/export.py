@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 
-FORMAT = 1
+FORMAT = 2
 """Grows whenever the exported graphs change, so that folders made by older code are made anew."""
 
 LIGHTGLUE = "aliked-lightglue"
@@ -206,25 +206,27 @@ def _export_lightglue(
     report(f"{identity['model']}: embedding")
     export_graph(
         folded.FoldedEmbedding(network),
-        {"descriptors": torch.zeros(64, input_dim), "keypoints": torch.zeros(64, 2)},
-        ["state", "rotation"],
-        ({0: count}, {0: count}),
+        {
+            "descriptors": torch.zeros(1, 64, input_dim),
+            "rotation": torch.zeros(1, 64, HEAD_DIM),
+        },
+        ["state"],
+        ({1: count}, {1: count}),
         folder / "embedding.onnx",
         identity,
     )
+    angles = network.posenc.Wr.weight.detach().numpy()
+    np.savez(folder / "encoding.npz", angles=angles.T)
     report(f"{identity['model']}: layers")
-    export_graphs(
-        [folded.FoldedLayer(network, i) for i in range(network.layers)],
-        {
-            "state": torch.zeros(2, 64, DIM),
-            "rotation": torch.zeros(2, 64, HEAD_DIM),
-            "mask": torch.zeros(2, 1, 1, 64),
-        },
-        ["new_state", "probabilities"],
-        ({1: count}, {1: count}, {3: count}),
-        [folder / f"layer_{i}.onnx" for i in range(network.layers)],
-        identity,
-    )
+    inputs = {"state": torch.zeros(2, 64, DIM), "mask": torch.zeros(2, 1, 1, 64)}
+    rotation = {"rotation": torch.zeros(2, 64, HEAD_DIM)}
+    outputs = ["new_state", "probabilities"]
+    axes: tuple[dict[int, Any], ...] = ({1: count}, {3: count}, {1: count})
+    layers = [folded.FoldedLayer(network, i) for i in range(network.layers)]
+    paths = [folder / f"layer_{i}.onnx" for i in range(network.layers)]
+    # the first layer's self-attention, and with it the rotation, is in the embedding
+    export_graph(layers[0], inputs, outputs, axes[:2], paths[0], identity)
+    export_graphs(layers[1:], inputs | rotation, outputs, axes, paths[1:], identity)
     report(f"{identity['model']}: assignments")
     export_graphs(
         [folded.FoldedAssignment(network, i) for i in range(network.layers)],

@@ -21,7 +21,6 @@ from aliked_ros.networks.lightglue import (
     HEAD_DIM,
     HEADS,
     LightGlue,
-    TransformerLayer,
     join_heads,
     split_heads,
 )
@@ -170,38 +169,18 @@ class FoldedAggregation(nn.Module):
         return F.normalize(activated @ self.aggregate, dim=-1)
 
 
-class FoldedEmbedding(nn.Module):
-    """LightGlue's input projection and rotary encoding."""
-
-    def __init__(self, network: LightGlue) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(network.input_proj.weight.T.contiguous().detach())
-        self.bias = nn.Parameter(network.input_proj.bias.detach())
-        self.angles = nn.Parameter(network.posenc.Wr.weight.T.contiguous().detach())
-
-    def forward(self, descriptors: Tensor, keypoints: Tensor) -> tuple[Tensor, Tensor]:
-        """N×input_dim descriptors, N×2 normalised positions → states N×256, rotation N×64.
-
-        The rotation holds 32 cosines, then 32 sines.
-        """
-        angle = keypoints @ self.angles
-        return descriptors @ self.weight + self.bias, torch.cat([angle.cos(), angle.sin()], -1)
-
-
 def _even_odd() -> Tensor:
     """Per head, even channels first: rotating pairs becomes rotating halves."""
     channels = torch.arange(DIM).reshape(HEADS, HEAD_DIM // 2, 2)
     return channels.transpose(1, 2).flatten()
 
 
-class FoldedLayer(nn.Module):
-    """One LightGlue layer for a batch of the two images, with its exit and pruning heads."""
+class _FoldedSelf(nn.Module):
+    """Self-attention block, for a batch of images."""
 
     def __init__(self, network: LightGlue, index: int) -> None:
         super().__init__()
-        layer = network.transformers[index]
-        assert isinstance(layer, TransformerLayer)
-        block, cross = layer.self_attn, layer.cross_attn
+        block = network.transformers[index].self_attn
         # rows of Wqkv: head, channel, (q k v)
         weight = block.Wqkv.weight.reshape(DIM, 3, DIM)
         bias = block.Wqkv.bias.reshape(DIM, 3)
@@ -211,13 +190,51 @@ class FoldedLayer(nn.Module):
         biases = (bias[order, 0] * scale, bias[order, 1], bias[:, 2])
         self.qkv = nn.Parameter(torch.cat(weights).T.contiguous().detach())
         self.qkv_bias = nn.Parameter(torch.cat(biases).detach())
-        self.self_ffn = _FoldedFeedForward(block.ffn, block.out_proj)
+        self.ffn = _FoldedFeedForward(block.ffn, block.out_proj)
+
+    def forward(self, x: Tensor, rotation: Tensor, mask: Tensor | None) -> Tensor:
+        q, k, v = (x @ self.qkv + self.qkv_bias).chunk(3, dim=-1)
+        cosine, sine = (r[:, None] for r in rotation.chunk(2, dim=-1))
+        q, k = (_rotate_halves(split_heads(y), cosine, sine) for y in (q, k))
+        similarity = q @ k.transpose(-1, -2)
+        if mask is not None:
+            similarity = similarity + mask
+        return self.ffn(x, join_heads(similarity.softmax(-1) @ split_heads(v)))
+
+
+class FoldedEmbedding(nn.Module):
+    """Input projection and the first self-attention: all that needs one image alone.
+
+    A frame's embedding serves twice, against the frame before and against the one after.
+    """
+
+    def __init__(self, network: LightGlue) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(network.input_proj.weight.T.contiguous().detach())
+        self.bias = nn.Parameter(network.input_proj.bias.detach())
+        self.block = _FoldedSelf(network, 0)
+
+    def forward(self, descriptors: Tensor, rotation: Tensor) -> Tensor:
+        """1×N×input_dim descriptors and 1×N×64 rotation (32 cosines, 32 sines) → 1×N×256."""
+        return self.block(descriptors @ self.weight + self.bias, rotation, None)
+
+
+class FoldedLayer(nn.Module):
+    """One LightGlue layer for a batch of the two images, with its exit and pruning heads.
+
+    The first layer's self-attention belongs to ``FoldedEmbedding``.
+    """
+
+    def __init__(self, network: LightGlue, index: int) -> None:
+        super().__init__()
+        self.block = _FoldedSelf(network, index) if index > 0 else None
+        cross = network.transformers[index].cross_attn
         scale = HEAD_DIM**-0.25
-        weights2 = (cross.to_qk.weight * scale, cross.to_v.weight)
-        biases2 = (cross.to_qk.bias * scale, cross.to_v.bias)
-        self.qk_v = nn.Parameter(torch.cat(weights2).T.contiguous().detach())
-        self.qk_v_bias = nn.Parameter(torch.cat(biases2).detach())
-        self.cross_ffn = _FoldedFeedForward(cross.ffn, cross.to_out)
+        weights = (cross.to_qk.weight * scale, cross.to_v.weight)
+        biases = (cross.to_qk.bias * scale, cross.to_v.bias)
+        self.qk_v = nn.Parameter(torch.cat(weights).T.contiguous().detach())
+        self.qk_v_bias = nn.Parameter(torch.cat(biases).detach())
+        self.ffn = _FoldedFeedForward(cross.ffn, cross.to_out)
         # the last layer has no exit head: it is the exit
         last = index == network.layers - 1
         heads = [network.log_assignment[index].matchability]
@@ -225,20 +242,21 @@ class FoldedLayer(nn.Module):
         self.exits = nn.Parameter(torch.cat([h.weight for h in heads]).T.contiguous().detach())
         self.exits_bias = nn.Parameter(torch.cat([h.bias for h in heads]).detach())
 
-    def forward(self, x: Tensor, rotation: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, mask: Tensor, rotation: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """Update the states of both images.
 
-        x: 2×N×256. rotation: 2×N×64. mask: 2×1×1×N, 0 for points, a large negative number for
-        padding. Returns x and 2×N×2: matchability and confidence, as probabilities.
+        x: 2×N×256. mask: 2×1×1×N, 0 for points, a large negative number for padding.
+        rotation: 2×N×64, not in the first layer. Returns x and 2×N×2: matchability and
+        confidence, as probabilities.
         """
-        q, k, v = (x @ self.qkv + self.qkv_bias).chunk(3, dim=-1)
-        cosine, sine = (r[:, None] for r in rotation.chunk(2, dim=-1))
-        q, k = (_rotate_halves(split_heads(y), cosine, sine) for y in (q, k))
-        attention = (q @ k.transpose(-1, -2) + mask).softmax(-1)
-        x = self.self_ffn(x, join_heads(attention @ split_heads(v)))
+        if self.block is not None:
+            assert rotation is not None
+            x = self.block(x, rotation, mask)
         qk, v = (split_heads(y) for y in (x @ self.qk_v + self.qk_v_bias).chunk(2, dim=-1))
         attention = (qk @ _swap_images(qk).transpose(-1, -2) + _swap_images(mask)).softmax(-1)
-        x = self.cross_ffn(x, join_heads(attention @ _swap_images(v)))
+        x = self.ffn(x, join_heads(attention @ _swap_images(v)))
         return x, torch.sigmoid(x @ self.exits + self.exits_bias)
 
 
