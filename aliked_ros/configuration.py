@@ -27,7 +27,7 @@ _RANGES = {
 class FrontendConfig:
     """Settings of extractor, matcher and backend.
 
-    model: one of MODELS.
+    model: name of the ALIKED network.
     backend: where the networks run; ``auto`` takes the fastest that works here.
     precision: ``bfloat16`` runs the convolutions and LightGlue in bfloat16 where the CPU has it;
         ``auto`` does so exactly where that is supported.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, float], None]
 WIDTH, HEIGHT = 640, 480
 _IMAGES = 60
+_STREAM = 10  # images in a row, as a camera gives them
 
 
 def run(
@@ -133,7 +134,7 @@ def frontend_suite(
 
     contenders = {name: contender(pipeline) for name, pipeline in pipelines.items()}
     try:
-        return _table(compare(contenders, rounds, progress=progress))
+        return _table(compare(contenders, rounds, burst=_STREAM, progress=progress))
     finally:
         for pipeline in pipelines.values():
             pipeline.close()
