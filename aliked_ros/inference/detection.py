@@ -53,7 +53,7 @@ def _local_maxima(scores: Float32Array) -> BoolArray:
     """Non-maximum suppression in three rounds: maxima hidden by suppressed pixels count too."""
     maxima: BoolArray = scores == cv2.dilate(scores, _WINDOW)
     for _ in range(2):
-        suppressed = cv2.dilate(maxima.view(np.uint8), _WINDOW).view(np.bool_)
-        remaining = np.where(suppressed, np.float32(0.0), scores)
-        maxima |= (remaining == cv2.dilate(remaining, _WINDOW)) & ~suppressed
+        free = ~cv2.dilate(maxima.view(np.uint8), _WINDOW).view(np.bool_)
+        remaining = cv2.copyTo(scores, free.view(np.uint8))  # 0 elsewhere
+        maxima |= (remaining == cv2.dilate(remaining, _WINDOW)) & free
     return maxima
