@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 
 from aliked_ros.errors import ImageError, SourceError
+from aliked_ros.images import decode_image
 from aliked_ros.types import Image, UInt8Array
 
 logger = logging.getLogger(__name__)
@@ -64,21 +65,15 @@ def read_image(path: Path) -> UInt8Array:
     Raises ImageError when the file is missing, not readable, or not a whole image.
     """
     try:
-        data = np.fromfile(path, np.uint8)
+        data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"cannot read {path}: {error.strerror}.") from error
     try:
-        pixels = cv2.imdecode(data, cv2.IMREAD_ANYCOLOR) if data.size else None
-    except cv2.error:  # some decoders raise where others return None
-        pixels = None
-    if pixels is None:
+        return decode_image(data)
+    except ImageError as error:
         raise ImageError(
-            f"{path} is not a whole image ({data.size} bytes); "
-            f"expected one of {', '.join(sorted(IMAGE_SUFFIXES))}."
-        )
-    if pixels.ndim == 3:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    return np.asarray(pixels, np.uint8)
+            f"{path}: {error} Expected one of {', '.join(sorted(IMAGE_SUFFIXES))}."
+        ) from error
 
 
 class ImageFiles:

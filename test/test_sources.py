@@ -167,7 +167,7 @@ def test_read_image_errors(tmp_path: Path) -> None:
         read_image(tmp_path / "nowhere.png")
     with pytest.raises(ImageError, match="directory"):
         read_image(tmp_path)
-    with pytest.raises(ImageError, match=r"not a whole image \(\d+ bytes\)"):
+    with pytest.raises(ImageError, match=r"1\.jpg: .*its end is missing"):
         read_image(truncate(write(tmp_path / "1.jpg")))
 
 

@@ -1,0 +1,75 @@
+"""Decoding: colours, depths, and what is not a whole image."""
+
+from __future__ import annotations
+
+from array import array
+
+import cv2
+import numpy as np
+import pytest
+
+from aliked_ros.errors import ImageError
+from aliked_ros.images import decode_image
+
+
+def encoded(suffix: str, pixels: np.ndarray) -> bytes:
+    good, data = cv2.imencode(suffix, pixels)
+    assert good
+    return data.tobytes()
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    noise = np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)
+    return cv2.GaussianBlur(noise, (0, 0), 2)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda data: array("B", data)])
+def test_colours_and_depths_from_any_buffer(kind, picture: np.ndarray) -> None:
+    rgb = picture[..., ::-1]
+    np.testing.assert_array_equal(decode_image(kind(encoded(".png", picture))), rgb)
+    grey = picture[..., 0]
+    np.testing.assert_array_equal(decode_image(kind(encoded(".png", grey))), grey)
+    deep = grey.astype(np.uint16) * 257
+    np.testing.assert_array_equal(decode_image(kind(encoded(".png", deep))), grey)
+    alpha = np.dstack([picture, np.full_like(grey, 9)])
+    np.testing.assert_array_equal(decode_image(kind(encoded(".png", alpha))), rgb)
+    assert decode_image(kind(encoded(".jpg", grey))).ndim == 2
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp"])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.9, 0.999])
+def test_cut_off_images_are_refused(suffix: str, share: float, picture: np.ndarray) -> None:
+    data = encoded(suffix, picture)
+    with pytest.raises(ImageError, match=r"\d+ bytes cannot be decoded"):
+        decode_image(data[: int(share * len(data))])
+
+
+@pytest.mark.parametrize(
+    "flags", [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_RST_INTERVAL, 2)]
+)
+def test_every_way_to_write_a_jpeg(flags: tuple[int, ...], picture: np.ndarray) -> None:
+    data = cv2.imencode(".jpg", picture, flags)[1].tobytes()
+    assert decode_image(data).shape == picture.shape
+    with pytest.raises(ImageError, match="its end is missing"):
+        decode_image(data[:-2])
+
+
+def test_a_whole_thumbnail_does_not_make_a_jpeg_whole(picture: np.ndarray) -> None:
+    data, thumbnail = encoded(".jpg", picture), encoded(".jpg", picture[::8, ::8])
+    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    data = data[:2] + segment + data[2:]
+    assert decode_image(data).shape == picture.shape
+    with pytest.raises(ImageError, match="its end is missing"):
+        decode_image(data[:-100])
+
+
+def test_what_a_camera_appends_to_a_jpeg_does_no_harm(picture: np.ndarray) -> None:
+    data = encoded(".jpg", picture) + b"a film \xff\xda\x00\x10"
+    assert decode_image(data).shape == picture.shape
+
+
+def test_no_image() -> None:
+    for data in (b"", b"this is no picture", b"\xff\xd8", b"\xff\xd8\xff"):
+        with pytest.raises(ImageError, match="cannot be decoded"):
+            decode_image(data)
