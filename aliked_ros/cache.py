@@ -5,8 +5,10 @@ Layout: ``weights/`` holds the published checkpoints, ``models/`` the networks e
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,26 +33,54 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a path beside ``target`` to write a file or folder to; it then replaces ``target``.
 
     The path has the target's suffix, since some writers choose their format by it. When the block
-    raises, what it wrote is removed and ``target`` stays as it was. Missing parent folders are
-    created. OSError (read-only folder, full disk) passes through.
+    raises, what it wrote is removed and ``target`` stays as it was. A folder is replaced by a
+    folder only, never by a file. Missing parent folders are created. OSError (read-only folder,
+    full disk, a folder in a file's place) passes through.
     """
+    if not target.name:
+        raise _is_a_folder(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     mark = uuid.uuid4().hex[:8]
     written = target.with_name(f".{target.stem}.{mark}{target.suffix}")
-    replaced = target.with_name(f".{target.stem}.{mark}.old")
     try:
         yield written
-        if target.is_dir():  # a folder cannot be replaced in one step
-            target.rename(replaced)
-        try:
+        if not target.is_dir():
             os.replace(written, target)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(target)
-            raise
+        elif written.is_file():
+            raise _is_a_folder(target)
+        else:
+            _replace_folder(target, written, target.with_name(f".{target.stem}.{mark}.old"))
     finally:
-        for leftover in (written, replaced):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
+        _remove(written)
+
+
+def remove_leftovers(target: Path, age: float = 3600.0) -> None:
+    """Remove what killed processes left of writing ``target``, when older than ``age`` seconds."""
+    for leftover in target.parent.glob(f".{target.stem}.*"):
+        if time.time() - leftover.lstat().st_mtime > age:
+            _remove(leftover)
+
+
+def _replace_folder(target: Path, written: Path, aside: Path) -> None:
+    """Put ``written`` in the place of the folder ``target``, which takes two steps.
+
+    Where the second one fails, and with it the way back, the old content stays in ``aside``.
+    """
+    target.rename(aside)
+    try:
+        written.rename(target)
+    except BaseException:
+        aside.rename(target)
+        raise
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_a_folder(path: Path) -> IsADirectoryError:
+    return IsADirectoryError(errno.EISDIR, "is a folder", str(path))

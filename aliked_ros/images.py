@@ -29,10 +29,11 @@ def decode_image(data: Buffer) -> UInt8Array:
 
     Raises ImageError when they are no image, or not a whole one.
     """
-    encoded = np.frombuffer(memoryview(data), np.uint8)
+    view = memoryview(data)
+    encoded = np.frombuffer(view, np.uint8)
     problem = "not an image that OpenCV can decode"
     pixels = None
-    if encoded[:2].tobytes() == _JPEG and not _has_its_end(memoryview(encoded)):
+    if encoded[:2].tobytes() == _JPEG and not _has_its_end(view):
         problem = "its end is missing"  # some decoders fill up such a JPEG with grey
     elif encoded.size:
         try:
