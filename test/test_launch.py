@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from ros_helpers import Probe
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
@@ -52,31 +58,72 @@ def test_launch_files_load_and_describe_their_arguments(name):
     assert all(argument.description for argument in arguments)
 
 
-@pytest.mark.ros
-@pytest.mark.long
-def test_the_launch_file_starts_the_node_with_its_topics_and_profile(tmp_path):
+@contextmanager
+def launched(tmp_path: Path, *arguments: str, **env: str) -> Iterator[Probe]:
+    """A probe for the node ``/robot1/aliked_frontend`` of a launch, which must end well."""
     path = installed("frontend.launch.py")
     from ros_helpers import Probe, environment
 
-    arguments = ["image:=/eye/image", "image_transport:=compressed", "profile:=robot"]
-    arguments += ["namespace:=robot1"]
-    with (tmp_path / "log").open("wb") as log:
+    log = tmp_path / "log"
+    with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", START, str(path), *arguments],
-            env=environment(), stdout=log, stderr=subprocess.STDOUT,
+            [sys.executable, "-c", START, str(path), "namespace:=robot1", *arguments],
+            env=environment(**env), stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
     probe = Probe("robot1/aliked_frontend")
     try:
         probe.wait_for_state("active")
-        assert probe.node.count_subscribers("/eye/image/compressed") == 1
-        assert "read-only" in probe.set_parameter("autostart", False)
-        assert "unconfigured" in probe.set_parameter("matcher", "lightglue")
+        yield probe
     finally:
         probe.close()
         process.send_signal(2)
         status = process.wait(30)
-    assert status == 0, (tmp_path / "log").read_text()
-    assert "finished cleanly" in (tmp_path / "log").read_text()
+    assert status == 0, log.read_text()
+    assert "finished cleanly" in log.read_text()
+
+
+@pytest.mark.ros
+@pytest.mark.long
+def test_the_launch_file_starts_the_node_with_its_topics_and_profile(tmp_path):
+    arguments = ["image:=/eye/image", "image_transport:=compressed", "profile:=robot"]
+    with launched(tmp_path, *arguments) as probe:
+        assert probe.node.count_subscribers("/eye/image/compressed") == 1
+        assert "read-only" in probe.set_parameter("autostart", False)
+        assert "unconfigured" in probe.set_parameter("matcher", "lightglue")
+
+
+@pytest.mark.ros
+@pytest.mark.long
+def test_the_users_parameter_file_and_fast_dds_profile_are_kept(tmp_path):
+    parameters = tmp_path / "mine.yaml"
+    parameters.write_text(
+        "/**:\n  ros__parameters: {image_transport: compressed, matcher: nearest}\n"
+    )
+    profile = tmp_path / "mine.xml"
+    profile.write_bytes((ROOT / "config" / "fastdds_large_messages.xml").read_bytes())
+    names = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+    own = dict.fromkeys(names, str(profile))
+    with launched(tmp_path, f"params_file:={parameters}", **own) as probe:
+        assert probe.node.count_subscribers("/robot1/image/compressed") == 1
+        environments = [
+            (entry / "environ").read_bytes().decode(errors="replace").split("\0")
+            for entry in processes_with("__ns:=/robot1")
+        ]
+    assert environments
+    for variables in environments:
+        assert {f"{name}={profile}" for name in names} <= set(variables)
+
+
+def processes_with(argument: str) -> list[Path]:
+    """Folders in /proc of the processes that have this argument."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if argument.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+                found.append(entry)
+        except OSError:  # it has just ended
+            continue
+    return found
 
 
 @pytest.mark.parametrize("name", ["frontend", "demo"])
