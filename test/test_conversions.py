@@ -187,7 +187,7 @@ def changed(**fields) -> ImageMessage:
         (floats(-0.1), "values from -0.1 to 0.5"),
         (CompressedImage(format="16UC1; compressedDepth png", data=b"abc"), "depth image"),
         (CompressedImage(format="jpeg", data=b"no image"), "cannot be decoded"),
-        (CompressedImage(format="jpeg", data=b""), "compressed image of 0 bytes"),
+        (CompressedImage(format="jpeg", data=b""), "image of 0 bytes cannot be decoded"),
     ],
 )
 def test_malformed_messages_are_refused_with_thing_value_and_remedy(message, words):

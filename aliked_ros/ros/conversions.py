@@ -21,6 +21,7 @@ from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches
 from aliked_ros.errors import ImageError
+from aliked_ros.images import decode_image
 from aliked_ros.types import Features, Float32Array, FrameResult, Image, Matches, Tracks, UInt8Array
 
 DESCRIPTOR_ENCODINGS = {"float32": FeatureFrame.FLOAT32, "float16": FeatureFrame.FLOAT16}
@@ -195,35 +196,13 @@ def _decode(message: CompressedImage) -> UInt8Array:
             f"compressed image has format {message.format!r}, a depth image; "
             "subscribe to the camera's colour or grey topic."
         )
-    data = np.frombuffer(message.data, np.uint8)
-    # Decoders fill up a cut-off JPEG with grey instead of failing. Neither marker can occur
-    # inside its compressed data: complete means that the last scan is followed by an end.
-    encoded = data.tobytes()
-    truncated = encoded.startswith(b"\xff\xd8") and (
-        encoded.rfind(b"\xff\xd9") < encoded.rfind(b"\xff\xda")
-    )
-    pixels = None
-    if not truncated and data.size:
-        try:
-            pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-        except cv2.error:  # e.g. a size beyond OpenCV's limit
-            pixels = None
-    if pixels is None:
+    try:
+        return decode_image(message.data)
+    except ImageError as error:
         raise ImageError(
-            f"compressed image of {data.size} bytes (format {message.format!r}) cannot be decoded: "
-            f"{'its end is missing' if truncated else 'not a JPEG or PNG that OpenCV reads'}. "
-            "Check the publisher, and the network for losses."
-        )
-    if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
-    if pixels.dtype != np.uint8:
-        raise ImageError(
-            f"compressed image (format {message.format!r}) has {pixels.dtype} samples; "
-            "publish 8- or 16-bit JPEG or PNG."
-        )
-    if pixels.ndim == 2:
-        return np.asarray(pixels, np.uint8)
-    return _convert(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGB)
+            f"compressed image of format {message.format!r}: {error} "
+            "Check the publisher (JPEG or PNG), and the network for losses."
+        ) from error
 
 
 def image_message(pixels: UInt8Array, header: Header) -> ImageMessage:
