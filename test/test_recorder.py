@@ -233,3 +233,16 @@ def test_a_full_disk_is_said_and_spares_the_older_recording(probe, tmp_path):
     assert "Free space" in said
     assert "Traceback" not in said
     assert output.read_bytes() == b"older"
+
+
+@pytest.mark.ros
+def test_a_bad_node_name_is_one_clear_line_and_leaves_no_file(tmp_path):
+    arguments = ["-p", f"output:={tmp_path / 'run.mcap'}", "-p", "frontend:=no name"]
+    done = subprocess.run(
+        [sys.executable, "-m", MODULE, "--ros-args", *arguments],
+        capture_output=True, text=True, env=environment(), timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "frontend is 'no name'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())

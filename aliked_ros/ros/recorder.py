@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mcap.writer import CompressionType, Writer
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -160,6 +161,11 @@ class Recording:
         except OSError as error:
             raise self._failure(error) from error
 
+    def discard(self) -> None:
+        """Close and remove the partial file."""
+        self._file.close()
+        self.partial.unlink(missing_ok=True)
+
     def _failure(self, error: OSError) -> OutputError:
         return OutputError(
             f"cannot write {self.partial}: {error.strerror}. What was recorded until then is in "
@@ -175,6 +181,19 @@ class RecorderNode(Node):
         settings = declare(self, _DECLARATIONS)
         self._recording = Recording(Path(settings["output"]).expanduser())
         self._failure: OutputError | None = None
+        try:
+            self._subscribe(settings)
+        except Exception as error:
+            self._recording.discard()
+            if isinstance(error, InvalidTopicNameException):
+                raise ConfigurationError(
+                    f"parameter frontend is {settings['frontend']!r}; it must be the name of a "
+                    f"node, such as aliked_frontend or /robot1/aliked_frontend. {error}"
+                ) from error
+            raise
+        self.create_timer(_FLUSH_PERIOD, self._recording.flush)
+
+    def _subscribe(self, settings: dict[str, Any]) -> None:
         reliable = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
         frontend = settings["frontend"]
         self._record(f"{frontend}/features", FeatureFrame, reliable)
@@ -188,7 +207,6 @@ class RecorderNode(Node):
                 self._record("image", ImageMessage, qos)
             else:
                 self._record_as_jpeg("image", qos)
-        self.create_timer(_FLUSH_PERIOD, self._recording.flush)
 
     def run(self, executor: SingleThreadedExecutor) -> None:
         """Record until shutdown. Raises OutputError when the disk is full."""
