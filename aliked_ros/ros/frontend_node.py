@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial, wraps
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
@@ -18,7 +19,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
@@ -74,6 +75,24 @@ class _Picture:
     header: Header
 
 
+_Transition = Callable[["FrontendNode", LifecycleState], TransitionCallbackReturn]
+
+
+def _logged(callback: _Transition) -> _Transition:
+    """A transition whose exceptions are told before rclpy makes a silent ERROR of them."""
+
+    @wraps(callback)
+    def logging(self: FrontendNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return callback(self, state)
+        except Exception as error:
+            if self.context.ok():  # else interrupted: nobody is left to tell
+                self._complain(f"{callback.__name__.removeprefix('on_')} failed: {_reason(error)}")
+            raise
+
+    return logging
+
+
 class FrontendNode(LifecycleNode):
     """The visual front-end as a managed node.
 
@@ -122,8 +141,13 @@ class FrontendNode(LifecycleNode):
 
     def run(self, executor: SingleThreadedExecutor) -> None:
         """Start as the parameter ``autostart`` says, then serve until shutdown."""
-        if self._settings["autostart"] and self.trigger_configure() == _SUCCESS:
-            self.trigger_activate()
+        if self._settings["autostart"]:
+            started = self.trigger_configure() == _SUCCESS and self.trigger_activate() == _SUCCESS
+            if not started and self.context.ok():  # the failed transition has said why
+                self.get_logger().error(
+                    f"Not started: the node stays {self._state}. Mend the cause, then configure "
+                    "and activate it (ros2 lifecycle set)."
+                )
         executor.spin()
 
     def close(self) -> None:
@@ -133,6 +157,7 @@ class FrontendNode(LifecycleNode):
 
     # Lifecycle
 
+    @_logged
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the networks (seconds; minutes when they have to be exported first)."""
         self._statistics.clear()
@@ -143,8 +168,7 @@ class FrontendNode(LifecycleNode):
         except Exception as error:
             if not self.context.ok():  # interrupted: nobody is left to tell
                 raise
-            self._statistics.error(f"configure failed: {_reason(error)}")
-            self.get_logger().error(f"Configure failed: {_reason(error)}")
+            self._complain(f"configure failed: {_reason(error)}")
             self._enter("unconfigured")
             return _FAILURE
         if not self.context.ok():
@@ -154,21 +178,24 @@ class FrontendNode(LifecycleNode):
         self._enter("inactive")
         return super().on_configure(state)
 
+    @_logged
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start the threads and subscribe."""
+        """Subscribe and start the threads."""
         self._statistics.clear()
         self._reported_refused = 0
         self._paused = False
         self._first_index = None
+        self._stamps.clear()
         self._trails = None
+        self._subscription = self._subscribe()
         self._worker = LatestWorker("frontend", self._process)
         self._drawer = LatestWorker("drawing", self._draw)
         result = super().on_activate(state)
-        self._subscription = self._subscribe()
         self.get_logger().info(f"Active: waiting for images on {self._subscription.topic_name}")
         self._enter("active")
         return result
 
+    @_logged
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe and end the threads; the networks stay loaded, the tracks end."""
         self._stop_threads()
@@ -177,18 +204,21 @@ class FrontendNode(LifecycleNode):
         self._enter("inactive")
         return super().on_deactivate(state)
 
+    @_logged
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the networks."""
         self._free_pipeline()
         self._enter("unconfigured")
         return super().on_cleanup(state)
 
+    @_logged
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """End the threads and free the networks, from any state."""
         self.close()
         self._enter("finalized")
         return super().on_shutdown(state)
 
+    @_logged
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """After a failed transition: free everything, back to unconfigured."""
         self.close()
@@ -198,6 +228,11 @@ class FrontendNode(LifecycleNode):
     def _enter(self, state: str) -> None:
         self._state = state
         self._publish_status()
+
+    def _complain(self, reason: str) -> None:
+        """An error of the node itself: into the log, ``~/status`` and ``/diagnostics``."""
+        self._statistics.error(reason)
+        self.get_logger().error(reason)
 
     def _tell(self, progress: str) -> None:
         """Log a step of a long load; and here is where Ctrl-C ends it."""
@@ -210,6 +245,7 @@ class FrontendNode(LifecycleNode):
 
     def _subscribe(self):
         compressed = self._settings["image_transport"] == "compressed"
+        topic = "image/compressed" if compressed else "image"
         qos = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
             depth=self._settings["input_depth"],
@@ -217,10 +253,13 @@ class FrontendNode(LifecycleNode):
         )
         return self.create_subscription(
             CompressedImage if compressed else ImageMessage,
-            "image/compressed" if compressed else "image",
+            topic,
             self._on_image,
             qos,
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
+            event_callbacks=SubscriptionEventCallbacks(
+                # Bound here: an event can come when the subscription is gone already.
+                incompatible_qos=partial(self._on_incompatible_qos, self.resolve_topic_name(topic))
+            ),
         )
 
     def _stop_threads(self) -> None:
@@ -239,8 +278,13 @@ class FrontendNode(LifecycleNode):
             return
         # The next pipeline counts its epochs and ids from the start; ours never come back.
         self._first_epoch += self._pipeline.epoch + 1
-        self._pipeline.close()
-        self._pipeline = None
+        self._identity = {}
+        pipeline, self._pipeline = self._pipeline, None
+        pipeline.close()
+
+    def _epoch(self) -> int:
+        """The tracker's epoch, counted over the life of the node."""
+        return self._first_epoch + (0 if self._pipeline is None else self._pipeline.epoch)
 
     def _refuse_impossible_transitions(self) -> None:
         """Answer ``success: false`` where rclpy would let the exception end the executor."""
@@ -297,6 +341,7 @@ class FrontendNode(LifecycleNode):
         lap("convert")
         with self._pipeline_lock:
             result = self._renumbered(self._pipeline.process(image))
+        reference_stamp = self._reference_stamp(result, header.stamp)
         lap("pipeline")
         del stages["pipeline"]  # reported by its parts
         stages |= {name: t for name, t in result.stage_times.items() if name != "total"}
@@ -306,7 +351,7 @@ class FrontendNode(LifecycleNode):
         )
         matches = None
         if self._settings["publish_matches"]:
-            matches = feature_matches(result, header, self._reference_stamp(result, header.stamp))
+            matches = feature_matches(result, header, reference_stamp)
         lap("pack")
         self._features.publish(features)
         if matches is not None:
@@ -366,6 +411,7 @@ class FrontendNode(LifecycleNode):
         )
         stamp = self.get_clock().now().to_msg()
         status.header.stamp = stamp
+        status.epoch = self._epoch()
         status.backend = self._identity.get("backend", "")
         status.model = self._identity.get("model", self._settings["model"])
         status.model_checksum = self._identity.get("model_checksum", "")
@@ -393,10 +439,10 @@ class FrontendNode(LifecycleNode):
             )
         return ""
 
-    def _on_incompatible_qos(self, event: QoSRequestedIncompatibleQoSInfo) -> None:
+    def _on_incompatible_qos(self, topic: str, event: QoSRequestedIncompatibleQoSInfo) -> None:
+        policy = qos_policy_name_from_kind(event.last_policy_kind).lower()
         reason = (
-            f"a publisher of {self._subscription.topic_name} offers another QoS "
-            f"({event.last_policy_kind.name.lower()}): its images do not arrive. "
+            f"a publisher of {topic} offers another QoS ({policy}): its images do not arrive. "
             "Set input_reliability to best_effort."
         )
         self._statistics.error(reason)
@@ -409,8 +455,8 @@ class FrontendNode(LifecycleNode):
             return _answer(response, False, f"nothing to reset in state {self._state}")
         with self._pipeline_lock:
             self._pipeline.reset()
-            epoch = self._first_epoch + self._pipeline.epoch
-        return _answer(response, True, f"tracks start anew: epoch {epoch}")
+        self._publish_status()
+        return _answer(response, True, f"tracks start anew: epoch {self._epoch()}")
 
     def _on_pause(self, request: Trigger.Request, response: Trigger.Response):
         if self._state != "active":

@@ -264,8 +264,9 @@ class NodeParameters:
         try:
             for name, value in values.items():
                 declaration = by_name[name]
-                declaration.checked(value)
-                if declaration.change is Change.UNCONFIGURED and self.configured():
+                locked = declaration.change is Change.UNCONFIGURED and self.configured()
+                # The value it has is welcome at any time: ros2 param load sets them all.
+                if declaration.checked(value) != self[name] and locked:
                     raise ConfigurationError(
                         f"parameter {name} may be set {declaration.change.value}: deactivate and "
                         "clean up the node, set it, then configure and activate again."

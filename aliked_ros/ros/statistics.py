@@ -84,7 +84,7 @@ class Statistics:
                 self._stages[name].append(duration)
 
     def status(self, state: str) -> FrontendStatus:
-        """The message on ~/status, without header and identity."""
+        """The message on ~/status, without header, epoch and identity."""
         now = time.monotonic()
         message = FrontendStatus(state=state)
         with self._lock:
@@ -96,7 +96,6 @@ class Statistics:
             message.output_rate = self._output.hertz(now)
             message.last_error = self._last_error
             if self._latest is not None:
-                message.epoch = int(self._latest.tracks.epoch)
                 message.features = len(self._latest.features)
                 message.matches = len(self._latest.matches)
                 message.tracked = int((self._latest.tracks.lengths > 1).sum())
