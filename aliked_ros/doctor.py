@@ -175,7 +175,7 @@ def _networks() -> Check:
     fresh = [model.name for model in made if model.fresh]
     stale = [model.name for model in made if not model.fresh]
     missing = [name for name in MODELS if name not in {model.name for model in made}]
-    lists = {"fresh": fresh, "out of date": stale, "missing": missing}
+    lists = {"fresh": fresh, "out of date or incomplete": stale, "missing": missing}
     finding = "; ".join(f"{what}: {', '.join(names)}" for what, names in lists.items() if names)
     if not stale and not missing:
         return Check("networks", OK, finding)

@@ -51,6 +51,67 @@ def test_stale_export_is_made_anew(own_cache: Path, change: str) -> None:
     assert json.loads(manifest.read_text()) == original
 
 
+def test_incomplete_export_is_made_anew(own_cache: Path) -> None:
+    def fresh() -> bool:
+        return next(m for m in export.exported() if m.name == "aliked-t16").fresh
+
+    folder = own_cache / "models" / "aliked-t16"
+    for name in export.read_manifest(folder)["files"]:
+        file = folder / name
+        content = file.read_bytes()
+        os.truncate(file, len(content) // 2)
+        assert not fresh(), file
+        file.write_bytes(content)
+        assert fresh()
+    (folder / "offsets.onnx").unlink()
+    assert not fresh()
+    assert export.ensure_exported("aliked-t16") == folder
+    assert (folder / "offsets.onnx").is_file()
+    assert fresh()
+
+
+def test_damaged_arrays_and_manifests_are_named_with_the_remedy(own_cache: Path) -> None:
+    folder = own_cache / "models" / "aliked-t16"
+    arrays = folder / "score_tail.npz"
+    assert len(export.load_arrays(arrays, "arr_0")) > 1
+    with pytest.raises(ModelError, match=r"score_tail\.npz"):
+        export.load_arrays(arrays, "angles")
+    content = bytearray(arrays.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    for damaged in (b"", b"no archive", arrays.read_bytes()[:1000], bytes(content)):
+        arrays.write_bytes(damaged)
+        with pytest.raises(ModelError, match=r"score_tail\.npz .*models export aliked-t16 --force"):
+            export.load_arrays(arrays)
+    assert export.read_manifest(folder, "dim", "kernel")["dim"] == 64
+    with pytest.raises(ModelError, match=r"manifest\.json .*models export aliked-t16 --force"):
+        export.read_manifest(folder, "layers")
+
+
+def test_two_processes_export_once(own_cache: Path) -> None:
+    shutil.rmtree(own_cache / "models" / "aliked-t16")
+    command = [sys.executable, "-m", "aliked_ros.models.export", "aliked-t16"]
+    environment = {**os.environ, "ALIKED_ROS_CACHE": str(own_cache)}
+    processes = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sum("descriptor head" in text for text in said) == 1, said
+    assert sorted(f.name for f in (own_cache / "models").iterdir()) == [".lock", "aliked-t16"]
+
+
+def test_an_exporter_that_fails_is_told_in_one_line(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = export.read_manifest(own_cache / "models" / "aliked-t16")
+    monkeypatch.setattr(export, "_LARGEST_SIDE", 64)  # less than the example image
+    with pytest.raises(ModelError, match=r"exporter failed on aliked-t16: .*export\.txt") as raised:
+        export.export("aliked-t16")
+    assert raised.value.__cause__ is not None
+    assert export.read_manifest(own_cache / "models" / "aliked-t16") == kept
+
+
 def test_run_time_needs_no_torch(own_cache: Path) -> None:
     """With exported networks nothing imports PyTorch; without them the error says what to do."""
     program = """

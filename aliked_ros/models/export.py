@@ -1,8 +1,9 @@
 """Exporting networks to ONNX, once, so that nothing needs PyTorch at run time.
 
 Each model gets a folder in the cache with its ONNX files and ``manifest.json``, which names the
-checksum of the weights they were made from; when the weights or ``FORMAT`` change, the folder is
-made anew. Every ONNX file carries the same identity in its own metadata.
+checksum of the weights they were made from, and the size of each file; when the weights or
+``FORMAT`` change, or a file is missing or cut off, the folder is made anew. Every ONNX file carries
+the same identity in its own metadata.
 
     python -m aliked_ros.models.export --all
 """
@@ -10,10 +11,12 @@ made anew. Every ONNX file carries the same identity in its own metadata.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import logging
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from aliked_ros.cache import atomic_path, cache_dir
+from aliked_ros.cache import atomic_path, cache_dir, remove_leftovers
 from aliked_ros.errors import AlikedError, ModelError
 from aliked_ros.models.registry import MODELS, weights_path
 
@@ -32,8 +36,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 
-FORMAT = 2
-"""Grows whenever the exported graphs change, so that folders made by older code are made anew."""
+FORMAT = 3
+"""Grows whenever the exported files change, so that folders made by older code are made anew."""
 
 LIGHTGLUE = "aliked-lightglue"
 MANIFEST = "manifest.json"
@@ -45,8 +49,8 @@ _LARGEST_SIDE = 8192
 class ExportedModel:
     """One folder of exported networks.
 
-    identity: what the manifest says (format, model, weights_sha256, sizes of the network).
-    fresh: made from the weights in use, by this version's code.
+    identity: what the manifest says (format, model, weights_sha256, sizes of the network, files).
+    fresh: made from the weights in use, by this version's code, and all there.
     """
 
     name: str
@@ -64,28 +68,29 @@ def exported() -> list[ExportedModel]:
     """The exported models in the cache."""
     found = []
     for name in MODELS:
-        identity = _read_manifest(models_dir() / name)
+        folder = models_dir() / name
+        identity = _read_manifest(folder)
         if identity is not None:
-            fresh = _is_fresh(identity, name)
-            found.append(ExportedModel(name, models_dir() / name, identity, fresh))
+            found.append(ExportedModel(name, folder, identity, _is_fresh(folder)))
     return found
 
 
 def ensure_exported(name: str, progress: Progress | None = None) -> Path:
-    """Folder of the exported networks of a model, made first where missing or stale.
+    """Folder of the exported networks of a model, made first where missing, incomplete or stale.
 
     Raises WeightsError for missing or wrong weights, ModelError when PyTorch is needed and not
-    installed or the cache cannot be written.
+    installed, its exporter fails, or the cache cannot be written.
     """
     folder = models_dir() / name
-    identity = _read_manifest(folder)
-    if identity is not None and _is_fresh(identity, name):
-        return folder
-    return export(name, progress)
+    return folder if _is_fresh(folder) else _export(name, progress, again=False)
 
 
 def export(name: str, progress: Progress | None = None) -> Path:
     """Export a model, replacing what is there; same errors as ``ensure_exported``."""
+    return _export(name, progress, again=True)
+
+
+def _export(name: str, progress: Progress | None, again: bool) -> Path:
     report = progress or (lambda _: None)
     weights = weights_path(name)
     folder = models_dir() / name
@@ -93,11 +98,11 @@ def export(name: str, progress: Progress | None = None) -> Path:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
         import torch  # noqa: F401
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: a library that PyTorch links to is missing
         raise ModelError(
-            f"The networks of {name} are not exported in {folder}, and exporting them needs "
-            f"{error.name}, which is not installed. Install requirements/export.txt here, or "
-            "export on another machine and copy that folder here."
+            f"The exported networks of {name} in {folder} are missing, incomplete or out of date, "
+            f"and making them needs onnx, onnxscript and torch: {error}. Install "
+            "requirements/export.txt here, or export on another machine and copy that folder here."
         ) from error
     identity: dict[str, Any] = {
         "format": FORMAT,
@@ -105,27 +110,73 @@ def export(name: str, progress: Progress | None = None) -> Path:
         "weights_sha256": MODELS[name].sha256,
     }
     try:
-        with atomic_path(folder) as written:
-            written.mkdir()
-            make = _export_lightglue if name == LIGHTGLUE else _export_aliked
-            make(weights, written, identity, report)
-            (written / MANIFEST).write_text(json.dumps(identity, indent=1), encoding="utf-8")
+        with _alone(report):
+            if _is_fresh(folder) and not again:  # another process made it while we waited
+                return folder
+            remove_leftovers(folder)
+            with atomic_path(folder) as written:
+                written.mkdir()
+                make = _export_lightglue if name == LIGHTGLUE else _export_aliked
+                make(weights, written, identity, report)
+                files = {file.name: file.stat().st_size for file in sorted(written.iterdir())}
+                manifest = json.dumps({**identity, "files": files}, indent=1)
+                (written / MANIFEST).write_text(manifest, encoding="utf-8")
+    except AlikedError:
+        raise
     except OSError as error:
         raise ModelError(
             f"The exported networks of {name} cannot be written to {folder}: {error}. Free some "
             "space, or set ALIKED_ROS_CACHE to a folder that can be written."
         ) from error
+    except Exception as error:  # the exporter has many ways to fail
+        said = (str(error).splitlines() or [""])[0]
+        raise ModelError(
+            f"PyTorch's exporter failed on {name}: {type(error).__name__}: {said}. "
+            "Install the versions of requirements/export.txt."
+        ) from error
     return folder
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an exported model; ModelError if it is missing or damaged."""
+@contextmanager
+def _alone(report: Progress) -> Iterator[None]:
+    """Let one process export at a time: several nodes may start at once on a new machine."""
+    models_dir().mkdir(parents=True, exist_ok=True)
+    with (models_dir() / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report("another process is exporting networks; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def read_manifest(folder: Path, *needed: str) -> dict[str, Any]:
+    """The manifest of an exported model; ModelError if it is damaged or lacks a needed entry."""
     identity = _read_manifest(folder)
-    if identity is None:
-        raise ModelError(
-            f"{folder / MANIFEST} is missing or damaged; run: aliked_ros models export --force"
-        )
+    if identity is None or not identity.keys() >= set(needed):
+        raise _damaged(folder / MANIFEST)
     return identity
+
+
+def load_arrays(path: Path, *needed: str) -> dict[str, NDArray[Any]]:
+    """The arrays of an exported .npz by name, in the order they were saved in.
+
+    Raises ModelError if the file is missing, damaged, or lacks a needed array.
+    """
+    try:
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise _damaged(path) from error
+    if not arrays.keys() >= set(needed):
+        raise _damaged(path)
+    return arrays
+
+
+def _damaged(path: Path) -> ModelError:
+    return ModelError(
+        f"{path} is missing or damaged; run: aliked_ros models export {path.parent.name} --force"
+    )
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -136,10 +187,20 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     return identity if isinstance(identity, dict) else None
 
 
-def _is_fresh(identity: dict[str, Any], name: str) -> bool:
-    return (
-        identity.get("format") == FORMAT and identity.get("weights_sha256") == MODELS[name].sha256
-    )
+def _is_fresh(folder: Path) -> bool:
+    """Whether this version's code made the folder's files of the weights in use, and all are there.
+
+    Sizes show what a full disk or a broken copy leaves, without reading the files.
+    """
+    identity = _read_manifest(folder)
+    if identity is None or identity.get("format") != FORMAT:
+        return False
+    if identity.get("weights_sha256") != MODELS[folder.name].sha256:
+        return False
+    try:
+        return all((folder / f).stat().st_size == size for f, size in identity["files"].items())
+    except OSError:
+        return False
 
 
 def _export_aliked(weights: Path, folder: Path, identity: dict[str, Any], report: Progress) -> None:
@@ -209,9 +270,10 @@ def _export_lightglue(
         {
             "descriptors": torch.zeros(1, 64, input_dim),
             "rotation": torch.zeros(1, 64, HEAD_DIM),
+            "mask": torch.zeros(1, 1, 1, 64),
         },
         ["state"],
-        ({1: count}, {1: count}),
+        ({1: count}, {1: count}, {3: count}),
         folder / "embedding.onnx",
         identity,
     )
