@@ -124,7 +124,7 @@ def _agreement(found: Matches, expected: np.ndarray) -> float:
 def test_lightglue_float32(reference: Reference, backend: str, mode: str) -> None:
     depth, width = MODES[mode]
     if backend == "onnxruntime":
-        network = CpuLightGlue(ensure_exported("aliked-lightglue"), OnnxRuntime(2), False)
+        network = CpuLightGlue(ensure_exported("aliked-lightglue"), OnnxRuntime(2), False, 1000)
 
         def match(a: Features, b: Features) -> Matches:
             return network.match(a, b, 0.1, depth, width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,8 @@ from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.inference.backend import Backend, create_backend
 from aliked_ros.types import Features, Matches
+
+_blas_limit = threading.Lock()  # the limit holds for the whole process
 
 
 class Matcher(Protocol):
@@ -67,7 +70,7 @@ class NearestMatcher:
             return Matches.empty()
         # BLAS's other threads would spin for 20 ms after the product, on the cores that the
         # next image needs
-        with self._libraries.limit(limits=1, user_api="blas"):
+        with _blas_limit, self._libraries.limit(limits=1, user_api="blas"):
             similarity = reference.descriptors @ current.descriptors.T
         forward, backward = similarity.argmax(1), similarity.argmax(0)
         rows = np.arange(len(forward))

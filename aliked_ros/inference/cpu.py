@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
 
 from aliked_ros.configuration import FrontendConfig
-from aliked_ros.errors import BackendError
+from aliked_ros.errors import BackendError, ModelError
 from aliked_ros.inference import kernels
 from aliked_ros.inference.detection import detect
 from aliked_ros.inference.runtime import Array, Network, Runtime
 from aliked_ros.models.export import LIGHTGLUE, ensure_exported, read_manifest
+from aliked_ros.networks.constants import PAD_MULTIPLE
 from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
 
-_PAD_MULTIPLE = 32
 _MASKED = np.float32(-1e9)
+_COUNT_STEP = 32
 
 
 class CpuBackend:
@@ -29,7 +32,7 @@ class CpuBackend:
         self, config: FrontendConfig, progress: Callable[[str], None] | None = None
     ) -> None:
         threads = config.threads or len(os.sched_getaffinity(0))
-        self._progress = progress
+        self._progress, self._points = progress, config.max_keypoints
         self._runtime = _create_runtime(threads)
         self._bfloat16 = self._runtime.bfloat16 and config.precision != "float32"
         if config.precision == "bfloat16" and not self._bfloat16:
@@ -55,7 +58,7 @@ class CpuBackend:
     def load_matcher(self) -> CpuLightGlue:
         """See ``Backend``."""
         folder = ensure_exported(LIGHTGLUE, self._progress)
-        return CpuLightGlue(folder, self._runtime, self._bfloat16)
+        return CpuLightGlue(folder, self._runtime, self._bfloat16, self._points)
 
     def close(self) -> None:
         """See ``Backend``."""
@@ -63,15 +66,30 @@ class CpuBackend:
 
 
 def _create_runtime(threads: int) -> Runtime:
-    if importlib.util.find_spec("openvino") is not None:
-        from aliked_ros.inference.openvino_runtime import OpenVinoRuntime
+    failures = []
+    for module, name in (
+        ("openvino_runtime", "OpenVinoRuntime"),
+        ("onnxruntime_runtime", "OnnxRuntime"),
+    ):
+        try:
+            found = importlib.import_module(f"aliked_ros.inference.{module}")
+            return cast(Runtime, getattr(found, name)(threads))
+        except (ImportError, OSError, RuntimeError) as error:
+            failures.append(str(error))
+    raise BackendError(
+        "The CPU backend needs OpenVINO or ONNX Runtime, and neither works here "
+        f"({'; '.join(failures)}): pip install onnxruntime"
+    )
 
-        return OpenVinoRuntime(threads)
-    if importlib.util.find_spec("onnxruntime") is not None:
-        from aliked_ros.inference.onnxruntime_runtime import OnnxRuntime
 
-        return OnnxRuntime(threads)
-    raise BackendError("The CPU backend needs OpenVINO or ONNX Runtime: pip install onnxruntime")
+def _rounded(count: int, usual: int) -> int:
+    """Rows to give a graph for ``count`` points.
+
+    The runtimes prepare code and memory for every new number of rows, and keep it; so there
+    should be few numbers, and the usual one should stay as it is.
+    """
+    rounded = -(-count // _COUNT_STEP) * _COUNT_STEP
+    return min(rounded, usual) if count <= usual else rounded
 
 
 class CpuExtractor:
@@ -93,7 +111,9 @@ class CpuExtractor:
             self._tail = [np.ascontiguousarray(tail[name]) for name in tail.files]
         # the loops are compiled at their first call ever: now, not while a camera waits
         noise = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
-        self.extract(noise, None, 2, 0.0)
+        with _caching_compiled_loops():
+            self.extract(noise, None, 2, 0.0)
+        self._encoders.clear()
 
     def extract(
         self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float
@@ -101,17 +121,19 @@ class CpuExtractor:
         """See ``FeatureNetwork``."""
         score_map, tables, window = self.encode(pixels)
         keypoints, scores = detect(score_map, mask, top_k, threshold, self._workers)
-        return keypoints, scores, self._describe(tables, keypoints, window)
+        rows = _rounded(len(keypoints), top_k)
+        return keypoints, scores, self._describe(tables, keypoints, window, rows)
 
     def encode(
         self, pixels: UInt8Array
     ) -> tuple[Float32Array, list[Array], tuple[int, int, int, int]]:
         """Score map H×W, four feature tables h×w×(dim/4), and the image's place in them.
 
-        The place is (left, top, height, width) in the image padded to multiples of 32.
+        The place is (left, top, height, width) in the image padded to multiples of 32. The tables
+        are the runtime's own memory: the next call overwrites them.
         """
         height, width = pixels.shape[:2]
-        extra_y, extra_x = -height % _PAD_MULTIPLE, -width % _PAD_MULTIPLE
+        extra_y, extra_x = -height % PAD_MULTIPLE, -width % PAD_MULTIPLE
         top, left = extra_y // 2, extra_x // 2
         padded: Array = pixels
         if extra_x or extra_y:
@@ -140,28 +162,35 @@ class CpuExtractor:
         return self._encoders[shape]
 
     def _describe(
-        self, tables: list[Array], keypoints: Float32Array, window: tuple[int, int, int, int]
+        self,
+        tables: list[Array],
+        keypoints: Float32Array,
+        window: tuple[int, int, int, int],
+        rows: int,
     ) -> Float32Array:
+        """Descriptors of the keypoints, by graphs for ``rows`` of them."""
         count = len(keypoints)
         if count == 0:
             return np.zeros((0, self._dim), np.float32)
         order = np.argsort(keypoints[:, 1])  # row by row: neighbours share cache lines and pages
-        patches = np.empty((count, self._kernel**2, self._dim), np.float32)
+        patches = _spare_zeroed((rows, self._kernel**2, self._dim), count)
         self._workers.run(kernels.gather_patches, count, *tables, keypoints, order, window, patches)
-        (offsets,) = self._offsets(patches.reshape(count, -1))
-        samples = np.empty((count, self._samples, self._dim), np.float32)
+        (offsets,) = self._offsets(patches.reshape(rows, -1))
+        samples = _spare_zeroed((rows, self._samples, self._dim), count)
         self._workers.run(
             kernels.gather_samples, count, *tables, keypoints, order, offsets, window, samples
         )
         (descriptors,) = self._aggregation(samples)
-        return np.array(descriptors)  # the runtime's own memory is overwritten by the next image
+        return np.array(descriptors[:count])  # the next image overwrites the runtime's own memory
 
 
 class CpuLightGlue:
     """LightGlue layer by layer, so that it can stop early and drop pruned points."""
 
-    def __init__(self, folder: Path, runtime: Runtime, bfloat16: bool) -> None:
+    def __init__(self, folder: Path, runtime: Runtime, bfloat16: bool, usual_points: int) -> None:
+        """``usual_points``: how many most images have; any other number works too."""
         manifest = read_manifest(folder)
+        self._usual_points = usual_points
         self._exit_thresholds = np.array(manifest["exit_thresholds"], np.float32)
         with np.load(folder / "encoding.npz") as encoding:
             self._angles = encoding["angles"]
@@ -177,7 +206,9 @@ class CpuLightGlue:
         # compile the loops now, not while a camera waits
         points = np.zeros((2, 2), np.float32)
         blank = np.zeros((2, int(manifest["input_dim"])), np.float32)
-        self.match(*2 * (Features(points, points[0], blank, 64, 64, ""),), 0.0, -1.0, -1.0)
+        with _caching_compiled_loops():
+            self.match(*2 * (Features(points, points[0], blank, 64, 64, ""),), 0.0, -1.0, -1.0)
+        self._embedded.clear()
 
     def match(
         self,
@@ -192,7 +223,7 @@ class CpuLightGlue:
             return Matches.empty()
         total = len(reference) + len(current)
         rows = [np.arange(len(features), dtype=np.uint32) for features in (reference, current)]
-        state, rotation, mask = _batch(*self._embed(reference, current))
+        state, rotation, mask = self._batch(*self._embed(reference, current))
         for layer, network in enumerate(self._layers):
             # the first layer's self-attention, which needs the rotation, is in the embedding
             state, exits = network(state, mask, *([rotation] if layer > 0 else []))
@@ -216,12 +247,14 @@ class CpuLightGlue:
             rows = [r[k] for r, k in zip(rows, keep, strict=True)]
             if min(len(r) for r in rows) == 0:
                 return Matches.empty()
-            state, rotation, mask = _batch(
+            state, rotation, mask = self._batch(
                 *([part[i, : len(k)][k] for i, k in enumerate(keep)] for part in (state, rotation))
             )
-        (similarity,) = self._assignments[layer](state[0, : len(rows[0])], state[1, : len(rows[1])])
+        (similarity,) = self._assignments[layer](state[0], state[1])
         i, j, probability = kernels.mutual_matches(
-            similarity, matchability[0], matchability[1], np.float32(match_threshold)
+            np.ascontiguousarray(similarity[: len(rows[0]), : len(rows[1])]),
+            *(np.ascontiguousarray(m) for m in matchability),
+            np.float32(match_threshold),
         )
         return Matches(rows[0][i], rows[1][j], probability, layers=layer + 1)
 
@@ -236,23 +269,42 @@ class CpuLightGlue:
             size = np.array([features.width, features.height], np.float32)
             angles = (features.keypoints - size / 2) / (size.max() / 2) @ self._angles
             rotation = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
-            (state,) = self._embedding(features.descriptors[None], rotation[None])
-            embedded.append((features, np.array(state[0]), rotation))
+            inputs = self._batch([features.descriptors], [rotation])
+            (state,) = self._embedding(*inputs)
+            embedded.append((features, np.array(state[0, : len(features)]), rotation))
         self._embedded = embedded
         return [state for _, state, _ in embedded], [rotation for _, _, rotation in embedded]
 
+    def _batch(self, first: list[Array], second: list[Array]) -> tuple[Array, Array, Array]:
+        """Two properties of the points of one or more images, padded, and the padding's mask."""
+        rows = _rounded(max(len(part) for part in first), self._usual_points)
+        mask = np.zeros((len(first), 1, 1, rows), np.float32)
+        for i, part in enumerate(first):
+            mask[i, :, :, len(part) :] = _MASKED
 
-def _batch(state: list[Array], rotation: list[Array]) -> tuple[Array, Array, Array]:
-    """Both images' points in one array of the larger count, and the mask of its padding."""
-    count = max(len(part) for part in state)
-    mask = np.zeros((len(state), 1, 1, count), np.float32)
-    for i, part in enumerate(state):
-        mask[i, :, :, len(part) :] = _MASKED
+        def stack(parts: list[Array]) -> Array:
+            stacked = np.zeros((len(parts), rows, parts[0].shape[1]), np.float32)
+            for target, part in zip(stacked, parts, strict=True):
+                target[: len(part)] = part
+            return stacked
 
-    def stack(parts: list[Array]) -> Array:
-        stacked = np.zeros((len(parts), count, parts[0].shape[1]), np.float32)
-        for target, part in zip(stacked, parts, strict=True):
-            target[: len(part)] = part
-        return stacked
+        return stack(first), stack(second), mask
 
-    return stack(state), stack(rotation), mask
+
+def _spare_zeroed(shape: tuple[int, int, int], used: int) -> Float32Array:
+    """An array whose first ``used`` rows are yet to be filled."""
+    array = np.empty(shape, np.float32)
+    array[used:] = 0.0
+    return array
+
+
+@contextmanager
+def _caching_compiled_loops() -> Iterator[None]:
+    """The first call of a loop compiles it, and may fail to save the result."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(
+            f"The compiled loops cannot be saved: {error}. Free some space, or set NUMBA_CACHE_DIR "
+            "to a folder that can be written."
+        ) from error

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 
 from aliked_ros.inference import kernels
+from aliked_ros.networks.constants import NMS_RADIUS
 from aliked_ros.types import BoolArray, Float32Array, UInt8Array
 
-_WINDOW = np.ones((2 * kernels.NMS_RADIUS + 1,) * 2, np.uint8)
+_WINDOW = np.ones((2 * NMS_RADIUS + 1,) * 2, np.uint8)
 
 
 def detect(
@@ -26,7 +27,7 @@ def detect(
     maxima = _local_maxima(score_map)
     if mask is not None:
         maxima &= mask != 0
-    radius = kernels.NMS_RADIUS
+    radius = NMS_RADIUS
     inner = maxima[radius:-radius, radius:-radius]
     rows, columns = np.divmod(np.flatnonzero(inner), inner.shape[1])
     rows, columns = rows + radius, columns + radius

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numba
@@ -21,12 +22,24 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-ELU_ALPHA = np.float32(1.6732632423543772)
-NMS_RADIUS = 2
-SOFT_ARGMAX_TEMPERATURE = np.float32(0.1)
+from aliked_ros.networks.constants import NMS_RADIUS, SELU_ALPHA, SOFT_ARGMAX_TEMPERATURE
 
-_jit = numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-_inline = numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy", inline="always")
+_ALPHA = np.float32(SELU_ALPHA)
+_TEMPERATURE = np.float32(SOFT_ARGMAX_TEMPERATURE)
+_LOWEST = np.float32(-3e38)  # fast arithmetic may not see an infinity
+
+
+def _jit(function: Any, inline: str = "never") -> Any:
+    """Compile at the first call; the machine code is cached where a folder can be written."""
+    compiler = partial(numba.njit, nogil=True, fastmath=True, error_model="numpy", inline=inline)
+    try:
+        return compiler(cache=True)(function)
+    except RuntimeError:  # no such folder
+        return compiler()(function)
+
+
+def _inline(function: Any) -> Any:
+    return _jit(function, inline="always")
 
 
 class Workers:
@@ -97,7 +110,7 @@ def _exp(x):
 @_inline
 def _elu(x):
     """ELU with SELU's alpha."""
-    negative = ELU_ALPHA * (_exp(min(x, np.float32(0.0))) - np.float32(1.0))
+    negative = _ALPHA * (_exp(min(x, np.float32(0.0))) - np.float32(1.0))
     return x if x > np.float32(0.0) else negative
 
 
@@ -253,7 +266,7 @@ def refine_keypoints(score_map, columns, rows, keypoints, scores, start, stop):
         total, shift_x, shift_y = f32(0.0), f32(0.0), f32(0.0)
         for dy in range(-NMS_RADIUS, NMS_RADIUS + 1):
             for dx in range(-NMS_RADIUS, NMS_RADIUS + 1):
-                e = math.exp((score_map[y + dy, x + dx] - peak) / SOFT_ARGMAX_TEMPERATURE)
+                e = math.exp((score_map[y + dy, x + dx] - peak) / _TEMPERATURE)
                 total += e
                 shift_x += e * f32(dx)
                 shift_y += e * f32(dy)
@@ -438,7 +451,7 @@ def mutual_matches(similarity, matchability0, matchability1, threshold):
     """
     count0, count1 = similarity.shape
     f32 = np.float32
-    column_max = np.full(count1, f32(-np.inf))
+    column_max = np.full(count1, _LOWEST)
     for i in range(count0):
         for j in range(count1):
             column_max[j] = max(column_max[j], similarity[i, j])
@@ -446,23 +459,24 @@ def mutual_matches(similarity, matchability0, matchability1, threshold):
     column_sums = np.zeros(count1, f32)
     for i in range(count0):
         line = similarity[i]
-        row_max = f32(-np.inf)
+        row_max = _LOWEST
         for j in range(count1):
             row_max = max(row_max, line[j])
         row_sum = f32(0.0)
         for j in range(count1):
             row_sum += _exp(line[j] - row_max)
             column_sums[j] += _exp(line[j] - column_max[j])
-        row_terms[i] = math.log(matchability0[i] / row_sum) - row_max
+        row_terms[i] = math.log(max(matchability0[i] / row_sum, f32(1e-37))) - row_max
     column_terms = np.empty(count1, f32)
     for j in range(count1):
-        column_terms[j] = math.log(matchability1[j] / column_sums[j]) - column_max[j]
-    best = np.full(count1, f32(-np.inf))
+        column_terms[j] = math.log(max(matchability1[j] / column_sums[j], f32(1e-37)))
+        column_terms[j] -= column_max[j]
+    best = np.full(count1, _LOWEST)
     best_row = np.zeros(count1, np.int64)
     forward = np.zeros(count0, np.int64)
     for i in range(count0):
         line = similarity[i]
-        top, top_column = f32(-np.inf), 0
+        top, top_column = _LOWEST, 0
         for j in range(count1):
             doubled = f32(2.0) * line[j]
             here, there = doubled + column_terms[j], doubled + row_terms[i]

@@ -24,12 +24,10 @@ from torch import Tensor, nn
 
 from aliked_ros.errors import WeightsError
 from aliked_ros.networks.checkpoint import load_strictly, read_state_dict
+from aliked_ros.networks.constants import NMS_RADIUS, PAD_MULTIPLE, SOFT_ARGMAX_TEMPERATURE
 from aliked_ros.networks.deform_conv import deform_conv2d
 
 STRIDES = (1, 2, 8, 32)
-PAD_MULTIPLE = 32
-NMS_RADIUS = 2
-SOFT_ARGMAX_TEMPERATURE = 0.1
 
 
 @dataclass(frozen=True, slots=True)

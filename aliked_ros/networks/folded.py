@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aliked_ros.networks.aliked import ALIKED, DeformableConv, ResBlock
+from aliked_ros.networks.constants import SELU_ALPHA, SELU_SCALE
 from aliked_ros.networks.deform_conv import deform_conv2d
 from aliked_ros.networks.lightglue import (
     DIM,
@@ -24,9 +25,6 @@ from aliked_ros.networks.lightglue import (
     join_heads,
     split_heads,
 )
-
-SELU_ALPHA = 1.6732632423543772
-SELU_SCALE = 1.0507009873554805
 
 
 def elu(x: Tensor) -> Tensor:
@@ -192,14 +190,12 @@ class _FoldedSelf(nn.Module):
         self.qkv_bias = nn.Parameter(torch.cat(biases).detach())
         self.ffn = _FoldedFeedForward(block.ffn, block.out_proj)
 
-    def forward(self, x: Tensor, rotation: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: Tensor, mask: Tensor) -> Tensor:
         q, k, v = (x @ self.qkv + self.qkv_bias).chunk(3, dim=-1)
         cosine, sine = (r[:, None] for r in rotation.chunk(2, dim=-1))
         q, k = (_rotate_halves(split_heads(y), cosine, sine) for y in (q, k))
-        similarity = q @ k.transpose(-1, -2)
-        if mask is not None:
-            similarity = similarity + mask
-        return self.ffn(x, join_heads(similarity.softmax(-1) @ split_heads(v)))
+        attention = (q @ k.transpose(-1, -2) + mask).softmax(-1)
+        return self.ffn(x, join_heads(attention @ split_heads(v)))
 
 
 class FoldedEmbedding(nn.Module):
@@ -214,9 +210,13 @@ class FoldedEmbedding(nn.Module):
         self.bias = nn.Parameter(network.input_proj.bias.detach())
         self.block = _FoldedSelf(network, 0)
 
-    def forward(self, descriptors: Tensor, rotation: Tensor) -> Tensor:
-        """1×N×input_dim descriptors and 1×N×64 rotation (32 cosines, 32 sines) → 1×N×256."""
-        return self.block(descriptors @ self.weight + self.bias, rotation, None)
+    def forward(self, descriptors: Tensor, rotation: Tensor, mask: Tensor) -> Tensor:
+        """First states 1×N×256 of one image's points.
+
+        descriptors: 1×N×input_dim. rotation: 1×N×64, 32 cosines, then 32 sines.
+        mask: 1×1×1×N, 0 for points, a large negative number for padding.
+        """
+        return self.block(descriptors @ self.weight + self.bias, rotation, mask)
 
 
 class FoldedLayer(nn.Module):
