@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
+import cv2
 import numpy as np
 import pytest
 from conftest import Reference
@@ -17,7 +19,7 @@ from aliked_ros.inference.cpu import CpuExtractor, CpuLightGlue
 from aliked_ros.inference.kernels import Workers
 from aliked_ros.inference.onnxruntime_runtime import OnnxRuntime
 from aliked_ros.models.export import ensure_exported
-from aliked_ros.types import Features, Matches
+from aliked_ros.types import Features, Matches, UInt8Array
 
 IMAGES = {
     "aliked-n16": ("tum_0", "tum_30", "kitti_0", "graf_1", "graf_3"),
@@ -154,6 +156,34 @@ def test_lightglue_bfloat16(reference: Reference) -> None:
         first, second = (reference.features("aliked-n16", image) for image in pair)
         found = matcher.match(first, second)
         assert _agreement(found, reference[f"lightglue-full/{'-'.join(pair)}/matches0"]) >= 0.97
+
+
+def test_bfloat16_loses_no_verified_matches(tum_images: Callable[[int], UInt8Array]) -> None:
+    """Epipolar inliers of the whole chain, over pairs five images apart: within 1 %."""
+
+    def inliers(precision: str) -> int:
+        config = FrontendConfig(precision=precision)
+        extractor, matcher = create_extractor(config), create_matcher(config)
+        count = 0
+        for i in range(0, 100, 20):
+            a, b = extractor.extract(tum_images(i)), extractor.extract(tum_images(i + 5))
+            matches = matcher.match(a, b)
+            _, good = cv2.findFundamentalMat(
+                a.keypoints[matches.reference_indices],
+                b.keypoints[matches.current_indices],
+                cv2.USAC_MAGSAC,
+                2.0,
+            )
+            count += int(good.sum())
+        return count
+
+    try:
+        found = inliers("bfloat16")
+    except BackendError as error:
+        pytest.skip(str(error))
+    expected = inliers("float32")
+    assert expected > 2000
+    assert found >= 0.99 * expected, (found, expected)
 
 
 def test_lightglue_with_unequal_and_few_points(reference: Reference) -> None:

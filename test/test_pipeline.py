@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 from aliked_ros.configuration import FrontendConfig
@@ -13,7 +14,7 @@ from aliked_ros.errors import ConfigurationError, ImageError
 from aliked_ros.frontend.extractor import Extractor, create_extractor
 from aliked_ros.frontend.matcher import create_matcher
 from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.types import Image, UInt8Array
+from aliked_ros.types import Features, Image, UInt8Array
 
 Images = Callable[[int], UInt8Array]
 
@@ -120,6 +121,38 @@ def test_mask(extractor: Extractor, tum_images: Images) -> None:
     assert features.keypoints[:, 0].max() < 322  # refinement may move a point by up to 2 pixels
     with pytest.raises(ImageError, match="mask"):
         extractor.extract(pixels, mask[:100])
+
+
+def test_graph_sizes_are_few(tum_images: Images) -> None:
+    """Whatever the number of points, graphs see few sizes: runtimes keep memory for each one."""
+    process = psutil.Process()
+    config = FrontendConfig(max_keypoints=300)
+    extractor, matcher = create_extractor(config), create_matcher(config)
+    features = extractor.extract(tum_images(0))
+
+    def match_first(count: int) -> None:
+        part = Features(
+            features.keypoints[:count], features.scores[:count], features.descriptors[:count],
+            features.width, features.height, features.model,
+        )  # fmt: skip
+        assert len(matcher.match(part, features)) > 0.8 * count
+
+    for count in range(32, 300, 32):
+        match_first(count)
+    before = process.memory_info().rss
+    for count in range(40, 290, 7):
+        match_first(count)
+    assert process.memory_info().rss - before < 30 * 2**20
+
+
+@pytest.mark.parametrize("count", [1, 2, 31, 33])
+def test_few_keypoints(tum_images: Images, count: int) -> None:
+    """The same best keypoints and descriptors, however few are asked for."""
+    some = create_extractor(FrontendConfig(max_keypoints=count)).extract(tum_images(0))
+    many = create_extractor(FrontendConfig(max_keypoints=100)).extract(tum_images(0))
+    np.testing.assert_array_equal(some.keypoints, many.keypoints[:count])
+    cosine = np.einsum("nd,nd->n", some.descriptors, many.descriptors[:count])
+    assert cosine.min() > 0.999
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch"])

@@ -25,12 +25,15 @@ class OnnxRuntime:
 
     bfloat16 = False
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, spinning: bool = False) -> None:
+        """``spinning``: idle threads keep their cores busy, for one graph that runs alone."""
         self._options = onnxruntime.SessionOptions()
         self._options.intra_op_num_threads = threads
         self._options.inter_op_num_threads = 1
         # spinning threads would take the cores from the compiled loops between two graphs
-        self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._options.add_session_config_entry(
+            "session.intra_op.allow_spinning", "1" if spinning else "0"
+        )
         self._options.log_severity_level = 3
         self.name = f"ONNX Runtime {onnxruntime.__version__}"
 
