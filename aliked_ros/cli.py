@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from aliked_ros.configuration import FrontendConfig, choices
+from aliked_ros.configuration import FrontendConfig, choices, ranges
 from aliked_ros.errors import AlikedError, BackendError, ImageError, SourceError
 
 if TYPE_CHECKING:
@@ -67,25 +67,47 @@ def _one_of(setting: str) -> str:
     return f"One of {', '.join(choices()[setting])}."
 
 
-_OPTIONS: dict[str, Any] = {
+def _within(setting: str) -> str:
+    low, high = ranges()[setting]
+    return f"{low:g} to {high:g}"
+
+
+_EXTRACTION: dict[str, Any] = {
     "model": Annotated[str, typer.Option("--model", help=_one_of("model"))],
     "max_keypoints": Annotated[int, typer.Option("--top-k", help="Keep the K best keypoints.")],
     "score_threshold": Annotated[
         float, typer.Option("--threshold", help="And of them those with a score above this.")
     ],
-    "matcher": Annotated[str, typer.Option("--matcher", help=_one_of("matcher"))],
     "backend": Annotated[str, typer.Option("--backend", help=_one_of("backend"))],
     "precision": Annotated[str, typer.Option("--precision", help=_one_of("precision"))],
     "threads": Annotated[int, typer.Option("--threads", help="CPU threads; 0: all cores.")],
 }
+_MATCHING: dict[str, Any] = {
+    "matcher": Annotated[str, typer.Option("--matcher", help=_one_of("matcher"))],
+    "match_threshold": Annotated[
+        float,
+        typer.Option(help=f"lightglue: least probability, {_within('match_threshold')}."),
+    ],
+    "depth_confidence": Annotated[
+        float,
+        typer.Option(help="lightglue: share of confident points that ends it early; -1: never."),
+    ],
+    "width_confidence": Annotated[
+        float,
+        typer.Option(help="lightglue: confidence that prunes unmatchable points; -1: never."),
+    ],
+    "min_similarity": Annotated[
+        float,
+        typer.Option(help=f"nearest: least cosine, {_within('min_similarity')}."),
+    ],
+}
 
 
-def _frontend_options(**fixed: Any) -> Callable[[Command], Command]:
-    """Give a command the options of the front-end; it gets them checked, as its ``config``.
+def _frontend_options(offered: dict[str, Any], **fixed: Any) -> Callable[[Command], Command]:
+    """Give a command options of the front-end; it gets them checked, as its ``config``.
 
-    fixed: settings that are not offered as options.
+    fixed: settings that are not offered, where they differ from the defaults.
     """
-    offered = {name: option for name, option in _OPTIONS.items() if name not in fixed}
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
@@ -109,12 +131,15 @@ def _frontend_options(**fixed: Any) -> Callable[[Command], Command]:
 
 
 @app.command(epilog="Example: aliked_ros extract photo.jpg --top-k 2000 --output features.npz")
-@_frontend_options(matcher="nearest")
+@_frontend_options(_EXTRACTION, matcher="nearest")
 def extract(
     image: Annotated[Path, typer.Argument(help="Image file.")],
     config: FrontendConfig,
     output: Annotated[
-        Path | None, typer.Option(help="Write keypoints (N×2), scores, descriptors to this .npz.")
+        Path | None,
+        typer.Option(
+            dir_okay=False, help="Write keypoints (N×2), scores, descriptors to this .npz."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -147,16 +172,19 @@ def extract(
 
 
 @app.command(epilog="Example: aliked_ros match a.jpg b.jpg --output matches.png --npz matches.npz")
-@_frontend_options()
+@_frontend_options(_EXTRACTION | _MATCHING)
 def match(
     image0: Annotated[Path, typer.Argument(help="Reference image.")],
     image1: Annotated[Path, typer.Argument(help="Image that is matched against it.")],
     config: FrontendConfig,
-    output: Annotated[Path | None, typer.Option(help="Draw the matches to this picture.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Draw the matches to this picture.")
+    ] = None,
     npz: Annotated[
         Path | None,
         typer.Option(
-            help="Write keypoints0 (N×2), keypoints1 (M×2), matches (K×2 indices), scores (K)."
+            dir_okay=False,
+            help="Write keypoints0 (N×2), keypoints1 (M×2), matches (K×2 indices), scores (K).",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -205,7 +233,7 @@ def match(
 
 
 @app.command(epilog="Example: aliked_ros track video.mp4 --limit 300 --output tracks/")
-@_frontend_options()
+@_frontend_options(_EXTRACTION | _MATCHING)
 def track(
     source: Annotated[
         str,
@@ -216,45 +244,41 @@ def track(
     config: FrontendConfig,
     output: Annotated[
         Path,
-        typer.Option(help="Folder for tracks.mp4, tracks.npz (frame, id, x, y), summary.json."),
+        typer.Option(
+            file_okay=False,
+            help="Folder for tracks.mp4, tracks.npz (frame, id, x, y), summary.json.",
+        ),
     ],
     limit: Annotated[int | None, typer.Option(help="Stop after so many images.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Track features through a sequence; Ctrl-C ends it and keeps what has been done."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from aliked_ros.frontend.pipeline import Pipeline
+    from aliked_ros.progress import image_progress
     from aliked_ros.results import TrackResults
     from aliked_ros.sources import open_source
 
     images = open_source(source, limit)
     facts: dict[str, Any] = {"source": source, "skipped": 0, "refused": 0}
     results = TrackResults(output, images.rate, facts)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
     with closing(Pipeline(config, _say)) as pipeline:
         facts |= pipeline.identity
-        with results, Progress(*columns, console=_console(), transient=True) as progress:
+        with results, image_progress(_console()) as progress:
             task = progress.add_task(images.name, total=images.length, note="")
-            for image in images:
-                try:
-                    result = pipeline.process(image)
-                except ImageError as error:
-                    facts["refused"] += 1
-                    logging.getLogger(__name__).warning("refused: %s", error)
-                    continue
-                finally:
-                    facts["skipped"] = images.skipped
-                results.add(image, result)
-                tracked = int((result.tracks.lengths > 1).sum())
-                note = f"{tracked} of {len(result.features)} features tracked"
-                progress.update(task, advance=1, note=note)
+            try:
+                for image in images:
+                    try:
+                        result = pipeline.process(image)
+                    except ImageError as error:
+                        facts["refused"] += 1
+                        logging.getLogger(__name__).warning("refused: %s", error)
+                        continue
+                    results.add(image, result)
+                    tracked = int((result.tracks.lengths > 1).sum())
+                    note = f"{tracked} of {len(result.features)} features tracked"
+                    progress.update(task, advance=1, note=note)
+            finally:
+                facts["skipped"] = images.skipped
     if not results.summary["frames"]:
         raise SourceError(f"{source} gave no image that could be processed; nothing was written.")
     _show({**results.summary, "output": str(output)}, as_json)
@@ -298,19 +322,11 @@ def list_models(as_json: AsJson = False) -> None:
 @models_app.command(epilog="Example: aliked_ros models fetch aliked-n16 aliked-lightglue")
 def fetch(names: Names = None, force: Force = False, as_json: AsJson = False) -> None:
     """Fetch the published weights and check them by SHA-256."""
-    from rich.progress import Progress
-
     from aliked_ros.models.registry import MODELS
     from aliked_ros.models.registry import fetch as fetch_weights
+    from aliked_ros.progress import share_progress
 
-    with Progress(console=_console(), transient=True) as progress:
-        tasks: dict[str, Any] = {}
-
-        def report(what: str, share: float) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=1.0)
-            progress.update(tasks[what], completed=share)
-
+    with share_progress(_console()) as report:
         paths = fetch_weights(names or MODELS, report, force)
     _show({name: str(path) for name, path in paths.items()}, as_json)
 
@@ -358,24 +374,18 @@ def bench(
     source: Annotated[
         str | None, typer.Option(help="Images as for 'track'; default as for 'demo'.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the JSON to this file too.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write the JSON to this file too.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Time ours against the published form and the runtimes, interleaved in one run."""
-    from rich.progress import Progress
-
     from aliked_ros.benchmark.report import as_text
     from aliked_ros.benchmark.suites import run
+    from aliked_ros.progress import share_progress
     from aliked_ros.results import write_json
 
-    with Progress(console=_console(), transient=True) as progress:
-        tasks: dict[str, Any] = {}
-
-        def report(suite: str, share: float) -> None:
-            if suite not in tasks:
-                tasks[suite] = progress.add_task(suite, total=1.0)
-            progress.update(tasks[suite], completed=share)
-
+    with share_progress(_console()) as report:
         results = run(suites or ["extractor", "matcher", "frontend"], rounds, source, report)
     if output is not None:
         write_json(output, results)

@@ -75,17 +75,23 @@ class VideoFile:
     def add(self, picture: UInt8Array) -> None:
         """Append an H×W×3 RGB picture."""
         if self._writer is None:
-            self._size = (picture.shape[1], picture.shape[0])
-            self._path = self._stack.enter_context(output_path(self._target))
-            self._writer = cv2.VideoWriter(
-                str(self._path), cv2.VideoWriter.fourcc(*"mp4v"), self._rate, self._size
-            )
-            if not self._writer.isOpened():
-                raise OutputError(
-                    f"cannot write {self._target}: OpenCV has no encoder, or no permission."
-                )
+            self._writer = self._begin((picture.shape[1], picture.shape[0]))
         self._writer.write(cv2.cvtColor(fit(picture, *self._size), cv2.COLOR_RGB2BGR))
         self._frames += 1
+
+    def _begin(self, size: tuple[int, int]) -> cv2.VideoWriter:
+        with ExitStack() as stack:
+            self._path = stack.enter_context(output_path(self._target))
+            fourcc = cv2.VideoWriter.fourcc(*"mp4v")
+            writer = cv2.VideoWriter(str(self._path), fourcc, self._rate, size)
+            if not writer.isOpened():
+                raise OutputError(
+                    f"cannot write {self._target}: this OpenCV has no encoder for MPEG-4 video; "
+                    "pip install opencv-python-headless brings one."
+                )
+            self._size = size
+            self._stack = stack.pop_all()
+        return writer
 
     def __enter__(self) -> VideoFile:
         return self
@@ -171,7 +177,8 @@ class TrackResults:
     within ``epoch``), ``x``, ``y`` (pixels), ``epoch``; and ``stamp`` (seconds), one per frame.
 
     Use as a context manager: when the block ends, be it by an error or by Ctrl-C, the files hold
-    all frames added until then. ``facts`` go into the summary as they are at the end.
+    all frames added until then. ``facts`` go into the summary as they are at the end. The folder
+    is made for the first frame: a run that gives none leaves nothing.
     """
 
     def __init__(self, folder: Path, rate: float, facts: dict[str, Any]) -> None:
@@ -183,10 +190,6 @@ class TrackResults:
         # of each frame only what is written: descriptors would fill the memory
         self._frames: list[tuple[Tracks, Float32Array]] = []
         self._stamps: list[float] = []
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make the folder {folder}: {error.strerror}.") from error
         self._video = VideoFile(folder / VIDEO, rate)
 
     def add(self, image: Image, result: FrameResult) -> None:

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm")
 )
+_ESTIMATED_FRAMES = 2  # by so much a container may announce more frames than it holds
 NOMINAL_RATE = 30.0  # Hz, for sources that carry no times of their own
 KINDS = (
     "a folder of images, a folder with a frames.csv, a video file, 'camera:N' (a number), "
@@ -45,7 +46,8 @@ class Source(Protocol):
     length: number of images that iterating gives at most; None = not known.
     calibration: content of ``calib.json`` (width, height, fx, fy, cx, cy, distortion_model,
         distortion), None = not known.
-    skipped: images left out so far because they could not be read.
+    skipped: images left out so far because they could not be read; at the end of a video those,
+        too, that its container announces and that cannot be decoded.
     """
 
     name: str
@@ -141,11 +143,13 @@ class Video:
     def __iter__(self) -> Iterator[Image]:
         """Decode from the first frame on."""
         capture = self._open()
+        self.skipped = 0
         try:
             previous = -1.0 / self.rate
-            for _ in islice(count(), self._limit):
+            for index in islice(count(), self._limit):
                 good, pixels = capture.read()
                 if not good:
+                    self._end(index)
                     return
                 stamp = capture.get(cv2.CAP_PROP_POS_MSEC) * 1e-3
                 if not stamp > previous:  # containers without times report 0 throughout
@@ -154,6 +158,18 @@ class Video:
                 yield Image(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8), stamp)
         finally:
             capture.release()
+
+    def _end(self, frames: int) -> None:
+        """Compare with what the container announces: OpenCV does not tell an error from the end."""
+        missing = (self.length or 0) - frames
+        if missing > _ESTIMATED_FRAMES:
+            self.skipped = missing
+            logger.warning(
+                "%s: decoding stopped after %d of %d frames; the file is damaged or cut off.",
+                self._path,
+                frames,
+                self.length,
+            )
 
 
 class Camera:
@@ -265,7 +281,7 @@ def _sequence(table: Path, limit: int | None) -> ImageFiles:
         raise SourceError(f"{table} lists no images.")
     calibration = _calibration(table.parent)
     rate = float((calibration or {}).get("rate_hz") or 0.0)
-    if rate <= 0.0:
+    if rate == 0.0:
         interval = float(np.median(np.diff(stamps))) if len(stamps) > 1 else 0.0
         rate = 1.0 / interval if interval > 0.0 else NOMINAL_RATE
     return ImageFiles(table.parent.resolve().name, paths, stamps, rate, calibration)
@@ -295,6 +311,11 @@ def _calibration(folder: Path) -> dict[str, Any] | None:
         raise SourceError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(calibration, dict):
         raise SourceError(f"{path} must hold a JSON object, not a {type(calibration).__name__}.")
+    rate = calibration.get("rate_hz") or 0.0
+    if not isinstance(rate, int | float) or not 0.0 <= rate < np.inf:  # also refuses NaN
+        raise SourceError(
+            f"{path}: rate_hz is {rate!r}; give a number of images a second, or leave it out."
+        )
     return calibration
 
 

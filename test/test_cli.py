@@ -118,13 +118,14 @@ def test_track(images: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for file in images.iterdir():
         (tmp_path / "in" / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "in" / "1.png").write_bytes(b"broken")
+    for name in ("1.png", "7.png"):
+        (tmp_path / "in" / name).write_bytes(b"broken")
     cv2.imwrite(str(tmp_path / "in" / "6.png"), np.zeros((32, 32), np.uint8))  # too small
     output = tmp_path / "out"
     done = run("track", tmp_path / "in", "--output", output, "--top-k", "300", "--json")
     summary = json.loads(done.stdout)
     assert summary["frames"] == 4
-    assert summary["skipped"] == 1
+    assert summary["skipped"] == 2
     assert summary["refused"] == 1
     assert "1.png" in done.stderr
     assert summary["tracks"]["max_length"] == 4
@@ -207,7 +208,7 @@ def test_bad_sources(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(b"broken")
     line = refused("track", tmp_path, "--output", output)
     assert "none of the 1 images" in line
-    assert not list(output.iterdir())
+    assert not output.exists()
 
 
 def test_bad_outputs(images: Path, tmp_path: Path) -> None:
@@ -217,7 +218,43 @@ def test_bad_outputs(images: Path, tmp_path: Path) -> None:
     assert "file/below" in refused("track", images, "--output", taken)
     pair = ("match", images / "0.png", images / "1.png", "--matcher", "nearest")
     assert "file/below" in refused(*pair, "--output", taken / "m.png")
+    assert not list(tmp_path.glob("*/*"))
     assert ".xyz" in refused(*pair, "--output", tmp_path / "m.xyz")
+
+
+def test_a_folder_is_not_overwritten_by_a_result(images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "precious").touch()
+    pair = (images / "0.png", images / "1.png", "--matcher", "nearest")
+    for command in (
+        ("extract", images / "0.png", "--output", f"{folder}/"),
+        ("match", *pair, "--output", folder),
+        ("match", *pair, "--npz", folder),
+        ("bench", "matcher", "--output", folder),
+        ("extract", images / "0.png", "--output", "."),
+    ):
+        done = run(*command, status=2, cwd=folder)
+        assert "is a directory" in " ".join(done.stderr.replace("│", "").split())
+        assert "Traceback" not in done.stderr
+        assert list(tmp_path.rglob("*")) == [folder, folder / "precious"]
+
+
+def test_a_failed_start_leaves_no_folder(images: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "ALIKED_ROS_CACHE": str(tmp_path / "cache")}
+    environment.pop("ALIKED_ROS_WEIGHTS", None)
+    refused("track", images, "--output", tmp_path / "out", env=environment)
+    assert not (tmp_path / "out").exists()
+
+
+def test_matching_options_have_an_effect(images: Path) -> None:
+    def matches(*options: str) -> int:
+        pair = ("match", images / "0.png", images / "4.png", "--top-k", "300", "--json")
+        return int(json.loads(run(*pair, *options).stdout)["matches"])
+
+    assert matches("--match-threshold", "0.99") < matches("--depth-confidence", "-1")
+    nearest = ("--matcher", "nearest", "--min-similarity")
+    assert matches(*nearest, "0.95") < matches(*nearest, "0.5")
 
 
 def test_bad_settings(images: Path) -> None:
@@ -227,6 +264,7 @@ def test_bad_settings(images: Path) -> None:
     assert "nearest" in line
     assert "aliked-n16" in refused("extract", images / "0.png", "--model", "superpoint")
     assert "8192" in refused("extract", images / "0.png", "--top-k", "0")
+    assert "[0.0, 1.0]" in refused(*pair, "--min-similarity", "-0.5")
     assert "bfloat16" in refused("extract", images / "0.png", "--precision", "int8")
 
 

@@ -117,7 +117,7 @@ def test_bad_tables(tmp_path: Path, table: str, complaint: str) -> None:
 
 def test_bad_calibration(tmp_path: Path) -> None:
     write(tmp_path / "1.png")
-    for content in ("{", "[1]"):
+    for content in ("{", "[1]", '{"rate_hz": "fast"}', '{"rate_hz": -1}', '{"rate_hz": NaN}'):
         (tmp_path / "calib.json").write_text(content)
         with pytest.raises(SourceError, match=r"calib\.json"):
             open_source(str(tmp_path))
@@ -137,6 +137,31 @@ def test_video(tmp_path: Path) -> None:
     assert frames[5].pixels[32, 40, 0] == pytest.approx(200, abs=6)  # red first
     assert frames[5].pixels[32, 40, 2] == pytest.approx(50, abs=6)
     assert len(list(open_source(str(path), limit=3))) == 3
+
+
+def test_a_video_that_breaks_off_is_told_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "clip.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, (160, 128))
+    noise = np.random.default_rng(0)
+    for _ in range(20):
+        writer.write(noise.integers(0, 255, (128, 160, 3), np.uint8))
+    writer.release()
+    whole = open_source(str(path))
+    assert len(list(whole)) == 20
+    assert whole.skipped == 0
+    assert not caplog.text
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle:-2000] = bytes(len(data) - middle - 2000)  # the table of frames is at the end
+    path.write_bytes(data)
+    broken = open_source(str(path))
+    assert len(list(open_source(str(path), limit=5))) == 5
+    frames = len(list(broken))
+    assert 5 <= frames < 15
+    assert broken.skipped == 20 - frames
+    assert f"stopped after {frames} of 20 frames" in caplog.text
 
 
 @pytest.mark.parametrize(
