@@ -18,7 +18,7 @@ _RANGES = {
     "match_threshold": (0.0, 1.0),
     "depth_confidence": (-1.0, 1.0),
     "width_confidence": (-1.0, 1.0),
-    "min_similarity": (-1.0, 1.0),
+    "min_similarity": (0.0, 1.0),
     "threads": (0, 256),
 }
 
@@ -28,7 +28,7 @@ class FrontendConfig:
     """Settings of extractor, matcher and backend.
 
     model: name of the ALIKED network.
-    backend: where the networks run; ``auto`` takes the fastest that works here.
+    backend: where the networks run; ``auto``: the CPU backend.
     precision: ``bfloat16`` runs the convolutions and LightGlue in bfloat16 where the CPU has it;
         ``auto`` does so exactly where that is supported.
     max_keypoints: the K best-scored keypoints are kept.
@@ -38,7 +38,7 @@ class FrontendConfig:
     depth_confidence: LightGlue, share of confident points that ends the layers early
         (published: 0.95; -1 = never).
     width_confidence: LightGlue, confidence at which unmatchable points are pruned
-        (published: 0.99; -1 = never).
+        (published: 0.99; -1 = never, the default: pruning costs more than it saves here).
     min_similarity: ``nearest`` matcher, least cosine of two matched descriptors.
     threads: CPU threads of the inference, 0 = all cores.
     """
