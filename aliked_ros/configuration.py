@@ -10,8 +10,15 @@ MODELS = ("aliked-t16", "aliked-n16", "aliked-n16rot", "aliked-n32")
 BACKENDS = ("auto", "cpu", "torch")
 PRECISIONS = ("auto", "float32", "bfloat16")
 MATCHERS = ("lightglue", "nearest")
+VERIFICATIONS = ("fundamental", "homography", "none")
 
-_CHOICES = {"model": MODELS, "backend": BACKENDS, "precision": PRECISIONS, "matcher": MATCHERS}
+_CHOICES = {
+    "model": MODELS,
+    "backend": BACKENDS,
+    "precision": PRECISIONS,
+    "matcher": MATCHERS,
+    "verification": VERIFICATIONS,
+}
 _RANGES = {
     "max_keypoints": (1, 8192),
     "score_threshold": (0.0, 1.0),
@@ -19,6 +26,7 @@ _RANGES = {
     "depth_confidence": (-1.0, 1.0),
     "width_confidence": (-1.0, 1.0),
     "min_similarity": (0.0, 1.0),
+    "inlier_threshold": (0.1, 20.0),
     "threads": (0, 256),
 }
 
@@ -40,6 +48,9 @@ class FrontendConfig:
     width_confidence: LightGlue, confidence at which unmatchable points are pruned
         (published: 0.99; -1 = never, the default: pruning costs more than it saves here).
     min_similarity: ``nearest`` matcher, least cosine of two matched descriptors.
+    verification: geometry that matches have to agree with to extend a track: ``fundamental``
+        (any camera motion in any scene), ``homography`` (planes and turning cameras), ``none``.
+    inlier_threshold: distance from it, in pixels.
     threads: CPU threads of the inference, 0 = all cores.
     """
 
@@ -53,6 +64,8 @@ class FrontendConfig:
     depth_confidence: float = 0.95
     width_confidence: float = -1.0
     min_similarity: float = 0.7
+    verification: str = "fundamental"
+    inlier_threshold: float = 2.0
     threads: int = 0
 
     def __post_init__(self) -> None:

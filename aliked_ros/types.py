@@ -62,6 +62,8 @@ class Matches:
     scores: K float32 in (0, 1].
     inliers: K bool after geometric verification, None = not verified.
     layers: LightGlue layers run before the early stop (0 for other matchers).
+    geometry: what the inliers agree with: ``epipolar``, ``homography`` (a plane, or a camera that
+        only turned), ``still``; ``unverified`` where that could not be told; empty = not asked.
     """
 
     reference_indices: UInt32Array
@@ -69,6 +71,7 @@ class Matches:
     scores: Float32Array
     inliers: BoolArray | None = None
     layers: int = 0
+    geometry: str = ""
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -101,7 +104,8 @@ class FrameResult:
     index: number of the image since the pipeline's start, from 0.
     reference_index, reference_stamp: the image that ``matches`` refers to; None for the first
         image of an epoch, whose ``matches`` are empty.
-    stage_times: seconds spent in ``extract``, ``match``, ``track`` and ``total``.
+    normalized: N×2 undistorted keypoints on the plane z = 1, None without a camera model.
+    stage_times: seconds spent in ``extract``, ``match``, ``verify``, ``track`` and ``total``.
     """
 
     index: int
@@ -112,4 +116,5 @@ class FrameResult:
     reference_index: int | None = None
     reference_stamp: float | None = None
     is_keyframe: bool = False
+    normalized: Float32Array | None = None
     stage_times: dict[str, float] = field(default_factory=dict)

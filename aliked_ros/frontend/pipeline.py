@@ -5,17 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.matcher import build_matcher
 from aliked_ros.frontend.tracker import Tracker
+from aliked_ros.frontend.verification import Verifier
 from aliked_ros.inference.backend import create_backend
 from aliked_ros.models.registry import MODELS
-from aliked_ros.types import Features, FrameResult, Image, Matches
+from aliked_ros.types import Features, Float32Array, FrameResult, Image, Matches
 
 
 class Pipeline:
-    """Extractor, matcher and tracker of one camera; not for concurrent calls."""
+    """Extractor, matcher, verifier and tracker of one camera; not for concurrent calls.
+
+    camera: model of the camera, None while it is not known; may be set between two images. Used
+        for images of its size only.
+    """
 
     def __init__(
         self, config: FrontendConfig, progress: Callable[[str], None] | None = None
@@ -29,7 +35,9 @@ class Pipeline:
         self._backend = create_backend(config, progress)
         self._extractor = Extractor(config, self._backend)
         self._matcher = build_matcher(config, self._backend)
+        self._verifier = Verifier(config)
         self._tracker = Tracker()
+        self.camera: CameraModel | None = None
         self._index = 0
         self._previous: tuple[int, float, Features] | None = None
 
@@ -76,6 +84,9 @@ class Pipeline:
             reference_index, reference_stamp, reference = self._previous
             matches = self._matcher.match(reference, features)
         matched = time.perf_counter()
+        if reference_index is not None:
+            matches = self._verifier.verify(reference, features, matches, self.camera)
+        verified = time.perf_counter()
         tracks = self._tracker.update(len(features), matches)
         result = FrameResult(
             index=self._index,
@@ -85,13 +96,14 @@ class Pipeline:
             tracks=tracks,
             reference_index=reference_index,
             reference_stamp=reference_stamp,
+            normalized=self._normalized(features),
         )
         self._previous = (self._index, image.stamp, features)
         self._index += 1
         end = time.perf_counter()
         result.stage_times.update(
-            extract=extracted - begin, match=matched - extracted, track=end - matched,
-            total=end - begin,
+            extract=extracted - begin, match=matched - extracted,
+            verify=verified - matched, track=end - verified, total=end - begin,
         )  # fmt: skip
         return result
 
@@ -105,12 +117,18 @@ class Pipeline:
         self._config = config
         self._extractor.reconfigure(config)
         self._matcher.reconfigure(config)
+        self._verifier.reconfigure(config)
 
     def close(self) -> None:
         """Release threads and models; the pipeline cannot be used any more."""
         self._backend.close()
         del self._extractor, self._matcher
         self._previous = None
+
+    def _normalized(self, features: Features) -> Float32Array | None:
+        if self.camera is None or not self.camera.fits(features.width, features.height):
+            return None
+        return self.camera.normalize(features.keypoints)
 
     def _continues(self, stamp: float, features: Features) -> bool:
         assert self._previous is not None

@@ -1,0 +1,143 @@
+"""Camera models: from pixels to rays.
+
+A model holds what sensor_msgs/CameraInfo says (REP-104) about the images as they are published:
+binning and region of interest are already accounted for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from aliked_ros.errors import ConfigurationError
+from aliked_ros.types import Float32Array
+
+DISTORTION_MODELS = {"plumb_bob": (0, 4, 5), "rational_polynomial": (8,), "equidistant": (4,)}
+"""Names of REP-104's distortion models and how many coefficients each may have."""
+
+_REFINEMENTS = 10
+_SYNONYMS = {"radtan": "plumb_bob", "": "plumb_bob", "fisheye": "equidistant"}
+
+
+@dataclass(frozen=True, slots=True)
+class CameraModel:
+    """A pinhole camera with lens distortion, for images of one size.
+
+    width, height: pixels.
+    matrix: 3×3 float64, [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], pixels of the published image.
+    distortion_model: one of DISTORTION_MODELS.
+    distortion: its coefficients, float64 (k1 k2 p1 p2 [k3 [k4 k5 k6]], or k1..k4 equidistant).
+    """
+
+    width: int
+    height: int
+    matrix: NDArray[np.float64]
+    distortion_model: str
+    distortion: NDArray[np.float64]
+
+    def fits(self, width: int, height: int) -> bool:
+        """Whether it describes images of this size."""
+        return (self.width, self.height) == (width, height)
+
+    def normalize(self, points: Float32Array) -> Float32Array:
+        """Pixels N×2 → undistorted coordinates N×2 on the plane z = 1 of the optical frame.
+
+        NaN where the model cannot be inverted (outside the lens's field of view).
+        """
+        if len(points) == 0:
+            return np.zeros((0, 2), np.float32)
+        pixels = points.astype(np.float64).reshape(-1, 1, 2)
+        if self.distortion_model == "equidistant":
+            rays = np.asarray(
+                cv2.fisheye.undistortPoints(pixels, self.matrix, self.distortion), np.float64
+            )
+            rays[np.abs(rays).max(axis=-1) > 1e5] = np.nan  # OpenCV's mark of a failure
+        else:
+            rays = np.asarray(cv2.undistortPoints(pixels, self.matrix, self.distortion), np.float64)
+            # OpenCV's five iterations leave 0.1 px in the corners of wide lenses
+            focal = np.diag(self.matrix)[:2]
+            for _ in range(_REFINEMENTS):
+                rays += (pixels - self._project(rays)) / focal
+        return rays.reshape(-1, 2).astype(np.float32)
+
+    def project(self, rays: Float32Array) -> Float32Array:
+        """Coordinates N×2 on the plane z = 1 → pixels N×2, distortion applied."""
+        if len(rays) == 0:
+            return np.zeros((0, 2), np.float32)
+        pixels = self._project(rays.astype(np.float64).reshape(-1, 1, 2))
+        return pixels.reshape(-1, 2).astype(np.float32)
+
+    def _project(self, rays: NDArray[np.float64]) -> NDArray[np.float64]:
+        """N×1×2 → N×1×2."""
+        if self.distortion_model == "equidistant":
+            return np.asarray(cv2.fisheye.distortPoints(rays, self.matrix, self.distortion))
+        solid = np.concatenate([rays, np.ones((len(rays), 1, 1))], axis=2)
+        zero = np.zeros(3)
+        pixels, _ = cv2.projectPoints(solid, zero, zero, self.matrix, self.distortion)
+        return np.asarray(pixels)
+
+    @classmethod
+    def from_calibration(cls, calibration: Mapping[str, Any]) -> CameraModel:
+        """The model of a ``calib.json`` (width, height, fx, fy, cx, cy, distortion_model, ...)."""
+        matrix = np.array(
+            [
+                [calibration["fx"], 0.0, calibration["cx"]],
+                [0.0, calibration["fy"], calibration["cy"]],
+                [0.0, 0.0, 1.0],
+            ]
+        )
+        return create_camera(
+            int(calibration["width"]),
+            int(calibration["height"]),
+            matrix,
+            str(calibration.get("distortion_model", "")),
+            np.asarray(calibration.get("distortion", []), np.float64),
+        )
+
+
+def create_camera(
+    width: int,
+    height: int,
+    matrix: NDArray[np.float64],
+    distortion_model: str,
+    distortion: NDArray[np.float64],
+    binning: tuple[int, int] = (1, 1),
+    offset: tuple[int, int] = (0, 0),
+) -> CameraModel:
+    """The model of the published image, from the calibration of the full sensor (REP-104).
+
+    width, height: of the published image. matrix, distortion: of the full, unbinned image.
+    binning: sensor pixels a published pixel, x and y. offset: first sensor column and row read.
+    Raises ConfigurationError for a matrix of zeros (an uncalibrated camera) or another nonsense.
+    """
+    name = _SYNONYMS.get(distortion_model, distortion_model)
+    if name not in DISTORTION_MODELS:
+        raise ConfigurationError(
+            f"distortion_model is {distortion_model!r}; choose {', '.join(DISTORTION_MODELS)}."
+        )
+    if len(distortion) not in DISTORTION_MODELS[name]:
+        raise ConfigurationError(
+            f"{name} has {len(distortion)} distortion coefficients; it takes "
+            f"{' or '.join(map(str, DISTORTION_MODELS[name]))}."
+        )
+    if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or not np.isfinite(distortion).all():
+        raise ConfigurationError(f"The camera matrix is {matrix.tolist()}; it must be 3×3, finite.")
+    if matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
+        raise ConfigurationError(
+            f"The focal lengths are {matrix[0, 0]} and {matrix[1, 1]} pixels: the camera is not "
+            "calibrated. Calibrate it, or leave CameraInfo away."
+        )
+    bin_x, bin_y = (max(int(b), 1) for b in binning)  # 0 means 1 in CameraInfo
+    published = np.array(matrix, np.float64)
+    # pixel centres: sensor pixel s lies at published pixel (s − offset + ½) / binning − ½
+    published[0, 0] /= bin_x
+    published[1, 1] /= bin_y
+    published[0, 1] /= bin_x
+    published[0, 2] = (matrix[0, 2] - offset[0] + 0.5) / bin_x - 0.5
+    published[1, 2] = (matrix[1, 2] - offset[1] + 0.5) / bin_y - 0.5
+    return CameraModel(width, height, published, name, np.array(distortion, np.float64))

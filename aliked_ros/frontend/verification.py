@@ -1,0 +1,115 @@
+"""Geometric verification: which matches agree with one motion of the camera.
+
+Robust estimation is OpenCV's USAC with MAGSAC++ scores. A general motion of a scene in depth is an
+epipolar geometry. Three common cases are not, and would make its estimation arbitrary: a camera
+that stands still, one that only turns, and a plane; the last two are a homography. All are
+recognised and verified as what they are, so that none of them ends the tracks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from aliked_ros.camera import CameraModel
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.types import BoolArray, Features, Matches
+
+MIN_MATCHES = 16  # fewer fit a wrong model too easily
+_STILL_MEDIAN = 0.5  # pixels; below it the parallax drowns in the noise of the keypoints
+_HOMOGRAPHY_SHARE = 0.9  # of the epipolar inliers: so many on one homography hold no more geometry
+_LEAST_SHARE = 0.2  # of the matches: fewer inliers mean that the estimation failed
+_CONFIDENCE = 0.9999
+_ITERATIONS = 1000
+
+
+class Verifier:
+    """Marks the matches that agree with one camera motion."""
+
+    def __init__(self, config: FrontendConfig) -> None:
+        self._config = config
+
+    def verify(
+        self,
+        reference: Features,
+        current: Features,
+        matches: Matches,
+        camera: CameraModel | None = None,
+    ) -> Matches:
+        """``matches`` with ``inliers`` and ``geometry`` set, as far as that can be known.
+
+        With a camera the lens distortion is taken out first. Inliers stay None (geometry
+        ``unverified``) with fewer than MIN_MATCHES matches, or where no model fits a fair share.
+        """
+        if self._config.verification == "none":
+            return matches
+        if len(matches) < MIN_MATCHES:
+            return replace(matches, inliers=None, geometry="unverified")
+        before = reference.keypoints[matches.reference_indices].astype(np.float64)
+        after = current.keypoints[matches.current_indices].astype(np.float64)
+        if camera is not None and camera.fits(current.width, current.height):
+            before, after = (_undistorted(p, camera) for p in (before, after))
+            known = np.isfinite(before).all(1) & np.isfinite(after).all(1)
+        else:
+            known = np.ones(len(matches), bool)
+        inliers, geometry = self._inliers(before[known], after[known])
+        if inliers is None:
+            return replace(matches, inliers=None, geometry="unverified")
+        verified = np.zeros(len(matches), bool)
+        verified[known] = inliers
+        return replace(matches, inliers=verified, geometry=geometry)
+
+    def reconfigure(self, config: FrontendConfig) -> None:
+        """Take over the method and the threshold of ``config``."""
+        self._config = config
+
+    def _inliers(
+        self, before: NDArray[np.float64], after: NDArray[np.float64]
+    ) -> tuple[BoolArray | None, str]:
+        threshold = self._config.inlier_threshold
+        moved = np.linalg.norm(after - before, axis=1)
+        if len(before) < MIN_MATCHES:
+            return None, ""
+        if np.median(moved) < _STILL_MEDIAN:
+            return moved < threshold, "still"
+        flat = _robust(
+            lambda: cv2.findHomography(
+                before, after, cv2.USAC_MAGSAC, threshold, None, _ITERATIONS, _CONFIDENCE
+            )
+        )
+        if self._config.verification == "homography":
+            return flat, "homography"
+        general = _robust(
+            lambda: cv2.findFundamentalMat(
+                before, after, cv2.USAC_MAGSAC, threshold, _CONFIDENCE, _ITERATIONS
+            )
+        )
+        if general is None:
+            return flat, "homography"
+        if flat is not None and flat.sum() >= _HOMOGRAPHY_SHARE * general.sum():
+            # a few points off the plane still agree with the epipolar geometry
+            return flat | general, "homography"
+        return general, "epipolar"
+
+
+def _robust(estimate: Callable[[], tuple[Any, Any]]) -> BoolArray | None:
+    """Inliers of a robust estimation, None where it fails or explains too little."""
+    try:
+        model, mask = estimate()
+    except cv2.error:  # a degenerate set of points
+        return None
+    if model is None or mask is None:
+        return None
+    inliers: BoolArray = np.asarray(mask).ravel() != 0
+    return inliers if inliers.mean() >= _LEAST_SHARE else None
+
+
+def _undistorted(points: NDArray[np.float64], camera: CameraModel) -> NDArray[np.float64]:
+    """Pixels of an ideal pinhole with the camera's focal length, so that thresholds stay pixels."""
+    rays = camera.normalize(points.astype(np.float32)).astype(np.float64)
+    return rays * float(np.sqrt(camera.matrix[0, 0] * camera.matrix[1, 1]))

@@ -1,0 +1,83 @@
+"""Camera models against OpenCV's own projection and against each other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from aliked_ros.camera import CameraModel, create_camera
+from aliked_ros.errors import ConfigurationError
+
+MATRIX = np.array([[520.0, 0.0, 318.0], [0.0, 518.0, 250.0], [0.0, 0.0, 1.0]])
+LENSES = {
+    "plumb_bob": [0.262383, -0.953104, -0.005358, 0.002628, 1.163314],
+    "rational_polynomial": [5.1, 2.6, 0.0002, -0.0003, 0.13, 5.4, 4.3, 0.75],
+    "equidistant": [-0.012, 0.03, -0.02, 0.004],
+}
+
+
+def camera(model: str, **options: tuple[int, int]) -> CameraModel:
+    return create_camera(640, 480, MATRIX, model, np.array(LENSES[model]), **options)
+
+
+@pytest.mark.parametrize("model", LENSES)
+def test_project_and_normalize_are_inverse(model: str) -> None:
+    x, y = np.meshgrid(np.linspace(5, 635, 20), np.linspace(5, 475, 20))
+    pixels = np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
+    lens = camera(model)
+    rays = lens.normalize(pixels)
+    assert np.isfinite(rays).all()
+    assert np.abs(lens.project(rays) - pixels).max() < 0.02
+
+
+def test_pinhole_by_hand() -> None:
+    lens = create_camera(640, 480, MATRIX, "plumb_bob", np.zeros(5))
+    np.testing.assert_allclose(
+        lens.normalize(np.array([[318.0, 250.0], [838.0, 250.0]], np.float32)), [[0, 0], [1, 0]]
+    )
+
+
+def test_real_calibration(shared: Path) -> None:
+    """fr1_xyz's published lens: known corner displacement, by OpenCV's image undistortion."""
+    calibration = json.loads((shared / "data" / "tum_fr1_xyz" / "calib.json").read_text())
+    lens = CameraModel.from_calibration(calibration)
+    assert lens.distortion_model == "plumb_bob"
+    map_x, map_y = cv2.initUndistortRectifyMap(
+        lens.matrix, lens.distortion, None, lens.matrix, (640, 480), cv2.CV_32FC1
+    )
+    for u, v in ((30, 40), (320, 240), (600, 450)):
+        source = np.array([[map_x[v, u], map_y[v, u]]], np.float32)  # raw pixel seen at (u, v)
+        ideal = lens.normalize(source)[0] @ lens.matrix[:2, :2].T + lens.matrix[:2, 2]
+        np.testing.assert_allclose(ideal, (u, v), atol=0.02)
+
+
+def test_binning_and_region_of_interest() -> None:
+    """The same ray, whichever pixels are read out: checked through pixel centres."""
+    full = camera("plumb_bob")
+    part = camera("plumb_bob", binning=(2, 2), offset=(100, 60))
+    published = np.array([[0.0, 0.0], [40.0, 70.0]], np.float32)
+    # published pixel p covers sensor pixels 2p + offset and 2p + offset + 1: its centre is + ½
+    sensor = published * 2 + np.array([100.5, 60.5], np.float32)
+    np.testing.assert_allclose(part.normalize(published), full.normalize(sensor), atol=1e-6)
+
+
+def test_no_points() -> None:
+    assert camera("plumb_bob").normalize(np.zeros((0, 2), np.float32)).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "model", "distortion", "message"),
+    [
+        (np.zeros((3, 3)), "plumb_bob", np.zeros(5), "not calibrated"),
+        (MATRIX, "thin_prism", np.zeros(5), "thin_prism.*equidistant"),
+        (MATRIX, "equidistant", np.zeros(5), "5 distortion coefficients; it takes 4"),
+        (MATRIX * np.nan, "plumb_bob", np.zeros(5), "finite"),
+    ],
+)
+def test_nonsense(matrix: np.ndarray, model: str, distortion: np.ndarray, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        create_camera(640, 480, matrix, model, distortion)
