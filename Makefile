@@ -20,9 +20,10 @@ setup:  ## make .venv: dependencies, messages, weights, networks (does only what
 	it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(FIND_PYTHON) tools/environment.py $(if $(PYTHON),--python $(PYTHON))
 
-demo: setup  ## a sequence through the real node (SOURCE=, LIMIT=, OUTPUT=), into demo_output/
+demo: setup  ## a sequence through the real node (SOURCE=, LIMIT=, RATE=, PROFILE=, OUTPUT=)
 	$(BIN)/python -m aliked_ros.ros.demo $(if $(SOURCE),--source "$(SOURCE)") \
-	    $(if $(LIMIT),--limit $(LIMIT)) $(if $(OUTPUT),--output "$(OUTPUT)")
+	    $(if $(LIMIT),--limit $(LIMIT)) $(if $(RATE),--rate $(RATE)) \
+	    $(if $(PROFILE),--profile $(PROFILE)) $(if $(OUTPUT),--output "$(OUTPUT)")
 
 test: setup lint  ## all checks and tests
 	ROS_PYTHON_CHECK_FIELDS=1 $(BIN)/python -m pytest

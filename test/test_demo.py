@@ -23,7 +23,10 @@ COMMAND = [sys.executable, "-m", "aliked_ros.ros.demo"]
 
 def test_the_demo_plays_records_and_draws(tmp_path):
     done = subprocess.run(
-        [*COMMAND, "--source", "virtual", "--limit", "30", "--rate", "6", "--output", tmp_path],
+        [
+            *COMMAND, "--source", "virtual", "--limit", "30", "--rate", "6",
+            "--profile", "robot", "--output", tmp_path,
+        ],
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -41,6 +44,10 @@ def test_the_demo_plays_records_and_draws(tmp_path):
     assert {"extract", "match", "pack", "transport", "end to end"} <= summary["latency_ms"].keys()
     with AnyReader([tmp_path / "demo.mcap"]) as reader:
         counts = {c.topic: c.msgcount for c in reader.connections}
+        features = [c for c in reader.connections if c.topic == "/aliked_frontend/features"]
+        _, _, raw = next(reader.messages(features))
+        first = reader.deserialize(raw, features[0].msgtype)
+    assert first.descriptor_encoding == first.FLOAT16  # as config/robot.yaml says
     assert counts["/aliked_frontend/features"] == frames["processed"]
     assert counts["/image/compressed"] == 30
     video = cv2.VideoCapture(str(tmp_path / "tracks.mp4"))

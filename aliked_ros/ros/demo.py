@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,6 +41,14 @@ _DRAIN_TIMEOUT = 20.0  # seconds for the images still in work when the player ha
 _SETTLING_TIME = 1.0  # seconds in which a last image or result can be under way
 _STOP_TIMEOUT = 15.0  # seconds for a process to end after SIGINT
 _FRONTEND = "aliked_frontend"
+
+
+class Profile(str, Enum):
+    """Parameter files of the front-end in config/."""
+
+    cpu = "cpu"
+    desktop = "desktop"
+    robot = "robot"
 
 
 class DemoError(AlikedError):
@@ -132,7 +141,12 @@ class Watcher:
 
 
 def run_demo(
-    source: str, limit: int | None, output: Path, rate: float | None, console: Console
+    source: str,
+    limit: int | None,
+    output: Path,
+    rate: float | None,
+    console: Console,
+    profile: Profile = Profile.cpu,
 ) -> dict[str, Any]:
     """Run the three processes to the end of the source; returns the content of summary.json.
 
@@ -151,7 +165,7 @@ def run_demo(
                 "aliked_ros.ros.frontend_node",
                 {"status_period": 0.1},
                 output / "frontend.log",
-                share_path("config/cpu.yaml"),
+                share_path(f"config/{profile.value}.yaml"),
             )
             recorder = start(
                 "recorder",
@@ -303,6 +317,9 @@ def demo(
     rate: Annotated[
         float | None, typer.Option(min=0.1, max=1000.0, help="Images per second; default: its own.")
     ] = None,
+    profile: Annotated[
+        Profile, typer.Option(help="Parameters: config/PROFILE.yaml.")
+    ] = Profile.cpu,
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json, no table.")] = False,
 ) -> None:
     """Play a sequence through the real front-end node and show what comes out.
@@ -313,7 +330,7 @@ def demo(
     """
     console = Console(stderr=as_json)
     try:
-        summary = run_demo(source or default_source(), limit, output, rate, console)
+        summary = run_demo(source or default_source(), limit, output, rate, console, profile)
     except AlikedError as error:
         raise _exit(f"error: {error}") from error
     except OSError as error:
