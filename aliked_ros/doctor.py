@@ -19,12 +19,12 @@ from pathlib import Path
 from aliked_ros.cache import cache_dir
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import AlikedError
+from aliked_ros.machine import processor
 from aliked_ros.models.registry import FETCH_COMMAND, MODELS, weights_dir, weights_path
 from aliked_ros.share import share_path
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
-_CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 # Fast DDS 2 (Jazzy and before) and 3 (Kilted and later).
 _PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 _LARGE_MESSAGE = 4 << 20  # bytes: a colour image of 1280×720, or 4096 float32 descriptors, fits
@@ -71,14 +71,10 @@ def _python() -> Check:
 
 
 def _cpu() -> Check:
-    cores = len(os.sched_getaffinity(0))
-    try:
-        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
-    except OSError:
-        words = set()
-    flags = [flag for flag in _CPU_FLAGS if flag in words]
-    finding = f"{platform.machine()}, {cores} cores, {' '.join(flags) or 'no known extension'}"
-    if platform.machine() == "x86_64" and "avx2" not in flags:
+    cpu = processor()
+    extensions = " ".join(cpu.extensions) or "no known extension"
+    finding = f"{cpu.name}, {len(os.sched_getaffinity(0))} cores, {extensions}"
+    if platform.machine() == "x86_64" and "avx2" not in cpu.extensions:
         return Check("CPU", WARN, finding, "Without AVX2 the networks run many times slower.")
     return Check("CPU", OK, finding)
 
@@ -88,6 +84,7 @@ def _libraries() -> Iterator[Check]:
         "numpy": ("numpy",),
         "cv2": ("opencv-python-headless", "opencv-python", "opencv-contrib-python"),
         "numba": ("numba",),
+        "threadpoolctl": ("threadpoolctl",),
     }.items():
         version = _version(module, *distributions)
         if version is None:
@@ -102,6 +99,8 @@ def _libraries() -> Iterator[Check]:
     else:
         yield Check("openvino", FAIL, "neither it nor ONNX Runtime is installed", _INSTALL)
     yield Check("onnxruntime", OK, onnxruntime or "not installed (OpenVINO runs instead)")
+    photograph = _version("skimage", "scikit-image")
+    yield Check("scikit-image", OK, photograph or "not installed (only needed by source: virtual)")
     torch = _version("torch", "torch")
     absent = "not installed (only needed to export networks, and for backend: torch)"
     yield Check("torch", OK, torch or absent)

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aliked_ros.machine import processor
+
 Run = Callable[[int], object]
 """One timed piece of work; its argument is the number of the round."""
 
@@ -110,28 +112,13 @@ def machine() -> dict[str, Any]:
             packages[package] = version(package)
         except PackageNotFoundError:
             continue
+    cpu = processor()
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "cpu": _cpu_name(),
+        "cpu": " ".join([cpu.name, *cpu.extensions]),
         "cores": len(os.sched_getaffinity(0)),
         "load_1min": round(os.getloadavg()[0], 2),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": packages,
     }
-
-
-def _cpu_name() -> str:
-    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd")
-    name, flags = platform.processor() or "unknown", ""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as stream:
-            for line in stream:
-                key, _, value = line.partition(":")
-                if key.strip() == "model name":
-                    name = value.strip()
-                elif key.strip() in ("flags", "Features"):
-                    flags = value
-    except OSError:
-        pass
-    return " ".join([name, *(f for f in wanted if f in flags.split())])
