@@ -111,7 +111,10 @@ def test_features_have_the_images_header_and_lasting_ids(node, probe, camera, fr
             before.frame_index,
             after.frame_index,
         )
-        references, currents = matches.reference_indices, matches.current_indices
+        inliers = np.array(matches.inliers, bool)
+        assert len(inliers) == len(matches.scores)
+        references = np.array(matches.reference_indices)[inliers]
+        currents = np.array(matches.current_indices)[inliers]
         assert len(currents) > 60
         assert [before.track_ids[i] for i in references] == [after.track_ids[i] for i in currents]
         assert [before.track_lengths[i] + 1 for i in references] == [
@@ -248,8 +251,15 @@ def test_parameters_that_may_change_do_so_at_once(node, probe, camera, frames):
     assert probe.set_parameter("score_threshold", 0.5) == ""
     scores = probe.send(camera.message(frames[0])).scores
     assert 0 < len(scores) < len(half.scores)
+    probe.wait(lambda: len(probe.matches) == 4)
+    assert len(probe.matches[-1].inliers) == len(probe.matches[-1].scores) > 0
+    assert probe.set_parameter("verification", "none") == ""
+    probe.send(camera.message(frames[0]))
+    probe.wait(lambda: len(probe.matches) == 5)
+    assert len(probe.matches[-1].scores) > len(probe.matches[-1].inliers) == 0
     for name, value in (
         ("score_threshold", 0.0), ("publish_descriptors", True), ("descriptor_encoding", "float32"),
+        ("verification", "fundamental"),
     ):  # fmt: skip
         assert probe.set_parameter(name, value) == ""
 
@@ -327,7 +337,8 @@ def test_results_reach_a_subscriber_within_five_milliseconds(node, probe, camera
         probe.wait(lambda count=count: probe.status.frames_processed == count)
         stages = dict(zip(probe.status.stage_names, probe.status.stage_last, strict=True))
         inferred = sum(
-            stages[name] for name in ("receive", "wait", "convert", "extract", "match", "track")
+            stages[name]
+            for name in ("receive", "wait", "convert", "extract", "match", "verify", "track")
         )
         stamp = message.header.stamp
         overheads.append(arrival - (stamp.sec + stamp.nanosec * 1e-9) - inferred)

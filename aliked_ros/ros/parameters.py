@@ -130,6 +130,8 @@ _LIVE_SETTINGS = frozenset(
         "depth_confidence",
         "width_confidence",
         "min_similarity",
+        "verification",
+        "inlier_threshold",
     )
 )
 
