@@ -25,11 +25,11 @@ import typer
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from aliked_msgs.msg import FrontendStatus
 from aliked_ros.errors import AlikedError
+from aliked_ros.progress import image_progress
 from aliked_ros.results import write_json
 from aliked_ros.ros.report import report_of, write_pictures
 from aliked_ros.share import share_path
@@ -249,14 +249,7 @@ def _follow_start(watcher: Watcher, *children: Child) -> None:
 def _follow_play(
     watcher: Watcher, length: int | None, player: Child, others: tuple[Child, ...], console: Console
 ) -> None:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with image_progress(console) as progress:
         task = progress.add_task("images", total=length, note="")
 
         def show() -> None:
