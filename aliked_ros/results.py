@@ -119,6 +119,21 @@ class VideoFile:
             )
 
 
+def caption_of(result: FrameResult) -> str:
+    """The line of text above a drawn frame."""
+    followed = int((result.tracks.lengths > 1).sum())
+    return f"{result.features.model}  {len(result.features)} features, {followed} tracked"
+
+
+def milliseconds(times: list[float]) -> dict[str, float]:
+    """Median, 90th percentile and largest of times in seconds, as milliseconds."""
+    return {
+        "median": round(_median(times) * 1e3, 3),
+        "p90": round(float(np.percentile(times, 90)) * 1e3, 3),
+        "max": round(max(times) * 1e3, 3),
+    }
+
+
 class TrackStatistics:
     """Figures of a run, frame by frame."""
 
@@ -159,14 +174,7 @@ class TrackStatistics:
                 "mean_length": round(float(np.mean(lasting)), 2) if lasting else 0.0,
                 "max_length": max(lasting, default=0),
             },
-            "stage_ms": {
-                stage: {
-                    "median": round(_median(times) * 1e3, 3),
-                    "p90": round(float(np.percentile(times, 90)) * 1e3, 3),
-                    "max": round(max(times) * 1e3, 3),
-                }
-                for stage, times in self._times.items()
-            },
+            "stage_ms": {stage: milliseconds(times) for stage, times in self._times.items()},
         }
 
 
@@ -198,9 +206,8 @@ class TrackResults:
         self._trails.update(result)
         self._frames.append((result.tracks, result.features.keypoints))
         self._stamps.append(result.stamp)
-        followed = int((result.tracks.lengths > 1).sum())
-        caption = f"{result.features.model}  {len(result.features)} features, {followed} tracked"
-        self._video.add(draw_tracks(image.pixels, result, self._trails, caption=caption))
+        picture = draw_tracks(image.pixels, result, self._trails, caption=caption_of(result))
+        self._video.add(picture)
 
     def __enter__(self) -> TrackResults:
         return self

@@ -19,7 +19,7 @@ from sensor_msgs.msg import Image as ImageMessage
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus
 from aliked_ros.errors import SourceError
-from aliked_ros.results import TrackStatistics, VideoFile, write_picture
+from aliked_ros.results import TrackStatistics, VideoFile, caption_of, milliseconds, write_picture
 from aliked_ros.ros.conversions import (
     features_from_message,
     image_from_message,
@@ -120,11 +120,7 @@ def report_of(recording: Path) -> dict[str, Any]:
             "refused": status.frames_refused,
         },
         "latency_ms": {
-            stage: {
-                "median": round(float(np.median(samples)) * 1e3, 3),
-                "p90": round(float(np.percentile(samples, 90)) * 1e3, 3),
-            }
-            for stage, samples in (stages | measured).items()
+            stage: milliseconds(samples) for stage, samples in (stages | measured).items()
         },
     }
 
@@ -158,11 +154,7 @@ def pictures(recording: Path) -> Iterator[UInt8Array]:
             continue
         result = _result(message)
         trails.update(result)
-        followed = int((result.tracks.lengths > 1).sum())
-        caption = (
-            f"{message.model}  {len(result.features)} features, {followed} tracked, "
-            f"{(item.received - stamp) * 1e3:.0f} ms"
-        )
+        caption = f"{caption_of(result)}, {(item.received - stamp) * 1e3:.0f} ms"
         yield draw_tracks(pixels, result, trails, caption=caption)
 
 
