@@ -51,6 +51,7 @@ def test_stale_export_is_made_anew(own_cache: Path, change: str) -> None:
     assert json.loads(manifest.read_text()) == original
 
 
+@pytest.mark.long
 def test_incomplete_export_is_made_anew(own_cache: Path) -> None:
     def fresh() -> bool:
         return next(m for m in export.exported() if m.name == "aliked-t16").fresh
@@ -87,6 +88,7 @@ def test_damaged_arrays_and_manifests_are_named_with_the_remedy(own_cache: Path)
         export.read_manifest(folder, "layers")
 
 
+@pytest.mark.long
 def test_two_processes_export_once(own_cache: Path) -> None:
     shutil.rmtree(own_cache / "models" / "aliked-t16")
     command = [sys.executable, "-m", "aliked_ros.models.export", "aliked-t16"]
