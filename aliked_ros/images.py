@@ -21,23 +21,25 @@ _SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _END_OF_IMAGE = b"\xff\xd9"
 
 
-def decode_image(data: Buffer) -> UInt8Array:
+def decode_image(data: Buffer, upright: bool = True) -> UInt8Array:
     """Decode an image file's bytes to H×W (grey) or H×W×3 (RGB) uint8.
 
     data: contiguous bytes of any format that OpenCV reads. Deeper samples are scaled to 8 bits, an
         alpha channel is dropped.
+    upright: turn the image as its EXIF data says, as picture viewers do.
 
     Raises ImageError when they are no image, or not a whole one.
     """
     view = memoryview(data)
     encoded = np.frombuffer(view, np.uint8)
+    flags = cv2.IMREAD_ANYCOLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
     problem = "not an image that OpenCV can decode"
     pixels = None
     if encoded[:2].tobytes() == _JPEG and not _has_its_end(view):
         problem = "its end is missing"  # some decoders fill up such a JPEG with grey
     elif encoded.size:
         try:
-            pixels = cv2.imdecode(encoded, cv2.IMREAD_ANYCOLOR)
+            pixels = cv2.imdecode(encoded, flags)
         except cv2.error:  # some decoders raise where others return None
             pixels = None
     if pixels is None:

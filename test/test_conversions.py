@@ -25,6 +25,7 @@ from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches
 from aliked_ros.errors import ImageError
+from aliked_ros.images import decode_image
 from aliked_ros.ros import conversions
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
 
@@ -247,6 +248,17 @@ def test_compressed_images_keep_colour_order_and_greyness(picture):
     assert pixels_of(compressed(picture[..., 0], ".jpg")).ndim == 2
     deep = picture[..., 0].astype(np.uint16) * 257
     np.testing.assert_array_equal(pixels_of(compressed(deep, ".png")), picture[..., 0])
+
+
+def test_compressed_images_stay_as_the_sensor_sees_them(picture):
+    """An EXIF orientation must not turn the pixels away from CameraInfo."""
+    data = compressed(picture, ".jpg").data.tobytes()
+    turned = (0x0112).to_bytes(2, "little") + b"\3\0\1\0\0\0\6\0\0\0"  # orientation: 6, 90 degrees
+    exif = b"Exif\0\0II*\0\x08\0\0\0\1\0" + turned + bytes(4)
+    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    message = CompressedImage(format="jpeg", data=data[:2] + segment + data[2:])
+    assert decode_image(message.data).shape[:2] == (64, 48)  # a real orientation, that is
+    assert pixels_of(message).shape[:2] == (48, 64)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])

@@ -197,7 +197,8 @@ def _decode(message: CompressedImage) -> UInt8Array:
             "subscribe to the camera's colour or grey topic."
         )
     try:
-        return decode_image(message.data)
+        # As stored: CameraInfo and other subscribers know nothing of EXIF.
+        return decode_image(message.data, upright=False)
     except ImageError as error:
         raise ImageError(
             f"compressed image of format {message.format!r}: {error} "
