@@ -17,7 +17,7 @@ from aliked_ros.errors import BackendError, ModelError
 from aliked_ros.inference import kernels
 from aliked_ros.inference.detection import detect
 from aliked_ros.inference.runtime import Array, Network, Runtime
-from aliked_ros.models.export import LIGHTGLUE, ensure_exported, read_manifest
+from aliked_ros.models.export import LIGHTGLUE, ensure_exported, load_arrays, read_manifest
 from aliked_ros.networks.constants import PAD_MULTIPLE
 from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
 
@@ -98,7 +98,7 @@ class CpuExtractor:
     def __init__(
         self, folder: Path, runtime: Runtime, bfloat16: bool, workers: kernels.Workers
     ) -> None:
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, "dim", "kernel", "samples")
         self._dim, self._kernel = int(manifest["dim"]), int(manifest["kernel"])
         self._samples = int(manifest["samples"])
         self._folder, self._runtime, self._workers = folder, runtime, workers
@@ -107,8 +107,8 @@ class CpuExtractor:
         # offsets are positions: they stay in float32
         self._offsets = runtime.load(folder / "offsets.onnx")
         self._aggregation = runtime.load(folder / "aggregation.onnx", bfloat16=bfloat16)
-        with np.load(folder / "score_tail.npz") as tail:
-            self._tail = [np.ascontiguousarray(tail[name]) for name in tail.files]
+        tail = load_arrays(folder / "score_tail.npz").values()
+        self._tail = [np.ascontiguousarray(weight) for weight in tail]
         # the loops are compiled at their first call ever: now, not while a camera waits
         noise = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
         with _caching_compiled_loops():
@@ -189,11 +189,10 @@ class CpuLightGlue:
 
     def __init__(self, folder: Path, runtime: Runtime, bfloat16: bool, usual_points: int) -> None:
         """``usual_points``: how many most images have; any other number works too."""
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, "layers", "input_dim", "exit_thresholds")
         self._usual_points = usual_points
         self._exit_thresholds = np.array(manifest["exit_thresholds"], np.float32)
-        with np.load(folder / "encoding.npz") as encoding:
-            self._angles = encoding["angles"]
+        self._angles = load_arrays(folder / "encoding.npz", "angles")["angles"]
         self._embedding = runtime.load(folder / "embedding.onnx", bfloat16=bfloat16)
         numbers = range(int(manifest["layers"]))
         self._layers = [
