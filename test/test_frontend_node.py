@@ -17,12 +17,17 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.srv import GetParameters
 from rclpy.parameter import parameter_value_to_python
-from ros_helpers import BEST_EFFORT, START_TIMEOUT, Probe, RosProcess
-from sensor_msgs.msg import CompressedImage
+from ros_helpers import BEST_EFFORT, RELIABLE, START_TIMEOUT, Probe, RosProcess
+from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
-from aliked_ros.ros.conversions import descriptors_from_message, image_message
+from aliked_msgs.msg import FeatureFrame
+from aliked_ros.ros.conversions import (
+    camera_from_message,
+    descriptors_from_message,
+    image_message,
+)
 from aliked_ros.ros.parameters import DECLARATIONS, Change
 from aliked_ros.sources import open_source
 from aliked_ros.types import UInt8Array
@@ -192,6 +197,45 @@ def test_another_size_begins_a_new_epoch(node, probe, camera, frames):
     assert (after.width, after.height) == (260, 200)
     assert after.epoch == before.epoch + 1
     assert set(after.track_lengths) == {1}
+
+
+def camera_info(width: int, height: int, focal: float) -> CameraInfo:
+    matrix = [focal, 0.0, width / 2, 0.0, focal, height / 2, 0.0, 0.0, 1.0]
+    return CameraInfo(
+        width=width, height=height, distortion_model="plumb_bob", d=[-0.2, 0.05, 0.0, 0.0, 0.0],
+        k=matrix, p=[*matrix[:3], 0.0, *matrix[3:6], 0.0, *matrix[6:], 0.0],
+    )  # fmt: skip
+
+
+def test_camera_info(node, probe, camera, frames):
+    """Good, zero, for another size: only the good one fills ``normalized``, none stops the node."""
+    infos = probe.node.create_publisher(CameraInfo, "camera_info", RELIABLE)
+    probe.wait(infos.get_subscription_count)
+    assert len(probe.send(camera.message(frames[0])).normalized) == 0
+
+    def features_with(info: CameraInfo, filled: bool) -> FeatureFrame:
+        deadline = time.monotonic() + 20
+        while True:  # the two topics have no common order
+            infos.publish(info)
+            probe.spin(0.1)
+            frame = probe.send(camera.message(frames[1]))
+            if bool(frame.normalized) == filled:
+                return frame
+            assert time.monotonic() < deadline
+
+    good = camera_info(320, 240, 260.0)
+    frame = features_with(good, filled=True)
+    model = camera_from_message(good, rectified=False)
+    pixels = np.array(frame.keypoints, np.float32).reshape(-1, 2)
+    normalized = np.array(frame.normalized, np.float32).reshape(-1, 2)
+    np.testing.assert_allclose(model.project(normalized), pixels, atol=0.02)
+    assert np.abs(normalized).max() > 0.4
+    features_with(CameraInfo(width=320, height=240), filled=False)
+    probe.wait(lambda: "not calibrated" in probe.status.last_error)
+    features_with(good, filled=True)
+    features_with(camera_info(640, 480, 520.0), filled=False)
+    assert "CameraInfo is for 640×480 images, these are 320×240" in node.text()
+    probe.node.destroy_publisher(infos)
 
 
 def test_a_stamp_that_jumps_back_begins_a_new_epoch(node, probe, camera, frames):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, float], None]
 WIDTH, HEIGHT = 640, 480
 _IMAGES = 60
-_STREAM = 10  # images in a row, as a camera gives them
+_STREAM = 5  # images in a row, as a camera gives them
 
 
 def run(
@@ -78,7 +78,7 @@ def extractor_suite(
         except BackendError:
             continue
         add(f"aliked_ros, {precision}", extractor.extract)
-    return _table(compare(contenders, rounds, progress=progress))
+    return _table(compare(contenders, rounds, burst=_STREAM, progress=progress))
 
 
 def matcher_suite(
@@ -115,7 +115,7 @@ def matcher_suite(
             width_confidence=0.99,
         )
     add("nearest neighbour", "consecutive", matcher="nearest")
-    return _table(compare(contenders, rounds, progress=progress))
+    return _table(compare(contenders, rounds, burst=_STREAM, progress=progress))
 
 
 def frontend_suite(

@@ -73,6 +73,7 @@ class Pipeline:
         Raises ImageError for one that cannot be processed; the next is then matched against the
         last good one.
         """
+        camera = self.camera  # one model for the whole image, whoever sets another meanwhile
         begin = time.perf_counter()
         features = self._extractor.extract(image.pixels, image.mask)
         extracted = time.perf_counter()
@@ -85,7 +86,7 @@ class Pipeline:
             matches = self._matcher.match(reference, features)
         matched = time.perf_counter()
         if reference_index is not None:
-            matches = self._verifier.verify(reference, features, matches, self.camera)
+            matches = self._verifier.verify(reference, features, matches, camera)
         verified = time.perf_counter()
         tracks = self._tracker.update(len(features), matches)
         result = FrameResult(
@@ -96,7 +97,7 @@ class Pipeline:
             tracks=tracks,
             reference_index=reference_index,
             reference_stamp=reference_stamp,
-            normalized=self._normalized(features),
+            normalized=_normalized(features, camera),
         )
         self._previous = (self._index, image.stamp, features)
         self._index += 1
@@ -125,13 +126,14 @@ class Pipeline:
         del self._extractor, self._matcher
         self._previous = None
 
-    def _normalized(self, features: Features) -> Float32Array | None:
-        if self.camera is None or not self.camera.fits(features.width, features.height):
-            return None
-        return self.camera.normalize(features.keypoints)
-
     def _continues(self, stamp: float, features: Features) -> bool:
         assert self._previous is not None
         _, previous_stamp, previous = self._previous
         same_size = (features.width, features.height) == (previous.width, previous.height)
         return same_size and stamp >= previous_stamp
+
+
+def _normalized(features: Features, camera: CameraModel | None) -> Float32Array | None:
+    if camera is None or not camera.fits(features.width, features.height):
+        return None
+    return camera.normalize(features.keypoints)

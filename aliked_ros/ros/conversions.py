@@ -15,11 +15,12 @@ import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
 from numpy.typing import NDArray
-from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches
+from aliked_ros.camera import CameraModel, create_camera
 from aliked_ros.errors import ImageError
 from aliked_ros.images import decode_image
 from aliked_ros.types import Features, Float32Array, FrameResult, Image, Matches, Tracks, UInt8Array
@@ -206,6 +207,31 @@ def _decode(message: CompressedImage) -> UInt8Array:
         ) from error
 
 
+def camera_from_message(message: CameraInfo, rectified: bool) -> CameraModel:
+    """The model of the images that a CameraInfo comes with (REP-104).
+
+    rectified: the images are rectified already: the projection matrix P holds, without distortion.
+    Raises ConfigurationError for a camera that is not calibrated, or nonsense.
+    """
+    region = message.roi
+    binning = (max(message.binning_x, 1), max(message.binning_y, 1))
+    width, height = region.width or message.width, region.height or message.height
+    if rectified:
+        matrix, model, distortion = np.reshape(message.p, (3, 4))[:, :3], "plumb_bob", np.zeros(5)
+    else:
+        matrix, model = np.reshape(message.k, (3, 3)), message.distortion_model
+        distortion = np.asarray(message.d, np.float64)
+    return create_camera(
+        width // binning[0],
+        height // binning[1],
+        matrix,
+        model,
+        distortion,
+        binning,
+        (region.x_offset, region.y_offset),
+    )
+
+
 def image_message(pixels: UInt8Array, header: Header) -> ImageMessage:
     """A mono8 (H×W) or rgb8 (H×W×3) image message of uint8 pixels."""
     height, width = pixels.shape[:2]
@@ -248,6 +274,8 @@ def feature_frame(
     message.height = int(features.height)
     message.model = features.model
     _fill(message.keypoints, features.keypoints.astype(np.float32, copy=False))
+    if result.normalized is not None:
+        _fill(message.normalized, result.normalized.astype(np.float32, copy=False))
     _fill(message.scores, features.scores.astype(np.float32, copy=False))
     _fill(message.track_ids, tracks.ids.astype(np.uint64, copy=False))
     _fill(message.track_lengths, tracks.lengths.astype(np.uint32, copy=False))

@@ -19,17 +19,24 @@ from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
-from sensor_msgs.msg import CompressedImage
+from rclpy.qos import (
+    HistoryPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_policy_name_from_kind,
+    qos_profile_sensor_data,
+)
+from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus
-from aliked_ros.errors import AlikedError
+from aliked_ros.errors import AlikedError, ConfigurationError
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.ros import running
 from aliked_ros.ros.conversions import (
+    camera_from_message,
     feature_frame,
     feature_matches,
     image_from_message,
@@ -51,6 +58,7 @@ _RELIABILITY = {
 }
 _LOG_PERIOD = 5.0  # seconds between two warnings of the same kind
 _SILENCE = 5.0  # seconds without an image after which /diagnostics warns
+_UNCALIBRATED_AFTER = 30  # images without a CameraInfo, after which the node says so
 _SANE_AGE = 60.0  # seconds; an image older than this at arrival has a stamp of another clock
 
 
@@ -110,6 +118,9 @@ class FrontendNode(LifecycleNode):
         self._worker: LatestWorker[_Arrival] | None = None
         self._drawer: LatestWorker[_Picture] | None = None
         self._subscription = None
+        self._camera_subscription = None
+        self._camera_info: CameraInfo | None = None
+        self._told: set[str] = set()
         self._statistics = Statistics()
         self._identity: dict[str, str] = {}
         self._first_index: int | None = None
@@ -187,7 +198,11 @@ class FrontendNode(LifecycleNode):
         self._first_index = None
         self._stamps.clear()
         self._trails = None
+        self._told.clear()
         self._subscription = self._subscribe()
+        self._camera_subscription = self.create_subscription(
+            CameraInfo, "camera_info", self._on_camera_info, qos_profile_sensor_data
+        )
         self._worker = LatestWorker("frontend", self._process)
         self._drawer = LatestWorker("drawing", self._draw)
         result = super().on_activate(state)
@@ -263,6 +278,9 @@ class FrontendNode(LifecycleNode):
         )
 
     def _stop_threads(self) -> None:
+        if self._camera_subscription is not None:
+            self.destroy_subscription(self._camera_subscription)
+            self._camera_subscription = None
         if self._subscription is not None:
             self.destroy_subscription(self._subscription)
             self._subscription = None
@@ -279,6 +297,7 @@ class FrontendNode(LifecycleNode):
         # The next pipeline counts its epochs and ids from the start; ours never come back.
         self._first_epoch += self._pipeline.epoch + 1
         self._identity = {}
+        self._camera_info = None
         pipeline, self._pipeline = self._pipeline, None
         pipeline.close()
 
@@ -314,6 +333,45 @@ class FrontendNode(LifecycleNode):
         self._statistics.received()
         self._statistics.dropped(self._worker.submit(arrival))
 
+    def _on_camera_info(self, message: CameraInfo) -> None:
+        """Executor's thread: the camera's model; a bad one is named once, and mono goes on."""
+        message.header = Header()  # what a model is does not change with the stamp
+        if self._pipeline is None or message == self._camera_info:
+            return
+        self._camera_info = message
+        try:
+            camera = camera_from_message(message, self._settings["rectified"])
+        except ConfigurationError as error:
+            self._pipeline.camera = None
+            self._statistics.error(f"CameraInfo refused: {error}")
+            self.get_logger().warning(f"CameraInfo refused: {error}")
+            return
+        self._pipeline.camera = camera
+        self.get_logger().info(
+            f"Camera: {camera.width}×{camera.height}, {camera.distortion_model}, "
+            f"focal length {camera.matrix[0, 0]:.1f} pixels"
+        )
+
+    def _tell_about_camera(self, result: FrameResult) -> None:
+        """Say once why ``normalized`` is empty."""
+        if result.normalized is not None:
+            return
+        camera = self._pipeline.camera
+        if camera is not None:
+            reason = (
+                f"CameraInfo is for {camera.width}×{camera.height} images, these are "
+                f"{result.features.width}×{result.features.height}: normalized stays empty. "
+                "Let the driver publish the CameraInfo of this resolution."
+            )
+        elif self._camera_info is None and result.index >= _UNCALIBRATED_AFTER:
+            topic = self.resolve_topic_name("camera_info")
+            reason = f"No CameraInfo on {topic}: normalized stays empty."
+        else:
+            return
+        if reason not in self._told:
+            self._told.add(reason)
+            self.get_logger().warning(reason)
+
     def _process(self, arrival: _Arrival) -> None:
         """Worker's thread: one image to its messages; nothing that is wrong with it ends us."""
         try:
@@ -343,6 +401,7 @@ class FrontendNode(LifecycleNode):
             result = self._renumbered(self._pipeline.process(image))
         reference_stamp = self._reference_stamp(result, header.stamp)
         lap("pipeline")
+        self._tell_about_camera(result)
         del stages["pipeline"]  # reported by its parts
         stages |= {name: t for name, t in result.stage_times.items() if name != "total"}
         encoding = self._settings["descriptor_encoding"]

@@ -184,6 +184,12 @@ DECLARATIONS: tuple[Declaration, ...] = (
         (1, 100),
     ),
     Declaration(
+        "rectified",
+        False,
+        "Images are rectified: use P of CameraInfo, without distortion, instead of K and D.",
+        Change.UNCONFIGURED,
+    ),
+    Declaration(
         "publish_descriptors",
         True,
         "Put the descriptors into ~/features.",
