@@ -24,7 +24,8 @@ class Image:
 
     pixels: H×W (grey) or H×W×3 (RGB) uint8.
     stamp: acquisition time in seconds.
-    mask: None, or H×W uint8, 0 = no keypoints here.
+    mask: None, or H×W uint8, 0 = no score-map maximum is taken here (refinement may still move a
+        keypoint by up to 2 pixels).
     """
 
     pixels: UInt8Array
@@ -34,7 +35,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Keypoints of one image, best score first.
+    """Keypoints of one image, by falling score-map maximum. Not to be changed in place.
 
     keypoints: N×2 float32, pixels.
     scores: N float32, the score map read bilinearly at the keypoints.

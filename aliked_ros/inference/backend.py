@@ -20,7 +20,7 @@ class FeatureNetwork(Protocol):
     ) -> tuple[Float32Array, Float32Array, Float32Array]:
         """Keypoints N×2 (pixels), scores N and descriptors N×D of an image H×W or H×W×3 (RGB).
 
-        At most ``top_k`` maxima of the score map above ``threshold``, best first; none where
+        At most ``top_k`` maxima of the score map above ``threshold``, highest first; none where
         ``mask`` (H×W) is 0.
         """
         ...
