@@ -19,7 +19,7 @@ from pathlib import Path
 from aliked_ros.cache import cache_dir
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import AlikedError
-from aliked_ros.machine import processor
+from aliked_ros.machine import cores, processor
 from aliked_ros.models.registry import FETCH_COMMAND, MODELS, weights_dir, weights_path
 from aliked_ros.share import share_path
 
@@ -73,7 +73,7 @@ def _python() -> Check:
 def _cpu() -> Check:
     cpu = processor()
     extensions = " ".join(cpu.extensions) or "no known extension"
-    finding = f"{cpu.name}, {len(os.sched_getaffinity(0))} cores, {extensions}"
+    finding = f"{cpu.name}, {cores()} cores, {extensions}"
     if platform.machine() == "x86_64" and "avx2" not in cpu.extensions:
         return Check("CPU", WARN, finding, "Without AVX2 the networks run many times slower.")
     return Check("CPU", OK, finding)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,3 +34,8 @@ def processor() -> Processor:
     name = " ".join(facts.get("model name", ())) or platform.processor() or platform.machine()
     flags = facts.get("flags") or facts.get("Features") or []  # x86, Arm
     return Processor(name, tuple(extension for extension in _EXTENSIONS if extension in flags))
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0))

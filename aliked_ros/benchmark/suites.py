@@ -19,6 +19,7 @@ from aliked_ros.errors import BackendError, ConfigurationError, ModelError
 from aliked_ros.frontend.extractor import create_extractor
 from aliked_ros.frontend.matcher import create_matcher
 from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.machine import cores
 from aliked_ros.models.registry import weights_path
 from aliked_ros.sources import default_source, open_source
 from aliked_ros.types import Features, Image, UInt8Array
@@ -205,7 +206,7 @@ def _dense_exports(network: ALIKED) -> dict[str, Callable[[UInt8Array], object]]
     from aliked_ros.inference.openvino_runtime import OpenVinoRuntime
     from aliked_ros.networks.dense import export_dense
 
-    threads = len(psutil.Process().cpu_affinity() or [0])
+    threads = cores()
     found: dict[str, Callable[[UInt8Array], object]] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dense.onnx"

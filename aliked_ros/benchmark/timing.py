@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aliked_ros.machine import processor
+from aliked_ros.machine import cores, processor
 
 Run = Callable[[int], object]
 """One timed piece of work; its argument is the number of the round."""
@@ -116,7 +116,7 @@ def machine() -> dict[str, Any]:
     return {
         "date": time.strftime("%Y-%m-%d"),
         "cpu": " ".join([cpu.name, *cpu.extensions]),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "load_1min": round(os.getloadavg()[0], 2),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

@@ -37,8 +37,10 @@ class LightGlueMatcher:
 
     def match(self, reference: Features, current: Features) -> Matches:
         """See ``Matcher``; ConfigurationError for features LightGlue was not trained for."""
+        if min(len(reference), len(current)) == 0:
+            return Matches.empty()
         for features in (reference, current):
-            if len(features) and features.descriptors.shape[1] != 128:
+            if features.descriptors.shape[1] != 128:
                 raise ConfigurationError(
                     f"{features.model} has {features.descriptors.shape[1]}-dimensional "
                     "descriptors; LightGlue's weights are for 128. Use the matcher 'nearest'."
@@ -75,9 +77,7 @@ class NearestMatcher:
         forward, backward = similarity.argmax(1), similarity.argmax(0)
         rows = np.arange(len(forward))
         scores = similarity[rows, forward]
-        kept = np.flatnonzero(
-            (backward[forward] == rows) & (scores > max(self._config.min_similarity, 0.0))
-        )
+        kept = np.flatnonzero((backward[forward] == rows) & (scores > self._config.min_similarity))
         return Matches(
             kept.astype(np.uint32),
             forward[kept].astype(np.uint32),

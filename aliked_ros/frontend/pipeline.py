@@ -33,8 +33,12 @@ class Pipeline:
         """
         self._config = config
         self._backend = create_backend(config, progress)
-        self._extractor = Extractor(config, self._backend)
-        self._matcher = build_matcher(config, self._backend)
+        try:
+            self._extractor = Extractor(config, self._backend)
+            self._matcher = build_matcher(config, self._backend)
+        except BaseException:
+            self._backend.close()
+            raise
         self._verifier = Verifier(config)
         self._tracker = Tracker()
         self.camera: CameraModel | None = None

@@ -37,7 +37,10 @@ class MatchNetwork(Protocol):
         depth_confidence: float,
         width_confidence: float,
     ) -> Matches:
-        """Mutual matches of probability above ``match_threshold``; see FrontendConfig."""
+        """Mutual matches of probability above ``match_threshold``; see FrontendConfig.
+
+        Both images have at least one keypoint.
+        """
         ...
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from aliked_ros.errors import BackendError, ModelError
 from aliked_ros.inference import kernels
 from aliked_ros.inference.detection import detect
 from aliked_ros.inference.runtime import Array, Network, Runtime
+from aliked_ros.machine import cores
 from aliked_ros.models.export import LIGHTGLUE, ensure_exported, load_arrays, read_manifest
 from aliked_ros.networks.constants import PAD_MULTIPLE
 from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
@@ -31,7 +31,7 @@ class CpuBackend:
     def __init__(
         self, config: FrontendConfig, progress: Callable[[str], None] | None = None
     ) -> None:
-        threads = config.threads or len(os.sched_getaffinity(0))
+        threads = config.threads or cores()
         self._progress, self._points = progress, config.max_keypoints
         self._runtime = _create_runtime(threads)
         self._bfloat16 = self._runtime.bfloat16 and config.precision != "float32"
@@ -218,8 +218,6 @@ class CpuLightGlue:
         width_confidence: float,
     ) -> Matches:
         """See ``MatchNetwork``."""
-        if min(len(reference), len(current)) == 0:
-            return Matches.empty()
         total = len(reference) + len(current)
         rows = [np.arange(len(features), dtype=np.uint32) for features in (reference, current)]
         state, rotation, mask = self._batch(*self._embed(reference, current))

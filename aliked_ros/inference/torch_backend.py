@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
+from aliked_ros.machine import cores
 from aliked_ros.models.registry import weights_path
 from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
 
@@ -30,7 +29,7 @@ class TorchBackend:
             raise BackendError("The torch backend runs in float32; set precision to 'auto'.")
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self._device.type == "cpu":
-            torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+            torch.set_num_threads(config.threads or cores())
         self.description = f"torch: PyTorch {torch.__version__}, float32, {self._device}"
         self.identity = {
             "backend": "torch",
@@ -102,8 +101,6 @@ class TorchLightGlue:
         width_confidence: float,
     ) -> Matches:
         """See ``MatchNetwork``."""
-        if min(len(reference), len(current)) == 0:
-            return Matches.empty()
         pair = (reference, current)
         keypoints0, keypoints1 = (
             lightglue.normalize_keypoints(
