@@ -33,6 +33,7 @@ def test_onnx_files_carry_their_identity() -> None:
         properties = {p.key: json.loads(p.value) for p in onnx.load(file).metadata_props}
         assert properties["aliked_ros.weights_sha256"] == MODELS["aliked-n16"].sha256
         assert properties["aliked_ros.samples"] == 16
+        assert str(Path(export.__file__).parents[1]).encode() not in file.read_bytes()
 
 
 @pytest.mark.parametrize("change", ["weights_sha256", "format", "damaged"])

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 
-FORMAT = 3
+FORMAT = 4
 """Grows whenever the exported files change, so that folders made by older code are made anew."""
 
 LIGHTGLUE = "aliked-lightglue"
@@ -346,12 +346,23 @@ def export_graphs(
         )
     assert program is not None
     model = program.model_proto
+    _forget_sources(model.graph)
     for key, value in identity.items():
         model.metadata_props.add(key=f"aliked_ros.{key}", value=json.dumps(value))
     onnx.save(model, str(paths[0]))
     for module, path in zip(modules[1:], paths[1:], strict=True):
         _replace_weights(model, module)
         onnx.save(model, str(path))
+
+
+def _forget_sources(graph: onnx.GraphProto) -> None:
+    """Drop the exporter's notes (source paths, stack traces): the same network, the same bytes."""
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    for tensor in graph.initializer:
+        tensor.ClearField("metadata_props")
+        tensor.ClearField("doc_string")
 
 
 def _replace_weights(model: onnx.ModelProto, module: nn.Module) -> None:
