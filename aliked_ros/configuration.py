@@ -9,8 +9,8 @@ from aliked_ros.errors import ConfigurationError
 MODELS = ("aliked-t16", "aliked-n16", "aliked-n16rot", "aliked-n32")
 BACKENDS = ("auto", "cpu", "torch")
 PRECISIONS = ("auto", "float32", "bfloat16")
-MATCHERS = ("lightglue", "nearest")
-VERIFICATIONS = ("fundamental", "homography", "none")
+MATCHERS = ("lightglue", "nearest", "adaptive")
+VERIFICATIONS = ("fundamental", "essential", "homography", "none")
 
 _CHOICES = {
     "model": MODELS,
@@ -27,6 +27,13 @@ _RANGES = {
     "width_confidence": (-1.0, 1.0),
     "min_similarity": (0.0, 1.0),
     "inlier_threshold": (0.1, 20.0),
+    "grid": (0, 64),
+    "keyframe_tracked": (0.0, 1.0),
+    "keyframe_parallax": (0.0, 1000.0),
+    "keyframe_interval": (0.0, 3600.0),
+    "keyframe_count": (1, 100),
+    "epipolar_band": (0.5, 20.0),
+    "max_disparity": (1.0, 2048.0),
     "threads": (0, 256),
 }
 
@@ -41,7 +48,11 @@ class FrontendConfig:
         ``auto`` does so exactly where that is supported.
     max_keypoints: the K best-scored keypoints are kept.
     score_threshold: and of those only the ones whose score-map maximum is above this (0 = all).
-    matcher: ``lightglue``, or ``nearest`` for mutual nearest neighbours.
+    grid: cells along the longer side of the image, of which each keeps its share of
+        ``max_keypoints`` before the rest is filled by score; 0 = the best-scored ones wherever.
+    matcher: ``lightglue``; ``nearest`` for mutual nearest neighbours; ``adaptive`` for nearest
+        neighbours near where the motion so far lets expect them, and LightGlue for the images
+        where that is not enough and for keyframes.
     match_threshold: LightGlue, least probability of a match (published: 0.1).
     depth_confidence: LightGlue, share of confident points that ends the layers early
         (published: 0.95; -1 = never).
@@ -49,8 +60,19 @@ class FrontendConfig:
         (published: 0.99; -1 = never, the default: it saves no time on a CPU).
     min_similarity: ``nearest`` matcher, least cosine of two matched descriptors.
     verification: geometry that matches have to agree with to extend a track: ``fundamental``
-        (any camera motion in any scene), ``homography`` (planes and turning cameras), ``none``.
+        (any camera motion in any scene), ``essential`` (the same for a calibrated camera;
+        fundamental while there is no CameraInfo), ``homography`` (planes and turning cameras),
+        ``none``.
     inlier_threshold: distance from it, in pixels.
+    recover_tracks: give features that were lost for a while their ids back, from keyframes.
+    keyframe_tracked: an image becomes a keyframe when less than this share of the last
+        keyframe's features is still tracked.
+    keyframe_parallax: or when those moved by this many pixels (median; 0 = never for this).
+    keyframe_interval: or after this many seconds (0 = never for this).
+    keyframe_count: recent keyframes that are kept, for recovery and ``~/relocalize``.
+    epipolar_band: stereo, largest distance in rows between the two sides of a match, pixels.
+    max_disparity: stereo, largest disparity, pixels.
+    mask_static: keep features away from what is fixed to the image while the camera moves.
     threads: CPU threads of the inference, 0 = all cores.
     """
 
@@ -59,6 +81,7 @@ class FrontendConfig:
     precision: str = "auto"
     max_keypoints: int = 1000
     score_threshold: float = 0.0
+    grid: int = 0
     matcher: str = "lightglue"
     match_threshold: float = 0.1
     depth_confidence: float = 0.95
@@ -66,6 +89,14 @@ class FrontendConfig:
     min_similarity: float = 0.7
     verification: str = "fundamental"
     inlier_threshold: float = 2.0
+    recover_tracks: bool = True
+    keyframe_tracked: float = 0.6
+    keyframe_parallax: float = 40.0
+    keyframe_interval: float = 0.0
+    keyframe_count: int = 10
+    epipolar_band: float = 1.5
+    max_disparity: float = 192.0
+    mask_static: bool = False
     threads: int = 0
 
     def __post_init__(self) -> None:
@@ -80,7 +111,7 @@ class FrontendConfig:
             value = getattr(self, name)
             if not low <= value <= high:  # also refuses NaN
                 raise ConfigurationError(f"{name} is {value}; it must lie in [{low}, {high}].")
-        if self.model == "aliked-t16" and self.matcher == "lightglue":
+        if self.model == "aliked-t16" and self.matcher != "nearest":
             raise ConfigurationError(
                 "aliked-t16 has 64-dimensional descriptors, for which no LightGlue weights exist; "
                 "set matcher to 'nearest', or model to aliked-n16."

@@ -26,11 +26,16 @@ class Image:
     stamp: acquisition time in seconds.
     mask: None, or H×W uint8, 0 = no score-map maximum is taken here (refinement may still move a
         keypoint by up to 2 pixels).
+    right: None, or the right image of a rectified stereo pair (of the same size, grey or RGB):
+        a point lies in the same row of both.
+    depth: None, or H×W float32, metres along the optical axis at each of these pixels, NaN = none.
     """
 
     pixels: UInt8Array
     stamp: float = 0.0
     mask: UInt8Array | None = None
+    right: UInt8Array | None = None
+    depth: Float32Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,7 @@ class Matches:
     layers: LightGlue layers run before the early stop (0 for other matchers).
     geometry: what the inliers agree with: ``epipolar``, ``homography`` (a plane, or a camera that
         only turned), ``still``; ``unverified`` where that could not be told; empty = not asked.
+    matcher: which one found them, ``lightglue`` or ``nearest``; empty = none was asked.
     """
 
     reference_indices: UInt32Array
@@ -73,6 +79,7 @@ class Matches:
     inliers: BoolArray | None = None
     layers: int = 0
     geometry: str = ""
+    matcher: str = ""
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -91,11 +98,13 @@ class Tracks:
     ids: N uint64, at least 1, never reused within an epoch.
     lengths: N uint32, frames in which the track was seen, this one included.
     epoch: grows at every reset of the tracker.
+    recovered: N bool, tracks that were lost and came back in this image; None = none did.
     """
 
     ids: UInt64Array
     lengths: UInt32Array
     epoch: int
+    recovered: BoolArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +115,14 @@ class FrameResult:
     reference_index, reference_stamp: the image that ``matches`` refers to; None for the first
         image of an epoch, whose ``matches`` are empty.
     normalized: N×2 undistorted keypoints on the plane z = 1, None without a camera model.
-    stage_times: seconds spent in ``extract``, ``match``, ``verify``, ``track`` and ``total``.
+    right_x: N, x in pixels of the rectified right image, NaN = none; None without a right image.
+    depth: N, metres along the optical axis, NaN = none; None without a depth image, or a right
+        image and the baseline.
+    keyframe_reason: why it is a keyframe (``first``, ``tracks``, ``parallax``, ``time``,
+        ``lost``); empty = it is none.
+    static_share: share of the image that is fixed to the camera (a watermark, the robot itself).
+    stage_times: seconds spent in ``extract``, ``stereo``, ``match``, ``verify``, ``track`` and
+        ``total``.
     """
 
     index: int
@@ -116,6 +132,60 @@ class FrameResult:
     tracks: Tracks
     reference_index: int | None = None
     reference_stamp: float | None = None
-    is_keyframe: bool = False
     normalized: Float32Array | None = None
+    right_x: Float32Array | None = None
+    depth: Float32Array | None = None
+    keyframe_reason: str = ""
+    static_share: float = 0.0
     stage_times: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_keyframe(self) -> bool:
+        """Whether the image was taken as a keyframe."""
+        return bool(self.keyframe_reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Keyframe:
+    """An image worth coming back to. The arrays are those of its FrameResult.
+
+    index, stamp: of the image, as in its FrameResult.
+    """
+
+    index: int
+    stamp: float
+    features: Features
+    tracks: Tracks
+    normalized: Float32Array | None = None
+    depth: Float32Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pose:
+    """A rigid transform: p_target = rotation · p_source + translation.
+
+    rotation: 3×3 float64. translation: 3 float64, metres if ``metric``, else of unit length.
+    """
+
+    rotation: NDArray[np.float64]
+    translation: NDArray[np.float64]
+    metric: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A keyframe that an image may have been taken near.
+
+    matches: of the image (current) against the keyframe (reference), verified.
+    pose: of the image's camera in the keyframe's optical frame (p_keyframe = R·p_image + t), None
+        where it cannot be told (no camera model, too few inliers, no parallax and no depth).
+    """
+
+    keyframe: Keyframe
+    matches: Matches
+    pose: Pose | None
+
+    @property
+    def inliers(self) -> int:
+        """Number of verified matches."""
+        return 0 if self.matches.inliers is None else int(self.matches.inliers.sum())

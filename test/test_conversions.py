@@ -299,7 +299,7 @@ def result_of(count: int, dimension: int, seed: int, inliers: bool) -> FrameResu
         ),
         reference_index=6,
         reference_stamp=1.4,
-        is_keyframe=True,
+        keyframe_reason="first",
     )
 
 

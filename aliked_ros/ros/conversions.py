@@ -280,7 +280,10 @@ def feature_frame(
     _fill(message.track_ids, tracks.ids.astype(np.uint64, copy=False))
     _fill(message.track_lengths, tracks.lengths.astype(np.uint32, copy=False))
     message.epoch = int(tracks.epoch)
-    message.is_keyframe = bool(result.is_keyframe)
+    message.is_keyframe = result.is_keyframe
+    for target, values in ((message.right_x, result.right_x), (message.depth, result.depth)):
+        if values is not None:
+            _fill(target, values.astype(np.float32, copy=False))
     if descriptor_encoding is not None:
         message.descriptor_encoding = DESCRIPTOR_ENCODINGS[descriptor_encoding]
         message.descriptor_dim = int(features.descriptors.shape[1])

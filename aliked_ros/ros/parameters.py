@@ -125,6 +125,15 @@ def declare(node: Node, declarations: Sequence[Declaration]) -> dict[str, Any]:
 
 _LIVE_SETTINGS = frozenset(
     (
+        "grid",
+        "recover_tracks",
+        "keyframe_tracked",
+        "keyframe_parallax",
+        "keyframe_interval",
+        "keyframe_count",
+        "epipolar_band",
+        "max_disparity",
+        "mask_static",
         "score_threshold",
         "match_threshold",
         "depth_confidence",
