@@ -21,7 +21,7 @@ DISTORTION_MODELS = {"plumb_bob": (0, 4, 5), "rational_polynomial": (8,), "equid
 """Names of REP-104's distortion models and how many coefficients each may have."""
 
 _REFINEMENTS = 10
-_SYNONYMS = {"radtan": "plumb_bob", "": "plumb_bob", "fisheye": "equidistant"}
+_SYNONYMS = {"radtan": "plumb_bob", "": "plumb_bob", "none": "plumb_bob", "fisheye": "equidistant"}
 
 
 @dataclass(frozen=True, slots=True)

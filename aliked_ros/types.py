@@ -15,6 +15,7 @@ Float32Array = NDArray[np.float32]
 UInt8Array = NDArray[np.uint8]
 UInt32Array = NDArray[np.uint32]
 UInt64Array = NDArray[np.uint64]
+IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 

@@ -81,3 +81,16 @@ def tum_images(shared: Path) -> Callable[[int], UInt8Array]:
     """Image by number of the fr1_xyz sequence, as RGB."""
     files = sorted((shared / "data" / "tum_fr1_xyz" / "rgb").glob("*.png"))
     return lru_cache(maxsize=64)(lambda index: read_rgb(files[index]))
+
+
+@pytest.fixture(scope="session")
+def shared_kitti(shared: Path) -> Callable[[int], UInt8Array]:
+    """Left image by number of KITTI 00, grey, cut to 640×480's share of it: another scene."""
+    folder = shared / "data" / "kitti_00_first40" / "image_0"
+
+    def image(index: int) -> UInt8Array:
+        pixels = cv2.imread(str(folder / f"{index:06d}.png"), cv2.IMREAD_GRAYSCALE)
+        assert pixels is not None
+        return np.ascontiguousarray(cv2.resize(pixels[:, 300:800], (640, 480)))
+
+    return image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -41,7 +42,9 @@ def test_ids_follow_the_scene(pipeline: Pipeline, tum_images: Images) -> None:
         first.features.keypoints[rows], last.features.keypoints[columns], cv2.USAC_MAGSAC, 2.0
     )
     assert inliers.mean() > 0.9
-    assert (last.tracks.lengths[columns] == 8).all()
+    lengths = last.tracks.lengths[columns]
+    assert lengths.max() == 8
+    assert (lengths == 8).mean() > 0.8, "the others were lost for some images, and came back"
     assert [r.reference_index for r in results] == [None, *range(7)]
     assert results[3].reference_stamp == results[2].stamp
 
@@ -49,7 +52,7 @@ def test_ids_follow_the_scene(pipeline: Pipeline, tum_images: Images) -> None:
 def test_stage_times_add_up(pipeline: Pipeline, tum_images: Images) -> None:
     times = pipeline.process(Image(tum_images(0))).stage_times
     assert times["total"] == pytest.approx(
-        times["extract"] + times["match"] + times["track"], abs=1e-4
+        sum(seconds for stage, seconds in times.items() if stage != "total"), abs=1e-4
     )
 
 
@@ -76,7 +79,7 @@ def test_bad_image_loses_nothing(pipeline: Pipeline, tum_images: Images) -> None
         pipeline.process(Image(np.zeros((10, 10), np.uint8), 0.1))
     result = pipeline.process(Image(tum_images(1), 0.2))
     assert result.tracks.epoch == 0
-    assert np.count_nonzero(result.tracks.lengths == 2) > 150
+    assert np.count_nonzero(result.tracks.lengths == 3) > 150, "seen before and after"
 
 
 def test_featureless_images_then_texture(pipeline: Pipeline, tum_images: Images) -> None:
@@ -84,7 +87,7 @@ def test_featureless_images_then_texture(pipeline: Pipeline, tum_images: Images)
     black = np.zeros_like(tum_images(0))
     for i, pixels in enumerate((tum_images(0), black, black, tum_images(1), tum_images(2))):
         result = pipeline.process(Image(pixels, float(i)))
-    assert np.count_nonzero(result.tracks.lengths == 2) > 150
+    assert np.count_nonzero(result.tracks.lengths == 3) > 150, "seen before and after"
 
 
 @pytest.mark.parametrize(
@@ -202,3 +205,48 @@ def test_lightglue_refuses_other_descriptors(tum_images: Images) -> None:
 def test_configuration_errors(setting: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         FrontendConfig(**setting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_grid_spreads_the_keypoints(tum_images: Images, backend: str) -> None:
+    """Every one of 8×6 cells that has maxima keeps some; the K keypoints stay best first."""
+    config = FrontendConfig(
+        max_keypoints=300, backend=backend, precision="float32", matcher="nearest"
+    )
+    pixels = tum_images(0)
+
+    def in_cells(features: Features) -> np.ndarray:
+        x, y = features.keypoints.T
+        cells, _, _ = np.histogram2d(y, x, bins=(6, 8), range=((0, 480), (0, 640)))
+        return cells
+
+    best = create_extractor(config).extract(pixels)
+    spread = create_extractor(replace(config, grid=8)).extract(pixels)
+    assert len(best) == len(spread) == 300
+    assert in_cells(spread).min() >= 1
+    assert in_cells(spread).max() < in_cells(best).max()
+    assert np.percentile(spread.scores[:50], 50) > np.percentile(spread.scores[-50:], 50)
+
+
+def test_an_image_matches_itself(extractor: Extractor, tum_images: Images) -> None:
+    features = extractor.extract(tum_images(0))
+    matches = create_matcher(FrontendConfig(max_keypoints=300)).match(features, features)
+    assert len(matches) > 0.9 * len(features)
+    np.testing.assert_array_equal(matches.reference_indices, matches.current_indices)
+
+
+@pytest.mark.long
+def test_a_watermark_is_found_and_masked(tum_images: Images) -> None:
+    """Text painted at the same place of every image of a moving camera."""
+    pipeline = Pipeline(FrontendConfig(max_keypoints=600, matcher="nearest", mask_static=True))
+    on_it = []
+    for i in range(60):
+        marked = tum_images(i).copy()
+        cv2.putText(marked, "CAMERA 4", (400, 440), 0, 1.4, (255, 255, 255), 2)
+        result = pipeline.process(Image(marked, i / 30))
+        x, y = result.features.keypoints.T
+        on_it.append(int(((x > 395) & (x < 625) & (y > 400) & (y < 445)).sum()))
+    pipeline.close()
+    assert sum(on_it[:5]) > 100
+    assert sum(on_it[-5:]) < 0.3 * sum(on_it[:5])
+    assert 0.0 < result.static_share < 0.06

@@ -48,8 +48,9 @@ def test_ids_and_lengths(frames: list[tuple[int, Matches | None]]) -> None:
             tracker.reset()
             matches, alive, ended, epoch = Matches.empty(), {}, set(), epoch + 1
         before = list(alive)
-        tracks = tracker.update(count, matches)
+        tracks = tracker.update(tracker.continued(count, matches))
         assert tracks.epoch == epoch
+        assert tracks.recovered is None
         assert len(tracks.ids) == count == len(set(tracks.ids.tolist()))
         assert 0 not in tracks.ids
         now = dict(zip(tracks.ids.tolist(), tracks.lengths.tolist(), strict=True))
@@ -63,3 +64,15 @@ def test_ids_and_lengths(frames: list[tuple[int, Matches | None]]) -> None:
             assert (int(tracks.ids[j]) == before[i]) == bool(inlier)
         ended |= set(alive) - set(now)
         alive = now
+
+
+def test_a_lost_track_comes_back_with_its_length() -> None:
+    tracker = Tracker()
+    tracker.update(np.zeros(3, np.uint64))  # 1 2 3
+    tracker.update(np.array([3, 1, 0], np.uint64))  # 2 is lost, 4 begins
+    tracker.update(np.array([1], np.uint64))
+    tracks = tracker.update(np.array([2, 0, 3, 1], np.uint64))
+    assert tracks.ids.tolist() == [2, 5, 3, 1]
+    assert tracks.lengths.tolist() == [2, 1, 3, 4]
+    assert tracks.recovered is not None
+    assert tracks.recovered.tolist() == [True, False, True, False]

@@ -26,11 +26,12 @@ class Extractor:
         Raises ImageError for another type or shape, or a side outside 64..8192 pixels.
         """
         _check(pixels, mask)
+        config = self._config
         keypoints, scores, descriptors = self._network.extract(
-            pixels, mask, self._config.max_keypoints, self._config.score_threshold
+            pixels, mask, config.max_keypoints, config.score_threshold, config.grid
         )
         height, width = pixels.shape[:2]
-        return Features(keypoints, scores, descriptors, width, height, self._config.model)
+        return Features(keypoints, scores, descriptors, width, height, config.model)
 
     def reconfigure(self, config: FrontendConfig) -> None:
         """Take over the thresholds of ``config``; its model and backend are not looked at."""

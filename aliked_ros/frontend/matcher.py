@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import threading
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError
+from aliked_ros.frontend.similarity import mutual_best, similarities
 from aliked_ros.inference.backend import Backend, create_backend
-from aliked_ros.types import Features, Matches
+from aliked_ros.types import Features, Float32Array, Matches
 
-_blas_limit = threading.Lock()  # the limit holds for the whole process
+_GATE = 0.1  # of the image's longer side: how far from its expected place a feature is looked for
+_EASY_SHARE = 0.5  # of the features: fewer matches near their expected places make an image hard
 
 
 class Matcher(Protocol):
@@ -38,7 +39,7 @@ class LightGlueMatcher:
     def match(self, reference: Features, current: Features) -> Matches:
         """See ``Matcher``; ConfigurationError for features LightGlue was not trained for."""
         if min(len(reference), len(current)) == 0:
-            return Matches.empty()
+            return replace(Matches.empty(), matcher="lightglue")
         for features in (reference, current):
             if features.descriptors.shape[1] != 128:
                 raise ConfigurationError(
@@ -46,13 +47,14 @@ class LightGlueMatcher:
                     "descriptors; LightGlue's weights are for 128. Use the matcher 'nearest'."
                 )
         config = self._config
-        return self._network.match(
+        matches = self._network.match(
             reference,
             current,
             config.match_threshold,
             config.depth_confidence,
             config.width_confidence,
         )
+        return replace(matches, matcher="lightglue")
 
     def reconfigure(self, config: FrontendConfig) -> None:
         """See ``Matcher``."""
@@ -64,33 +66,71 @@ class NearestMatcher:
 
     def __init__(self, config: FrontendConfig) -> None:
         self._config = config
-        self._libraries = ThreadpoolController()
 
     def match(self, reference: Features, current: Features) -> Matches:
         """See ``Matcher``."""
-        if min(len(reference), len(current)) == 0:
-            return Matches.empty()
-        # BLAS's other threads would spin for 20 ms after the product, on the cores that the
-        # next image needs
-        with _blas_limit, self._libraries.limit(limits=1, user_api="blas"):
-            similarity = reference.descriptors @ current.descriptors.T
-        forward, backward = similarity.argmax(1), similarity.argmax(0)
-        rows = np.arange(len(forward))
-        scores = similarity[rows, forward]
-        kept = np.flatnonzero((backward[forward] == rows) & (scores > self._config.min_similarity))
-        return Matches(
-            kept.astype(np.uint32),
-            forward[kept].astype(np.uint32),
-            np.minimum(scores[kept], np.float32(1.0)),
-        )
+        cosines = similarities(reference.descriptors, current.descriptors)
+        return _nearest(cosines, self._config.min_similarity)
 
     def reconfigure(self, config: FrontendConfig) -> None:
         """See ``Matcher``."""
         self._config = config
 
 
+class AdaptiveMatcher:
+    """Nearest neighbours near their expected places; LightGlue where too few are found there.
+
+    A feature is expected where its last displacement leads, or the median one where it had none.
+    So it is for the images of one camera in their order; the first of them is LightGlue's.
+    """
+
+    def __init__(self, config: FrontendConfig, lightglue: Matcher) -> None:
+        self._config = config
+        self._lightglue = lightglue
+        self._last: Features | None = None
+        self._displacement: Float32Array = np.zeros((0, 2), np.float32)
+
+    def match(self, reference: Features, current: Features) -> Matches:
+        """See ``Matcher``."""
+        matches = None
+        if reference is self._last:
+            matches = self._near(reference, current)
+        if matches is None or len(matches) < _EASY_SHARE * min(len(reference), len(current)):
+            matches = self._lightglue.match(reference, current)
+        self._remember(reference, current, matches)
+        return matches
+
+    def reconfigure(self, config: FrontendConfig) -> None:
+        """See ``Matcher``."""
+        self._config = config
+        self._lightglue.reconfigure(config)
+
+    def _near(self, reference: Features, current: Features) -> Matches:
+        cosines = similarities(reference.descriptors, current.descriptors)
+        expected = reference.keypoints + self._displacement
+        gate = _GATE * max(current.width, current.height)
+        for axis in (0, 1):
+            distance = np.subtract.outer(expected[:, axis], current.keypoints[:, axis])
+            cosines[np.abs(distance, out=distance) > gate] = 0.0
+        return _nearest(cosines, self._config.min_similarity)
+
+    def _remember(self, reference: Features, current: Features, matches: Matches) -> None:
+        before, now = matches.reference_indices, matches.current_indices
+        moved = current.keypoints[now] - reference.keypoints[before]
+        usual = np.median(moved, axis=0) if len(moved) else np.zeros(2, np.float32)
+        self._displacement = np.tile(usual, (len(current), 1)).astype(np.float32)
+        self._displacement[now] = moved
+        self._last = current
+
+
+def _nearest(cosines: Float32Array, least: float) -> Matches:
+    rows, columns = mutual_best(cosines, least)
+    scores = np.minimum(cosines[rows, columns], np.float32(1.0))
+    return Matches(rows.astype(np.uint32), columns.astype(np.uint32), scores, matcher="nearest")
+
+
 def build_matcher(config: FrontendConfig, backend: Backend) -> Matcher:
-    """The matcher that ``config.matcher`` names, on ``backend``."""
+    """The matcher for two images of any kind: LightGlue unless ``config`` asks for nearest."""
     if config.matcher == "nearest":
         return NearestMatcher(config)
     return LightGlueMatcher(config, backend)

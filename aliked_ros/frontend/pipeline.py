@@ -5,22 +5,44 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
+from aliked_ros.frontend.depth import depth_at
 from aliked_ros.frontend.extractor import Extractor
-from aliked_ros.frontend.matcher import build_matcher
+from aliked_ros.frontend.keyframes import Keyframes
+from aliked_ros.frontend.masks import StaticParts, combine
+from aliked_ros.frontend.matcher import AdaptiveMatcher, Matcher, build_matcher
+from aliked_ros.frontend.recovery import Recovery
+from aliked_ros.frontend.relocalization import relocalize
+from aliked_ros.frontend.stereo import StereoMatcher, depth_from_disparity
 from aliked_ros.frontend.tracker import Tracker
-from aliked_ros.frontend.verification import Verifier
+from aliked_ros.frontend.verification import MIN_MATCHES, Verifier
 from aliked_ros.inference.backend import create_backend
 from aliked_ros.models.registry import MODELS
-from aliked_ros.types import Features, Float32Array, FrameResult, Image, Matches
+from aliked_ros.types import (
+    Candidate,
+    Features,
+    Float32Array,
+    FrameResult,
+    Image,
+    Keyframe,
+    Matches,
+    UInt8Array,
+    UInt64Array,
+)
+
+_SUDDEN_LOSS = 0.75  # of the tracks: with fewer left, the image before is kept as a keyframe
 
 
 class Pipeline:
-    """Extractor, matcher, verifier and tracker of one camera; not for concurrent calls.
+    """Extractor, matcher, verifier, tracker and keyframes of one camera; not for concurrent calls.
 
     camera: model of the camera, None while it is not known; may be set between two images. Used
         for images of its size only.
+    baseline: distance of the right camera in metres, None while it is not known; with it and
+        ``camera``, stereo gives depth.
     """
 
     def __init__(
@@ -35,15 +57,23 @@ class Pipeline:
         self._backend = create_backend(config, progress)
         try:
             self._extractor = Extractor(config, self._backend)
-            self._matcher = build_matcher(config, self._backend)
+            self._any_matcher = build_matcher(config, self._backend)
         except BaseException:
             self._backend.close()
             raise
+        self._matcher: Matcher = self._any_matcher
+        if config.matcher == "adaptive":
+            self._matcher = AdaptiveMatcher(config, self._any_matcher)
+        self._static = StaticParts()
+        self._stereo = StereoMatcher(config)
         self._verifier = Verifier(config)
         self._tracker = Tracker()
+        self._keyframes = Keyframes(config)
+        self._recovery = Recovery(config, self._any_matcher, self._verifier)
         self.camera: CameraModel | None = None
+        self.baseline: float | None = None
         self._index = 0
-        self._previous: tuple[int, float, Features] | None = None
+        self._previous: FrameResult | None = None
 
     @property
     def config(self) -> FrontendConfig:
@@ -70,71 +100,174 @@ class Pipeline:
         """Grows at every reset."""
         return self._tracker.epoch
 
+    @property
+    def keyframes(self) -> list[Keyframe]:
+        """The recent keyframes, oldest first."""
+        return list(self._keyframes)
+
     def process(self, image: Image) -> FrameResult:
         """Everything about the next image, matched against the one before.
 
         An image older than its predecessor, or of another size, begins a new epoch.
-        Raises ImageError for one that cannot be processed; the next is then matched against the
-        last good one.
+        Raises ImageError for one that cannot be processed, its right or depth image included; the
+        next is then matched against the last good one.
         """
         camera = self.camera  # one model for the whole image, whoever sets another meanwhile
-        begin = time.perf_counter()
-        features = self._extractor.extract(image.pixels, image.mask)
-        extracted = time.perf_counter()
-        if self._previous is not None and not self._continues(image.stamp, features):
-            self.reset()
-        if self._previous is None:
-            reference_index, reference_stamp, matches = None, None, Matches.empty()
-        else:
-            reference_index, reference_stamp, reference = self._previous
-            matches = self._matcher.match(reference, features)
-        matched = time.perf_counter()
-        if reference_index is not None:
-            matches = self._verifier.verify(reference, features, matches, camera)
-        verified = time.perf_counter()
-        tracks = self._tracker.update(len(features), matches)
+        clock = _Clock()
+        features = self._extractor.extract(image.pixels, self._mask(image))
+        clock.lap("extract")
+        right_x, depth = self._third_dimension(image, features, camera)
+        clock.lap("stereo")
+        normalized = _normalized(features, camera)
+        previous = self._continued(image.stamp, features)
+        matches = Matches.empty()
+        if previous is not None:
+            matches = self._matcher.match(previous.features, features)
+            clock.lap("match")
+            self._static.update(
+                previous.features.keypoints[matches.reference_indices],
+                features.keypoints[matches.current_indices],
+                features.width,
+                features.height,
+            )
+            rays = None
+            if previous.normalized is not None and normalized is not None:
+                rays = (previous.normalized, normalized)
+            matches = self._verifier.verify(previous.features, features, matches, camera, rays)
+            clock.lap("verify")
+        ids = self._tracker.continued(len(features), matches)
+        reason = self._keyframes.reason(image.stamp, features, ids)
+        lost = previous is not None and _lost(matches)
+        if previous is not None and _fewer(ids, previous) and not previous.is_keyframe:
+            self._keyframes.add_last_view(_keyframe(previous))
+        ids = self._recovery.recover(
+            features, ids, self._keyframes, camera, whole=lost or bool(reason)
+        )
+        clock.lap("track")
         result = FrameResult(
             index=self._index,
             stamp=image.stamp,
             features=features,
             matches=matches,
-            tracks=tracks,
-            reference_index=reference_index,
-            reference_stamp=reference_stamp,
-            normalized=_normalized(features, camera),
+            tracks=self._tracker.update(ids),
+            reference_index=None if previous is None else previous.index,
+            reference_stamp=None if previous is None else previous.stamp,
+            normalized=normalized,
+            right_x=right_x,
+            depth=depth,
+            keyframe_reason=reason,
+            static_share=self._static.share,
+            stage_times=clock.stages,
         )
-        self._previous = (self._index, image.stamp, features)
+        if reason:
+            self._keyframes.add(_keyframe(result))
+        self._previous = result
         self._index += 1
-        end = time.perf_counter()
-        result.stage_times.update(
-            extract=extracted - begin, match=matched - extracted,
-            verify=verified - matched, track=end - verified, total=end - begin,
-        )  # fmt: skip
+        clock.lap("track")
+        clock.stop()
         return result
 
+    def extract(self, pixels: UInt8Array, mask: UInt8Array | None = None) -> Features:
+        """Features of an image outside the sequence; see ``Extractor.extract``."""
+        return self._extractor.extract(pixels, mask)
+
+    def relocalize(self, features: Features) -> list[Candidate]:
+        """The recent keyframes that an image may have been taken near, most inliers first."""
+        return relocalize(features, self._keyframes, self.camera, self._any_matcher, self._verifier)
+
     def reset(self) -> None:
-        """Forget the previous image and all tracks; the next image begins a new epoch."""
+        """Forget the previous image, all tracks and keyframes; the next image begins an epoch."""
         self._tracker.reset()
+        self._keyframes.clear()
         self._previous = None
 
     def reconfigure(self, config: FrontendConfig) -> None:
         """Take over thresholds between two images; model, backend and matcher stay as loaded."""
         self._config = config
-        self._extractor.reconfigure(config)
-        self._matcher.reconfigure(config)
-        self._verifier.reconfigure(config)
+        for part in (
+            self._extractor, self._stereo, self._matcher, self._any_matcher, self._verifier,
+            self._keyframes, self._recovery,
+        ):  # fmt: skip
+            part.reconfigure(config)
 
     def close(self) -> None:
         """Release threads and models; the pipeline cannot be used any more."""
         self._backend.close()
-        del self._extractor, self._matcher
+        del self._extractor, self._matcher, self._any_matcher, self._recovery
         self._previous = None
 
-    def _continues(self, stamp: float, features: Features) -> bool:
-        assert self._previous is not None
-        _, previous_stamp, previous = self._previous
-        same_size = (features.width, features.height) == (previous.width, previous.height)
-        return same_size and stamp >= previous_stamp
+    def _mask(self, image: Image) -> UInt8Array | None:
+        """Where features may lie."""
+        if not self._config.mask_static:
+            return image.mask
+        height, width = image.pixels.shape[:2]
+        return combine(image.mask, self._static.mask(width, height))
+
+    def _third_dimension(
+        self, image: Image, features: Features, camera: CameraModel | None
+    ) -> tuple[Float32Array | None, Float32Array | None]:
+        """``right_x`` and ``depth`` of the keypoints, as far as the image has them."""
+        right_x = depth = None
+        if image.right is not None:
+            right = self._extractor.extract(image.right)
+            right_x = self._stereo.match(features, right, image.pixels, image.right)
+            if camera is not None and self.baseline is not None:
+                depth = depth_from_disparity(
+                    features.keypoints[:, 0], right_x, float(camera.matrix[0, 0]), self.baseline
+                )
+        if image.depth is not None:
+            depth = depth_at(image.depth, features.keypoints, features.width, features.height)
+        return right_x, depth
+
+    def _continued(self, stamp: float, features: Features) -> FrameResult | None:
+        """The previous image, None where a new epoch begins."""
+        previous = self._previous
+        if previous is not None:
+            before = previous.features
+            same_size = (features.width, features.height) == (before.width, before.height)
+            if not same_size or stamp < previous.stamp:
+                self.reset()
+        return self._previous
+
+
+class _Clock:
+    """Seconds spent in each stage."""
+
+    def __init__(self) -> None:
+        self.stages = dict.fromkeys(("extract", "stereo", "match", "verify", "track"), 0.0)
+        self._begin = self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Add the time since the last call to a stage."""
+        now = time.perf_counter()
+        self.stages[stage] += now - self._last
+        self._last = now
+
+    def stop(self) -> None:
+        self.stages["total"] = self._last - self._begin
+
+
+def _lost(matches: Matches) -> bool:
+    """Whether too little of the previous image is found in the next to go on from."""
+    agreeing = len(matches) if matches.inliers is None else int(matches.inliers.sum())
+    return matches.geometry == "unverified" or agreeing < MIN_MATCHES
+
+
+def _fewer(ids: UInt64Array, previous: FrameResult) -> bool:
+    """Whether many tracks end at once: darkness, or somebody in the way."""
+    tracked_before = int(np.count_nonzero(previous.tracks.lengths > 1))
+    return int(np.count_nonzero(ids)) < _SUDDEN_LOSS * tracked_before
+
+
+def _keyframe(result: FrameResult) -> Keyframe:
+    return Keyframe(
+        index=result.index,
+        stamp=result.stamp,
+        features=result.features,
+        tracks=result.tracks,
+        normalized=result.normalized,
+        depth=result.depth,
+    )
 
 
 def _normalized(features: Features, camera: CameraModel | None) -> Float32Array | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from aliked_ros.types import Matches, Tracks, UInt64Array
+from aliked_ros.types import Matches, Tracks, UInt32Array, UInt64Array
+
+_REMEMBERED = 50_000  # lost tracks whose lengths are known when they come back
 
 
 class Tracker:
@@ -15,8 +17,9 @@ class Tracker:
 
     def __init__(self) -> None:
         self._epoch = 0
-        self._next_id = 1
-        self._previous: Tracks | None = None
+        self._ids: UInt64Array
+        self._lengths: UInt32Array
+        self._start()
 
     @property
     def epoch(self) -> int:
@@ -26,31 +29,38 @@ class Tracker:
     def reset(self) -> None:
         """Forget all tracks."""
         self._epoch += 1
-        self._next_id = 1
-        self._previous = None
+        self._start()
 
-    def start(self, count: int) -> Tracks:
-        """Tracks of an image without a predecessor: every keypoint begins one."""
-        return self.update(count, Matches.empty())
+    def continued(self, count: int, matches: Matches) -> UInt64Array:
+        """Ids of the next image's ``count`` keypoints, 0 where they continue no track.
 
-    def update(self, count: int, matches: Matches) -> Tracks:
-        """Tracks of the next image's ``count`` keypoints, matched against the previous image's.
-
-        Matches that verification found to be outliers do not extend a track.
+        matches: of the next image against the previous one. Those that verification found to be
+        outliers do not extend a track.
         """
         ids = np.zeros(count, np.uint64)
-        lengths = np.ones(count, np.uint32)
-        if self._previous is not None and len(matches):
-            kept = slice(None) if matches.inliers is None else matches.inliers
-            before, now = matches.reference_indices[kept], matches.current_indices[kept]
-            ids[now] = self._previous.ids[before]
-            lengths[now] = self._previous.lengths[before] + np.uint32(1)
-        unmatched = ids == 0
-        ids[unmatched] = self._new_ids(int(np.count_nonzero(unmatched)))
-        self._previous = Tracks(ids, lengths, self._epoch)
-        return self._previous
+        kept = slice(None) if matches.inliers is None else matches.inliers
+        ids[matches.current_indices[kept]] = self._ids[matches.reference_indices[kept]]
+        return ids
 
-    def _new_ids(self, count: int) -> UInt64Array:
-        first = self._next_id
-        self._next_id += count
-        return np.arange(first, self._next_id, dtype=np.uint64)
+    def update(self, ids: UInt64Array) -> Tracks:
+        """Tracks of the next image; ids: N, as in ``continued``, or of tracks lost before."""
+        lengths = dict(zip(self._ids.tolist(), self._lengths.tolist(), strict=True))
+        known = ids.tolist()
+        recovered = np.array([i != 0 and i not in lengths for i in known], bool)
+        new = ids == 0
+        ids = ids.copy()
+        ids[new] = np.arange(self._next_id, self._next_id + np.count_nonzero(new))
+        self._next_id += int(np.count_nonzero(new))
+        self._ids = ids
+        self._lengths = np.array(
+            [lengths.pop(i, None) or self._lost.pop(i, 0) for i in known], np.uint32
+        ) + np.uint32(1)
+        self._lost |= lengths  # what is left has ended here
+        while len(self._lost) > _REMEMBERED:
+            del self._lost[next(iter(self._lost))]
+        return Tracks(ids, self._lengths, self._epoch, recovered if recovered.any() else None)
+
+    def _start(self) -> None:
+        self._next_id = 1
+        self._ids, self._lengths = np.zeros(0, np.uint64), np.zeros(0, np.uint32)
+        self._lost: dict[int, int] = {}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
-from aliked_ros.types import BoolArray, Features, Matches
+from aliked_ros.types import BoolArray, Features, Float32Array, Matches
 
 MIN_MATCHES = 16  # fewer fit a wrong model too easily
 _STILL_MEDIAN = 0.5  # pixels; below it the parallax drowns in the noise of the keypoints
@@ -40,24 +40,33 @@ class Verifier:
         current: Features,
         matches: Matches,
         camera: CameraModel | None = None,
+        rays: tuple[Float32Array, Float32Array] | None = None,
     ) -> Matches:
         """``matches`` with ``inliers`` and ``geometry`` set, as far as that can be known.
 
-        With a camera the lens distortion is taken out first. Inliers stay None (geometry
-        ``unverified``) with fewer than MIN_MATCHES matches, or where no model fits a fair share.
+        camera: its lens distortion is taken out first; used for images of its size only.
+        rays: ``camera.normalize`` of the reference's and the current keypoints, where known.
+
+        Inliers stay None (geometry ``unverified``) with fewer than MIN_MATCHES matches, or where no
+        model fits a fair share.
         """
         if self._config.verification == "none":
             return matches
         if len(matches) < MIN_MATCHES:
             return replace(matches, inliers=None, geometry="unverified")
-        before = reference.keypoints[matches.reference_indices].astype(np.float64)
-        after = current.keypoints[matches.current_indices].astype(np.float64)
+        rows = (matches.reference_indices, matches.current_indices)
+        points = [f.keypoints[i] for f, i in zip((reference, current), rows, strict=True)]
+        focal = None
         if camera is not None and camera.fits(current.width, current.height):
-            before, after = (_undistorted(p, camera) for p in (before, after))
-            known = np.isfinite(before).all(1) & np.isfinite(after).all(1)
-        else:
-            known = np.ones(len(matches), bool)
-        inliers, geometry = self._inliers(before[known], after[known])
+            focal = float(np.sqrt(camera.matrix[0, 0] * camera.matrix[1, 1]))
+            if rays is None:
+                points = [camera.normalize(p) for p in points]
+            else:
+                points = [r[i] for r, i in zip(rays, rows, strict=True)]
+        # pixels of an ideal pinhole with the camera's focal length: thresholds stay pixels
+        before, after = (p.astype(np.float64) * (focal or 1.0) for p in points)
+        known = np.isfinite(before).all(1) & np.isfinite(after).all(1)
+        inliers, geometry = self._inliers(before[known], after[known], focal)
         if inliers is None:
             return replace(matches, inliers=None, geometry="unverified")
         verified = np.zeros(len(matches), bool)
@@ -69,7 +78,7 @@ class Verifier:
         self._config = config
 
     def _inliers(
-        self, before: NDArray[np.float64], after: NDArray[np.float64]
+        self, before: NDArray[np.float64], after: NDArray[np.float64], focal: float | None
     ) -> tuple[BoolArray | None, str]:
         threshold = self._config.inlier_threshold
         moved = np.linalg.norm(after - before, axis=1)
@@ -84,17 +93,30 @@ class Verifier:
         )
         if self._config.verification == "homography":
             return flat, "homography"
-        general = _robust(
-            lambda: cv2.findFundamentalMat(
-                before, after, cv2.USAC_MAGSAC, threshold, _CONFIDENCE, _ITERATIONS
-            )
-        )
+        general = self._epipolar(before, after, focal)
         if general is None:
             return flat, "homography"
         if flat is not None and flat.sum() >= _HOMOGRAPHY_SHARE * general.sum():
             # a few points off the plane still agree with the epipolar geometry
             return flat | general, "homography"
         return general, "epipolar"
+
+    def _epipolar(
+        self, before: NDArray[np.float64], after: NDArray[np.float64], focal: float | None
+    ) -> BoolArray | None:
+        threshold = self._config.inlier_threshold
+        if self._config.verification == "essential" and focal is not None:
+            matrix = np.diag([focal, focal, 1.0])
+            return _robust(
+                lambda: cv2.findEssentialMat(
+                    before, after, matrix, cv2.USAC_MAGSAC, _CONFIDENCE, threshold, _ITERATIONS
+                )
+            )
+        return _robust(
+            lambda: cv2.findFundamentalMat(
+                before, after, cv2.USAC_MAGSAC, threshold, _CONFIDENCE, _ITERATIONS
+            )
+        )
 
 
 def _robust(estimate: Callable[[], tuple[Any, Any]]) -> BoolArray | None:
@@ -107,9 +129,3 @@ def _robust(estimate: Callable[[], tuple[Any, Any]]) -> BoolArray | None:
         return None
     inliers: BoolArray = np.asarray(mask).ravel() != 0
     return inliers if inliers.mean() >= _LEAST_SHARE else None
-
-
-def _undistorted(points: NDArray[np.float64], camera: CameraModel) -> NDArray[np.float64]:
-    """Pixels of an ideal pinhole with the camera's focal length, so that thresholds stay pixels."""
-    rays = camera.normalize(points.astype(np.float32)).astype(np.float64)
-    return rays * float(np.sqrt(camera.matrix[0, 0] * camera.matrix[1, 1]))

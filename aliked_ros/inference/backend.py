@@ -16,12 +16,12 @@ class FeatureNetwork(Protocol):
     """ALIKED on some device."""
 
     def extract(
-        self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float
+        self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float, grid: int
     ) -> tuple[Float32Array, Float32Array, Float32Array]:
         """Keypoints N×2 (pixels), scores N and descriptors N×D of an image H×W or H×W×3 (RGB).
 
         At most ``top_k`` maxima of the score map above ``threshold``, highest first; none where
-        ``mask`` (H×W) is 0.
+        ``mask`` (H×W) is 0. grid: cells along the longer side over which they are spread; 0 = not.
         """
         ...
 

@@ -112,15 +112,15 @@ class CpuExtractor:
         # the loops are compiled at their first call ever: now, not while a camera waits
         noise = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
         with _caching_compiled_loops():
-            self.extract(noise, None, 2, 0.0)
+            self.extract(noise, None, 2, 0.0, 0)
         self._encoders.clear()
 
     def extract(
-        self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float
+        self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float, grid: int
     ) -> tuple[Float32Array, Float32Array, Float32Array]:
         """See ``FeatureNetwork``."""
         score_map, tables, window = self.encode(pixels)
-        keypoints, scores = detect(score_map, mask, top_k, threshold, self._workers)
+        keypoints, scores = detect(score_map, mask, top_k, threshold, grid, self._workers)
         rows = _rounded(len(keypoints), top_k)
         return keypoints, scores, self._describe(tables, keypoints, window, rows)
 
@@ -261,7 +261,7 @@ class CpuLightGlue:
         for features in images:
             known = [entry for entry in self._embedded if entry[0] is features]
             if known:
-                embedded += known
+                embedded += known[:1]  # the same image may have been both
                 continue
             size = np.array([features.width, features.height], np.float32)
             angles = (features.keypoints - size / 2) / (size.max() / 2) @ self._angles

@@ -7,7 +7,7 @@ import numpy as np
 
 from aliked_ros.inference import kernels
 from aliked_ros.networks.constants import NMS_RADIUS
-from aliked_ros.types import BoolArray, Float32Array, UInt8Array
+from aliked_ros.types import BoolArray, Float32Array, IntArray, UInt8Array
 
 _WINDOW = np.ones((2 * NMS_RADIUS + 1,) * 2, np.uint8)
 
@@ -17,12 +17,13 @@ def detect(
     mask: UInt8Array | None,
     top_k: int,
     threshold: float,
+    grid: int,
     workers: kernels.Workers,
 ) -> tuple[Float32Array, Float32Array]:
     """Keypoints N×2 (pixels, sub-pixel) and their scores N, by falling score-map maximum.
 
     score_map: H×W. At most ``top_k`` maxima above ``threshold``, none where ``mask`` is 0 and none
-    within 2 pixels of the border.
+    within 2 pixels of the border. grid: see ``spread``.
     """
     maxima = _local_maxima(score_map)
     if mask is not None:
@@ -33,9 +34,11 @@ def detect(
     rows, columns = rows + radius, columns + radius
     values = score_map[rows, columns]
     kept = np.flatnonzero(values > max(threshold, 0.0))
-    if len(kept) > top_k:
+    if len(kept) > top_k and not grid:
         kept = kept[np.argpartition(values[kept], len(kept) - top_k)[-top_k:]]
     kept = kept[np.argsort(-values[kept], kind="stable")]
+    if grid:
+        kept = kept[spread(columns[kept], rows[kept], score_map.shape, top_k, grid)]
     keypoints = np.empty((len(kept), 2), np.float32)
     scores = np.empty(len(kept), np.float32)
     workers.run(
@@ -48,6 +51,24 @@ def detect(
         scores,
     )
     return keypoints, scores
+
+
+def spread(x: IntArray, y: IntArray, shape: tuple[int, ...], top_k: int, grid: int) -> IntArray:
+    """Rows of at most ``top_k`` of the pixels (x, y), given best first, spread over the image.
+
+    The image (shape H, W, ...) is cut into square cells, ``grid`` along its longer side. The best
+    of each cell come first, up to the cell's share of ``top_k``; the best others fill up the rest.
+    """
+    height, width = shape[:2]
+    size = max(height, width) / grid
+    across, down = (int(np.ceil(side / size)) for side in (width, height))
+    cells = (y // size).astype(np.int64) * across + (x // size).astype(np.int64)
+    by_cell = np.argsort(cells, kind="stable")
+    starts = np.searchsorted(cells[by_cell], np.arange(across * down))
+    rank = np.empty(len(cells), np.int64)  # within its cell
+    rank[by_cell] = np.arange(len(cells)) - starts[cells[by_cell]]
+    behind = rank >= top_k // (across * down)
+    return np.sort(np.argsort(behind, kind="stable")[:top_k])
 
 
 def _local_maxima(scores: Float32Array) -> BoolArray:

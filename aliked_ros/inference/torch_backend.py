@@ -6,6 +6,7 @@ import numpy as np
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
+from aliked_ros.inference.detection import spread
 from aliked_ros.machine import cores
 from aliked_ros.models.registry import weights_path
 from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
@@ -60,7 +61,7 @@ class TorchExtractor:
 
     @torch.inference_mode()
     def extract(
-        self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float
+        self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float, grid: int
     ) -> tuple[Float32Array, Float32Array, Float32Array]:
         """See ``FeatureNetwork``."""
         image = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)
@@ -71,16 +72,19 @@ class TorchExtractor:
         valid = None if mask is None else torch.from_numpy(mask != 0).to(self._device)
         if self._dense:
             features, score_map = self._network.dense_maps(padded)
-            keypoints, scores = aliked.detect(
-                score_map[0, 0, rows, columns], top_k, threshold, valid
-            )
-            descriptors = self._network.describe_dense(features[..., rows, columns], keypoints)
         else:
             levels = self._network.levels(padded)
             score_map = self._network.score_map(levels)
-            keypoints, scores = aliked.detect(
-                score_map[0, 0, rows, columns], top_k, threshold, valid
-            )
+        score_map = score_map[0, 0, rows, columns]
+        candidates = score_map.numel() if grid else top_k
+        keypoints, scores = aliked.detect(score_map, candidates, threshold, valid)
+        if grid:
+            x, y = keypoints.cpu().numpy().round().astype(np.int64).T
+            kept = torch.from_numpy(spread(x, y, pixels.shape, top_k, grid)).to(self._device)
+            keypoints, scores = keypoints[kept], scores[kept]
+        if self._dense:
+            descriptors = self._network.describe_dense(features[..., rows, columns], keypoints)
+        else:
             descriptors = self._network.describe(levels, keypoints, window)
         return keypoints.cpu().numpy(), scores.cpu().numpy(), descriptors.cpu().numpy()
 

@@ -1,0 +1,116 @@
+"""Where features are not wanted. A mask is H×W uint8, 0 = ignore."""
+
+from __future__ import annotations
+
+from functools import reduce
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from aliked_ros.camera import CameraModel
+from aliked_ros.errors import ImageError
+from aliked_ros.sources import read_image
+from aliked_ros.types import BoolArray, Float32Array, UInt8Array
+
+_BORDER_MARGIN = 4  # pixels; up to 3 away, the edge of black attracts keypoints
+
+_CELL = 16  # pixels
+_CAMERA_MOVES = 2.0  # pixels, median displacement; below it everything looks fixed
+_FIXED = 0.5  # pixels: the noise of two detections of one pattern
+_FREE = 1.0  # pixels
+_MEMORY = 0.985  # of the evidence is left after each image: about 70 images count
+_LEAST_EVIDENCE = 8.0  # matches
+
+
+def read_mask(path: Path) -> UInt8Array:
+    """The mask in an image file: 0 (in colour: black) = ignore.
+
+    Raises ImageError when it cannot be read. Lossy formats blur the zeros: use PNG.
+    """
+    pixels = read_image(path)
+    return pixels if pixels.ndim == 2 else np.asarray(pixels.max(axis=2))
+
+
+def combine(*masks: UInt8Array | None) -> UInt8Array | None:
+    """What every mask lets through; None where there is no mask.
+
+    Raises ImageError when two of them differ in size.
+    """
+    given = [mask for mask in masks if mask is not None]
+    for mask in given[1:]:
+        if mask.shape != given[0].shape:
+            (height, width), (other_height, other_width) = given[0].shape, mask.shape
+            raise ImageError(
+                f"One mask is {width}×{height} pixels, another {other_width}×{other_height}; "
+                "give them the size of the images."
+            )
+    return reduce(np.minimum, given) if given else None
+
+
+def rectified_border(
+    rectified: CameraModel, rotation: NDArray[np.float64], raw: CameraModel
+) -> UInt8Array:
+    """The mask of a rectified image that leaves out what lies outside the raw image.
+
+    rectified: the camera of the rectified image (P). rotation: 3×3, from the raw to the rectified
+    optical frame (R). raw: the camera as it is (K and D).
+    """
+    size = (rectified.width, rectified.height)
+    rectify = (
+        cv2.fisheye.initUndistortRectifyMap
+        if raw.distortion_model == "equidistant"
+        else cv2.initUndistortRectifyMap
+    )
+    x, y = rectify(raw.matrix, raw.distortion, rotation, rectified.matrix, size, cv2.CV_32FC1)
+    inside = (x >= 0) & (x <= raw.width - 1) & (y >= 0) & (y <= raw.height - 1)
+    reach = np.ones((2 * _BORDER_MARGIN + 1,) * 2, np.uint8)
+    return np.asarray(cv2.erode(np.where(inside, np.uint8(255), np.uint8(0)), reach))
+
+
+class StaticParts:
+    """What is fixed to the image while the camera moves: a watermark, dirt, the robot's own parts.
+
+    Such features do not move between images. Neither does far scenery near the point that the
+    camera heads for, but only until the camera turns by the least bit; so a place is static where,
+    over many images in which most matches moved, features that did not outweigh those that did.
+    Evidence fades with those images: what was masked wrongly, or has gone, is looked at anew.
+    """
+
+    def __init__(self) -> None:
+        self._size = (0, 0)
+        self._fixed = self._free = np.zeros((0, 0))  # evidence for and against, by cell
+
+    @property
+    def share(self) -> float:
+        """Share of the image's cells that are static."""
+        return float(self._static.mean()) if self._static.size else 0.0
+
+    def update(self, before: Float32Array, after: Float32Array, width: int, height: int) -> None:
+        """Learn from the matches of two images in a row: K×2 each, pixels, outliers included.
+
+        width, height: of the images; another size begins anew.
+        """
+        if self._size != (width, height):
+            self._size = (width, height)
+            self._fixed, self._free = np.zeros((2, -(-height // _CELL), -(-width // _CELL)))
+        moved = np.linalg.norm(after - before, axis=1)
+        if len(moved) == 0 or np.median(moved) < _CAMERA_MOVES:
+            return
+        cells = tuple((after[:, ::-1] // _CELL).astype(np.intp).T)
+        for evidence, matches in ((self._fixed, moved < _FIXED), (self._free, moved > _FREE)):
+            evidence *= _MEMORY
+            np.add.at(evidence, cells, matches)
+
+    def mask(self, width: int, height: int) -> UInt8Array | None:
+        """The mask of the static parts; None where none are known in images of this size."""
+        static = self._static
+        if self._size != (width, height) or not static.any():
+            return None
+        cells = np.where(static, np.uint8(0), np.uint8(255))
+        return cells.repeat(_CELL, axis=0).repeat(_CELL, axis=1)[:height, :width]
+
+    @property
+    def _static(self) -> BoolArray:
+        return np.asarray((self._fixed >= _LEAST_EVIDENCE) & (self._fixed > self._free))

@@ -1,0 +1,117 @@
+"""Lost tracks get their ids back: what an image shows anew is looked for in recent keyframes.
+
+While some tracks go on, they tell where a lost one has to reappear, and its descriptor has to be
+the most similar near there. Where nothing goes on (darkness, blur, a jump), and for every new
+keyframe, a keyframe is matched as a whole and verified.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from scipy.spatial import cKDTree
+
+from aliked_ros.camera import CameraModel
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.frontend.keyframes import Keyframes, sees, shared_rows
+from aliked_ros.frontend.matcher import Matcher
+from aliked_ros.frontend.similarity import mutual_best, similarities
+from aliked_ros.frontend.verification import MIN_MATCHES, Verifier
+from aliked_ros.types import Features, Float32Array, IntArray, Keyframe, UInt64Array
+
+_ATTEMPTS = 3  # keyframes that are looked into, newest first
+_NEIGHBOURS = 3  # tracks that tell where a lost one near them is expected
+_RADIUS = 0.0125  # of the image's longer side, around that place
+_PLANE_THRESHOLD = 8.0  # pixels
+_LEAST_COSINE = 0.8  # where the place is known only so well
+
+
+class Recovery:
+    """Finds lost tracks of recent keyframes again."""
+
+    def __init__(self, config: FrontendConfig, matcher: Matcher, verifier: Verifier) -> None:
+        self._config = config
+        self._matcher, self._verifier = matcher, verifier
+
+    def recover(
+        self,
+        features: Features,
+        ids: UInt64Array,
+        keyframes: Keyframes,
+        camera: CameraModel | None,
+        whole: bool,
+    ) -> UInt64Array:
+        """``ids`` (N, 0 = none) with lost ids at rows that had none.
+
+        whole: match whole keyframes, until one of them fits.
+        """
+        if not self._config.recover_tracks or not sees(features):
+            return ids
+        ids = ids.copy()
+        for keyframe, _ in zip(reversed(keyframes), range(_ATTEMPTS), strict=False):
+            if (keyframe.features.width, keyframe.features.height) != (
+                features.width,
+                features.height,
+            ):
+                continue
+            if whole:
+                whole = not self._match_whole(features, ids, keyframe, camera)
+            self._find_near_tracks(features, ids, keyframe)
+        return ids
+
+    def reconfigure(self, config: FrontendConfig) -> None:
+        """Take over the thresholds of ``config``; matcher and verifier are their owner's."""
+        self._config = config
+
+    def _match_whole(
+        self,
+        features: Features,
+        ids: UInt64Array,
+        keyframe: Keyframe,
+        camera: CameraModel | None,
+    ) -> bool:
+        matches = self._matcher.match(keyframe.features, features)
+        matches = self._verifier.verify(keyframe.features, features, matches, camera)
+        inliers = matches.inliers
+        if inliers is None or np.count_nonzero(inliers) < MIN_MATCHES:
+            return False
+        rows = matches.current_indices[inliers].astype(np.int64)
+        keyframe_rows = matches.reference_indices[inliers].astype(np.int64)
+        _give(ids, rows, keyframe.tracks.ids[keyframe_rows])
+        return True
+
+    def _find_near_tracks(self, features: Features, ids: UInt64Array, keyframe: Keyframe) -> None:
+        seen, seen_before = shared_rows(ids, keyframe.tracks.ids)
+        lost = np.setdiff1d(np.arange(len(keyframe.tracks.ids)), seen_before, assume_unique=True)
+        new = np.flatnonzero(ids == 0)
+        if len(seen) < MIN_MATCHES or len(lost) == 0 or len(new) == 0:
+            return
+        before = keyframe.features.keypoints
+        expected = _expected(before[seen_before], features.keypoints[seen], before[lost])
+        cosines = similarities(keyframe.features.descriptors[lost], features.descriptors[new])
+        radius = _RADIUS * max(features.width, features.height)
+        for axis in (0, 1):
+            distance = np.subtract.outer(expected[:, axis], features.keypoints[new, axis])
+            cosines[np.abs(distance) > radius] = 0.0
+        found, rows = mutual_best(cosines, _LEAST_COSINE)
+        _give(ids, new[rows], keyframe.tracks.ids[lost[found]])
+
+
+def _expected(before: Float32Array, now: Float32Array, lost: Float32Array) -> Float32Array:
+    """Where points ``lost`` (M×2) of a keyframe are expected, by tracks seen then and now (N×2).
+
+    A homography carries them across holes, the nearest tracks correct it for their depth.
+    """
+    plane, _ = cv2.findHomography(before, now, cv2.RANSAC, _PLANE_THRESHOLD, maxIters=200)
+    if plane is None:
+        plane = np.eye(3)
+    carried, known = (cv2.perspectiveTransform(p[:, None], plane)[:, 0] for p in (lost, before))
+    _, neighbours = cKDTree(before).query(lost, k=_NEIGHBOURS)
+    corrected: Float32Array = carried + np.median((now - known)[neighbours], axis=1)
+    return corrected
+
+
+def _give(ids: UInt64Array, rows: IntArray, lost: UInt64Array) -> None:
+    """Set lost ids at rows that have none, unless another row has that id."""
+    free = (ids[rows] == 0) & ~np.isin(lost, ids)
+    ids[rows[free]] = lost[free]

@@ -1,0 +1,79 @@
+"""The adaptive matcher: nearest neighbours where that is enough, LightGlue where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.frontend.extractor import Extractor
+from aliked_ros.frontend.matcher import AdaptiveMatcher, LightGlueMatcher
+from aliked_ros.frontend.verification import Verifier
+from aliked_ros.inference.backend import create_backend
+from aliked_ros.types import Features, Matches, UInt8Array
+
+CONFIG = FrontendConfig(max_keypoints=512, matcher="adaptive")
+Images = Callable[[int], UInt8Array]
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[Extractor, LightGlueMatcher]:
+    backend = create_backend(CONFIG)
+    return Extractor(CONFIG, backend), LightGlueMatcher(CONFIG, backend)
+
+
+def _verified(reference: Features, current: Features, matches: Matches) -> int:
+    inliers = Verifier(CONFIG).verify(reference, current, matches).inliers
+    return 0 if inliers is None else int(inliers.sum())
+
+
+@pytest.mark.long
+def test_as_many_verified_matches_from_few_lightglue_images(
+    parts: tuple[Extractor, LightGlueMatcher], tum_images: Images
+) -> None:
+    extractor, lightglue = parts
+    adaptive = AdaptiveMatcher(CONFIG, lightglue)
+    images = [extractor.extract(tum_images(i)) for i in range(60, 100)]  # the fastest part
+    found = {"adaptive": 0, "lightglue": 0}
+    used = []
+    for before, now in pairwise(images):
+        matches = adaptive.match(before, now)
+        used.append(matches.matcher)
+        found["adaptive"] += _verified(before, now, matches)
+        found["lightglue"] += _verified(before, now, lightglue.match(before, now))
+    assert used[0] == "lightglue", "nothing is known of the motion yet"
+    assert used.count("lightglue") <= 0.2 * len(used)
+    assert found["adaptive"] >= 0.97 * found["lightglue"]
+
+
+def test_hard_images_are_lightglues(
+    parts: tuple[Extractor, LightGlueMatcher], tum_images: Images, shared_kitti: Images
+) -> None:
+    extractor, lightglue = parts
+    adaptive = AdaptiveMatcher(CONFIG, lightglue)
+    order = [tum_images(0), tum_images(1), tum_images(2), shared_kitti(0), tum_images(3)]
+    images = [extractor.extract(pixels) for pixels in order]
+    pairs = list(pairwise(images))
+    used = [adaptive.match(before, now).matcher for before, now in pairs]
+    assert used == ["lightglue", "nearest", "lightglue", "lightglue"]
+
+
+def test_matches_hold_each_row_once_and_lie_near(
+    parts: tuple[Extractor, LightGlueMatcher], tum_images: Images
+) -> None:
+    extractor, lightglue = parts
+    adaptive = AdaptiveMatcher(CONFIG, lightglue)
+    images = [extractor.extract(tum_images(i)) for i in range(3)]
+    adaptive.match(images[0], images[1])
+    matches = adaptive.match(images[1], images[2])
+    assert matches.matcher == "nearest"
+    for rows in (matches.reference_indices, matches.current_indices):
+        assert len(np.unique(rows)) == len(rows)
+    moved = (
+        images[2].keypoints[matches.current_indices]
+        - images[1].keypoints[matches.reference_indices]
+    )
+    assert np.linalg.norm(moved, axis=1).max() < 100

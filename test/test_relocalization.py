@@ -1,0 +1,99 @@
+"""Images against recent keyframes: which ones, and from where."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from aliked_ros.camera import CameraModel
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.frontend.depth import depth_in_metres
+from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.types import Image, UInt8Array
+
+Images = Callable[[int], UInt8Array]
+
+
+def _truth(folder: Path, index: int) -> np.ndarray:
+    """Pose of an image, 4×4 from the camera to the world."""
+    with (folder / "frames.csv").open() as file:
+        rows = [row for row in csv.reader(file) if not row[0].startswith("#")]
+    x, y, z, *quaternion = map(float, rows[index][3:10])
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.from_quat(quaternion).as_matrix()
+    pose[:3, 3] = x, y, z
+    return pose
+
+
+def _depth(folder: Path, index: int) -> np.ndarray:
+    with (folder / "associations.txt").open() as file:
+        depth_file = [line.split()[3] for line in file][index]
+    raw = cv2.imread(str(folder / depth_file), cv2.IMREAD_UNCHANGED)
+    assert raw is not None
+    return depth_in_metres(raw, 5000.0)
+
+
+@pytest.fixture(params=[True, False], ids=["depth", "mono"])
+def pipeline(request: pytest.FixtureRequest, shared: Path, tum_images: Images) -> Pipeline:
+    """After the images 0, 5, ..., 25 of fr1_xyz, with or without their depth."""
+    folder = shared / "data" / "tum_fr1_xyz"
+    pipeline = Pipeline(FrontendConfig(max_keypoints=512, matcher="nearest"))
+    calibration = json.loads((folder / "calib.json").read_text())
+    pipeline.camera = CameraModel.from_calibration(calibration)
+    for i in range(0, 30, 5):
+        depth = _depth(folder, i) if request.param else None
+        pipeline.process(Image(tum_images(i), i / 30, depth=depth))
+    return pipeline
+
+
+def test_pose_relative_to_keyframes(pipeline: Pipeline, shared: Path, tum_images: Images) -> None:
+    """Metric within 2 cm where the keyframe has depth; else the direction, within 15°."""
+    folder = shared / "data" / "tum_fr1_xyz"
+    index = 33
+    candidates = pipeline.relocalize(pipeline.extract(tum_images(index)))
+    assert candidates
+    assert [c.inliers for c in candidates] == sorted((c.inliers for c in candidates), reverse=True)
+    poses = [(c.keyframe, c.pose) for c in candidates if c.pose is not None]
+    assert poses
+    indices = [5 * k.index for k, _ in poses]
+    for (keyframe, pose), keyframe_index in zip(poses, indices, strict=True):
+        truth = np.linalg.inv(_truth(folder, keyframe_index)) @ _truth(folder, index)
+        turn = Rotation.from_matrix(pose.rotation.T @ truth[:3, :3]).magnitude()
+        assert np.degrees(turn) < 2.0
+        assert pose.metric == (keyframe.depth is not None)
+        distance = np.linalg.norm(truth[:3, 3])
+        if pose.metric:
+            assert np.linalg.norm(pose.translation - truth[:3, 3]) < 0.02
+        elif distance > 0.05:
+            cosine = pose.translation @ truth[:3, 3] / distance
+            assert np.degrees(np.arccos(cosine)) < 15.0
+            assert np.linalg.norm(pose.translation) == pytest.approx(1.0)
+
+
+def test_another_place_has_no_candidate(pipeline: Pipeline, shared_kitti: Images) -> None:
+    assert pipeline.relocalize(pipeline.extract(shared_kitti(0))) == []
+
+
+def test_without_calibration_there_are_matches_but_no_poses(
+    pipeline: Pipeline, tum_images: Images
+) -> None:
+    pipeline.camera = None
+    candidates = pipeline.relocalize(pipeline.extract(tum_images(27)))
+    assert candidates
+    assert all(c.pose is None for c in candidates)
+    assert candidates[0].inliers > 100
+
+
+def test_a_turning_camera_has_no_direction(pipeline: Pipeline, tum_images: Images) -> None:
+    """The last keyframe's own image: no parallax, so no made-up translation without depth."""
+    keyframe = pipeline.keyframes[-1]
+    candidates = pipeline.relocalize(pipeline.extract(tum_images(5 * keyframe.index)))
+    same = next(c for c in candidates if c.keyframe is keyframe)
+    assert same.pose is None or (same.pose.metric and np.linalg.norm(same.pose.translation) < 0.003)
