@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
     from aliked_ros.inference.backend import Backend
 
 Command = Callable[..., None]
+
+
+class ExportFormat(str, Enum):
+    """What a recording can be turned into."""
+
+    colmap = "colmap"
+    tum = "tum"
 
 
 class _Commands(TyperGroup):
@@ -341,6 +349,44 @@ def export(names: Names = None, force: Force = False, as_json: AsJson = False) -
     make = export_again if force else ensure_exported
     paths = {name: str(make(name, _say)) for name in names or MODELS}
     _show(paths, as_json)
+
+
+@app.command("export", epilog="Example: aliked_ros export run.mcap --format colmap --output sfm/")
+def export_recording(
+    recording: Annotated[Path, typer.Argument(help=".mcap file, or folder of 'ros2 bag record'.")],
+    output: Annotated[
+        Path, typer.Option(help="colmap: folder, empty or not there yet; tum: file to write.")
+    ],
+    form: Annotated[
+        ExportFormat,
+        typer.Option("--format", help="COLMAP database with images, or odometry as TUM text."),
+    ],
+    every: Annotated[int, typer.Option(min=1, help="colmap: one of so many images.")] = 1,
+    topics: Annotated[
+        list[str] | None,
+        typer.Option("--topic", help="Topic to read where several have the same type; repeatable."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a recording for another program: COLMAP (structure from motion), evo (trajectories)."""
+    from aliked_ros.exporting.recording import RecordingReader
+    from aliked_ros.exporting.tum import export_tum
+    from aliked_ros.progress import share_progress
+
+    if form is ExportFormat.colmap and find_spec("pycolmap") is None:
+        raise BackendError(
+            "a COLMAP database needs pycolmap: pip install -r requirements/evaluation.txt."
+        )
+    facts: dict[str, Any] = {"recording": str(recording), "output": str(output)}
+    with RecordingReader(recording, topics or ()) as reader:
+        if form is ExportFormat.tum:
+            facts["poses"] = export_tum(reader, output)
+        else:
+            from aliked_ros.exporting.colmap import export_colmap
+
+            with share_progress(_console()) as report:
+                facts |= export_colmap(reader, output, every, report)
+    _show(facts, as_json)
 
 
 @app.command(epilog="Example: aliked_ros doctor")

@@ -20,7 +20,7 @@ from aliked_ros.results import SUMMARY, TRACKS, VIDEO
 from aliked_ros.virtual_camera import VirtualCamera
 
 COMMANDS = (
-    "extract", "match", "track", "doctor", "bench", "demo",
+    "extract", "match", "track", "export", "doctor", "bench", "demo",
     "models list", "models fetch", "models export",
 )  # fmt: skip
 PROGRAM = [sys.executable, "-m", "aliked_ros.cli"]
@@ -324,6 +324,28 @@ def test_demo_without_ros_says_so(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "rclpy" in done.stderr
     assert "make setup" in done.stderr
+
+
+def test_export_says_what_it_cannot_do(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    for form in ("colmap", "tum"):
+        options = ("--format", form, "--output", output)
+        assert "nowhere.mcap" in refused("export", tmp_path / "nowhere.mcap", *options)
+        (tmp_path / "broken.mcap").write_bytes(b"broken" * 100)
+        assert "mcap recover" in refused("export", tmp_path / "broken.mcap", *options)
+    assert not output.exists()
+    done = run("export", tmp_path / "broken.mcap", "--output", output, "--format", "xyz", status=2)
+    assert "colmap" in done.stderr
+
+
+def test_export_without_pycolmap_says_so(tmp_path: Path) -> None:
+    hide = "import sys; sys.modules.update(pycolmap=None); import aliked_ros.cli as c; c.main()"
+    command = [sys.executable, "-c", hide, "export", "run.mcap", "--format", "colmap"]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "requirements/evaluation.txt" in done.stderr
 
 
 def test_a_changed_size_begins_a_new_epoch(images: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 from builtin_interfaces.msg import Time
 from mcap.exceptions import McapError
 from mcap.reader import NonSeekingReader
+from nav_msgs.msg import Odometry
 from rclpy.serialization import deserialize_message, serialize_message
 from ros_helpers import RELIABLE, Probe, RosProcess, environment
 from rosbags.highlevel import AnyReader
@@ -26,7 +27,7 @@ from sensor_msgs.msg import CameraInfo
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
-from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus
+from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus, Keyframe
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.ros.conversions import feature_frame, feature_matches, image_message
 from aliked_ros.ros.recorder import Recording, message_definition
@@ -176,11 +177,16 @@ def test_the_node_records_topics_of_another_process(probe, tmp_path):
     process = RosProcess(
         MODULE, tmp_path / "log", "-p", f"output:={output}", "-p", "record_images:=jpeg",
         "-p", "image_reliability:=reliable", "-r", "image:=/eye/image",
+        "-p", "odometry:=back_end",
     )  # fmt: skip
     publishers = {
         "/aliked_frontend/features": probe.node.create_publisher(
             FeatureFrame, "aliked_frontend/features", RELIABLE
         ),
+        "/aliked_frontend/keyframes": probe.node.create_publisher(
+            Keyframe, "aliked_frontend/keyframes", RELIABLE
+        ),
+        "/back_end/odometry": probe.node.create_publisher(Odometry, "back_end/odometry", RELIABLE),
         "/eye/image": probe.node.create_publisher(ImageMessage, "/eye/image", RELIABLE),
         "/camera_info": probe.node.create_publisher(CameraInfo, "camera_info", RELIABLE),
     }
@@ -193,6 +199,9 @@ def test_the_node_records_topics_of_another_process(probe, tmp_path):
         publishers["/eye/image"].publish(image_message(picture, message.header))
         publishers["/eye/image"].publish(ImageMessage(header=message.header))  # no image at all
         publishers["/camera_info"].publish(CameraInfo(header=message.header, width=96))
+        publishers["/back_end/odometry"].publish(Odometry(header=message.header))
+    keyframe = Keyframe(header=sent[-1].header, reason="parallax", features=sent[-1])
+    publishers["/aliked_frontend/keyframes"].publish(keyframe)
     probe.spin(1.0)
     assert process.stop(signal.SIGINT) == 0, process.text()
     assert "Image not recorded" in process.text()
@@ -200,9 +209,15 @@ def test_the_node_records_topics_of_another_process(probe, tmp_path):
         counts = {c.topic: c.msgcount for c in reader.connections if c.msgcount}
         assert counts == {
             "/aliked_frontend/features": 5, "/eye/image/compressed": 5, "/camera_info": 5,
+            "/aliked_frontend/keyframes": 1, "/back_end/odometry": 5,
         }  # fmt: skip
-        raws = [raw for c, _, raw in reader.messages() if c.topic == "/aliked_frontend/features"]
-    assert [deserialize_message(raw, FeatureFrame) for raw in raws] == sent
+        raws = {topic: [] for topic in counts}
+        for connection, _, raw in reader.messages():
+            raws[connection.topic].append(raw)
+    read = [deserialize_message(raw, FeatureFrame) for raw in raws["/aliked_frontend/features"]]
+    assert read == sent
+    (raw,) = raws["/aliked_frontend/keyframes"]
+    assert deserialize_message(raw, Keyframe) == keyframe
 
 
 @pytest.mark.ros
@@ -236,13 +251,14 @@ def test_a_full_disk_is_said_and_spares_the_older_recording(probe, tmp_path):
 
 
 @pytest.mark.ros
-def test_a_bad_node_name_is_one_clear_line_and_leaves_no_file(tmp_path):
-    arguments = ["-p", f"output:={tmp_path / 'run.mcap'}", "-p", "frontend:=no name"]
+@pytest.mark.parametrize("parameter", ["frontend", "odometry"])
+def test_a_bad_node_name_is_one_clear_line_and_leaves_no_file(tmp_path, parameter):
+    arguments = ["-p", f"output:={tmp_path / 'run.mcap'}", "-p", f"{parameter}:=no name"]
     done = subprocess.run(
         [sys.executable, "-m", MODULE, "--ros-args", *arguments],
         capture_output=True, text=True, env=environment(), timeout=60,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "frontend is 'no name'" in done.stderr
+    assert f"{parameter} is 'no name'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())

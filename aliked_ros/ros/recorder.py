@@ -1,4 +1,4 @@
-"""Node ``recorder``: writes the front-end's outputs (and its images) to an MCAP file.
+"""Node ``recorder``: writes what front-end and odometry publish (and images) to an MCAP file.
 
 Messages are stored as they came over the wire (CDR) with their full definitions, so that Foxglove,
 ``ros2 bag`` and ``rosbags`` read the file on machines without ``aliked_msgs``.
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mcap.writer import CompressionType, Writer
+from nav_msgs.msg import Odometry
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.logging import get_logger
@@ -29,7 +30,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
-from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus
+from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus, Keyframe
 from aliked_ros.errors import ConfigurationError, ImageError, OutputError
 from aliked_ros.ros import running
 from aliked_ros.ros.conversions import jpeg_message
@@ -39,6 +40,9 @@ _DECLARATIONS = (
     Declaration("output", "recording.mcap", "File to write; ends in .mcap.", Change.AT_START),
     Declaration(
         "frontend", "aliked_frontend", "Name of the front-end node to record.", Change.AT_START
+    ),
+    Declaration(
+        "odometry", "odometry_node", "Name of the odometry node to record.", Change.AT_START
     ),
     Declaration(
         "record_images",
@@ -55,6 +59,16 @@ _DECLARATIONS = (
         choices=("best_effort", "reliable"),
     ),
 )
+# What is recorded of the node that a parameter names; a topic that nobody publishes stays empty.
+_OUTPUTS: dict[str, dict[str, type]] = {
+    "frontend": {
+        "features": FeatureFrame,
+        "matches": FeatureMatches,
+        "keyframes": Keyframe,
+        "status": FrontendStatus,
+    },
+    "odometry": {"odometry": Odometry},
+}
 _CHUNK_BYTES = 1 << 20
 _FLUSH_PERIOD = 1.0  # seconds
 _SEPARATOR = "\n" + "=" * 80 + "\n"
@@ -174,7 +188,7 @@ class Recording:
 
 
 class RecorderNode(Node):
-    """Records ``features``, ``matches`` and ``status`` of a front-end and, if asked, its images."""
+    """Records the outputs of a front-end, the odometry made of them and, if asked, the images."""
 
     def __init__(self) -> None:
         super().__init__("recorder")
@@ -183,22 +197,22 @@ class RecorderNode(Node):
         self._failure: OutputError | None = None
         try:
             self._subscribe(settings)
-        except Exception as error:
+        except Exception:
             self._recording.discard()
-            if isinstance(error, InvalidTopicNameException):
-                raise ConfigurationError(
-                    f"parameter frontend is {settings['frontend']!r}; it must be the name of a "
-                    f"node, such as aliked_frontend or /robot1/aliked_frontend. {error}"
-                ) from error
             raise
         self.create_timer(_FLUSH_PERIOD, self._recording.flush)
 
     def _subscribe(self, settings: dict[str, Any]) -> None:
         reliable = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
-        frontend = settings["frontend"]
-        self._record(f"{frontend}/features", FeatureFrame, reliable)
-        self._record(f"{frontend}/matches", FeatureMatches, reliable)
-        self._record(f"{frontend}/status", FrontendStatus, reliable)
+        for parameter, topics in _OUTPUTS.items():
+            try:
+                for topic, kind in topics.items():
+                    self._record(f"{settings[parameter]}/{topic}", kind, reliable)
+            except InvalidTopicNameException as error:
+                raise ConfigurationError(
+                    f"parameter {parameter} is {settings[parameter]!r}; it must be the name of a "
+                    f"node, such as aliked_frontend or /robot1/aliked_frontend. {error}"
+                ) from error
         if settings["record_images"] != "none":
             best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
             qos = reliable if settings["image_reliability"] == "reliable" else best_effort

@@ -1,0 +1,1 @@
+"""Recordings for other programs: COLMAP databases, TUM trajectories. Needs no ROS."""

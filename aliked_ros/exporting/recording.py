@@ -1,0 +1,293 @@
+"""Reading recordings without ROS: MCAP files of ``recorder``, folders of ``ros2 bag record``.
+
+The message definitions come from the recording itself, so neither ROS nor ``aliked_msgs`` is
+needed. Stamps are those of the message headers, in whole nanoseconds: equal ones belong together.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.highlevel import AnyReader, AnyReaderError
+
+from aliked_ros.camera import CameraModel, create_camera
+from aliked_ros.errors import ConfigurationError, ImageError, SourceError
+from aliked_ros.types import Features, Float32Array, Matches, Tracks
+
+logger = logging.getLogger(__name__)
+
+_FEATURES = ("aliked_msgs/msg/FeatureFrame",)
+_MATCHES = ("aliked_msgs/msg/FeatureMatches",)
+_CAMERA_INFO = ("sensor_msgs/msg/CameraInfo",)
+_IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+_ODOMETRY = ("nav_msgs/msg/Odometry",)
+_DESCRIPTOR_TYPES = (np.dtype("<f4"), np.dtype("<f2"))  # by FeatureFrame.descriptor_encoding
+_PNG = b"\x89PNG"
+# Channels of the raw encodings, and how OpenCV makes what it writes of them.
+_RAW: dict[str, tuple[int, int | None]] = {
+    "mono8": (1, None),
+    "8UC1": (1, None),
+    "bgr8": (3, None),
+    "8UC3": (3, None),
+    "rgb8": (3, cv2.COLOR_RGB2BGR),
+    "bgra8": (4, cv2.COLOR_BGRA2BGR),
+    "rgba8": (4, cv2.COLOR_RGBA2BGR),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedFrame:
+    """The features of one image. stamp: nanoseconds; the arrays are as in FrameResult."""
+
+    stamp: int
+    features: Features
+    tracks: Tracks
+    normalized: Float32Array | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedMatches:
+    """The matches of the image of ``stamp`` against that of ``reference_stamp`` (nanoseconds)."""
+
+    stamp: int
+    reference_stamp: int
+    matches: Matches
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedImage:
+    """An image as a file. stamp: nanoseconds; suffix: ``.jpg`` or ``.png``."""
+
+    stamp: int
+    suffix: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedPose:
+    """A pose of the odometry.
+
+    stamp: nanoseconds. position: 3 float64, metres. orientation: unit quaternion x y z w, float64.
+    """
+
+    stamp: int
+    position: NDArray[np.float64]
+    orientation: NDArray[np.float64]
+
+
+class RecordingReader:
+    """A recording, topic by topic in order of arrival. Use as a context manager.
+
+    Its methods raise SourceError for a topic that is missing, for several of the same type of
+    which none was named, and for damage.
+    """
+
+    def __init__(self, path: Path, topics: Collection[str] = ()) -> None:
+        """Open a file or folder. Raises SourceError when it cannot be read or lacks a topic.
+
+        topics: those to read, where the recording has several of the same type.
+        """
+        self.path = path
+        if not path.exists():
+            raise SourceError(f"{path} does not exist; give a .mcap file or a rosbag2 folder.")
+        try:
+            self._reader = AnyReader([path])
+            self._reader.open()
+        except (OSError, AnyReaderError) as error:
+            raise SourceError(
+                f"cannot read {path}: {error} Give a finished .mcap file, or the folder of a "
+                "'ros2 bag record'; 'mcap recover' finishes a file that its recorder could not."
+            ) from error
+        self._connections = [c for c in self._reader.connections if c.msgcount]
+        self._topics = frozenset(topics)
+        if absent := self._topics - {c.topic for c in self._connections}:
+            self.close()
+            raise SourceError(f"{path} has no topic {', '.join(sorted(absent))}; {self._contents}")
+
+    def __enter__(self) -> RecordingReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._reader.close()
+
+    def frame_count(self) -> int:
+        """Number of images that have features."""
+        return sum(c.msgcount for c in self._select(_FEATURES))
+
+    def frames(self) -> Iterator[RecordedFrame]:
+        """The features of each image."""
+        remedy = "record a running front-end: 'ros2 run aliked_ros recorder'."
+        for message in self._messages(_FEATURES, remedy):
+            dtype = _DESCRIPTOR_TYPES[message.descriptor_encoding]
+            descriptors = np.frombuffer(message.descriptors, dtype).astype(np.float32, copy=False)
+            features = Features(
+                message.keypoints.reshape(-1, 2),
+                message.scores,
+                descriptors.reshape(len(message.scores), message.descriptor_dim),
+                message.width,
+                message.height,
+                message.model,
+            )
+            tracks = Tracks(message.track_ids, message.track_lengths, message.epoch)
+            normalized = message.normalized.reshape(-1, 2) if len(message.normalized) else None
+            yield RecordedFrame(_stamp(message), features, tracks, normalized)
+
+    def matches(self) -> Iterator[RecordedMatches]:
+        """The matches of each image; none where they were not recorded."""
+        for message in self._messages(_MATCHES):
+            found = Matches(
+                message.reference_indices,
+                message.current_indices,
+                message.scores,
+                np.asarray(message.inliers, bool) if len(message.inliers) else None,
+            )
+            yield RecordedMatches(_stamp(message), _nanoseconds(message.reference_stamp), found)
+
+    def images(self) -> Iterator[RecordedImage]:
+        """The images: compressed ones as they are, raw ones as PNG; none if not recorded."""
+        for message in self._messages(_IMAGES):
+            if hasattr(message, "encoding"):
+                yield RecordedImage(_stamp(message), ".png", _png(message))
+            else:
+                data = bytes(message.data)
+                suffix = ".png" if data.startswith(_PNG) else ".jpg"
+                yield RecordedImage(_stamp(message), suffix, data)
+
+    def camera(self) -> CameraModel | None:
+        """The model of the images that the features are of, from the first CameraInfo.
+
+        Whether they were rectified, so that P holds instead of K and D, their normalized
+        coordinates tell. None, with a warning, where there is no CameraInfo or it does not fit.
+        """
+        info = next(self._messages(_CAMERA_INFO), None)
+        if info is None:
+            logger.warning("%s has no camera_info: the camera is not calibrated.", self.path)
+            return None
+        first = frame = next(self.frames())
+        if frame.normalized is None:
+            frame = next((f for f in self.frames() if f.normalized is not None), first)
+        try:
+            camera = camera_from_info(info, rectified=False)
+            if frame.normalized is not None and not _explains(camera, frame):
+                camera = camera_from_info(info, rectified=True)
+            size = (frame.features.width, frame.features.height)
+            if not camera.fits(*size):
+                raise ConfigurationError(
+                    f"it is for {camera.width}×{camera.height} pixels, the images have "
+                    f"{size[0]}×{size[1]}."
+                )
+        except ConfigurationError as error:
+            logger.warning("camera_info of %s is not used: %s", self.path, error)
+            return None
+        return camera
+
+    def odometry(self) -> Iterator[RecordedPose]:
+        """The poses of a nav_msgs/Odometry topic: of its child frame in its header's frame."""
+        remedy = "record while a back-end publishes odometry (the recorder's parameter 'odometry')."
+        for message in self._messages(_ODOMETRY, remedy):
+            position, turn = message.pose.pose.position, message.pose.pose.orientation
+            yield RecordedPose(
+                _stamp(message),
+                np.array([position.x, position.y, position.z]),
+                np.array([turn.x, turn.y, turn.z, turn.w]),
+            )
+
+    @property
+    def _contents(self) -> str:
+        held = sorted({f"{c.topic} ({c.msgtype})" for c in self._connections})
+        return f"it holds {', '.join(held) or 'no messages'}."
+
+    def _select(self, kinds: tuple[str, ...]) -> list[Any]:
+        """The connections of the one topic of these message types, or none."""
+        found = [c for c in self._connections if c.msgtype in kinds]
+        found = [c for c in found if c.topic in self._topics] or found
+        if len(topics := sorted({c.topic for c in found})) > 1:
+            raise SourceError(
+                f"{self.path} has several topics of type {found[0].msgtype}: {', '.join(topics)}; "
+                "name the one that is meant (--topic)."
+            )
+        return found
+
+    def _messages(self, kinds: tuple[str, ...], remedy: str | None = None) -> Iterator[Any]:
+        """The messages of one topic; SourceError when there are none and a remedy is given."""
+        selected = self._select(kinds)
+        if not selected:
+            if remedy is not None:
+                raise SourceError(
+                    f"{self.path} has no topic of type {kinds[0]}; {self._contents} To get one, "
+                    f"{remedy}"
+                )
+            return
+        try:
+            for connection, _, raw in self._reader.messages(selected):
+                yield self._reader.deserialize(raw, connection.msgtype)
+        except Exception as error:  # a damaged file: by storage plugin and kind of damage
+            raise SourceError(
+                f"{self.path} is damaged ({error}); 'mcap recover' or 'ros2 bag reindex' saves "
+                "what is whole."
+            ) from error
+
+
+def camera_from_info(info: Any, rectified: bool) -> CameraModel:
+    """The model of the images that a CameraInfo comes with, as ``create_camera``."""
+    region = info.roi
+    binning = (max(info.binning_x, 1), max(info.binning_y, 1))
+    if rectified:
+        matrix, model, distortion = np.reshape(info.p, (3, 4))[:, :3], "plumb_bob", np.zeros(5)
+    else:
+        matrix, model, distortion = np.reshape(info.k, (3, 3)), info.distortion_model, info.d
+    return create_camera(
+        (region.width or info.width) // binning[0],
+        (region.height or info.height) // binning[1],
+        matrix,
+        model,
+        np.asarray(distortion, np.float64),
+        binning,
+        (region.x_offset, region.y_offset),
+    )
+
+
+def _explains(camera: CameraModel, frame: RecordedFrame) -> bool:
+    """Whether this model leads from the frame's keypoints to its normalized coordinates."""
+    assert frame.normalized is not None
+    difference = camera.project(frame.normalized) - frame.features.keypoints
+    return bool(np.nanmedian(np.abs(difference)) < 0.1)  # pixels
+
+
+def _png(message: Any) -> bytes:
+    if message.encoding not in _RAW:
+        raise ImageError(
+            f"images are recorded with encoding {message.encoding!r}; exported can be "
+            f"{', '.join(_RAW)}. Record with 'record_images: jpeg'."
+        )
+    channels, conversion = _RAW[message.encoding]
+    rows = message.data.reshape(message.height, message.step)[:, : message.width * channels]
+    pixels = rows.reshape(message.height, message.width, channels)
+    if conversion is not None:
+        pixels = cv2.cvtColor(np.ascontiguousarray(pixels), conversion)
+    return bytes(cv2.imencode(".png", pixels)[1])
+
+
+def _stamp(message: Any) -> int:
+    return _nanoseconds(message.header.stamp)
+
+
+def _nanoseconds(time: Any) -> int:
+    return int(time.sec) * 1_000_000_000 + int(time.nanosec)

@@ -1,0 +1,24 @@
+"""Trajectories as TUM text, for evo: ``evo_ape tum groundtruth.txt trajectory.txt --align``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aliked_ros.exporting.recording import RecordingReader
+from aliked_ros.results import output_path
+
+
+def export_tum(recording: RecordingReader, target: Path) -> int:
+    """Write the recorded odometry, ``stamp tx ty tz qx qy qz qw`` a line; returns the lines.
+
+    Seconds, metres, unit quaternion: poses of the odometry's child frame in its parent frame.
+    Raises SourceError without odometry, OutputError for a file that cannot be written.
+    """
+    lines = []
+    for pose in recording.odometry():
+        seconds, nanoseconds = divmod(pose.stamp, 1_000_000_000)
+        numbers = " ".join(f"{value:.9f}" for value in (*pose.position, *pose.orientation))
+        lines.append(f"{seconds}.{nanoseconds:09d} {numbers}\n")
+    with output_path(target) as path:
+        path.write_text("".join(lines), encoding="utf-8")
+    return len(lines)

@@ -1,0 +1,69 @@
+// The flat arrays of an aliked_msgs/FeatureFrame, read with nothing but the standard library.
+//
+// Templates over the message type: they take aliked_msgs::msg::FeatureFrame, and whatever else has
+// its fields. The host is taken to be little-endian, as the descriptors are.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+namespace aliked_examples
+{
+
+/// An IEEE 754 half-precision number, given by its bits, as a float; exact.
+inline float float_from_half(std::uint16_t half)
+{
+  const std::uint32_t sign = (half & 0x8000u) << 16;
+  const std::uint32_t exponent = (half >> 10) & 0x1fu;
+  const std::uint32_t mantissa = half & 0x3ffu;
+  if (exponent == 0) {  // zero, or a subnormal: mantissa · 2^-24
+    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+    return sign ? -magnitude : magnitude;
+  }
+  // Infinity and NaN keep an exponent of ones; others change its bias from 15 to 127.
+  const std::uint32_t wide = exponent == 0x1fu ? 0xffu : exponent + (127 - 15);
+  const std::uint32_t bits = sign | wide << 23 | mantissa << 13;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+/// Number of keypoints. Throws std::invalid_argument for arrays whose lengths contradict each other.
+template<typename FeatureFrame>
+std::size_t feature_count(const FeatureFrame & frame)
+{
+  const std::size_t count = frame.scores.size();
+  const std::size_t item = frame.descriptor_encoding == FeatureFrame::FLOAT16 ? 2 : 4;
+  if (frame.keypoints.size() != 2 * count || frame.track_ids.size() != count ||
+    frame.descriptors.size() != count * frame.descriptor_dim * item)
+  {
+    throw std::invalid_argument(
+            "a FeatureFrame of " + std::to_string(count) + " scores has " +
+            std::to_string(frame.keypoints.size()) + " coordinates, " +
+            std::to_string(frame.track_ids.size()) + " ids and " +
+            std::to_string(frame.descriptors.size()) + " descriptor bytes");
+  }
+  return count;
+}
+
+/// Write the N×D descriptors, row by row, whatever their encoding. The frame must be consistent.
+template<typename FeatureFrame>
+void copy_descriptors(const FeatureFrame & frame, float * rows)
+{
+  const std::uint8_t * bytes = frame.descriptors.data();
+  const std::size_t size = frame.descriptors.size();
+  if (frame.descriptor_encoding != FeatureFrame::FLOAT16) {
+    if (size != 0) {
+      std::memcpy(rows, bytes, size);
+    }
+    return;
+  }
+  for (std::size_t i = 0; i < size; i += 2) {
+    *rows++ = float_from_half(static_cast<std::uint16_t>(bytes[i] | bytes[i + 1] << 8));
+  }
+}
+
+}  // namespace aliked_examples

@@ -1,0 +1,48 @@
+// An aliked_msgs/FeatureFrame in the types of ORB-SLAM-style code: cv::KeyPoint and cv::Mat.
+//
+// Descriptors are floats of unit length: compare them by cv::NORM_L2, or by their dot product, not
+// by the Hamming distance of ORB's.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include <opencv2/core.hpp>
+
+#include "aliked_examples/feature_arrays.hpp"
+
+namespace aliked_examples
+{
+
+/// One row per keypoint in each, best score first.
+struct Features
+{
+  std::vector<cv::KeyPoint> keypoints;   // pixels of the image; response = score, octave = 0
+  cv::Mat descriptors;                   // N×D CV_32F; empty when they are not published
+  std::vector<std::uint64_t> track_ids;  // unique within frame.epoch; 0 = untracked
+};
+
+/// Throws std::invalid_argument for a frame whose arrays contradict each other.
+template<typename FeatureFrame>
+Features from_message(const FeatureFrame & frame)
+{
+  // The diameter of what a descriptor sees varies by keypoint; this one is for drawing.
+  constexpr float kSize = 8.0f;
+  const std::size_t count = feature_count(frame);
+  Features features;
+  features.keypoints.reserve(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    features.keypoints.emplace_back(
+      frame.keypoints[2 * i], frame.keypoints[2 * i + 1], kSize, -1.0f, frame.scores[i], 0);
+  }
+  if (frame.descriptor_dim != 0 && count != 0) {
+    features.descriptors.create(
+      static_cast<int>(count), static_cast<int>(frame.descriptor_dim), CV_32F);
+    copy_descriptors(frame, features.descriptors.template ptr<float>());
+  }
+  features.track_ids.assign(frame.track_ids.begin(), frame.track_ids.end());
+  return features;
+}
+
+}  // namespace aliked_examples

@@ -1,0 +1,55 @@
+// Reads a serialized FeatureFrame from a file with the installed messages, converts it as
+// examples/cpp does, and writes the result to standard output: N and D, x y score of each keypoint,
+// ids, descriptors.
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <fstream>
+#include <iterator>
+#include <vector>
+
+#include <aliked_msgs/msg/feature_frame.hpp>
+#include <rmw/rmw.h>
+#include <rosidl_typesupport_cpp/message_type_support.hpp>
+
+#include "aliked_examples/feature_frame.hpp"
+
+template<typename T>
+void write(const T * values, std::size_t count)
+{
+  std::fwrite(values, sizeof(T), count, stdout);
+}
+
+int main(int, char ** argv)
+{
+  using aliked_msgs::msg::FeatureFrame;
+  std::ifstream file(argv[1], std::ios::binary);
+  std::vector<char> bytes{std::istreambuf_iterator<char>(file), {}};
+  rmw_serialized_message_t serialized = rmw_get_zero_initialized_serialized_message();
+  serialized.buffer = reinterpret_cast<std::uint8_t *>(bytes.data());
+  serialized.buffer_length = serialized.buffer_capacity = bytes.size();
+  FeatureFrame frame;
+  const auto * type = rosidl_typesupport_cpp::get_message_type_support_handle<FeatureFrame>();
+  if (rmw_deserialize(&serialized, type, &frame) != RMW_RET_OK) {
+    std::fputs("cannot deserialize\n", stderr);
+    return 2;
+  }
+  try {
+    auto features = aliked_examples::from_message(frame);
+    const std::uint64_t sizes[] = {
+      features.keypoints.size(), static_cast<std::uint64_t>(features.descriptors.cols)};
+    write(sizes, 2);
+    for (const auto & keypoint : features.keypoints) {
+      const float values[] = {keypoint.pt.x, keypoint.pt.y, keypoint.response};
+      write(values, 3);
+    }
+    write(features.track_ids.data(), features.track_ids.size());
+    if (features.descriptors.rows != 0) {
+      write(features.descriptors.ptr<float>(), sizes[0] * sizes[1]);
+    }
+  } catch (const std::exception & error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+  return 0;
+}
