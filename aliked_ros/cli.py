@@ -414,7 +414,9 @@ def doctor(as_json: AsJson = False) -> None:
 def bench(
     suites: Annotated[
         list[str] | None,
-        typer.Argument(help="Of extractor, matcher, frontend, memory; default: the first three."),
+        typer.Argument(
+            help="Of extractor, matcher, frontend, adaptive, memory; default: the first three."
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=3, help="Every contender runs once a round.")] = 40,
     source: Annotated[

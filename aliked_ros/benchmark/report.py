@@ -26,9 +26,16 @@ def _timings(suite: dict[str, Any]) -> list[str]:
         f"| {rounds} rounds | median ms | p90 ms | times as fast as the first [95 %] |",
         "|---|---|---|---|",
     ]
+    if "unit" in suite:
+        lines[0] = lines[0].replace("median ms", f"median ms of {suite['unit']}")
+    if "verified" in suite["timings"][0]:
+        lines = [f"{lines[0]} verified matches | LightGlue's share |", lines[1] + "---|---|"]
     for t in suite["timings"]:
         interval = f"{t['speedup']:.2f} [{t['speedup_low']:.2f}, {t['speedup_high']:.2f}]"
-        lines.append(f"| {t['name']} | {t['median_ms']:.1f} | {t['p90_ms']:.1f} | {interval} |")
+        row = f"| {t['name']} | {t['median_ms']:.1f} | {t['p90_ms']:.1f} | {interval} |"
+        if "verified" in t:
+            row += f" {t['verified']} | {t['lightglue_share']:.0%} |"
+        lines.append(row)
     return lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
@@ -22,7 +23,7 @@ from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.machine import cores
 from aliked_ros.models.registry import weights_path
 from aliked_ros.sources import default_source, open_source
-from aliked_ros.types import Features, Image, UInt8Array
+from aliked_ros.types import Features, Image, Matches, UInt8Array
 
 if TYPE_CHECKING:
     from aliked_ros.networks.aliked import ALIKED
@@ -125,6 +126,7 @@ def frontend_suite(
     """Image to tracks over consecutive images, by settings."""
     settings: dict[str, dict[str, Any]] = {
         "n16, 512 points, LightGlue": {"max_keypoints": 512},
+        "n16, 512 points, adaptive": {"max_keypoints": 512, "matcher": "adaptive"},
         "n16, 512 points, LightGlue, float32": {"max_keypoints": 512, "precision": "float32"},
         "n16, 1000 points, LightGlue": {"max_keypoints": 1000},
         "n16, 300 points, LightGlue": {"max_keypoints": 300},
@@ -143,6 +145,42 @@ def frontend_suite(
     finally:
         for pipeline in pipelines.values():
             pipeline.close()
+
+
+def adaptive_suite(
+    images: list[UInt8Array], rounds: int, progress: Callable[[float], None]
+) -> dict[str, Any]:
+    """Processor time and verified matches of the matchers, 512 points, over consecutive images."""
+    pipelines = {
+        matcher: Pipeline(FrontendConfig(max_keypoints=512, matcher=matcher))
+        for matcher in ("lightglue", "adaptive", "nearest")
+    }
+    order = _there_and_back(len(images))
+    seen: dict[str, list[Matches]] = {matcher: [] for matcher in pipelines}
+
+    def contender(matcher: str) -> Run:
+        def process(i: int) -> None:
+            image = Image(images[order[i % len(order)]], float(i))
+            seen[matcher].append(pipelines[matcher].process(image).matches)
+
+        return process
+
+    timings = compare(
+        {matcher: contender(matcher) for matcher in pipelines},
+        rounds,
+        burst=_STREAM,
+        progress=progress,
+        clock=time.process_time,
+    )
+    table = _table(timings) | {"unit": "processor time"}
+    for row in table["timings"]:
+        matches = seen[row["name"]]
+        row["verified"] = sum(int(m.inliers.sum()) for m in matches if m.inliers is not None)
+        row["lightglue_share"] = float(
+            np.mean([m.matcher == "lightglue" for m in matches if m.matcher])
+        )
+        pipelines[row["name"]].close()
+    return table
 
 
 def memory_suite(
@@ -173,6 +211,7 @@ SUITES: dict[str, Callable[[list[UInt8Array], int, Callable[[float], None]], dic
     "extractor": extractor_suite,
     "matcher": matcher_suite,
     "frontend": frontend_suite,
+    "adaptive": adaptive_suite,
     "memory": memory_suite,
 }
 
