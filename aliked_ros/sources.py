@@ -12,18 +12,20 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
 
 from aliked_ros.errors import ImageError, SourceError
+from aliked_ros.frontend.depth import depth_in_metres
 from aliked_ros.images import decode_image
-from aliked_ros.types import Image, UInt8Array
+from aliked_ros.types import Float32Array, Image, UInt8Array
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,9 @@ IMAGE_SUFFIXES = frozenset(
 )
 _ESTIMATED_FRAMES = 2  # by so much a container may announce more frames than it holds
 NOMINAL_RATE = 30.0  # Hz, for sources that carry no times of their own
+_LEFT, _RIGHT = "image_0", "image_1"  # folders of a stereo sequence, as KITTI names them
+Partner = Literal["none", "right", "depth"]
+"""What an image comes with: nothing, the right image of a stereo pair, or a depth image."""
 KINDS = (
     "a folder of images, a folder with a frames.csv, a video file, 'camera:N' (a number), "
     "or 'virtual'"
@@ -78,8 +83,31 @@ def read_image(path: Path) -> UInt8Array:
         ) from error
 
 
+def read_depth(path: Path, units_per_metre: float) -> Float32Array:
+    """Decode a 16-bit depth image file to H×W metres, NaN = none.
+
+    Raises ImageError when the file is missing, not readable, or of another kind.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+        with _quiet_opencv():
+            raw = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except (OSError, cv2.error) as error:
+        raise ImageError(f"cannot read {path}: {error}.") from error
+    if raw is None:
+        raise ImageError(f"{path} is not an image that OpenCV can decode.")
+    try:
+        return depth_in_metres(np.asarray(raw), units_per_metre)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+
+
 class ImageFiles:
-    """Image files with their times; files that cannot be read are skipped and counted."""
+    """Image files with their times; files that cannot be read are skipped and counted.
+
+    complete: adds to an image, given its file, what it comes with; an image for which that cannot
+        be read (ImageError) is given alone.
+    """
 
     def __init__(
         self,
@@ -88,6 +116,7 @@ class ImageFiles:
         stamps: list[float],
         rate: float,
         calibration: dict[str, Any] | None = None,
+        complete: Callable[[Path, Image], Image] | None = None,
     ) -> None:
         self.name = name
         self.rate = rate
@@ -95,6 +124,7 @@ class ImageFiles:
         self.calibration = calibration
         self.skipped = 0
         self._frames = list(zip(paths, stamps, strict=True))
+        self._complete = complete
 
     def __iter__(self) -> Iterator[Image]:
         """Decode one file after another; SourceError when not one could be read."""
@@ -111,7 +141,16 @@ class ImageFiles:
                         f"the last one: {error}"
                     ) from error
                 continue
-            yield Image(pixels, stamp)
+            yield self._completed(path, Image(pixels, stamp))
+
+    def _completed(self, path: Path, image: Image) -> Image:
+        if self._complete is None:
+            return image
+        try:
+            return self._complete(path, image)
+        except ImageError as error:
+            logger.warning("%s comes alone: %s", path, error)
+            return image
 
 
 class Video:
@@ -211,17 +250,22 @@ class Camera:
             capture.release()
 
 
-def open_source(spec: str, limit: int | None = None) -> Source:
+def open_source(spec: str, limit: int | None = None, partner: Partner = "none") -> Source:
     """Open a source of images.
 
     spec: a folder of images, a folder with a ``frames.csv`` (or that file), a video file,
         ``camera:N``, or ``virtual``.
     limit: give at most so many images.
+    partner: what they come with: ``right`` needs a folder image_1 beside the images' image_0 with
+        files of equal names; ``depth`` an associations.txt (stamp, image, stamp, depth image) and
+        a calib.json with depth_scale (units a metre) beside the frames.csv.
 
-    Raises SourceError when there is no such thing or it holds no image.
+    Raises SourceError when there is no such thing, it holds no image or not that partner.
     """
     if limit is not None and limit < 1:
         raise SourceError(f"the limit of images is {limit}; it must be at least 1.")
+    if partner != "none" and (spec == "virtual" or spec.startswith("camera:")):
+        raise SourceError(_no_partner(spec, partner, "it gives single images"))
     if spec == "virtual":
         from aliked_ros.virtual_camera import DEFAULT_LENGTH, VirtualCamera
 
@@ -234,13 +278,17 @@ def open_source(spec: str, limit: int | None = None) -> Source:
     path = Path(spec).expanduser()
     if path.is_dir():
         table = path / "frames.csv"
-        return _sequence(table, limit) if table.is_file() else _folder(path, limit)
+        if table.is_file():
+            return _sequence(table, limit, partner)
+        return _folder(path, limit, partner)
     if not path.is_file():
         raise SourceError(f"source {spec!r} does not exist; give {KINDS}.")
     if path.suffix.lower() == ".csv":
-        return _sequence(path, limit)
+        return _sequence(path, limit, partner)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise SourceError(f"{spec} is a single image; give its folder, or {KINDS}.")
+    if partner != "none":
+        raise SourceError(_no_partner(spec, partner, "it gives single images"))
     return Video(path, limit)
 
 
@@ -254,7 +302,7 @@ def default_source() -> str:
     return str(tables[0].parent) if tables else "virtual"
 
 
-def _sequence(table: Path, limit: int | None) -> ImageFiles:
+def _sequence(table: Path, limit: int | None, partner: Partner) -> ImageFiles:
     """Read frames.csv: index, time in seconds, image file relative to the table, ignored rest."""
     paths: list[Path] = []
     stamps: list[float] = []
@@ -284,10 +332,11 @@ def _sequence(table: Path, limit: int | None) -> ImageFiles:
     if rate == 0.0:
         interval = float(np.median(np.diff(stamps))) if len(stamps) > 1 else 0.0
         rate = 1.0 / interval if interval > 0.0 else NOMINAL_RATE
-    return ImageFiles(table.parent.resolve().name, paths, stamps, rate, calibration)
+    complete = _completion(table.parent, paths, calibration, partner)
+    return ImageFiles(table.parent.resolve().name, paths, stamps, rate, calibration, complete)
 
 
-def _folder(folder: Path, limit: int | None) -> ImageFiles:
+def _folder(folder: Path, limit: int | None, partner: Partner) -> ImageFiles:
     try:
         files = [f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file()]
     except OSError as error:
@@ -298,7 +347,57 @@ def _folder(folder: Path, limit: int | None) -> ImageFiles:
     calibration = _calibration(folder)
     rate = float((calibration or {}).get("rate_hz") or NOMINAL_RATE)
     stamps = [index / rate for index in range(len(paths))]
-    return ImageFiles(folder.resolve().name, paths, stamps, rate, calibration)
+    complete = _completion(folder, paths, calibration, partner)
+    return ImageFiles(folder.resolve().name, paths, stamps, rate, calibration, complete)
+
+
+def _completion(
+    folder: Path, paths: list[Path], calibration: dict[str, Any] | None, partner: Partner
+) -> Callable[[Path, Image], Image] | None:
+    """What adds the partner to an image; SourceError when the sequence has none."""
+    if partner == "right":
+        if not any(p.parent.name == _LEFT and _right_of(p).is_file() for p in paths):
+            reason = f"{paths[0]} has no counterpart in {_RIGHT}/"
+            raise SourceError(_no_partner(str(folder), partner, reason))
+        return lambda path, image: replace(image, right=read_image(_right_of(path)))
+    if partner == "depth":
+        scale = (calibration or {}).get("depth_scale")
+        if not isinstance(scale, int | float) or not 0.0 < scale < np.inf:
+            reason = f"depth_scale in its calib.json is {scale!r}, not the units a metre"
+            raise SourceError(_no_partner(str(folder), partner, reason))
+        files = _associations(folder / "associations.txt")
+
+        def with_depth(path: Path, image: Image) -> Image:
+            if path not in files:
+                raise ImageError("associations.txt names no depth image for it.")
+            return replace(image, depth=read_depth(files[path], scale))
+
+        return with_depth
+    return None
+
+
+def _right_of(path: Path) -> Path:
+    return path.parent.with_name(_RIGHT) / path.name
+
+
+def _associations(table: Path) -> dict[Path, Path]:
+    """Depth image by image, of a table of the TUM RGB-D benchmark: stamp, image, stamp, depth."""
+    try:
+        rows = [line.split() for line in table.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(_no_partner(str(table.parent), "depth", str(error))) from error
+    rows = [row for row in rows if row and not row[0].startswith("#")]
+    if not rows or any(len(row) != 4 for row in rows):
+        raise SourceError(f"{table}: expected lines 'stamp image stamp depth'.")
+    return {table.parent / row[1]: table.parent / row[3] for row in rows}
+
+
+def _no_partner(spec: str, partner: Partner, reason: str) -> str:
+    needed = {
+        "right": f"a folder with {_LEFT}/ and {_RIGHT}/",
+        "depth": "a folder with frames.csv, associations.txt and depth_scale in calib.json",
+    }
+    return f"source {spec!r} has no {partner} images ({reason}); give {needed[partner]}."
 
 
 def _calibration(folder: Path) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from aliked_ros.errors import ImageError, SourceError
-from aliked_ros.sources import default_source, open_source, read_image
+from aliked_ros.sources import Partner, default_source, open_source, read_image
 
 RED = (0, 0, 255)  # as OpenCV writes it
 
@@ -215,3 +215,95 @@ def test_real_sequence(shared: Path) -> None:
     assert [f.pixels.shape for f in frames] == [(376, 1241)] * 2
     assert source.calibration is not None
     assert source.rate == 10
+
+
+def stereo_sequence(folder: Path) -> Path:
+    """Three left images, of which the last has no right one and the one before a broken one."""
+    for index in range(3):
+        write(folder / "image_0" / f"{index}.png", index)
+        write(folder / "image_1" / f"{index}.png", 100 + index)
+    truncate(folder / "image_1" / "1.png")
+    (folder / "image_1" / "2.png").unlink()
+    rows = [f"{index},{index / 10},image_0/{index}.png" for index in range(3)]
+    (folder / "frames.csv").write_text("\n".join(rows))
+    return folder
+
+
+def test_right_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = stereo_sequence(tmp_path)
+    assert all(image.right is None for image in open_source(str(folder)))
+    for spec in (folder, folder / "frames.csv", folder / "image_0"):
+        frames = list(open_source(str(spec), partner="right"))
+        assert [int(frame.pixels[0, 0, 2]) for frame in frames] == [0, 1, 2]
+        assert frames[0].right is not None
+        assert int(frames[0].right[0, 0, 2]) == 100
+        assert [frame.right is None for frame in frames] == [False, True, True]
+    assert "2.png comes alone" in caplog.text
+    assert len(list(open_source(str(folder), limit=1, partner="right"))) == 1
+
+
+def depth_sequence(folder: Path) -> Path:
+    """Three images, of which the last is not associated and the one before badly."""
+    for index in range(3):
+        write(folder / "rgb" / f"{index}.png", index)
+    depth = np.full((64, 80), 2500, np.uint16)
+    depth[0, 0] = 0
+    cv2.imwrite(str(write(folder / "depth" / "a.png")), depth)
+    write(folder / "depth" / "b.png")  # a colour image
+    rows = [f"{index},{index / 10},rgb/{index}.png" for index in range(3)]
+    (folder / "frames.csv").write_text("\n".join(rows))
+    (folder / "associations.txt").write_text(
+        "# stamp image stamp depth\n0.0 rgb/0.png 0.01 depth/a.png\n0.1 rgb/1.png 0.1 depth/b.png\n"
+    )
+    (folder / "calib.json").write_text('{"depth_scale": 5000}')
+    return folder
+
+
+def test_depth_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = depth_sequence(tmp_path)
+    frames = list(open_source(str(folder), partner="depth"))
+    assert [int(frame.pixels[0, 0, 2]) for frame in frames] == [0, 1, 2]
+    depth = frames[0].depth
+    assert depth is not None
+    assert depth.dtype == np.float32
+    assert np.isnan(depth[0, 0])
+    assert (depth.ravel()[1:] == 0.5).all()
+    assert [frame.depth is None for frame in frames] == [False, True, True]
+    assert "b.png: The depth image is uint8" in caplog.text
+    assert "names no depth image" in caplog.text
+    assert all(frame.depth is None for frame in open_source(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("spec", "partner", "complaint"),
+    [
+        ("virtual", "right", "single images"),
+        ("{stereo}/clip.mp4", "depth", "single images"),
+        ("{stereo}", "depth", "depth_scale in its calib.json is None"),
+        ("{stereo}/image_1", "right", r"0\.png has no counterpart"),
+        ("{depth}", "right", r"0\.png has no counterpart in image_1/"),
+        ("{unassociated}", "depth", r"associations\.txt"),
+        ("{garbled}", "depth", "stamp image stamp depth"),
+        ("nowhere", "right", "does not exist"),
+    ],
+)
+def test_sequences_without_the_partner(
+    tmp_path: Path, spec: str, partner: Partner, complaint: str
+) -> None:
+    folders = {"stereo": stereo_sequence(tmp_path / "stereo")}
+    folders |= {n: depth_sequence(tmp_path / n) for n in ("depth", "unassociated", "garbled")}
+    (folders["stereo"] / "clip.mp4").write_bytes(b"")
+    (folders["unassociated"] / "associations.txt").unlink()
+    (folders["garbled"] / "associations.txt").write_text("0.0 rgb/0.png depth/a.png")
+    with pytest.raises(SourceError, match=complaint):
+        open_source(spec.format(**folders), partner=partner)
+
+
+def test_real_partners(shared: Path) -> None:
+    for name, partner in (("kitti_00_first40", "right"), ("tum_fr1_xyz", "depth")):
+        frames = list(open_source(str(shared / "data" / name), 3, partner))
+        assert len(frames) == 3
+        for frame in frames:
+            other = frame.right if partner == "right" else frame.depth
+            assert other is not None
+            assert other.shape == frame.pixels.shape[:2]

@@ -15,6 +15,7 @@ from aliked_ros.sources import read_image
 from aliked_ros.types import BoolArray, Float32Array, UInt8Array
 
 _BORDER_MARGIN = 4  # pixels; up to 3 away, the edge of black attracts keypoints
+_ROUNDING = 0.1  # pixels, of which a border pixel of an image without distortion may miss it
 
 _CELL = 16  # pixels
 _CAMERA_MOVES = 2.0  # pixels, median displacement; below it everything looks fixed
@@ -22,6 +23,7 @@ _FIXED = 0.5  # pixels: the noise of two detections of one pattern
 _FREE = 1.0  # pixels
 _MEMORY = 0.985  # of the evidence is left after each image: about 70 images count
 _LEAST_EVIDENCE = 8.0  # matches
+_LITTLE_EVIDENCE = 2.0  # matches: what a masked place, where none is gathered, fades to first
 
 
 def read_mask(path: Path) -> UInt8Array:
@@ -64,7 +66,8 @@ def rectified_border(
         else cv2.initUndistortRectifyMap
     )
     x, y = rectify(raw.matrix, raw.distortion, rotation, rectified.matrix, size, cv2.CV_32FC1)
-    inside = (x >= 0) & (x <= raw.width - 1) & (y >= 0) & (y <= raw.height - 1)
+    inside = (x > -_ROUNDING) & (x < raw.width - 1 + _ROUNDING)
+    inside &= (y > -_ROUNDING) & (y < raw.height - 1 + _ROUNDING)
     reach = np.ones((2 * _BORDER_MARGIN + 1,) * 2, np.uint8)
     return np.asarray(cv2.erode(np.where(inside, np.uint8(255), np.uint8(0)), reach))
 
@@ -81,6 +84,7 @@ class StaticParts:
     def __init__(self) -> None:
         self._size = (0, 0)
         self._fixed = self._free = np.zeros((0, 0))  # evidence for and against, by cell
+        self._static: BoolArray = np.zeros((0, 0), bool)
 
     @property
     def share(self) -> float:
@@ -95,6 +99,7 @@ class StaticParts:
         if self._size != (width, height):
             self._size = (width, height)
             self._fixed, self._free = np.zeros((2, -(-height // _CELL), -(-width // _CELL)))
+            self._static = np.zeros(self._fixed.shape, bool)
         moved = np.linalg.norm(after - before, axis=1)
         if len(moved) == 0 or np.median(moved) < _CAMERA_MOVES:
             return
@@ -102,6 +107,8 @@ class StaticParts:
         for evidence, matches in ((self._fixed, moved < _FIXED), (self._free, moved > _FREE)):
             evidence *= _MEMORY
             np.add.at(evidence, cells, matches)
+        enough = np.where(self._static, _LITTLE_EVIDENCE, _LEAST_EVIDENCE)
+        self._static = (self._fixed >= enough) & (self._fixed > self._free)
 
     def mask(self, width: int, height: int) -> UInt8Array | None:
         """The mask of the static parts; None where none are known in images of this size."""
@@ -110,7 +117,3 @@ class StaticParts:
             return None
         cells = np.where(static, np.uint8(0), np.uint8(255))
         return cells.repeat(_CELL, axis=0).repeat(_CELL, axis=1)[:height, :width]
-
-    @property
-    def _static(self) -> BoolArray:
-        return np.asarray((self._fixed >= _LEAST_EVIDENCE) & (self._fixed > self._free))

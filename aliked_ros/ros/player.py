@@ -1,4 +1,4 @@
-"""Node ``dataset_player``: plays a sequence, folder, video or camera as an image topic."""
+"""Node ``dataset_player``: plays a sequence, folder, video or camera as image topics."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+from builtin_interfaces.msg import Time as Stamp
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
@@ -21,8 +23,8 @@ from aliked_ros.errors import ConfigurationError, SourceError
 from aliked_ros.ros import running
 from aliked_ros.ros.conversions import image_message, stamp_from_seconds
 from aliked_ros.ros.parameters import Change, Declaration, declare
-from aliked_ros.sources import Source, default_source, open_source
-from aliked_ros.types import Image, UInt8Array
+from aliked_ros.sources import Partner, Source, default_source, open_source
+from aliked_ros.types import Float32Array, Image, UInt8Array
 
 _DECLARATIONS = (
     Declaration(
@@ -34,6 +36,28 @@ _DECLARATIONS = (
     ),
     Declaration(
         "limit", 0, "Play at most so many images; 0 = all.", Change.AT_START, (0, 1_000_000)
+    ),
+    Declaration(
+        "publish",
+        "mono",
+        "'stereo': the right images, too, of a folder with image_0/ and image_1/; 'rgbd': the "
+        "depth images of one with an associations.txt.",
+        Change.AT_START,
+        choices=("mono", "stereo", "rgbd"),
+    ),
+    Declaration(
+        "depth_encoding",
+        "16UC1",
+        "Encoding of the depth images: 16UC1 = millimetres, 32FC1 = metres.",
+        Change.AT_START,
+        choices=("16UC1", "32FC1"),
+    ),
+    Declaration(
+        "partner_offset",
+        0.0,
+        "Seconds added to the stamps of right and depth images, as clocks that differ do.",
+        Change.AT_START,
+        (0.0, 3600.0),
     ),
     Declaration("loop", False, "Start again after the last image.", Change.AT_START),
     Declaration(
@@ -88,29 +112,40 @@ _DECLARATIONS = (
         (0.0, 86400.0),
     ),
 )
+_PARTNERS: dict[str, Partner] = {"mono": "none", "stereo": "right", "rgbd": "depth"}
 _MODELS = {"radtan": "plumb_bob", "none": "plumb_bob", "equidistant": "equidistant"}
 _ACKNOWLEDGEMENT_TIMEOUT = 5.0  # seconds
 _SETTLING_TIME = 0.5  # seconds from our knowing of a subscriber to its knowing of us
 
 
 class PlayerNode(Node):
-    """Publishes ``image``, and ``camera_info`` where the source has a calibration."""
+    """Publishes ``image`` and what comes with it.
+
+    That is ``camera_info`` where the source has a calibration, and as the parameter ``publish``
+    asks ``right/image`` with ``right/camera_info``, or ``depth/image``.
+    """
 
     def __init__(self) -> None:
         super().__init__("dataset_player")
         self._settings = declare(self, _DECLARATIONS)
-        limit = self._settings["limit"] or None
-        self._source: Source = open_source(self._settings["source"] or default_source(), limit)
+        publish = self._settings["publish"]
+        self._source: Source = open_source(
+            self._settings["source"] or default_source(),
+            self._settings["limit"] or None,
+            _PARTNERS[publish],
+        )
         reliable = self._settings["reliability"] == "reliable"
         qos = QoSProfile(
             depth=10,
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
         )
-        self._images = self.create_publisher(ImageMessage, "image", qos)
-        self._info = _camera_info(self._source.calibration)
-        self._infos = None
-        if self._info is not None:
-            self._infos = self.create_publisher(CameraInfo, "camera_info", qos)
+        calibration = self._source.calibration
+        self._camera = _Output(self, "", qos, _camera_info(calibration))
+        self._partner = None
+        if publish == "stereo":
+            self._partner = _Output(self, "right/", qos, _right_camera_info(calibration))
+        elif publish == "rgbd":
+            self._partner = _Output(self, "depth/", qos, None)
 
     def run(self, executor: SingleThreadedExecutor) -> None:
         """Play to the end. Raises SourceError when nobody listens or the source fails."""
@@ -120,7 +155,8 @@ class PlayerNode(Node):
         while self._settings["loop"]:
             played += self._play(self._read_ahead(), executor)
         if self._settings["reliability"] == "reliable":
-            self._images.wait_for_all_acked(Duration(seconds=_ACKNOWLEDGEMENT_TIMEOUT))
+            for output in filter(None, (self._camera, self._partner)):
+                output.images.wait_for_all_acked(Duration(seconds=_ACKNOWLEDGEMENT_TIMEOUT))
         took = time.monotonic() - began
         skipped = f", {self._source.skipped} unreadable" if self._source.skipped else ""
         self.get_logger().info(
@@ -134,11 +170,12 @@ class PlayerNode(Node):
     def _wait_for_subscribers(self, executor: SingleThreadedExecutor) -> None:
         needed = self._settings["wait_for_subscribers"]
         deadline = time.monotonic() + self._settings["wait_timeout"]
-        while self._images.get_subscription_count() < needed:
+        images = self._camera.images
+        while images.get_subscription_count() < needed:
             if time.monotonic() > deadline:
                 raise SourceError(
-                    f"{self._images.get_subscription_count()} of {needed} subscribers of "
-                    f"{self._images.topic_name} appeared in {self._settings['wait_timeout']:g} s. "
+                    f"{images.get_subscription_count()} of {needed} subscribers of "
+                    f"{images.topic_name} appeared in {self._settings['wait_timeout']:g} s. "
                     "Start them, check remappings and ROS_DOMAIN_ID, or lower "
                     "wait_for_subscribers."
                 )
@@ -169,11 +206,36 @@ class PlayerNode(Node):
     def _publish(self, image: Image) -> None:
         now = self._settings["stamp"] == "now"
         stamp = self.get_clock().now().to_msg() if now else stamp_from_seconds(image.stamp)
-        header = Header(stamp=stamp, frame_id=self._settings["frame_id"])
-        pixels = _encoded(image.pixels, self._settings["encoding"])
-        self._images.publish(image_message(pixels, header))
+        self._camera.publish(self._message(image.pixels, stamp))
+        offset = Duration(nanoseconds=round(self._settings["partner_offset"] * 1e9))
+        partner_stamp = (Time.from_msg(stamp) + offset).to_msg()
+        if self._partner is not None and image.right is not None:
+            self._partner.publish(self._message(image.right, partner_stamp))
+        elif self._partner is not None and image.depth is not None:
+            header = self._header(partner_stamp)
+            encoding = self._settings["depth_encoding"]
+            self._partner.publish(_depth_message(image.depth, encoding, header))
+
+    def _message(self, pixels: UInt8Array, stamp: Stamp) -> ImageMessage:
+        return image_message(_encoded(pixels, self._settings["encoding"]), self._header(stamp))
+
+    def _header(self, stamp: Stamp) -> Header:
+        return Header(stamp=stamp, frame_id=self._settings["frame_id"])
+
+
+class _Output:
+    """The topics of one camera: its images, and under the same stamps its CameraInfo."""
+
+    def __init__(self, node: Node, prefix: str, qos: QoSProfile, info: CameraInfo | None) -> None:
+        self.images = node.create_publisher(ImageMessage, f"{prefix}image", qos)
+        self._info = info
+        if info is not None:
+            self._infos = node.create_publisher(CameraInfo, f"{prefix}camera_info", qos)
+
+    def publish(self, image: ImageMessage) -> None:
+        self.images.publish(image)
         if self._info is not None:
-            self._info.header = header
+            self._info.header = image.header
             self._infos.publish(self._info)
 
 
@@ -221,6 +283,35 @@ def _camera_info(calibration: dict[str, Any] | None) -> CameraInfo | None:
             f"calib.json of the source is not complete: {error!r}; it needs width, height, fx, fy, "
             "cx, cy, distortion_model and distortion, or must be taken away."
         ) from error
+
+
+def _right_camera_info(calibration: dict[str, Any] | None) -> CameraInfo | None:
+    """The CameraInfo of the right camera of a rectified pair: P holds the baseline."""
+    info = _camera_info(calibration)
+    if calibration is None or info is None:
+        return None
+    baseline = calibration.get("stereo_baseline_m")
+    if not isinstance(baseline, int | float) or not 0.0 < baseline < np.inf:
+        raise ConfigurationError(
+            f"calib.json of the source has stereo_baseline_m {baseline!r}; it must be the distance "
+            "of the two cameras in metres."
+        )
+    info.p[3] = -info.p[0] * baseline
+    return info
+
+
+def _depth_message(depth: Float32Array, encoding: str, header: Header) -> ImageMessage:
+    """A 16UC1 (millimetres, 0 = none) or 32FC1 (metres, NaN = none) image of metres H×W."""
+    values = depth
+    if encoding == "16UC1":
+        millimetres = np.rint(depth * 1000.0)
+        known = millimetres <= np.iinfo(np.uint16).max  # NaN is not
+        values = np.where(known, millimetres, 0.0).astype(np.uint16)
+    height, width = depth.shape
+    message = ImageMessage(header=header, height=height, width=width, encoding=encoding)
+    message.step = width * values.itemsize
+    message.data.frombytes(np.ascontiguousarray(values).view(np.uint8).data)
+    return message
 
 
 def main(args: Sequence[str] | None = None) -> int:
