@@ -39,6 +39,7 @@ setup(
             "aliked_ros = aliked_ros.cli:main",
             "frontend_node = aliked_ros.ros.frontend_node:main",
             "dataset_player = aliked_ros.ros.player:main",
+            "odometry_node = aliked_ros.ros.odometry_node:main",
             "recorder = aliked_ros.ros.recorder:main",
             "demo = aliked_ros.ros.demo:main",
         ],

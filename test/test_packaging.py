@@ -19,7 +19,7 @@ from aliked_ros.share import share_path
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"aliked_ros": ROOT, "aliked_msgs": ROOT / "aliked_msgs"}
 DATA_FOLDERS = ("launch", "config", "rviz", "models")
-EXECUTABLES = ("aliked_ros", "dataset_player", "demo", "frontend_node", "recorder")
+EXECUTABLES = ("aliked_ros", "dataset_player", "demo", "frontend_node", "odometry_node", "recorder")
 BIN = Path(sys.executable).parent
 MADE = shutil.ignore_patterns(
     ".venv", ".git", "build", "install", "log", "demo_output", "__pycache__", ".*_cache",

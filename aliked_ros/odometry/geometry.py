@@ -1,0 +1,163 @@
+"""Poses from points, points from poses. Rays are N×2 coordinates on the plane z = 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from aliked_ros.types import BoolArray
+
+Float64Array = NDArray[np.float64]
+
+_IDENTITY = np.eye(3)
+_CONFIDENCE = 0.999
+_ITERATIONS = 200
+_REFINEMENTS = 2  # rounds of (least squares over the inliers, inliers anew)
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """p_target = rotation · p_source + translation. rotation: 3×3; translation: 3; float64."""
+
+    rotation: Float64Array
+    translation: Float64Array
+
+    @classmethod
+    def identity(cls) -> Transform:
+        """The one that changes nothing."""
+        return cls(np.eye(3), np.zeros(3))
+
+    def __call__(self, points: Float64Array) -> Float64Array:
+        """Transform points N×3."""
+        return points @ self.rotation.T + self.translation
+
+    def __matmul__(self, other: Transform) -> Transform:
+        """``self`` after ``other``."""
+        return Transform(self.rotation @ other.rotation, self(other.translation[None])[0])
+
+    def inverse(self) -> Transform:
+        """From target back to source."""
+        return Transform(self.rotation.T, -self.rotation.T @ self.translation)
+
+
+def reprojection_errors(
+    camera: Transform, points: Float64Array, rays: Float64Array
+) -> Float64Array:
+    """Distance N of each point's image from its ray; infinite behind the camera.
+
+    camera: camera_from_world. points: N×3, world.
+    """
+    local = camera(points)
+    depth = np.where(local[:, 2] > 0.0, local[:, 2], np.nan)
+    errors = np.linalg.norm(local[:, :2] / depth[:, None] - rays, axis=1)
+    return np.asarray(np.nan_to_num(errors, nan=np.inf))
+
+
+def locate(
+    points: Float64Array, rays: Float64Array, tolerance: float
+) -> tuple[Transform, BoolArray] | None:
+    """The camera (camera_from_world) that sees points N×3 along rays, and the N inliers.
+
+    tolerance: largest reprojection error of an inlier. None where no pose explains six points.
+    """
+    if len(points) < 6:
+        return None
+    parameters = cv2.UsacParams()
+    parameters.threshold = tolerance
+    parameters.confidence = _CONFIDENCE
+    parameters.maxIterations = _ITERATIONS
+    try:
+        found, _, turn, shift, _ = cv2.solvePnPRansac(
+            points, rays, _IDENTITY, np.zeros(4), params=parameters
+        )
+    except cv2.error:  # a degenerate set of points
+        return None
+    if not found:
+        return None
+    camera = _transform(turn, shift)
+    inliers = reprojection_errors(camera, points, rays) < tolerance
+    for _ in range(_REFINEMENTS):
+        if inliers.sum() < 6:
+            return None
+        turn, shift = cv2.solvePnPRefineLM(
+            points[inliers], rays[inliers], _IDENTITY, np.zeros(4), turn, shift
+        )
+        camera = _transform(turn, shift)
+        inliers = reprojection_errors(camera, points, rays) < tolerance
+    return camera, inliers
+
+
+def unrotated_motion(before: Float64Array, after: Float64Array) -> float:
+    """Median angle in radians that corresponding rays moved, beyond what a rotation explains."""
+    if len(before) == 0:
+        return 0.0
+    sights = [np.column_stack([rays, np.ones(len(rays))]) for rays in (before, after)]
+    first, second = (s / np.linalg.norm(s, axis=1, keepdims=True) for s in sights)
+    left, _, right = np.linalg.svd(second.T @ first)  # the best rotation, by Kabsch
+    rotation = left @ np.diag([1.0, 1.0, np.linalg.det(left @ right)]) @ right
+    return float(np.median(np.linalg.norm(first @ rotation.T - second, axis=1)))
+
+
+def relative_pose(before: Float64Array, after: Float64Array, tolerance: float) -> Transform | None:
+    """after_from_before, its translation of unit length, from corresponding rays.
+
+    tolerance: largest distance of a ray from its epipolar line. None where the rays do not tell.
+    """
+    try:
+        essential, mask = cv2.findEssentialMat(
+            before, after, _IDENTITY, cv2.USAC_MAGSAC, _CONFIDENCE, tolerance
+        )
+        if essential is None or essential.shape != (3, 3):
+            return None
+        _, rotation, translation, _ = cv2.recoverPose(
+            essential, before, after, _IDENTITY, mask=mask
+        )
+    except cv2.error:  # a degenerate set of rays
+        return None
+    return _transform(rotation, translation)
+
+
+def triangulate(
+    first: Transform,
+    second: Transform,
+    first_rays: Float64Array,
+    second_rays: Float64Array,
+    tolerance: float,
+    least_parallax: float,
+) -> tuple[Float64Array, BoolArray]:
+    """Points N×3 (world) from two cameras (camera_from_world), and which of them are good.
+
+    Good ones lie before both cameras, reproject within ``tolerance`` and are seen under an angle
+    of at least ``least_parallax`` radians.
+    """
+    if len(first_rays) == 0:
+        return np.zeros((0, 3)), np.zeros(0, bool)
+    one, other = (np.column_stack([c.rotation, c.translation]) for c in (first, second))
+    homogeneous = np.asarray(cv2.triangulatePoints(one, other, first_rays.T, second_rays.T))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        points = (homogeneous[:3] / homogeneous[3]).T
+    finite = np.isfinite(points).all(1)
+    points = np.where(finite[:, None], points, 0.0)
+    good = finite & (parallax(first, second, points) > least_parallax)
+    for camera, rays in ((first, first_rays), (second, second_rays)):
+        good &= reprojection_errors(camera, points, rays) < tolerance
+    return points, good
+
+
+def parallax(first: Transform, second: Transform, points: Float64Array) -> Float64Array:
+    """Angle N in radians between the two cameras' lines of sight to each point."""
+    sights = [points - camera.inverse().translation for camera in (first, second)]
+    lengths = [np.linalg.norm(sight, axis=1) for sight in sights]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cosines = (sights[0] * sights[1]).sum(1) / (lengths[0] * lengths[1])
+    return np.asarray(np.arccos(np.clip(np.nan_to_num(cosines, nan=1.0), -1.0, 1.0)))
+
+
+def _transform(turn: Any, shift: Any) -> Transform:
+    """Of OpenCV's rotation vector, or matrix, and translation."""
+    rotation = cv2.Rodrigues(turn)[0] if turn.size == 3 else turn
+    return Transform(np.asarray(rotation, np.float64), np.asarray(shift, np.float64).ravel())

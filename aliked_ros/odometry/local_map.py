@@ -1,0 +1,139 @@
+"""The local map: a window of keyframes, and the points that they see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from aliked_ros.odometry.adjustment import Noise, View, adjust
+from aliked_ros.odometry.geometry import (
+    Float64Array,
+    reprojection_errors,
+    triangulate,
+)
+from aliked_ros.types import BoolArray
+
+_WINDOW = 10  # keyframes
+_ADJUSTED_POINTS = 300  # those seen most often; they determine the poses well enough
+_MAX_POINTS = 20_000  # of which the oldest go first
+_STRIKES = 3  # images in a row that disagree with a point before it is dropped
+TOLERANCE = 3.0  # standard deviations of a ray
+LEAST_PARALLAX = 0.02  # radians; below it a triangulated depth is mostly noise
+_WORST_DEPTH = 0.2  # relative standard deviation of a depth that may still begin a point
+
+
+class LocalMap:
+    """Points by track id, and the keyframes that hold them in place.
+
+    metric: whether it is in metres, by depth; depth is not looked at otherwise.
+    """
+
+    def __init__(self, noise: Noise, metric: bool) -> None:
+        self.metric = metric
+        self._noise = noise
+        self._points: dict[int, Float64Array] = {}
+        self._strikes: dict[int, int] = {}
+        self._views: list[View] = []
+        self._has_slid = False
+
+    @property
+    def views(self) -> list[View]:
+        """The keyframes of the window, oldest first."""
+        return self._views
+
+    def points(self) -> Float64Array:
+        """All points N×3, world."""
+        return np.array(list(self._points.values())).reshape(-1, 3)
+
+    def find(self, view: View) -> tuple[list[int], Float64Array]:
+        """The K tracks of a view that have a point, and those points K×3."""
+        tracks = [track for track in view.rows if track in self._points]
+        return tracks, np.array([self._points[track] for track in tracks]).reshape(-1, 3)
+
+    def judge(self, tracks: list[int], agrees: BoolArray) -> None:
+        """Drop points that several images in a row disagree with (a track that jumped)."""
+        for track, good in zip(tracks, agrees.tolist(), strict=True):
+            if good:
+                self._strikes.pop(track, None)
+                continue
+            self._strikes[track] = self._strikes.get(track, 0) + 1
+            if self._strikes[track] >= _STRIKES:
+                self._drop(track)
+
+    def add(self, view: View) -> None:
+        """Take a keyframe in: new points, bundle adjustment, the oldest keyframe out."""
+        self._views.append(view)
+        if self.metric:
+            self._add_points_by_depth(view)
+        self._add_points_by_parallax(view)
+        self._adjust()
+        if len(self._views) > _WINDOW:
+            del self._views[0]
+            self._has_slid = True
+        for track in list(self._points)[:-_MAX_POINTS]:
+            self._drop(track)
+
+    def _add_points_by_depth(self, view: View) -> None:
+        known = may_begin_point(view, self._noise)
+        world = view.camera.inverse()
+        for track, row in view.rows.items():
+            if known[row] and track not in self._points:
+                local = np.append(view.rays[row], 1.0) * view.depth[row]
+                self._points[track] = world(local[None])[0]
+
+    def _add_points_by_parallax(self, view: View) -> None:
+        for other in self._views[:-1]:
+            tracks = [t for t in view.rows if t in other.rows and t not in self._points]
+            points, good = triangulate(
+                other.camera,
+                view.camera,
+                other.rays_of(tracks),
+                view.rays_of(tracks),
+                TOLERANCE * self._noise.ray,
+                LEAST_PARALLAX,
+            )
+            for row in np.flatnonzero(good).tolist():
+                self._points[tracks[row]] = points[row]
+
+    def _adjust(self) -> None:
+        counts: dict[int, int] = {}
+        for view in self._views:
+            for track in view.rows:
+                if track in self._points:
+                    counts[track] = counts.get(track, 0) + 1
+        often = sorted((t for t, n in counts.items() if n > 1), key=lambda t: -counts[t])
+        chosen = {track: self._points[track] for track in often[:_ADJUSTED_POINTS]}
+        if len(self._views) < 2 or not chosen:
+            return
+        fixed = 2 if self._has_slid else int(self.metric)
+        cameras, points = adjust(self._views, chosen, self._noise, fixed, self.metric)
+        for view, camera in zip(self._views, cameras, strict=True):
+            view.camera = camera
+        self._points.update(points)
+        self._drop_bad(points)
+
+    def _drop_bad(self, tracks: Iterable[int]) -> None:
+        """Drop points that do not lie where most of the keyframes see them."""
+        errors: dict[int, list[float]] = {track: [] for track in tracks}
+        for view in self._views:
+            seen = [track for track in view.rows if track in errors]
+            points = np.array([self._points[track] for track in seen]).reshape(-1, 3)
+            found = reprojection_errors(view.camera, points, view.rays_of(seen))
+            for track, error in zip(seen, found.tolist(), strict=True):
+                errors[track].append(error)
+        for track, values in errors.items():
+            if np.median(values) > TOLERANCE * self._noise.ray:
+                self._drop(track)
+
+    def _drop(self, track: int) -> None:
+        """Forget a point and its observations: what the track shows from now on is another."""
+        self._points.pop(track, None)
+        self._strikes.pop(track, None)
+        for view in self._views:
+            view.rows.pop(track, None)
+
+
+def may_begin_point(view: View, noise: Noise) -> BoolArray:
+    """Rows N of a view whose depth is good enough to place a point with."""
+    return np.asarray(view.depth * noise.inverse_depth < _WORST_DEPTH)  # false for NaN

@@ -1,0 +1,161 @@
+"""Node ``odometry``: the reference back-end, which lives on a front-end's ``features`` alone.
+
+An example to start from: poses and a sparse map of one camera, without loop closing. It publishes
+no tf: which node owns ``odom`` is the robot's decision.
+"""
+
+from __future__ import annotations
+
+import signal
+from array import array
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
+from nav_msgs.msg import Odometry as OdometryMessage
+from nav_msgs.msg import Path
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import PointCloud2, PointField
+from std_msgs.msg import Header
+
+from aliked_msgs.msg import FeatureFrame
+from aliked_ros.errors import ConfigurationError
+from aliked_ros.odometry import Estimate, Noise, Observation, Odometry
+from aliked_ros.odometry.geometry import Float64Array, Transform
+from aliked_ros.ros import running
+from aliked_ros.ros.conversions import seconds
+from aliked_ros.ros.parameters import Change, Declaration, declare
+
+_DECLARATIONS = (
+    Declaration(
+        "frontend", "aliked_frontend", "Name of the front-end node to listen to.", Change.AT_START
+    ),
+    Declaration("frame_id", "odom", "Frame of the poses and of the map.", Change.AT_START),
+    Declaration(
+        "ray_noise",
+        Noise().ray,
+        "Standard deviation of a keypoint on the plane z = 1: pixels / focal length.",
+        Change.AT_START,
+        (1e-5, 0.1),
+    ),
+    Declaration(
+        "inverse_depth_noise",
+        Noise().inverse_depth,
+        "Standard deviation of 1/depth in 1/m; stereo: pixels of disparity / (fx · baseline).",
+        Change.AT_START,
+        (1e-5, 1.0),
+    ),
+)
+_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+_INPUT_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+_PATH_LENGTH = 2000  # keyframes
+# From the optical frame (x right, y down, z forward) to REP-103's (x forward, y left, z up).
+_FROM_OPTICAL = Transform(
+    np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]), np.zeros(3)
+)
+
+
+def observation_from_message(message: FeatureFrame) -> Observation | None:
+    """The tracks of a FeatureFrame; None when it lacks the normalised coordinates."""
+    ids = np.frombuffer(message.track_ids, np.uint64)
+    rays = np.frombuffer(message.normalized, np.float32).reshape(-1, 2)
+    if len(rays) != len(ids):
+        return None
+    depth = np.frombuffer(message.depth, np.float32) if len(message.depth) else None
+    return Observation(seconds(message.header.stamp), ids, rays, message.epoch, depth)
+
+
+class OdometryNode(Node):
+    """Publishes ``~/odometry`` for each image, ``~/path`` and ``~/map`` for each keyframe."""
+
+    def __init__(self) -> None:
+        super().__init__("odometry")
+        settings = declare(self, _DECLARATIONS)
+        noise = Noise(settings["ray_noise"], settings["inverse_depth_noise"])
+        self._odometry = Odometry(noise)
+        self._frame_id = settings["frame_id"]
+        self._map_index = -1
+        self._keyframes: deque[PoseStamped] = deque(maxlen=_PATH_LENGTH)
+        self._poses = self.create_publisher(OdometryMessage, "~/odometry", _QOS)
+        self._path = self.create_publisher(Path, "~/path", _QOS)
+        self._map = self.create_publisher(PointCloud2, "~/map", _QOS)
+        topic = f"{settings['frontend']}/features"
+        try:
+            self.create_subscription(FeatureFrame, topic, self._process, _INPUT_QOS)
+        except InvalidTopicNameException as error:
+            raise ConfigurationError(
+                f"parameter frontend is {settings['frontend']!r}; it must be the name of a node, "
+                f"such as aliked_frontend or /robot1/aliked_frontend. {error}"
+            ) from error
+
+    def run(self, executor: SingleThreadedExecutor) -> None:
+        """Follow the camera until shutdown."""
+        executor.spin()
+
+    def close(self) -> None:
+        """Nothing but ROS's own objects to free."""
+
+    def _process(self, message: FeatureFrame) -> None:
+        observation = observation_from_message(message)
+        if observation is None:
+            self.get_logger().warning(
+                "The features have no normalized coordinates: calibrate the camera and publish "
+                "its CameraInfo to the front-end; no poses until then.",
+                once=True,
+            )
+            return
+        estimate = self._odometry.process(observation)
+        if estimate is not None:
+            self._publish(estimate, message.header)
+
+    def _publish(self, estimate: Estimate, image_header: Header) -> None:
+        if estimate.map_index != self._map_index:
+            self._map_index = estimate.map_index
+            scale = "in metres" if estimate.metric else "of arbitrary scale"
+            self.get_logger().info(f"Map {estimate.map_index} begins, {scale}")
+        header = Header(stamp=image_header.stamp, frame_id=self._frame_id)
+        message = OdometryMessage(header=header, child_frame_id=image_header.frame_id)
+        message.pose.pose = _pose(_FROM_OPTICAL @ estimate.camera)
+        self._poses.publish(message)
+        if not estimate.is_keyframe:
+            return
+        self._keyframes.append(PoseStamped(header=header, pose=message.pose.pose))
+        if self._path.get_subscription_count():
+            self._path.publish(Path(header=header, poses=list(self._keyframes)))
+        if self._map.get_subscription_count():
+            self._map.publish(_cloud(_FROM_OPTICAL(self._odometry.points()), header))
+
+
+def _pose(camera: Transform) -> Pose:
+    x, y, z = camera.translation.tolist()
+    qx, qy, qz, qw = Rotation.from_matrix(camera.rotation).as_quat().tolist()
+    return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+
+
+def _cloud(points: Float64Array, header: Header) -> PointCloud2:
+    """N×3 points as x, y, z float32."""
+    fields: list[Any] = [
+        PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
+        for index, name in enumerate("xyz")
+    ]
+    cloud = PointCloud2(header=header, height=1, width=len(points), fields=fields, is_dense=True)
+    cloud.point_step, cloud.row_step = 12, 12 * len(points)
+    cloud.data = array("B", points.astype("<f4").tobytes())
+    return cloud
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Follow the camera until SIGINT or SIGTERM."""
+    # pycolmap's import has set a handler that takes a request to end for a crash
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return running.run(OdometryNode, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,266 @@
+"""The reference back-end on a made-up room, where every answer is known."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pycolmap", reason="pycolmap is not installed")
+
+from aliked_ros.odometry import Estimate, Noise, Observation, Odometry
+from aliked_ros.odometry.adjustment import View, adjust
+from aliked_ros.odometry.geometry import (
+    Transform,
+    locate,
+    relative_pose,
+    reprojection_errors,
+    triangulate,
+)
+
+PIXEL = 0.002
+COUNT = 300
+
+
+class Room:
+    """Points in a box; a camera that sways before them. Noise: 0.3 px and 0.2 % of 1/depth."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.points = self.rng.uniform([-2, -1.5, 2.5], [2, 1.5, 6], (COUNT, 3))
+        self.ids = np.arange(1, COUNT + 1, dtype=np.uint64)
+
+    def camera(self, index: int) -> Transform:
+        """camera_from_world; the identity for image 0."""
+        phase = index / 12.0
+        centre = 0.6 * np.array([np.sin(phase), 0.4 * (1 - np.cos(phase)), 0.3 * np.sin(phase)])
+        angle = 0.1 * np.sin(phase)
+        cos, sin = np.cos(angle), np.sin(angle)
+        rotation = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
+        return Transform(rotation, -rotation @ centre)
+
+    def observation(self, index: int, seen: int = COUNT, epoch: int = 0) -> Observation:
+        local = self.camera(index)(self.points)[:seen]
+        rays = local[:, :2] / local[:, 2:] + self.rng.normal(0, 0.3 * PIXEL, (seen, 2))
+        depth = 1.0 / (1.0 / local[:, 2] + self.rng.normal(0, 0.002, seen))
+        return Observation(
+            index / 30.0,
+            self.ids[:seen],
+            rays.astype(np.float32),
+            epoch,
+            depth.astype(np.float32),
+        )
+
+    def error(self, index: int, estimate: Estimate) -> float:
+        """Distance of the estimated from the true position, metres."""
+        truth = self.camera(index).inverse().translation
+        return float(np.linalg.norm(estimate.camera.translation - truth))
+
+
+def without_depth(observation: Observation) -> Observation:
+    return replace(observation, depth=None)
+
+
+@pytest.fixture
+def room() -> Room:
+    return Room()
+
+
+def test_a_camera_is_located_among_wrong_points(room):
+    camera = room.camera(7)
+    local = camera(room.points)
+    rays = local[:, :2] / local[:, 2:]
+    rays[::3] += 0.1
+    found = locate(room.points, rays, 3 * PIXEL)
+    assert found is not None
+    np.testing.assert_allclose(found[0].translation, camera.translation, atol=1e-5)
+    assert found[1].sum() == COUNT - len(rays[::3])
+
+
+@pytest.mark.parametrize("points", [np.zeros((0, 3)), np.ones((5, 3)), np.ones((50, 3))])
+def test_no_camera_is_located_where_points_do_not_tell(points):
+    assert locate(points, np.zeros((len(points), 2)), PIXEL) is None
+
+
+def test_two_views_give_their_motion_and_points(room):
+    cameras = room.camera(0), room.camera(15)
+    before, after = (c(room.points)[:, :2] / c(room.points)[:, 2:] for c in cameras)
+    pose = relative_pose(before, after, PIXEL)
+    assert pose is not None
+    length = np.linalg.norm(cameras[1].translation)
+    np.testing.assert_allclose(pose.rotation, cameras[1].rotation, atol=1e-4)
+    np.testing.assert_allclose(pose.translation * length, cameras[1].translation, atol=1e-3)
+    points, good = triangulate(*cameras, before, after, PIXEL, 0.02)
+    assert good.mean() > 0.9
+    np.testing.assert_allclose(points[good], room.points[good], atol=1e-6)
+    assert np.isinf(reprojection_errors(cameras[0], -points[good], before[good])).all()
+
+
+def test_two_views_from_one_place_give_no_points(room):
+    ray = room.points[:, :2] / room.points[:, 2:]
+    _, good = triangulate(room.camera(0), room.camera(0), ray, ray, PIXEL, 0.02)
+    assert not good.any()
+
+
+def test_bundle_adjustment_finds_poses_points_and_by_depth_the_scale(room):
+    views = []
+    for index in (0, 5, 10, 15):
+        seen = room.observation(index)
+        disturbed = room.camera(index)
+        if index:
+            disturbed = Transform(
+                disturbed.rotation, 1.2 * disturbed.translation + room.rng.normal(0, 0.02, 3)
+            )
+        rows = {int(track): row for row, track in enumerate(seen.ids)}
+        views.append(View(disturbed, seen.rays.astype(float), seen.depth.astype(float), rows))
+    points = dict(zip(room.ids.tolist(), 1.2 * room.points, strict=True))
+    cameras, found = adjust(views, points, Noise(), fixed=1, metric=True)
+    for index, camera in zip((0, 5, 10, 15), cameras, strict=True):
+        np.testing.assert_allclose(camera.translation, room.camera(index).translation, atol=0.01)
+    assert np.median(np.linalg.norm(np.array(list(found.values())) - room.points, axis=1)) < 0.03
+
+
+def test_bundle_adjustment_keeps_a_view_that_sees_none_of_the_points(room):
+    views = [
+        View(
+            room.camera(i), s.rays.astype(float), s.depth.astype(float), dict(enumerate(range(90)))
+        )
+        for i, s in ((i, room.observation(i)) for i in (0, 5, 10))
+    ]
+    views[1].rows = {}
+    points = dict(enumerate(room.points[:90]))
+    for fixed, metric in ((0, False), (1, True), (2, True)):
+        cameras, found = adjust(views, points, Noise(), fixed, metric)
+        np.testing.assert_allclose(cameras[1].translation, views[1].camera.translation, atol=1e-9)
+        assert len(found) == 90
+
+
+def test_with_depth_poses_are_metric_from_the_first_image_on(room):
+    odometry = Odometry()
+    for index in range(60):
+        estimate = odometry.process(room.observation(index))
+        assert estimate is not None
+        assert estimate.metric
+        assert estimate.map_index == 0
+        assert room.error(index, estimate) < 0.02
+    assert len(odometry.points()) > 0.9 * COUNT
+
+
+def test_without_depth_poses_are_right_up_to_scale(room):
+    odometry = Odometry()
+    estimates = {i: odometry.process(without_depth(room.observation(i))) for i in range(60)}
+    assert estimates[0] is None  # one view shows no depth
+    known = [i for i, estimate in estimates.items() if estimate is not None]
+    assert len(known) > 40
+    assert not estimates[known[0]].metric
+    truth = np.array([room.camera(i).inverse().translation for i in known])
+    found = np.array([estimates[i].camera.translation for i in known])
+    scale = (found * truth).sum() / (found**2).sum()
+    assert np.linalg.norm(scale * found - truth, axis=1).max() < 0.03
+    assert np.median(odometry.points()[:, 2]) == pytest.approx(1.0, rel=0.5)
+
+
+def test_tracks_that_come_back_find_their_points_again(room):
+    odometry = Odometry()
+    for index in range(30):
+        odometry.process(room.observation(index))
+    for index in range(30, 33):
+        assert odometry.process(room.observation(index, seen=5)) is None
+    estimate = odometry.process(room.observation(33))
+    assert estimate is not None
+    assert estimate.map_index == 0
+    assert room.error(33, estimate) < 0.02
+
+
+def test_tracks_that_jump_to_other_points_do_no_harm(room):
+    odometry = Odometry()
+    for index in range(60):
+        seen = room.observation(index)
+        ids = seen.ids.copy()
+        if index >= 20:
+            ids[:60] = np.roll(ids[:60], 7)  # a fifth of the tracks is on another point
+        estimate = odometry.process(replace(seen, ids=ids))
+        assert estimate is not None
+        assert room.error(index, estimate) < 0.02
+    # and the tracks give points where they are now
+    assert estimate.points > 0.9 * COUNT
+
+
+def test_what_cannot_be_used_is_left_out(room):
+    odometry = Odometry()
+    for index in range(20):
+        seen = room.observation(index)
+        ids, rays, depth = seen.ids.copy(), seen.rays.copy(), seen.depth.copy()
+        ids[:20] = 0
+        ids[20:40] = ids[41]  # one id, many places
+        rays[40:60] = np.nan
+        depth[60:80] = np.inf
+        depth[80:100] = -1.0
+        estimate = odometry.process(replace(seen, ids=ids, rays=rays, depth=depth))
+        assert estimate is not None
+        assert room.error(index, estimate) < 0.02
+
+
+def test_a_stamp_that_is_not_newer_is_ignored(room):
+    odometry = Odometry()
+    for index in range(10):
+        odometry.process(room.observation(index))
+        assert odometry.process(room.observation(index)) is None
+    estimate = odometry.process(room.observation(10))
+    assert room.error(10, estimate) < 0.02
+
+
+@pytest.mark.parametrize("seen", [0, 3])
+def test_images_that_show_nothing_are_survived(room, seen):
+    odometry = Odometry()
+    assert odometry.process(room.observation(0, seen)) is None
+    assert odometry.process(room.observation(1)) is not None
+    assert odometry.process(room.observation(2, seen)) is None
+    assert odometry.process(room.observation(3)) is not None
+
+
+def test_lost_for_long_a_new_map_goes_on_from_the_last_pose(room, caplog):
+    odometry = Odometry()
+    for index in range(20):
+        odometry.process(room.observation(index))
+    with caplog.at_level(logging.WARNING):
+        for index in range(20, 30):
+            assert odometry.process(room.observation(index, seen=3)) is None
+    assert "map 0 ends: 5 images in a row have no pose" in caplog.text
+    estimate = odometry.process(room.observation(30))
+    assert estimate.map_index == 1
+    last = room.camera(19).inverse().translation
+    assert np.linalg.norm(estimate.camera.translation - last) < 0.02
+
+
+def test_a_new_epoch_begins_a_new_map_even_with_an_older_stamp(room):
+    odometry = Odometry()
+    for index in range(20):
+        odometry.process(room.observation(index))
+    estimate = odometry.process(room.observation(5, epoch=1))
+    assert estimate.map_index == 1
+    later = odometry.process(room.observation(10, epoch=1))
+    moved = later.camera.translation - estimate.camera.translation
+    truth = room.camera(10).inverse().translation - room.camera(5).inverse().translation
+    assert np.linalg.norm(moved) == pytest.approx(np.linalg.norm(truth), abs=0.02)
+
+
+def test_depth_that_comes_late_makes_the_map_metric(room):
+    odometry = Odometry()
+    for index in range(40):
+        estimate = odometry.process(without_depth(room.observation(index)))
+    assert not estimate.metric
+    estimate = odometry.process(room.observation(40))
+    assert estimate.metric
+    assert estimate.map_index == 1
+
+
+def test_a_metric_map_goes_on_without_depth(room):
+    odometry = Odometry()
+    for index in range(60):
+        seen = room.observation(index)
+        estimate = odometry.process(seen if index < 5 else without_depth(seen))
+        assert estimate.metric
+        assert room.error(index, estimate) < 0.03
