@@ -1,6 +1,7 @@
 """Start the front-end on a camera.
 
 ros2 launch aliked_ros frontend.launch.py image:=/camera/image_raw
+ros2 launch aliked_ros frontend.launch.py input:=rgbd image:=/color/image depth_image:=/depth/image
 """
 
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
@@ -19,8 +20,12 @@ PROFILES_FILE = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FIL
 
 def frontend(context: LaunchContext) -> list[Node]:
     """The node; an argument that was not given leaves the parameter file's value."""
-    image = LaunchConfiguration("image")
-    transport = LaunchConfiguration("image_transport").perform(context)
+    image, right_image = LaunchConfiguration("image"), LaunchConfiguration("right_image")
+    given = {
+        name: value
+        for name in ("input", "image_transport")
+        if (value := LaunchConfiguration(name).perform(context))
+    }
     return [
         Node(
             package="aliked_ros",
@@ -29,12 +34,17 @@ def frontend(context: LaunchContext) -> list[Node]:
             namespace=LaunchConfiguration("namespace"),
             parameters=[
                 LaunchConfiguration("params_file"),
-                *([{"image_transport": transport}] if transport else []),
+                *([given] if given else []),
             ],
             remappings=[
                 ("image", image),
                 ("image/compressed", [image, "/compressed"]),
                 ("camera_info", LaunchConfiguration("camera_info")),
+                ("right/image", right_image),
+                ("right/image/compressed", [right_image, "/compressed"]),
+                ("right/camera_info", LaunchConfiguration("right_camera_info")),
+                ("depth/image", LaunchConfiguration("depth_image")),
+                ("mask", LaunchConfiguration("mask")),
             ],
             arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
             output="screen",
@@ -49,6 +59,28 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument("image", default_value="image", description="Camera image topic"),
             DeclareLaunchArgument(
                 "camera_info", default_value="camera_info", description="Its CameraInfo topic"
+            ),
+            DeclareLaunchArgument(
+                "input",
+                default_value="",
+                choices=["", "mono", "stereo", "rgbd"],
+                description="What is paired with the images; empty: as the parameter file says",
+            ),
+            DeclareLaunchArgument(
+                "right_image", default_value="right/image", description="Right image topic, stereo"
+            ),
+            DeclareLaunchArgument(
+                "right_camera_info",
+                default_value="right/camera_info",
+                description="Its CameraInfo topic",
+            ),
+            DeclareLaunchArgument(
+                "depth_image",
+                default_value="depth/image",
+                description="Depth image topic, registered to the images, RGB-D",
+            ),
+            DeclareLaunchArgument(
+                "mask", default_value="mask", description="Mask topic, mono8, 0 = ignore"
             ),
             DeclareLaunchArgument("namespace", default_value="", description="Namespace"),
             DeclareLaunchArgument(

@@ -8,6 +8,7 @@ os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"  # read when message classes are imp
 
 import importlib.util
 import time
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -19,15 +20,16 @@ from builtin_interfaces.msg import Time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
-from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
-from aliked_msgs.msg import FeatureFrame, FeatureMatches
-from aliked_ros.errors import ImageError
+from aliked_msgs.msg import FeatureFrame, FeatureMatches, Keyframe, RelocalizationCandidate
+from aliked_ros.errors import ConfigurationError, ImageError
 from aliked_ros.images import decode_image
 from aliked_ros.ros import conversions
-from aliked_ros.types import Features, FrameResult, Matches, Tracks
+from aliked_ros.types import Candidate, Features, FrameResult, Matches, Pose, Tracks
+from aliked_ros.types import Keyframe as CoreKeyframe
 
 RNG_SEEDS = st.integers(0, 2**32 - 1)
 SIZES = st.tuples(st.integers(1, 20), st.integers(1, 20))
@@ -148,6 +150,77 @@ def test_stamp_is_in_seconds():
     message = message_of(np.zeros((4, 4, 1), np.uint8), "mono8", 0, False)
     message.header.stamp = Time(sec=1_700_000_000, nanosec=500_000_000)
     assert conversions.image_from_message(message).stamp == 1_700_000_000.5
+
+
+@given(size=SIZES, padding=PADDINGS, bigendian=st.booleans(), seed=RNG_SEEDS)
+@settings(max_examples=60, deadline=None)
+def test_depth_in_both_encodings_with_any_step_and_byte_order(size, padding, bigendian, seed):
+    rng = np.random.default_rng(seed)
+    millimetres = rng.integers(0, 60_000, (*size, 1), np.uint16)
+    expected = np.where(millimetres > 0, millimetres / 1000, np.nan)[..., 0]
+    metres = np.where(millimetres > 0, millimetres / 1000, rng.choice([0.0, np.nan, np.inf, -1.0]))
+    for samples, encoding in (
+        (millimetres, "16UC1"), (millimetres, "mono16"), (metres.astype(np.float32), "32FC1"),
+    ):  # fmt: skip
+        message = message_of(samples, encoding, padding, bigendian)
+        depth = conversions.depth_from_message(message)
+        assert (depth.dtype, depth.flags.c_contiguous) == (np.float32, True)
+        np.testing.assert_allclose(depth, expected, rtol=1e-6)
+
+
+def test_masks_are_mono8():
+    samples = np.array([[0, 255, 1]], np.uint8)[..., None]
+    message = message_of(samples, "mono8", 5, False)
+    np.testing.assert_array_equal(conversions.mask_from_message(message), samples[..., 0])
+
+
+@pytest.mark.parametrize("convert", ["depth_from_message", "mask_from_message"])
+@given(
+    encoding=st.sampled_from(["16UC1", "32FC1", "mono8", "mono16", "rgb8", "nonsense", ""]),
+    width=st.integers(0, 12),
+    height=st.integers(0, 12),
+    step=st.integers(0, 60),
+    data=st.binary(max_size=800),
+)
+@settings(max_examples=200, deadline=None)
+def test_bad_depth_and_masks_raise_image_errors_only(convert, encoding, width, height, step, data):
+    message = ImageMessage(encoding=encoding, width=width, height=height, step=step, data=data)
+    try:
+        pixels = getattr(conversions, convert)(message)
+    except ImageError:
+        return
+    assert pixels.shape == (height, width)
+
+
+def rectified_info(shift: float = 0.0) -> CameraInfo:
+    info = CameraInfo(width=64, height=48, distortion_model="plumb_bob", d=[0.0] * 5)
+    info.k = np.array([50.0, 0.0, 32.0, 0.0, 50.0, 24.0, 0.0, 0.0, 1.0])
+    info.p = np.array([50.0, 0.0, 32.0, shift, 0.0, 50.0, 24.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+    info.r = np.eye(3).ravel()
+    return info
+
+
+@pytest.mark.parametrize(
+    ("shift", "baseline"), [(-6.0, 0.12), (0.0, None), (6.0, None), (float("nan"), None)]
+)
+def test_the_baseline_is_in_the_right_cameras_p(shift, baseline):
+    assert conversions.baseline_from_message(rectified_info(shift)) == pytest.approx(baseline)
+    assert conversions.baseline_from_message(CameraInfo()) is None
+
+
+def test_the_border_of_rectification():
+    """P shows the raw image at half its size in the middle: all around it is nothing."""
+    info = rectified_info()
+    info.p[[0, 5]] = 25.0
+    mask = conversions.border_from_message(info)
+    assert mask.shape == (48, 64)
+    assert mask[24, 32] == mask[18, 24] == 255
+    assert mask[24, 10] == mask[5, 32] == 0
+    info.r = np.zeros(9)
+    with pytest.raises(ConfigurationError, match="no rotation"):
+        conversions.border_from_message(info)
+    with pytest.raises(ConfigurationError, match="not calibrated"):
+        conversions.border_from_message(CameraInfo(width=64, height=48, r=np.eye(3).ravel()))
 
 
 def good() -> ImageMessage:
@@ -356,6 +429,70 @@ def test_matches_survive_the_wire(count, seed, inliers):
         np.testing.assert_array_equal(matches.inliers, result.matches.inliers)
     else:
         assert matches.inliers is None
+
+
+def test_fields_that_may_be_empty():
+    message = FeatureFrame()
+    assert conversions.optional_array(message.depth) is None
+    assert conversions.optional_array(message.normalized, 2) is None
+    message.depth = [1.5, float("nan")]
+    message.normalized = [0.1, 0.2, 0.3, 0.4]
+    np.testing.assert_array_equal(conversions.optional_array(message.depth), [1.5, np.nan])
+    np.testing.assert_array_equal(
+        conversions.optional_array(message.normalized, 2),
+        np.array([[0.1, 0.2], [0.3, 0.4]], np.float32),
+    )
+
+
+def test_stereo_and_depth_survive_the_wire():
+    result = result_of(3, 128, 0, inliers=False)
+    depth = np.array([1.0, np.nan, 2.0], np.float32)
+    result = replace(result, right_x=depth + 1, depth=depth, normalized=result.features.keypoints)
+    sent = conversions.feature_frame(result, Header())
+    message = deserialize_message(serialize_message(sent), FeatureFrame)
+    np.testing.assert_array_equal(conversions.optional_array(message.right_x), depth + 1)
+    np.testing.assert_array_equal(conversions.optional_array(message.depth), depth)
+    np.testing.assert_array_equal(
+        conversions.optional_array(message.normalized, 2), result.features.keypoints
+    )
+
+
+def test_keyframes_survive_the_wire(picture):
+    header = Header(stamp=Time(sec=12, nanosec=34), frame_id="left")
+    features = conversions.feature_frame(result_of(4, 128, 0, inliers=False), header)
+    sent = conversions.keyframe_message(features, "parallax", picture)
+    message = deserialize_message(serialize_message(sent), Keyframe)
+    assert message.header == message.features.header == message.image.header == header
+    assert message.reason == "parallax"
+    assert message.features == features
+    np.testing.assert_allclose(pixels_of(message.image).astype(int), picture, atol=20)
+
+
+@pytest.mark.parametrize("metric", [True, False, None])
+def test_candidates_survive_the_wire(metric):
+    result = result_of(20, 128, 0, inliers=True)
+    angle = 0.3
+    turn = np.array(
+        [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+    )
+    pose = None if metric is None else Pose(turn, np.array([1.0, 2.0, 3.0]), metric)
+    keyframe = CoreKeyframe(7, 1.5, result.features, result.tracks)
+    sent = conversions.candidate_message(
+        Candidate(keyframe, result.matches, pose), 5, Time(sec=1, nanosec=2)
+    )
+    message = deserialize_message(serialize_message(sent), RelocalizationCandidate)
+    assert (message.keyframe_index, message.keyframe_stamp) == (5, Time(sec=1, nanosec=2))
+    np.testing.assert_array_equal(message.keyframe_indices, result.matches.reference_indices)
+    np.testing.assert_array_equal(message.current_indices, result.matches.current_indices)
+    np.testing.assert_array_equal(message.scores, result.matches.scores)
+    assert sum(message.inliers) == message.inlier_count == result.matches.inliers.sum() > 0
+    assert message.has_pose == (metric is not None)
+    assert message.metric == bool(metric)
+    if metric is not None:
+        position, turned = message.pose.position, message.pose.orientation
+        assert (position.x, position.y, position.z) == (1.0, 2.0, 3.0)
+        assert (turned.x, turned.y) == (0.0, 0.0)
+        assert (turned.z, turned.w) == pytest.approx((np.sin(angle / 2), np.cos(angle / 2)))
 
 
 @pytest.mark.parametrize("encoding", ["float32", "float16"])

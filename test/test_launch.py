@@ -86,8 +86,12 @@ def launched(tmp_path: Path, *arguments: str, **env: str) -> Iterator[Probe]:
 @pytest.mark.long
 def test_the_launch_file_starts_the_node_with_its_topics_and_profile(tmp_path):
     arguments = ["image:=/eye/image", "image_transport:=compressed", "profile:=robot"]
+    arguments += ["input:=stereo", "right_image:=/other/image", "right_camera_info:=/other/info"]
+    arguments += ["mask:=/eye/mask"]
     with launched(tmp_path, *arguments) as probe:
-        assert probe.node.count_subscribers("/eye/image/compressed") == 1
+        for topic in ("/eye/image/compressed", "/other/image/compressed", "/other/info"):
+            assert probe.node.count_subscribers(topic) == 1, topic
+        assert probe.node.count_subscribers("/eye/mask") == 1
         assert "read-only" in probe.set_parameter("autostart", False)
         assert "unconfigured" in probe.set_parameter("matcher", "lightglue")
 

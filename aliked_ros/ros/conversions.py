@@ -1,8 +1,9 @@
 """Between ROS messages and the core's arrays.
 
-Pixels come in through :func:`image_from_message`; results leave through :func:`feature_frame` and
-:func:`feature_matches`, which fill message arrays from buffers (rclpy copies lists element by
-element, a thousand times slower). The ``*_from_message`` functions are for subscribers.
+Pixels, depth and masks come in through :func:`image_from_message`, :func:`depth_from_message` and
+:func:`mask_from_message`; results leave through :func:`feature_frame` and its neighbours, which
+fill message arrays from buffers (rclpy copies lists element by element, a thousand times slower).
+The other ``*_from_message`` functions are for subscribers.
 """
 
 from __future__ import annotations
@@ -14,16 +15,30 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point, Quaternion
+from geometry_msgs.msg import Pose as PoseMessage
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
-from aliked_msgs.msg import FeatureFrame, FeatureMatches
+from aliked_msgs.msg import FeatureFrame, FeatureMatches, Keyframe, RelocalizationCandidate
 from aliked_ros.camera import CameraModel, create_camera
-from aliked_ros.errors import ImageError
+from aliked_ros.errors import ConfigurationError, ImageError
+from aliked_ros.frontend.depth import depth_in_metres
+from aliked_ros.frontend.masks import rectified_border
 from aliked_ros.images import decode_image
-from aliked_ros.types import Features, Float32Array, FrameResult, Image, Matches, Tracks, UInt8Array
+from aliked_ros.types import (
+    Candidate,
+    Features,
+    Float32Array,
+    FrameResult,
+    Image,
+    Matches,
+    Pose,
+    Tracks,
+    UInt8Array,
+)
 
 DESCRIPTOR_ENCODINGS = {"float32": FeatureFrame.FLOAT32, "float16": FeatureFrame.FLOAT16}
 _DESCRIPTOR_TYPES = {FeatureFrame.FLOAT32: np.dtype("<f4"), FeatureFrame.FLOAT16: np.dtype("<f2")}
@@ -99,6 +114,34 @@ def image_from_message(message: ImageMessage | CompressedImage) -> Image:
     else:
         pixels = _unpack_by_cv_bridge(message)
     return Image(pixels, seconds(message.header.stamp))
+
+
+def depth_from_message(message: ImageMessage) -> Float32Array:
+    """H×W float32 metres of a depth image (REP-118: 16UC1 millimetres, 32FC1 metres), NaN = none.
+
+    Drivers that call millimetres mono16 are understood.
+
+    Raises ImageError for a malformed message or another encoding.
+    """
+    types = {"16UC1": np.uint16, "mono16": np.uint16, "32FC1": np.float32}
+    if message.encoding not in types:
+        raise ImageError(
+            f"depth image has encoding {message.encoding!r}; publish 16UC1 (millimetres) or 32FC1 "
+            "(metres), raw."
+        )
+    dtype = np.dtype(types[message.encoding])
+    rows = np.ascontiguousarray(_rows(message, dtype.itemsize))
+    stored = rows.view(dtype.newbyteorder(">" if message.is_bigendian else "<"))
+    return depth_in_metres(stored.astype(dtype, copy=False))
+
+
+def mask_from_message(message: ImageMessage) -> UInt8Array:
+    """H×W uint8 mask of a mono8 image, 0 = ignore; ImageError for another encoding."""
+    if message.encoding not in ("mono8", "8UC1"):
+        raise ImageError(
+            f"mask has encoding {message.encoding!r}; publish mono8, where 0 means ignore."
+        )
+    return image_from_message(message).pixels
 
 
 def _unpack(message: ImageMessage, encoding: _Encoding) -> UInt8Array:
@@ -232,6 +275,28 @@ def camera_from_message(message: CameraInfo, rectified: bool) -> CameraModel:
     )
 
 
+def baseline_from_message(message: CameraInfo) -> float | None:
+    """Metres between the cameras of a rectified pair, from the right one's P; None = unknown."""
+    focal, shift = float(message.p[0]), float(message.p[3])
+    baseline = -shift / focal if focal > 0.0 else 0.0
+    return baseline if np.isfinite(baseline) and baseline > 0.0 else None
+
+
+def border_from_message(message: CameraInfo) -> UInt8Array:
+    """The mask that leaves out what rectification by K, D, R and P left empty in the image.
+
+    Raises ConfigurationError for a camera that is not calibrated.
+    """
+    rotation = np.reshape(message.r, (3, 3)).astype(np.float64)
+    if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3):
+        raise ConfigurationError(
+            f"R of CameraInfo is {rotation.tolist()}, no rotation; let the driver publish the "
+            "rectification it applies."
+        )
+    rectified, raw = (camera_from_message(message, rectified=flag) for flag in (True, False))
+    return rectified_border(rectified, rotation, raw)
+
+
 def image_message(pixels: UInt8Array, header: Header) -> ImageMessage:
     """A mono8 (H×W) or rgb8 (H×W×3) image message of uint8 pixels."""
     height, width = pixels.shape[:2]
@@ -244,7 +309,11 @@ def image_message(pixels: UInt8Array, header: Header) -> ImageMessage:
 
 def jpeg_message(message: ImageMessage) -> CompressedImage:
     """The image as a JPEG, header unchanged; ImageError for one that cannot be converted."""
-    pixels = image_from_message(message).pixels
+    return jpeg(image_from_message(message).pixels, message.header)
+
+
+def jpeg(pixels: UInt8Array, header: Header) -> CompressedImage:
+    """A JPEG of uint8 pixels, H×W or H×W×3 RGB; ImageError where it cannot be made."""
     bgr = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     try:
         _, encoded = cv2.imencode(".jpg", bgr)
@@ -254,7 +323,7 @@ def jpeg_message(message: ImageMessage) -> CompressedImage:
             f"image of {width}×{height} pixels cannot be encoded as JPEG ({error.err}); "
             "record raw images."
         ) from error
-    compressed = CompressedImage(header=message.header, format="jpeg")
+    compressed = CompressedImage(header=header, format="jpeg")
     _fill(compressed.data, encoded)
     return compressed
 
@@ -312,6 +381,46 @@ def feature_matches(result: FrameResult, header: Header, reference_stamp: Time) 
     return message
 
 
+def keyframe_message(features: FeatureFrame, reason: str, pixels: UInt8Array) -> Keyframe:
+    """The message of a keyframe: its features as published, why it is one, and the image."""
+    return Keyframe(
+        header=features.header,
+        reason=reason,
+        features=features,
+        image=jpeg(pixels, features.header),
+    )
+
+
+def candidate_message(
+    candidate: Candidate, keyframe_index: int, keyframe_stamp: Time
+) -> RelocalizationCandidate:
+    """The message of one candidate; index and stamp of the keyframe as on ``~/keyframes``."""
+    matches = candidate.matches
+    message = RelocalizationCandidate(keyframe_stamp=keyframe_stamp)
+    message.keyframe_index = int(keyframe_index)
+    _fill(message.keyframe_indices, matches.reference_indices.astype(np.uint32, copy=False))
+    _fill(message.current_indices, matches.current_indices.astype(np.uint32, copy=False))
+    _fill(message.scores, matches.scores.astype(np.float32, copy=False))
+    if matches.inliers is not None:
+        message.inliers = matches.inliers.tolist()
+    message.inlier_count = int(candidate.inliers)
+    if candidate.pose is not None:
+        message.has_pose = True
+        message.metric = bool(candidate.pose.metric)
+        message.pose = pose_message(candidate.pose)
+    return message
+
+
+def pose_message(pose: Pose) -> PoseMessage:
+    """A rigid transform as position and unit quaternion."""
+    turn = cv2.Rodrigues(pose.rotation)[0].ravel()
+    half = np.linalg.norm(turn) / 2
+    x, y, z = (turn / 2 * np.sinc(half / np.pi)).tolist()
+    orientation = Quaternion(x=x, y=y, z=z, w=float(np.cos(half)))
+    x, y, z = pose.translation.tolist()
+    return PoseMessage(position=Point(x=x, y=y, z=z), orientation=orientation)
+
+
 def _fill(target: array[int] | array[float], values: NDArray[np.generic]) -> None:
     """Append a numpy array to a message's empty array of the same item size, by memory copy."""
     target.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
@@ -337,6 +446,17 @@ def descriptors_from_message(message: FeatureFrame) -> Float32Array:
     dtype = _DESCRIPTOR_TYPES[message.descriptor_encoding]
     rows = np.frombuffer(message.descriptors, dtype)
     return rows.reshape(len(message.scores), message.descriptor_dim).astype(np.float32, copy=False)
+
+
+def optional_array(values: array[float], columns: int = 1) -> Float32Array | None:
+    """A field that may be empty (``normalized``, ``right_x``, ``depth``): N or N×columns, or None.
+
+    Of an image without keypoints every field is empty.
+    """
+    if not len(values):
+        return None
+    rows = np.frombuffer(values, np.float32)
+    return rows if columns == 1 else rows.reshape(-1, columns)
 
 
 def tracks_from_message(message: FeatureFrame) -> Tracks:

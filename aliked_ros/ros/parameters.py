@@ -7,6 +7,7 @@ reference page.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +39,10 @@ class Change(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """One parameter: its default (which also fixes its type), meaning and limits (inclusive)."""
+    """One parameter: its default (which also fixes its type), meaning and limits (inclusive).
+
+    needs: a ROS package of messages without which it cannot be true.
+    """
 
     name: str
     default: Value
@@ -46,6 +50,7 @@ class Declaration:
     change: Change
     limits: tuple[float, float] | None = None
     choices: tuple[str, ...] = ()
+    needs: str = ""
 
     @property
     def constraint(self) -> str:
@@ -77,7 +82,8 @@ class Declaration:
     def checked(self, value: Any) -> Value:
         """The value in this parameter's type (a whole number is welcome as a float).
 
-        Raises ConfigurationError for another type or a value outside the limits.
+        Raises ConfigurationError for another type, a value outside the limits, or a package that
+        is not installed.
         """
         kind = type(self.default)
         if kind is float and type(value) is int:
@@ -94,6 +100,15 @@ class Declaration:
             raise ConfigurationError(
                 f"parameter {self.name} is {value}; it must lie in {self.constraint}."
             )
+        if self.needs and value:
+            try:
+                importlib.import_module(f"{self.needs}.msg")
+            except ImportError as error:
+                package = self.needs.replace("_", "-")
+                raise ConfigurationError(
+                    f"parameter {self.name} needs ROS's package {self.needs} ({error}); install "
+                    f"it (apt install ros-$ROS_DISTRO-{package}), or leave it false."
+                ) from error
         return value  # type: ignore[no-any-return]
 
 
@@ -172,30 +187,76 @@ DECLARATIONS: tuple[Declaration, ...] = (
         Change.AT_START,
     ),
     Declaration(
+        "input",
+        "mono",
+        "'stereo' pairs image with right/image, both rectified; 'rgbd' with depth/image, "
+        "registered to it.",
+        Change.UNCONFIGURED,
+        choices=("mono", "stereo", "rgbd"),
+    ),
+    Declaration(
+        "sync",
+        "exact",
+        "Which stamps are one moment: 'exact' = equal ones (a rig that triggers both sensors), "
+        "'approximate' = the nearest within sync_tolerance.",
+        Change.UNCONFIGURED,
+        choices=("exact", "approximate"),
+    ),
+    Declaration(
+        "sync_tolerance",
+        0.02,
+        "Largest distance of two stamps that sync 'approximate' pairs, seconds; keep it below half "
+        "the time between two images.",
+        Change.UNCONFIGURED,
+        (0.0, 10.0),
+    ),
+    Declaration(
+        "sync_wait",
+        0.1,
+        "Seconds an image waits for its right or depth image before it goes on alone.",
+        Change.UNCONFIGURED,
+        (0.001, 10.0),
+    ),
+    Declaration(
         "image_transport",
         "raw",
-        "'raw' subscribes to image, 'compressed' to image/compressed.",
+        "'raw' subscribes to image, 'compressed' to image/compressed (and right/image/compressed; "
+        "depth is always raw).",
         Change.UNCONFIGURED,
         choices=("raw", "compressed"),
     ),
     Declaration(
         "input_reliability",
         "best_effort",
-        "QoS of the image subscription; 'reliable' receives nothing from best-effort cameras.",
+        "QoS of the image subscriptions; 'reliable' receives nothing from best-effort cameras.",
         Change.UNCONFIGURED,
         choices=("best_effort", "reliable"),
     ),
     Declaration(
         "input_depth",
         1,
-        "QoS of the image subscription: images kept waiting; more than 1 makes results older.",
+        "QoS of the image subscriptions: images kept waiting; more than 1 makes results older.",
         Change.UNCONFIGURED,
         (1, 100),
     ),
     Declaration(
         "rectified",
         False,
-        "Images are rectified: use P of CameraInfo, without distortion, instead of K and D.",
+        "Images are rectified: use P of CameraInfo, without distortion, instead of K and D (stereo "
+        "always does).",
+        Change.UNCONFIGURED,
+    ),
+    Declaration(
+        "mask_file",
+        "",
+        "Image file of the images' size: no features where it is 0 (parts of the robot, say).",
+        Change.UNCONFIGURED,
+    ),
+    Declaration(
+        "mask_border",
+        False,
+        "Rectified images: no features in the border that rectification left empty, from "
+        "CameraInfo's K, D, R and P.",
         Change.UNCONFIGURED,
     ),
     Declaration(
@@ -216,6 +277,19 @@ DECLARATIONS: tuple[Declaration, ...] = (
         True,
         "Publish ~/matches.",
         Change.ANYTIME,
+    ),
+    Declaration(
+        "publish_vins",
+        False,
+        "Publish ~/vins_feature, for VINS-Fusion's estimator.",
+        Change.UNCONFIGURED,
+    ),
+    Declaration(
+        "publish_rtabmap",
+        False,
+        "Publish ~/rtabmap_features, for rtabmap's rgbd_image; needs rtabmap_msgs.",
+        Change.UNCONFIGURED,
+        needs="rtabmap_msgs",
     ),
     Declaration(
         "status_period",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import defaultdict, deque
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from aliked_msgs.msg import FrontendStatus
@@ -47,7 +49,10 @@ class Statistics:
             self._received = self._processed = self._dropped = self._refused = 0
             self._input, self._output = Rate(), Rate()
             self._stages: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))
+            self._matchers: deque[str] = deque(maxlen=_RECENT)
             self._latest: FrameResult | None = None
+            self._keyframes = self._alone = 0
+            self._offset = math.nan
             self._last_error = ""
 
     def received(self) -> None:
@@ -56,6 +61,16 @@ class Statistics:
             self._received += 1
             self._last_arrival = time.monotonic()
             self._input.add(self._last_arrival)
+
+    def paired(self, offset: float | None) -> None:
+        """Remember how far the nearest partner was from an image, seconds; None = there is none."""
+        with self._lock:
+            self._offset = math.nan if offset is None else offset
+
+    def alone(self) -> None:
+        """Count an image that is processed without its partner."""
+        with self._lock:
+            self._alone += 1
 
     def dropped(self, count: int) -> None:
         """Count images that a newer one replaced."""
@@ -80,6 +95,8 @@ class Statistics:
             self._processed += 1
             self._output.add(time.monotonic())
             self._latest = result
+            self._keyframes += result.is_keyframe
+            self._matchers.append(result.matches.matcher)
             for name, duration in stages.items():
                 self._stages[name].append(duration)
 
@@ -95,10 +112,14 @@ class Statistics:
             message.input_rate = self._input.hertz(now)
             message.output_rate = self._output.hertz(now)
             message.last_error = self._last_error
+            message.keyframes = self._keyframes
+            message.frames_alone = self._alone
+            message.sync_offset = self._offset
+            asked = max(1, len(self._matchers) - self._matchers.count(""))
+            message.lightglue_share = self._matchers.count("lightglue") / asked
+            message.nearest_share = self._matchers.count("nearest") / asked
             if self._latest is not None:
-                message.features = len(self._latest.features)
-                message.matches = len(self._latest.matches)
-                message.tracked = int((self._latest.tracks.lengths > 1).sum())
+                _describe(self._latest, message)
             for name, recent in self._stages.items():
                 message.stage_names.append(name)
                 message.stage_last.append(recent[-1])
@@ -110,6 +131,20 @@ class Statistics:
         """Seconds since the last image, or since the start of counting."""
         with self._lock:
             return time.monotonic() - self._last_arrival
+
+
+def _describe(result: FrameResult, message: FrontendStatus) -> None:
+    """What the status says of the latest image."""
+    matches, tracks = result.matches, result.tracks
+    message.features = len(result.features)
+    message.matches = len(matches)
+    message.tracked = int((tracks.lengths > 1).sum())
+    message.inliers = 0 if matches.inliers is None else int(matches.inliers.sum())
+    message.recovered = 0 if tracks.recovered is None else int(tracks.recovered.sum())
+    message.geometry = matches.geometry
+    message.with_depth = 0 if result.depth is None else int(np.isfinite(result.depth).sum())
+    message.calibrated = result.normalized is not None
+    message.static_share = float(result.static_share)
 
 
 def diagnostic(name: str, status: FrontendStatus, complaint: str) -> DiagnosticStatus:
@@ -128,6 +163,9 @@ def diagnostic(name: str, status: FrontendStatus, complaint: str) -> DiagnosticS
         "frames processed": str(status.frames_processed),
         "frames dropped": str(status.frames_dropped),
         "frames refused": str(status.frames_refused),
+        "frames alone": str(status.frames_alone),
+        "tracked": str(status.tracked),
+        "calibrated": str(status.calibrated).lower(),
         "epoch": str(status.epoch),
         "last error": status.last_error,
     }

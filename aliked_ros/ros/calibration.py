@@ -1,0 +1,100 @@
+"""What the CameraInfos say, and what is wrong with them."""
+
+from __future__ import annotations
+
+from copy import copy
+
+from sensor_msgs.msg import CameraInfo
+from std_msgs.msg import Header
+
+from aliked_ros.camera import CameraModel
+from aliked_ros.errors import ConfigurationError
+from aliked_ros.ros.complaints import Complaints
+from aliked_ros.ros.conversions import baseline_from_message, camera_from_message
+from aliked_ros.types import FrameResult
+
+_MISSING_AFTER = 30  # images without a CameraInfo, after which the node says so
+
+
+class Calibration:
+    """The model of the camera, and the baseline of a stereo pair.
+
+    camera, baseline: from the latest CameraInfos, None = not known.
+    info, right_info: those, None = none came. Their headers are empty.
+    """
+
+    def __init__(self, topic: str, right_topic: str, rectified: bool, complaints: Complaints):
+        """``rectified``: P holds instead of K and D; the topics' names are for the complaints."""
+        self.camera: CameraModel | None = None
+        self.baseline: float | None = None
+        self.info: CameraInfo | None = None
+        self.right_info: CameraInfo | None = None
+        self._topic = topic
+        self._right_topic = right_topic
+        self._rectified = rectified
+        self._complaints = complaints
+
+    def set_info(self, message: CameraInfo) -> None:
+        """Take over the camera's CameraInfo; a bad one is complained about, and mono goes on."""
+        message.header = Header()  # what a model is does not change with the stamp
+        if message == self.info:
+            self._complaints.settle("changing camera_info")
+            return
+        if self.info is not None:
+            self._complaints.file(
+                "changing camera_info",
+                f"CameraInfo on {self._topic} has changed; the latest holds. If that happens all "
+                "the time, two cameras publish there.",
+            )
+        self.info = message
+        try:
+            self.camera = camera_from_message(message, self._rectified)
+        except ConfigurationError as error:
+            self.camera = None
+            self._complaints.file("camera_info", f"CameraInfo refused: {error}")
+            return
+        self._complaints.settle("camera_info")
+
+    def set_right_info(self, message: CameraInfo) -> None:
+        """Take over the right camera's CameraInfo: its P holds the baseline."""
+        message.header = Header()
+        if message == self.right_info:
+            return
+        self.right_info = message
+        self.baseline = baseline_from_message(message)
+        if self.baseline is not None:
+            self._complaints.settle("baseline")
+            return
+        self._complaints.file(
+            "baseline",
+            f"CameraInfo on {self._right_topic} has no baseline (P[3] is {message.p[3]:g}): "
+            "right_x is filled, depth is not. Let the driver publish the rectified pair's P.",
+        )
+
+    def judge(self, result: FrameResult, stereo: bool) -> None:
+        """Say why ``normalized`` or stereo's ``depth`` stay empty."""
+        camera, features = self.camera, result.features
+        if camera is not None and not camera.fits(features.width, features.height):
+            self._complaints.file(
+                "size of camera_info",
+                f"CameraInfo is for {camera.width}×{camera.height} images, these are "
+                f"{features.width}×{features.height}: normalized stays empty. "
+                "Let the driver publish the CameraInfo of this resolution.",
+            )
+        else:
+            self._complaints.settle("size of camera_info")
+        if result.index < _MISSING_AFTER:
+            return
+        if self.info is None:
+            self._complaints.mention(f"No CameraInfo on {self._topic}: normalized stays empty.")
+        if stereo and self.right_info is None:
+            self._complaints.mention(f"No CameraInfo on {self._right_topic}: depth stays empty.")
+
+
+def stamped(info: CameraInfo | None, header: Header) -> CameraInfo | None:
+    """The CameraInfo of one image."""
+    if info is None:
+        return None
+    info = copy(info)
+    info.header = header
+    return info

@@ -1,0 +1,75 @@
+"""What is wrong with the inputs now: sentences for the log, ``~/status`` and ``/diagnostics``."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+from aliked_ros.errors import AlikedError
+
+_PERIOD = 5.0  # seconds between two log entries about one subject
+
+
+class Complaints:
+    """One sentence for each subject that something is wrong with; safe from several threads.
+
+    A sentence stands until its subject is well again; it is logged when it begins to stand.
+    """
+
+    def __init__(self, log: Callable[[str], None], remember: Callable[[str], None]) -> None:
+        """``remember`` takes the latest sentence, for ``last_error``."""
+        self._log = log
+        self._remember = remember
+        self._lock = threading.Lock()
+        self._standing: dict[str, str] = {}
+        self._logged: dict[str, float] = {}
+
+    def file(self, subject: str, sentence: str) -> None:
+        """Something is wrong; replaces what was said about the subject before."""
+        now = time.monotonic()
+        with self._lock:
+            begins = subject not in self._standing
+            self._standing[subject] = sentence
+            begins = begins and now - self._logged.get(subject, -_PERIOD) >= _PERIOD
+            if begins:
+                self._logged[subject] = now
+        self._remember(sentence)
+        if begins:
+            self._log(sentence)
+
+    def settle(self, subject: str) -> None:
+        """All is well with the subject."""
+        with self._lock:
+            self._standing.pop(subject, None)
+
+    def clear(self) -> None:
+        """Forget all: a new beginning."""
+        with self._lock:
+            self._standing.clear()
+            self._logged.clear()
+
+    def mention(self, sentence: str) -> None:
+        """Log, once, something that need not be mended."""
+        with self._lock:
+            known = sentence in self._logged
+            self._logged[sentence] = 0.0
+        if not known:
+            self._log(sentence)
+
+    def __str__(self) -> str:
+        """All that stands."""
+        with self._lock:
+            return " ".join(self._standing.values())
+
+
+def reason(error: Exception) -> str:
+    """What to tell: our own errors speak for themselves, others need their place in the code."""
+    if isinstance(error, AlikedError):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"unexpected {type(error).__name__}: {error} ({place.filename}:{place.lineno}); "
+        "please report this."
+    )

@@ -1,0 +1,70 @@
+"""Where features are not wanted: a file, a topic, and the border that rectification left empty."""
+
+from __future__ import annotations
+
+from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import Image as ImageMessage
+
+from aliked_ros.errors import ConfigurationError, ImageError
+from aliked_ros.frontend.masks import combine
+from aliked_ros.ros.complaints import Complaints
+from aliked_ros.ros.conversions import border_from_message, mask_from_message
+from aliked_ros.types import UInt8Array
+
+
+class Masks:
+    """All masks of one camera as one; 0 = ignore.
+
+    A mask that does not fit the images is complained about and left out.
+    """
+
+    def __init__(self, file: UInt8Array | None, border: bool, complaints: Complaints) -> None:
+        """``file``: the static mask. ``border``: mask what rectification left empty."""
+        self._file = file
+        self._border = border
+        self._complaints = complaints
+        self._latest: UInt8Array | None = None
+        self._known_border: tuple[CameraInfo, UInt8Array] | None = None
+
+    def set_message(self, message: ImageMessage) -> None:
+        """The mask of all following images, until another comes."""
+        try:
+            self._latest = mask_from_message(message)
+        except ImageError as error:
+            self._complaints.file("mask", f"Mask ignored: {error}")
+        else:
+            self._complaints.settle("mask")
+
+    def mask(self, width: int, height: int, info: CameraInfo | None) -> UInt8Array | None:
+        """The mask of an image of this size, None = nothing is masked."""
+        candidates = {
+            "mask_file": self._file,
+            "mask topic": self._latest,
+            "mask_border": self._rectified_border(info) if self._border else None,
+        }
+        fitting = []
+        for name, mask in candidates.items():
+            if mask is not None and mask.shape != (height, width):
+                self._complaints.file(
+                    f"size of {name}",
+                    f"The mask of {name} is {mask.shape[1]}×{mask.shape[0]} pixels, the images "
+                    f"are {width}×{height}: it is ignored. Give one of the images' size.",
+                )
+                continue
+            self._complaints.settle(f"size of {name}")
+            if mask is not None:
+                fitting.append(mask)
+        return combine(*fitting)
+
+    def _rectified_border(self, info: CameraInfo | None) -> UInt8Array | None:
+        if info is None:
+            return None
+        if self._known_border is None or self._known_border[0] is not info:
+            try:
+                border = border_from_message(info)
+            except ConfigurationError as error:
+                self._complaints.file("mask_border", f"No mask_border: {error}")
+                return None
+            self._complaints.settle("mask_border")
+            self._known_border = (info, border)
+        return self._known_border[1]

@@ -1,0 +1,67 @@
+"""Numbers and stamps of the node's images, where the pipeline's own do not do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from builtin_interfaces.msg import Time
+
+from aliked_ros.ros.conversions import stamp_from_seconds
+from aliked_ros.types import FrameResult, Keyframe
+
+
+class Numbering:
+    """Counts images from activation and epochs over the life of the node; keeps exact stamps.
+
+    Seconds in a float do not hold a stamp's nanoseconds.
+    """
+
+    def __init__(self) -> None:
+        self._first_epoch = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """The next image is number 0."""
+        self._first_index: int | None = None
+        self._stamps: dict[int, Time] = {}
+
+    def retire(self, epoch: int) -> None:
+        """The pipeline is freed, in this epoch of its own: its ids never come back."""
+        self._first_epoch += epoch + 1
+
+    def epoch(self, epoch: int) -> int:
+        """An epoch of the pipeline, counted over the life of the node."""
+        return self._first_epoch + epoch
+
+    def index(self, index: int) -> int:
+        """A number of the pipeline's, counted from activation."""
+        return index - (self._first_index or 0)
+
+    def renumbered(
+        self, result: FrameResult, stamp: Time, keyframes: Iterable[Keyframe]
+    ) -> FrameResult:
+        """The result of the image of this stamp; keyframes: those that can still be asked for."""
+        if self._first_index is None:
+            self._first_index = result.index
+        reference = result.reference_index
+        result = replace(
+            result,
+            index=self.index(result.index),
+            reference_index=None if reference is None else self.index(reference),
+            tracks=replace(result.tracks, epoch=self.epoch(result.tracks.epoch)),
+        )
+        self._stamps[result.index] = stamp
+        needed = {result.index, result.reference_index, *(self.index(k.index) for k in keyframes)}
+        self._stamps = {index: self._stamps[index] for index in needed & self._stamps.keys()}
+        return result
+
+    def reference_stamp(self, result: FrameResult) -> Time:
+        """Of the image that a renumbered result was matched with; its own where there is none."""
+        if result.reference_index is None or result.reference_stamp is None:
+            return self.stamp(result.index, result.stamp)
+        return self.stamp(result.reference_index, result.reference_stamp)
+
+    def stamp(self, index: int, seconds: float) -> Time:
+        """The exact stamp of an image by its number here, that nearest to ``seconds`` if lost."""
+        return self._stamps.get(index, stamp_from_seconds(seconds))

@@ -1,0 +1,152 @@
+"""What goes out of one processed image: messages packed from its result, and a drawing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from builtin_interfaces.msg import Time
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image as ImageMessage
+from sensor_msgs.msg import PointCloud
+from std_msgs.msg import Header
+
+from aliked_msgs.msg import FeatureFrame, FeatureMatches, Keyframe
+from aliked_ros.camera import CameraModel
+from aliked_ros.ros import rtabmap
+from aliked_ros.ros.calibration import Calibration, stamped
+from aliked_ros.ros.complaints import Complaints, reason
+from aliked_ros.ros.conversions import (
+    feature_frame,
+    feature_matches,
+    image_message,
+    keyframe_message,
+)
+from aliked_ros.ros.inputs import Arrival
+from aliked_ros.ros.parameters import NodeParameters
+from aliked_ros.ros.vins import VinsOutput
+from aliked_ros.ros.worker import LatestWorker
+from aliked_ros.types import FrameResult, UInt8Array
+from aliked_ros.visualization import Trails, draw_tracks
+
+_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+Packed = list[tuple[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One processed image.
+
+    result: numbered as published. reference_stamp: of the image it was matched with.
+    """
+
+    arrival: Arrival
+    pixels: UInt8Array
+    result: FrameResult
+    reference_stamp: Time
+
+
+class Outputs:
+    """The publishers of a configured node, and a thread that draws while somebody looks."""
+
+    def __init__(
+        self, node: LifecycleNode, settings: NodeParameters, complaints: Complaints
+    ) -> None:
+        self._node = node
+        self._settings = settings
+        self._complaints = complaints
+        self._publishers: list[Any] = []
+        self._features = self._advertise(FeatureFrame, "~/features")
+        self._matches = self._advertise(FeatureMatches, "~/matches")
+        self._keyframes = self._advertise(Keyframe, "~/keyframes")
+        self._tracks_image = self._advertise(ImageMessage, "~/tracks/image")
+        self._vins_feature = self._rtabmap_features = None
+        if settings["publish_vins"]:
+            self._vins_feature = self._advertise(PointCloud, "~/vins_feature")
+        if settings["publish_rtabmap"]:
+            self._rtabmap_features = self._advertise(rtabmap.message_type(), "~/rtabmap_features")
+
+    def start(self) -> None:
+        """Begin a sequence of images."""
+        self._vins = VinsOutput()
+        self._trails = Trails(self._settings["trail_length"])
+        self._drawer = LatestWorker("drawing", self._draw)
+
+    def stop(self) -> None:
+        """End it."""
+        self._drawer.stop()
+
+    def destroy(self) -> None:
+        """Take the topics away."""
+        for publisher in self._publishers:
+            self._node.destroy_lifecycle_publisher(publisher)
+
+    def pack(self, frame: Frame, calibration: Calibration) -> Packed:
+        """Publishers and the messages for them, the most urgent first."""
+        result, header = frame.result, frame.arrival.message.header
+        descriptors = self._settings["descriptor_encoding"]
+        if not self._settings["publish_descriptors"]:
+            descriptors = None
+        features = feature_frame(result, header, descriptors)
+        packed: Packed = [(self._features, features)]
+        if self._settings["publish_matches"]:
+            matches = feature_matches(result, header, frame.reference_stamp)
+            packed.append((self._matches, matches))
+        if self._vins_feature is not None:
+            packed += self._packed_for_vins(result, calibration.camera, header)
+        if self._rtabmap_features is not None:
+            packed.append((self._rtabmap_features, packed_for_rtabmap(frame, calibration)))
+        if result.is_keyframe and self._keyframes.get_subscription_count():
+            message = keyframe_message(features, result.keyframe_reason, frame.pixels)
+            packed.append((self._keyframes, message))
+        return packed
+
+    def draw(self, frame: Frame) -> None:
+        """Publish ``~/tracks/image``, soon, if somebody looks and the last drawing is finished."""
+        if self._tracks_image.get_subscription_count():
+            self._drawer.submit(frame)
+
+    def _advertise(self, kind: type, topic: str) -> Any:
+        publisher = self._node.create_lifecycle_publisher(kind, topic, _QOS)
+        self._publishers.append(publisher)
+        return publisher
+
+    def _packed_for_vins(
+        self, result: FrameResult, camera: CameraModel | None, header: Header
+    ) -> Packed:
+        message = None if camera is None else self._vins.message(result, camera, header)
+        if message is None:
+            self._complaints.mention(
+                "Nothing on ~/vins_feature for images without a CameraInfo that fits them."
+            )
+            return []
+        if self._vins.wrapped:
+            self._complaints.mention(
+                "Track ids on ~/vins_feature have begun anew: its float32 cannot hold larger ones. "
+                "Restart the estimator."
+            )
+        return [(self._vins_feature, message)]
+
+    def _draw(self, frame: Frame) -> None:
+        """Drawing thread: never in the way of the next image."""
+        try:
+            self._trails.update(frame.result)
+            drawing = draw_tracks(frame.pixels, frame.result, self._trails)
+            self._tracks_image.publish(image_message(drawing, frame.arrival.message.header))
+        except Exception as error:
+            if self._node.context.ok():
+                self._complaints.file("drawing", f"Drawing failed: {reason(error)}")
+
+
+def packed_for_rtabmap(frame: Frame, calibration: Calibration) -> Any:
+    """The RGBDImage of one image."""
+    header = frame.arrival.message.header
+    info = stamped(calibration.info, header)
+    return rtabmap.rgbd_image(
+        frame.result,
+        frame.arrival.message,
+        frame.arrival.partner,
+        # registered depth has the camera's own
+        (info, stamped(calibration.right_info, header) or info),
+    )

@@ -1,0 +1,99 @@
+"""Pairs each image with its partner (the right image, or the depth image) by stamp.
+
+Knows nothing of ROS. Unlike message_filters it lets an image go on alone whose partner does not
+come, and measures how far apart the two streams are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Generic, TypeVar
+
+ImageT = TypeVar("ImageT")
+PartnerT = TypeVar("PartnerT")
+
+_CAPACITY = 20  # images that wait, and partners that are kept
+
+
+@dataclass(frozen=True, slots=True)
+class Pair(Generic[ImageT, PartnerT]):
+    """An image that has waited long enough.
+
+    partner: None = it goes alone.
+    offset: seconds from its stamp to that of the nearest partner known, whether that is near
+        enough or not; None = none has come yet.
+    """
+
+    image: ImageT
+    partner: PartnerT | None
+    offset: float | None
+
+
+class Pairing(Generic[ImageT, PartnerT]):
+    """Holds images until their partner is certain or their wait is over; not thread-safe.
+
+    Each method returns the images to go on with now, in the order in which they came: an image
+    never overtakes an older one, which goes alone then. Stamps are nanoseconds, ``now`` is any
+    steady clock in seconds. Only stamps near each other matter, not their order, so that a clock
+    that jumps needs no care.
+    """
+
+    def __init__(self, tolerance: float, wait: float) -> None:
+        """``tolerance``, ``wait``: seconds; tolerance 0 pairs equal stamps only."""
+        self._tolerance = round(tolerance * 1e9)
+        self._wait = wait
+        self._images: deque[tuple[int, float, ImageT]] = deque()  # stamp, deadline, image
+        self._partners: deque[tuple[int, PartnerT]] = deque(maxlen=_CAPACITY)
+
+    def __len__(self) -> int:
+        """Images that wait."""
+        return len(self._images)
+
+    @property
+    def deadline(self) -> float | None:
+        """When :meth:`release` has something to do next; None = nothing waits."""
+        return self._images[0][1] if self._images else None
+
+    def add_image(self, stamp: int, image: ImageT, now: float) -> Sequence[Pair[ImageT, PartnerT]]:
+        """An image has come."""
+        self._images.append((stamp, now + self._wait, image))
+        return self.release(now)
+
+    def add_partner(
+        self, stamp: int, partner: PartnerT, now: float
+    ) -> Sequence[Pair[ImageT, PartnerT]]:
+        """A partner has come."""
+        self._partners.append((stamp, partner))
+        return self.release(now)
+
+    def release(self, now: float) -> Sequence[Pair[ImageT, PartnerT]]:
+        """To be called at :attr:`deadline`."""
+        ready = max(0, len(self._images) - _CAPACITY)
+        for count, (stamp, deadline, _) in enumerate(self._images, 1):
+            if now >= deadline or self._is_certain(stamp):
+                ready = max(ready, count)
+        return [self._pair(*self._images.popleft()) for _ in range(ready)]
+
+    def _is_certain(self, stamp: int) -> bool:
+        """Whether the nearest partner is near enough and no nearer one can follow."""
+        nearest = self._nearest(stamp)
+        if nearest is None or abs(nearest[0] - stamp) > self._tolerance:
+            return False
+        steps = (after - before for (before, _), (after, _) in pairwise(self._partners))
+        step = min((step for step in steps if step > 0), default=0)
+        return nearest[0] >= stamp or 2 * (stamp - nearest[0]) <= step
+
+    def _pair(self, stamp: int, deadline: float, image: ImageT) -> Pair[ImageT, PartnerT]:
+        nearest = self._nearest(stamp)
+        if nearest is None:
+            return Pair(image, None, None)
+        offset = nearest[0] - stamp
+        near = abs(offset) <= self._tolerance
+        return Pair(image, nearest[1] if near else None, offset * 1e-9)
+
+    def _nearest(self, stamp: int) -> tuple[int, PartnerT] | None:
+        newest_first = reversed(self._partners)
+        return min(newest_first, key=lambda known: abs(known[0] - stamp), default=None)
