@@ -82,6 +82,30 @@ class CameraModel:
         return np.asarray(pixels)
 
     @classmethod
+    def from_info(cls, info: Any, rectified: bool) -> CameraModel:
+        """The model of the images that a sensor_msgs/CameraInfo comes with (REP-104).
+
+        info: the message, or anything with its fields. rectified: the images are rectified: the
+        projection matrix P holds, without distortion.
+        Raises ConfigurationError for a camera that is not calibrated, or nonsense.
+        """
+        region = info.roi
+        binning = (max(info.binning_x, 1), max(info.binning_y, 1))
+        if rectified:
+            matrix, model, distortion = np.reshape(info.p, (3, 4))[:, :3], "plumb_bob", np.zeros(5)
+        else:
+            matrix, model, distortion = np.reshape(info.k, (3, 3)), info.distortion_model, info.d
+        return create_camera(
+            (region.width or info.width) // binning[0],
+            (region.height or info.height) // binning[1],
+            matrix,
+            model,
+            np.asarray(distortion, np.float64),
+            binning,
+            (region.x_offset, region.y_offset),
+        )
+
+    @classmethod
     def from_calibration(cls, calibration: Mapping[str, Any]) -> CameraModel:
         """The model of a ``calib.json`` (width, height, fx, fy, cx, cy, distortion_model, ...)."""
         matrix = np.array(

@@ -23,8 +23,8 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame
+from aliked_ros.camera import CameraModel
 from aliked_ros.ros.conversions import (
-    camera_from_message,
     descriptors_from_message,
     image_message,
 )
@@ -225,7 +225,7 @@ def test_camera_info(node, probe, camera, frames):
 
     good = camera_info(320, 240, 260.0)
     frame = features_with(good, filled=True)
-    model = camera_from_message(good, rectified=False)
+    model = CameraModel.from_info(good, rectified=False)
     pixels = np.array(frame.keypoints, np.float32).reshape(-1, 2)
     normalized = np.array(frame.normalized, np.float32).reshape(-1, 2)
     np.testing.assert_allclose(model.project(normalized), pixels, atol=0.02)

@@ -79,7 +79,7 @@ def test_onnxruntime_features(reference: Reference) -> None:
     extractor = CpuExtractor(ensure_exported("aliked-n16"), OnnxRuntime(2), False, Workers(2))
     for image in ("tum_0", "kitti_0"):
         pixels = reference.pixels(image)
-        arrays = extractor.extract(pixels, None, 1000, 0.0)
+        arrays = extractor.extract(pixels, None, 1000, 0.0, 0)
         found = Features(*arrays, pixels.shape[1], pixels.shape[0], "aliked-n16")
         assert_features_agree(found, reference.features("aliked-n16", image))
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rosbags.highlevel import AnyReader, AnyReaderError
 
-from aliked_ros.camera import CameraModel, create_camera
+from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, ImageError, SourceError
 from aliked_ros.types import Features, Float32Array, Matches, Tracks
 
@@ -184,9 +184,9 @@ class RecordingReader:
         if frame.normalized is None:
             frame = next((f for f in self.frames() if f.normalized is not None), first)
         try:
-            camera = camera_from_info(info, rectified=False)
+            camera = CameraModel.from_info(info, rectified=False)
             if frame.normalized is not None and not _explains(camera, frame):
-                camera = camera_from_info(info, rectified=True)
+                camera = CameraModel.from_info(info, rectified=True)
             size = (frame.features.width, frame.features.height)
             if not camera.fits(*size):
                 raise ConfigurationError(
@@ -243,25 +243,6 @@ class RecordingReader:
                 f"{self.path} is damaged ({error}); 'mcap recover' or 'ros2 bag reindex' saves "
                 "what is whole."
             ) from error
-
-
-def camera_from_info(info: Any, rectified: bool) -> CameraModel:
-    """The model of the images that a CameraInfo comes with, as ``create_camera``."""
-    region = info.roi
-    binning = (max(info.binning_x, 1), max(info.binning_y, 1))
-    if rectified:
-        matrix, model, distortion = np.reshape(info.p, (3, 4))[:, :3], "plumb_bob", np.zeros(5)
-    else:
-        matrix, model, distortion = np.reshape(info.k, (3, 3)), info.distortion_model, info.d
-    return create_camera(
-        (region.width or info.width) // binning[0],
-        (region.height or info.height) // binning[1],
-        matrix,
-        model,
-        np.asarray(distortion, np.float64),
-        binning,
-        (region.x_offset, region.y_offset),
-    )
 
 
 def _explains(camera: CameraModel, frame: RecordedFrame) -> bool:

@@ -10,7 +10,7 @@ from std_msgs.msg import Header
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.ros.complaints import Complaints
-from aliked_ros.ros.conversions import baseline_from_message, camera_from_message
+from aliked_ros.ros.conversions import baseline_from_message
 from aliked_ros.types import FrameResult
 
 _MISSING_AFTER = 30  # images without a CameraInfo, after which the node says so
@@ -48,7 +48,7 @@ class Calibration:
             )
         self.info = message
         try:
-            self.camera = camera_from_message(message, self._rectified)
+            self.camera = CameraModel.from_info(message, self._rectified)
         except ConfigurationError as error:
             self.camera = None
             self._complaints.file("camera_info", f"CameraInfo refused: {error}")

@@ -23,7 +23,7 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, Keyframe, RelocalizationCandidate
-from aliked_ros.camera import CameraModel, create_camera
+from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, ImageError
 from aliked_ros.frontend.depth import depth_in_metres
 from aliked_ros.frontend.masks import rectified_border
@@ -250,31 +250,6 @@ def _decode(message: CompressedImage) -> UInt8Array:
         ) from error
 
 
-def camera_from_message(message: CameraInfo, rectified: bool) -> CameraModel:
-    """The model of the images that a CameraInfo comes with (REP-104).
-
-    rectified: the images are rectified already: the projection matrix P holds, without distortion.
-    Raises ConfigurationError for a camera that is not calibrated, or nonsense.
-    """
-    region = message.roi
-    binning = (max(message.binning_x, 1), max(message.binning_y, 1))
-    width, height = region.width or message.width, region.height or message.height
-    if rectified:
-        matrix, model, distortion = np.reshape(message.p, (3, 4))[:, :3], "plumb_bob", np.zeros(5)
-    else:
-        matrix, model = np.reshape(message.k, (3, 3)), message.distortion_model
-        distortion = np.asarray(message.d, np.float64)
-    return create_camera(
-        width // binning[0],
-        height // binning[1],
-        matrix,
-        model,
-        distortion,
-        binning,
-        (region.x_offset, region.y_offset),
-    )
-
-
 def baseline_from_message(message: CameraInfo) -> float | None:
     """Metres between the cameras of a rectified pair, from the right one's P; None = unknown."""
     focal, shift = float(message.p[0]), float(message.p[3])
@@ -293,7 +268,7 @@ def border_from_message(message: CameraInfo) -> UInt8Array:
             f"R of CameraInfo is {rotation.tolist()}, no rotation; let the driver publish the "
             "rectification it applies."
         )
-    rectified, raw = (camera_from_message(message, rectified=flag) for flag in (True, False))
+    rectified, raw = (CameraModel.from_info(message, rectified=flag) for flag in (True, False))
     return rectified_border(rectified, rotation, raw)
 
 
