@@ -15,14 +15,14 @@ from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.keyframes import Keyframes, sees, shared_rows
 from aliked_ros.frontend.matcher import Matcher
-from aliked_ros.frontend.similarity import mutual_best, similarities
+from aliked_ros.frontend.similarity import mutual_best_of
 from aliked_ros.frontend.verification import MIN_MATCHES, Verifier
 from aliked_ros.types import Features, Float32Array, IntArray, Keyframe, UInt64Array
 
 _ATTEMPTS = 3  # keyframes that are looked into, newest first
 _NEIGHBOURS = 3  # tracks that tell where a lost one near them is expected
 _RADIUS = 0.0125  # of the image's longer side, around that place
-_PLANE_THRESHOLD = 8.0  # pixels
+_ENOUGH = 150  # tracks for a first guess
 _LEAST_COSINE = 0.8  # where the place is known only so well
 
 
@@ -49,11 +49,6 @@ class Recovery:
             return ids
         ids = ids.copy()
         for keyframe, _ in zip(reversed(keyframes), range(_ATTEMPTS), strict=False):
-            if (keyframe.features.width, keyframe.features.height) != (
-                features.width,
-                features.height,
-            ):
-                continue
             if whole:
                 whole = not self._match_whole(features, ids, keyframe, camera)
             self._find_near_tracks(features, ids, keyframe)
@@ -88,12 +83,17 @@ class Recovery:
             return
         before = keyframe.features.keypoints
         expected = _expected(before[seen_before], features.keypoints[seen], before[lost])
-        cosines = similarities(keyframe.features.descriptors[lost], features.descriptors[new])
         radius = _RADIUS * max(features.width, features.height)
-        for axis in (0, 1):
-            distance = np.subtract.outer(expected[:, axis], features.keypoints[new, axis])
-            cosines[np.abs(distance) > radius] = 0.0
-        found, rows = mutual_best(cosines, _LEAST_COSINE)
+        near = cKDTree(expected).sparse_distance_matrix(
+            cKDTree(features.keypoints[new]), radius, output_type="ndarray"
+        )
+        found, rows = mutual_best_of(
+            keyframe.features.descriptors[lost],
+            features.descriptors[new],
+            near["i"],
+            near["j"],
+            _LEAST_COSINE,
+        )
         _give(ids, new[rows], keyframe.tracks.ids[lost[found]])
 
 
@@ -102,13 +102,14 @@ def _expected(before: Float32Array, now: Float32Array, lost: Float32Array) -> Fl
 
     A homography carries them across holes, the nearest tracks correct it for their depth.
     """
-    plane, _ = cv2.findHomography(before, now, cv2.RANSAC, _PLANE_THRESHOLD, maxIters=200)
+    some = slice(None, None, 1 + len(before) // _ENOUGH)
+    plane, _ = cv2.findHomography(before[some], now[some])  # the tracks are verified: least squares
     if plane is None:
         plane = np.eye(3)
     carried, known = (cv2.perspectiveTransform(p[:, None], plane)[:, 0] for p in (lost, before))
     _, neighbours = cKDTree(before).query(lost, k=_NEIGHBOURS)
-    corrected: Float32Array = carried + np.median((now - known)[neighbours], axis=1)
-    return corrected
+    corrected = carried + np.median((now - known)[neighbours], axis=1)
+    return np.nan_to_num(corrected)  # beyond the plane's horizon: nowhere
 
 
 def _give(ids: UInt64Array, rows: IntArray, lost: UInt64Array) -> None:

@@ -32,6 +32,24 @@ def mutual_best(cosines: Float32Array, least: float) -> tuple[NDArray[np.intp], 
     return rows[kept], forward[kept]
 
 
+def mutual_best_of(
+    a: Float32Array,
+    b: Float32Array,
+    rows: NDArray[np.intp],
+    columns: NDArray[np.intp],
+    least: float,
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """``mutual_best`` among candidate pairs only: rows of a and of b (descriptors N×D, M×D)."""
+    cosines = np.einsum("kd,kd->k", a[rows], b[columns])
+    ascending = np.argsort(cosines)
+    best_a, best_b = np.zeros(len(a), np.intp), np.zeros(len(b), np.intp)
+    best_a[rows[ascending]] = ascending  # the last, best one stays
+    best_b[columns[ascending]] = ascending
+    pair = np.arange(len(cosines))
+    kept = (best_a[rows] == pair) & (best_b[columns] == pair) & (cosines > least)
+    return rows[kept], columns[kept]
+
+
 @cache
 def _libraries() -> ThreadpoolController:
     return ThreadpoolController()  # looking for the loaded libraries takes milliseconds

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ImageError
+from aliked_ros.frontend.similarity import mutual_best_of
 from aliked_ros.types import Features, Float32Array, UInt8Array
 
 # Few wrong candidates share a row, so that the least cosine may be lower than between any two
@@ -77,16 +78,9 @@ class StereoMatcher:
         )
         disparity = left.keypoints[rows, 0] - right.keypoints[columns, 0]
         near = (disparity >= 0.0) & (disparity <= self._config.max_disparity)
-        rows, columns = rows[near], columns[near]
-        cosines = np.einsum("kd,kd->k", left.descriptors[rows], right.descriptors[columns])
-        ascending = np.argsort(cosines)
-        best_left, best_right = np.zeros(len(left), np.intp), np.zeros(len(right), np.intp)
-        best_left[rows[ascending]] = ascending  # the last, best one stays
-        best_right[columns[ascending]] = ascending
-        pair = np.arange(len(cosines))
-        mutual = (best_left[rows] == pair) & (best_right[columns] == pair)
-        mutual &= cosines > _MIN_SIMILARITY
-        return rows[mutual], columns[mutual]
+        return mutual_best_of(
+            left.descriptors, right.descriptors, rows[near], columns[near], _MIN_SIMILARITY
+        )
 
 
 def depth_from_disparity(
