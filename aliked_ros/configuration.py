@@ -52,7 +52,7 @@ class FrontendConfig:
         ``max_keypoints`` before the rest is filled by score; 0 = the best-scored ones wherever.
     matcher: ``lightglue``; ``nearest`` for mutual nearest neighbours; ``adaptive`` for nearest
         neighbours near where the motion so far lets expect them, and LightGlue for the images
-        where that is not enough and for keyframes.
+        where that is not enough, and to find lost tracks again.
     match_threshold: LightGlue, least probability of a match (published: 0.1).
     depth_confidence: LightGlue, share of confident points that ends the layers early
         (published: 0.95; -1 = never).

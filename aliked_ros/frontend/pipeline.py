@@ -141,7 +141,7 @@ class Pipeline:
         if previous is not None and _fewer(ids, previous) and not previous.is_keyframe:
             self._keyframes.add_last_view(_keyframe(previous))
         ids = self._recovery.recover(
-            features, ids, self._keyframes, camera, whole=lost or bool(reason)
+            features, ids, self._keyframes, camera, whole=lost or reason == "lost"
         )
         clock.lap("track")
         result = FrameResult(

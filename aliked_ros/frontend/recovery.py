@@ -1,8 +1,8 @@
 """Lost tracks get their ids back: what an image shows anew is looked for in recent keyframes.
 
 While some tracks go on, they tell where a lost one has to reappear, and its descriptor has to be
-the most similar near there. Where nothing goes on (darkness, blur, a jump), and for every new
-keyframe, a keyframe is matched as a whole and verified.
+the most similar near there. Where nothing goes on (darkness, blur, a jump), keyframes are matched
+as a whole and verified. (To match every new keyframe so finds no more, and takes LightGlue 50 ms.)
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _expected(before: Float32Array, now: Float32Array, lost: Float32Array) -> Fl
     carried, known = (cv2.perspectiveTransform(p[:, None], plane)[:, 0] for p in (lost, before))
     _, neighbours = cKDTree(before).query(lost, k=_NEIGHBOURS)
     corrected = carried + np.median((now - known)[neighbours], axis=1)
-    return np.nan_to_num(corrected)  # beyond the plane's horizon: nowhere
+    return np.asarray(np.nan_to_num(corrected), np.float32)  # beyond the plane's horizon: nowhere
 
 
 def _give(ids: UInt64Array, rows: IntArray, lost: UInt64Array) -> None:
