@@ -20,7 +20,9 @@ from aliked_ros.types import Float32Array
 DISTORTION_MODELS = {"plumb_bob": (0, 4, 5), "rational_polynomial": (8,), "equidistant": (4,)}
 """Names of REP-104's distortion models and how many coefficients each may have."""
 
-_REFINEMENTS = 10
+_STEPS = 10  # of Newton's method, to reach the corners of wide lenses
+_ACCURACY = 1e-3  # pixels
+_FAILURE = 0.1  # pixels
 _SYNONYMS = {"radtan": "plumb_bob", "": "plumb_bob", "none": "plumb_bob", "fisheye": "equidistant"}
 
 
@@ -47,7 +49,7 @@ class CameraModel:
     def normalize(self, points: Float32Array) -> Float32Array:
         """Pixels N×2 → undistorted coordinates N×2 on the plane z = 1 of the optical frame.
 
-        NaN where the model cannot be inverted (outside the lens's field of view).
+        NaN where the model cannot be inverted: outside the lens's field of view, or 90° off axis.
         """
         if len(points) == 0:
             return np.zeros((0, 2), np.float32)
@@ -56,14 +58,28 @@ class CameraModel:
             rays = np.asarray(
                 cv2.fisheye.undistortPoints(pixels, self.matrix, self.distortion), np.float64
             )
-            rays[np.abs(rays).max(axis=-1) > 1e5] = np.nan  # OpenCV's mark of a failure
         else:
-            rays = np.asarray(cv2.undistortPoints(pixels, self.matrix, self.distortion), np.float64)
-            # OpenCV's five iterations leave 0.1 px in the corners of wide lenses
-            focal = np.diag(self.matrix)[:2]
-            for _ in range(_REFINEMENTS):
-                rays += (pixels - self._project(rays)) / focal
+            rays = self._undistort(pixels)
+        missed = np.linalg.norm(pixels - self._project(rays), axis=-1)
+        rays[~(missed < _FAILURE)] = np.nan
         return rays.reshape(-1, 2).astype(np.float32)
+
+    def _undistort(self, pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+        """N×1×2 → N×1×2; OpenCV's five iterations leave pixels of error with wide lenses."""
+        rays = (pixels - self.matrix[:2, 2]) / np.diag(self.matrix)[:2]
+        with np.errstate(all="ignore"):  # where there is no solution
+            for _ in range(_STEPS):
+                projected, slopes = self._project_pinhole(rays)
+                missed = pixels - projected
+                (a, b), (c, d) = slopes.transpose(1, 2, 0)
+                determinant = a * d - b * c
+                if np.abs(missed).max() < _ACCURACY:
+                    break
+                x, y = missed[:, 0].T
+                step = np.stack([d * x - b * y, a * y - c * x], axis=1) / determinant[:, None]
+                rays = rays + step[:, None]
+        rays[(determinant <= 0.0) | (a + d <= 0.0)] = np.nan  # the polynomial has turned there
+        return rays
 
     def project(self, rays: Float32Array) -> Float32Array:
         """Coordinates N×2 on the plane z = 1 → pixels N×2, distortion applied."""
@@ -76,10 +92,17 @@ class CameraModel:
         """N×1×2 → N×1×2."""
         if self.distortion_model == "equidistant":
             return np.asarray(cv2.fisheye.distortPoints(rays, self.matrix, self.distortion))
+        return self._project_pinhole(rays)[0]
+
+    def _project_pinhole(
+        self, rays: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """N×1×2 → N×1×2, and its derivatives N×2×2 by the rays."""
         solid = np.concatenate([rays, np.ones((len(rays), 1, 1))], axis=2)
         zero = np.zeros(3)
-        pixels, _ = cv2.projectPoints(solid, zero, zero, self.matrix, self.distortion)
-        return np.asarray(pixels)
+        pixels, jacobian = cv2.projectPoints(solid, zero, zero, self.matrix, self.distortion)
+        slopes = np.asarray(jacobian, np.float64)[:, 3:5]  # by translation, at depth 1
+        return np.asarray(pixels), slopes.reshape(-1, 2, 2)
 
     @classmethod
     def from_info(cls, info: Any, rectified: bool) -> CameraModel:

@@ -81,3 +81,42 @@ def test_no_points() -> None:
 def test_nonsense(matrix: np.ndarray, model: str, distortion: np.ndarray, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         create_camera(640, 480, matrix, model, distortion)
+
+
+WIDE = {
+    "barrel": ("plumb_bob", [-0.3, 0.07, 0.0, 0.0, 0.0], 500.0),
+    "pincushion": ("plumb_bob", [0.3, 0.2, 0.0, 0.0, 0.0], 600.0),
+    "Azure Kinect": ("rational_polynomial", [5.1, 2.6, 2e-4, -3e-4, 0.13, 5.4, 4.3, 0.75], 500.0),
+    "fisheye": ("equidistant", [0.0035, 0.0007, -0.002, 0.0002], 600.0),
+}
+
+
+@pytest.mark.parametrize("lens", WIDE)
+def test_wide_lenses_are_inverted_into_the_corners(lens: str) -> None:
+    model, distortion, focal = WIDE[lens]
+    matrix = np.array([[focal, 0.0, 640.0], [0.0, focal, 480.0], [0.0, 0.0, 1.0]])
+    camera = create_camera(1280, 960, matrix, model, np.array(distortion))
+    corners = np.array([[0, 0], [1279, 0], [0, 959], [1279, 959], [640, 0]], np.float32)
+    rays = camera.normalize(corners)
+    np.testing.assert_allclose(camera.project(rays), corners, atol=0.01)
+    assert (np.sign(np.rint(rays)) == np.sign(np.rint(corners - [640, 480]))).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "distortion", "radius"),
+    [
+        ("plumb_bob", [-0.5, 0.0, 0.0, 0.0], 0.544),  # r (1 - r²/2) is never more
+        ("equidistant", [-0.02, 0.01, -0.02, 0.004], 1.35),  # 90° off axis
+    ],
+)
+def test_no_ray_leads_beyond_the_field_of_view(
+    model: str, distortion: list[float], radius: float
+) -> None:
+    matrix = np.array([[300.0, 0.0, 640.0], [0.0, 300.0, 480.0], [0.0, 0.0, 1.0]])
+    camera = create_camera(1280, 960, matrix, model, np.array(distortion))
+    x, y = np.meshgrid(np.arange(0, 1280, 8.0), np.arange(0, 960, 8.0))
+    pixels = np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
+    away = np.hypot(*(pixels - [640, 480]).T) / 300.0
+    known = np.isfinite(camera.normalize(pixels)).all(axis=1)
+    assert known[away < 0.98 * radius].all()
+    assert not known[away > 1.02 * radius].any()

@@ -291,9 +291,25 @@ def test_tracks_are_compared_within_an_epoch_and_only_if_tracked(tmp_path):
 def test_a_dataset_played_in_a_loop_counts_once(tmp_path):
     first = Scene(model_of("PINHOLE"), frames=4).results()
     again = [replace(one, tracks=replace(one.tracks, epoch=2)) for one in first]
-    path = record(tmp_path / "run.mcap", first + again, matches=False)
-    figures = export(path, tmp_path / "sfm")
-    assert (figures["images"], figures["pairs"]) == (4, 6)
+    for matches in (False, True):
+        path = record(tmp_path / f"{matches}.mcap", first + again, matches=matches)
+        figures = export(path, tmp_path / f"{matches}")
+        assert (figures["images"], figures["pairs"]) == (4, 6)
+
+
+def test_matches_belong_to_the_features_of_their_own_pass(tmp_path):
+    """An image that comes again under its stamp may have other keypoints in other rows."""
+    again = Scene(model_of("PINHOLE"), 3, tracked=lambda points, _: 0 * points).results()
+    first = [replace(one, matches=Matches.empty()) for one in again]
+    again = [
+        replace(
+            one, index=one.index + 3,
+            reference_index=None if one.index == 0 else one.index + 2,
+        )
+        for one in again
+    ]  # fmt: skip
+    path = record(tmp_path / "run.mcap", first + again)
+    assert export(path, tmp_path / "sfm")["pairs"] == 0
 
 
 def test_an_image_without_features_is_an_image(tmp_path):

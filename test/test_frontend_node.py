@@ -474,11 +474,23 @@ def test_a_failed_activation_says_why_and_leaves_the_node_alive(private, tmp_pat
     assert process.stop() == 0
 
 
-def test_a_camera_of_another_qos_is_named(private, tmp_path):
+def test_a_camera_of_another_qos_is_named(private, tmp_path, frames):
     probe, process = start(private, tmp_path, "-p", "input_reliability:=reliable")
     probe.wait_for_state("active")
     camera = probe.node.create_publisher(ImageMessage, "image", BEST_EFFORT)
     probe.wait(lambda: "/image offers another QoS (reliability)" in probe.status.last_error)
     probe.node.destroy_publisher(camera)
+    probe.wait_connected()
+    probe.send(image_message(frames[0], Header()))  # of the probe's own camera: all is well
+    probe.listen(DiagnosticArray, "/diagnostics")
+    report = probe.wait(
+        lambda: [
+            entry
+            for array in probe.received["/diagnostics"]
+            for entry in array.status
+            if entry.name.startswith("private_frontend")
+        ]
+    )[0]
+    assert (report.level, report.message) == (DiagnosticStatus.OK, "active")
     assert probe.transition("deactivate")
     assert process.stop() == 0

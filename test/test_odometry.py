@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("pycolmap", reason="pycolmap is not installed")
 
+from aliked_ros.errors import SourceError
 from aliked_ros.odometry import Estimate, Noise, Observation, Odometry
 from aliked_ros.odometry.adjustment import View, adjust
 from aliked_ros.odometry.geometry import (
@@ -264,3 +265,11 @@ def test_a_metric_map_goes_on_without_depth(room):
         estimate = odometry.process(seen if index < 5 else without_depth(seen))
         assert estimate.metric
         assert room.error(index, estimate) < 0.03
+
+
+@pytest.mark.parametrize("text", ["", "1 2 3\n", "0 0 0 0 0 0 0 one\n"])
+def test_a_ground_truth_of_another_form_is_named(tmp_path, text):
+    compare = pytest.importorskip("aliked_ros.evaluation.odometry").compare
+    (tmp_path / "truth.txt").write_text(text)
+    with pytest.raises(SourceError, match=r"truth\.txt"):
+        compare([0.0, 1.0], 2 * [Transform.identity()], tmp_path / "truth.txt", metric=True)

@@ -25,6 +25,7 @@ from aliked_msgs.msg import FeatureFrame
 from aliked_ros.odometry import Observation
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.ros.conversions import feature_frame, seconds, stamp_from_seconds
+from aliked_ros.ros.odometry_node import observation_from_message
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
 
 pytestmark = pytest.mark.ros
@@ -113,6 +114,15 @@ def test_poses_path_and_map_of_a_camera(probe, tmp_path):
     assert process.stop(signal.SIGINT) == 0, process.text()
     assert "Map 0 begins, in metres" in process.text()
     assert "Traceback" not in process.text()
+
+
+def test_arrays_that_contradict_each_other_are_left_out():
+    message = frame(Room().observation(0))
+    assert len(observation_from_message(message).depth) == len(message.track_ids)
+    message.depth = message.depth[:10]
+    assert observation_from_message(message).depth is None
+    message.normalized = message.normalized[:7]
+    assert observation_from_message(message) is None
 
 
 def test_features_without_calibration_are_named_once(probe, tmp_path):

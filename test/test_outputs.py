@@ -173,12 +173,16 @@ def test_rtabmap_gets_the_camera_infos_of_both_images(stereo):
         calibration.set_right_info(CameraInfo(width=100, height=80, p=matrix))
         assert calibration.baseline == pytest.approx(0.2)
     arrival = Arrival(ImageMessage(header=HEADER), 0.0, 0.0, partner=ImageMessage(width=7))
-    frame = Frame(arrival, np.zeros((80, 100), np.uint8), result_of([1], [(60, 40)]), HEADER.stamp)
+    third = {"right_x" if stereo else "depth": np.float32([50.0])}
+    result = result_of([1], [(60, 40)], **third)
+    frame = Frame(arrival, np.zeros((80, 100), np.uint8), result, HEADER.stamp)
     message = packed_for_rtabmap(frame, calibration)
     assert message.rgb_camera_info.header == message.depth_camera_info.header == HEADER
     assert calibration.info.header == Header()  # the kept one stays comparable
     assert message.depth_camera_info.p[3] == (-20.0 if stereo else 0.0)
     assert message.depth.width == 7
+    refused = replace(frame, result=replace(result, right_x=None, depth=None))
+    assert not hasattr(packed_for_rtabmap(refused, calibration), "depth")
 
 
 def test_rtabmap_is_refused_where_its_messages_are_missing(monkeypatch):

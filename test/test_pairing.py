@@ -93,6 +93,10 @@ def test_a_partner_beyond_the_wait_is_too_late():
     assert [pair.image for pair in released] == times
     assert not any(pair.partner for pair in released[1:])
     assert released[3].offset == pytest.approx(-0.2)  # the newest known is of the image before
+    assert streams.pairing.delay == pytest.approx(WAIT + 0.01)
+    streams.play({1000 * MS: 1.5}, {1000 * MS: 1.55})
+    assert streams.finish()[-1].partner == 1000 * MS
+    assert streams.pairing.delay is None
 
 
 @pytest.mark.parametrize("offset", [-15, -5, 5, 15])
@@ -103,6 +107,7 @@ def test_unsynchronised_cameras_are_measured(offset):
     strict, tolerant = Streams(0.004), Streams(0.016)
     for streams in (strict, tolerant):
         streams.play(arriving(times), arriving(others, 0.001))
+    assert strict.pairing.delay is None
     for pair in strict.finish()[1:-1]:
         assert pair.partner is None
         assert pair.offset == pytest.approx(offset * 1e-3)

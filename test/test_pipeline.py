@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import psutil
 import pytest
 
+from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError, ImageError
 from aliked_ros.frontend.extractor import Extractor, create_extractor
 from aliked_ros.frontend.matcher import create_matcher
 from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.inference.detection import spread
+from aliked_ros.sources import open_source
 from aliked_ros.types import Features, Image, UInt8Array
 
 Images = Callable[[int], UInt8Array]
@@ -226,6 +231,30 @@ def test_grid_spreads_the_keypoints(tum_images: Images, backend: str) -> None:
     assert in_cells(spread).min() >= 1
     assert in_cells(spread).max() < in_cells(best).max()
     assert np.percentile(spread.scores[:50], 50) > np.percentile(spread.scores[-50:], 50)
+
+
+@pytest.mark.parametrize("grid", [24, 64])
+def test_a_grid_of_more_cells_than_keypoints_spreads_them(grid: int) -> None:
+    """Each cell has at most one while there are others, however small its share of the K is."""
+    x, y = np.random.default_rng(0).integers(0, [[640], [480]], (2, 4000))
+    x[:2000], y[:2000] = 3, 3  # the best ones, all in one cell
+    kept = spread(x, y, (480, 640), 300, grid)
+    assert len(kept) == 300
+    assert (kept < 2000).sum() == 1
+    assert (np.diff(kept) > 0).all()
+
+
+def test_stereo_depth_needs_the_camera_of_these_images(shared: Path) -> None:
+    folder = shared / "data" / "kitti_00_first40"
+    (pair,) = open_source(str(folder), 1, "right")
+    camera = CameraModel.from_calibration(json.loads((folder / "calib.json").read_text()))
+    pipeline = Pipeline(FrontendConfig(max_keypoints=300, matcher="nearest"))
+    pipeline.baseline = 0.54
+    for pipeline.camera, known in ((camera, True), (replace(camera, width=640), False)):
+        result = pipeline.process(pair)
+        assert result.right_x is not None
+        assert (result.depth is not None) == (result.normalized is not None) == known
+    pipeline.close()
 
 
 def test_an_image_matches_itself(extractor: Extractor, tum_images: Images) -> None:

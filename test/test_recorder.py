@@ -177,7 +177,6 @@ def test_the_node_records_topics_of_another_process(probe, tmp_path):
     process = RosProcess(
         MODULE, tmp_path / "log", "-p", f"output:={output}", "-p", "record_images:=jpeg",
         "-p", "image_reliability:=reliable", "-r", "image:=/eye/image",
-        "-p", "odometry:=back_end",
     )  # fmt: skip
     publishers = {
         "/aliked_frontend/features": probe.node.create_publisher(
@@ -186,7 +185,7 @@ def test_the_node_records_topics_of_another_process(probe, tmp_path):
         "/aliked_frontend/keyframes": probe.node.create_publisher(
             Keyframe, "aliked_frontend/keyframes", RELIABLE
         ),
-        "/back_end/odometry": probe.node.create_publisher(Odometry, "back_end/odometry", RELIABLE),
+        "/odometry/odometry": probe.node.create_publisher(Odometry, "odometry/odometry", RELIABLE),
         "/eye/image": probe.node.create_publisher(ImageMessage, "/eye/image", RELIABLE),
         "/camera_info": probe.node.create_publisher(CameraInfo, "camera_info", RELIABLE),
     }
@@ -199,7 +198,7 @@ def test_the_node_records_topics_of_another_process(probe, tmp_path):
         publishers["/eye/image"].publish(image_message(picture, message.header))
         publishers["/eye/image"].publish(ImageMessage(header=message.header))  # no image at all
         publishers["/camera_info"].publish(CameraInfo(header=message.header, width=96))
-        publishers["/back_end/odometry"].publish(Odometry(header=message.header))
+        publishers["/odometry/odometry"].publish(Odometry(header=message.header))
     keyframe = Keyframe(header=sent[-1].header, reason="parallax", features=sent[-1])
     publishers["/aliked_frontend/keyframes"].publish(keyframe)
     probe.spin(1.0)
@@ -209,7 +208,7 @@ def test_the_node_records_topics_of_another_process(probe, tmp_path):
         counts = {c.topic: c.msgcount for c in reader.connections if c.msgcount}
         assert counts == {
             "/aliked_frontend/features": 5, "/eye/image/compressed": 5, "/camera_info": 5,
-            "/aliked_frontend/keyframes": 1, "/back_end/odometry": 5,
+            "/aliked_frontend/keyframes": 1, "/odometry/odometry": 5,
         }  # fmt: skip
         raws = {topic: [] for topic in counts}
         for connection, _, raw in reader.messages():

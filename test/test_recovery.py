@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -61,6 +63,21 @@ def test_after_a_blackout(
     assert inliers.mean() > 0.9
 
 
+@pytest.mark.parametrize("model", ["aliked-n16", "aliked-n16rot", "aliked-t16"])
+def test_after_a_dark_noisy_time(tum_images: Images, model: str) -> None:
+    """What a sensor gives in darkness is no view: it takes no keyframe's place."""
+    rng = np.random.default_rng(0)
+    pipeline = Pipeline(FrontendConfig(model=model, max_keypoints=512, matcher="nearest"))
+    for i in range(5):
+        before = pipeline.process(Image(tum_images(i), i / 30))
+    for i in range(5, 10):
+        noise = rng.normal(6, 2.5, (480, 640, 3)).clip(0).astype(np.uint8)
+        assert not pipeline.process(Image(noise, i / 30)).is_keyframe
+    after = pipeline.process(Image(tum_images(10), 10 / 30))
+    assert _back(_alive(before), after) > 0.6
+    pipeline.close()
+
+
 def test_behind_somebody(tum_images: Images) -> None:
     """A third of the image is covered for four images; what was there comes back."""
     pipeline = Pipeline(FrontendConfig(max_keypoints=512, matcher="nearest"))
@@ -89,6 +106,20 @@ def test_another_place_brings_nothing_back(tum_images: Images, shared_kitti: Ima
         assert there.tracks.recovered is None or there.matches.geometry != "unverified"
         assert there.tracks.epoch == 0
         assert (there.tracks.lengths <= 1 + i).all()
+    pipeline.close()
+
+
+@pytest.mark.parametrize("settings", [{"verification": "none"}, {"max_keypoints": 40}])
+def test_whatever_the_settings(tum_images: Images, settings: dict[str, Any]) -> None:
+    """Keyframes are verified even where consecutive images are not, and may be small."""
+    config = replace(FrontendConfig(max_keypoints=300, matcher="nearest"), **settings)
+    pipeline = Pipeline(config)
+    for i, pixels in enumerate([tum_images(0), tum_images(1), BLACK, tum_images(2)]):
+        result = pipeline.process(Image(pixels, i / 30))
+        if i == 1:
+            alive = _alive(result)
+    assert _back(alive, result) > 0.5
+    assert len(pipeline.relocalize(result.features)) > 0
     pipeline.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -163,6 +164,8 @@ def test_nothing_to_match(extractor: Extractor, teddy: tuple[UInt8Array, UInt8Ar
     assert np.isnan(matcher.match(features, none, left, blank)).all()
     assert matcher.match(none, features, blank, left).shape == (0,)
     assert np.isnan(matcher.match(features, features, left, blank)).all(), "a patch without texture"
+    below = replace(features, keypoints=features.keypoints + np.float32(1000.0))
+    assert np.isnan(matcher.match(features, below, left, blank)).all(), "no row in common"
     with pytest.raises(ImageError, match="450×375 pixels, the right one 450×300"):
         matcher.match(features, features, left, left[:300])
 

@@ -125,6 +125,8 @@ def _true_trajectory(path: Path) -> PoseTrajectory3D:
         rows = np.loadtxt(path, ndmin=2)
     except (OSError, ValueError) as error:
         raise SourceError(f"cannot read the ground truth {path}: {error}.") from error
+    if rows.shape[1] != 8:
+        raise SourceError(f"{path}: expected lines 'stamp x y z qx qy qz qw'.")
     rows = rows[np.isfinite(rows).all(1)]  # holes of the motion capture are nan
     return PoseTrajectory3D(
         positions_xyz=rows[:, 1:4],

@@ -145,6 +145,7 @@ class _Writer:
         self._camera = recording.camera()
         self._camera_ids: dict[tuple[int, int], int] = {}
         self._numbers: dict[int, int] = {}  # by stamp; COLMAP's image ids are greater by 1
+        self._frames: dict[tuple[int, int], int] = {}  # the same, by stamp and index
         self._names: list[str] = []
         self._tracks: list[UInt64Array] = []  # of each image, unique over all epochs
         self._rows: list[NDArray[np.intp]] = []  # and their keypoints
@@ -170,7 +171,7 @@ class _Writer:
         if kind is not None and features.descriptors.size:
             data = np.ascontiguousarray(features.descriptors).view(np.uint8)
             self._database.write_descriptors(image, pycolmap.FeatureDescriptors(kind, data))
-        self._numbers[frame.stamp] = len(self._names)
+        self._numbers[frame.stamp] = self._frames[frame.stamp, frame.index] = len(self._names)
         self._names.append(name)
         rows = np.flatnonzero(tracks.ids)  # 0 = untracked
         epoch = np.uint64(tracks.epoch) << np.uint64(48)  # ids count from 1 in each epoch
@@ -191,8 +192,10 @@ class _Writer:
         """Matches; returns the names of the matched images, pair by pair."""
         pairs = set()
         for one in self._recording.matches():
-            first, second = map(self._numbers.get, (one.reference_stamp, one.stamp))
-            if first is not None and second is not None and len(one.matches) >= MIN_SHARED:
+            first, second = map(self._frames.get, (one.reference, one.image))
+            if first is None or second is None or (first, second) in pairs:
+                continue
+            if len(one.matches) >= MIN_SHARED:
                 found = one.matches
                 self._write(first, second, found.reference_indices, found.current_indices)
                 pairs.add((first, second))

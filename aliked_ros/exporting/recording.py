@@ -45,9 +45,10 @@ _RAW: dict[str, tuple[int, int | None]] = {
 
 @dataclass(frozen=True, slots=True)
 class RecordedFrame:
-    """The features of one image. stamp: nanoseconds; the arrays are as in FrameResult."""
+    """The features of one image. stamp: nanoseconds; the others are as in FrameResult."""
 
     stamp: int
+    index: int
     features: Features
     tracks: Tracks
     normalized: Float32Array | None
@@ -55,10 +56,10 @@ class RecordedFrame:
 
 @dataclass(frozen=True, slots=True)
 class RecordedMatches:
-    """The matches of the image of ``stamp`` against that of ``reference_stamp`` (nanoseconds)."""
+    """The matches of an image against its reference: each one's stamp (nanoseconds) and index."""
 
-    stamp: int
-    reference_stamp: int
+    image: tuple[int, int]
+    reference: tuple[int, int]
     matches: Matches
 
 
@@ -147,7 +148,7 @@ class RecordingReader:
             )
             tracks = Tracks(message.track_ids, message.track_lengths, message.epoch)
             normalized = message.normalized.reshape(-1, 2) if len(message.normalized) else None
-            yield RecordedFrame(_stamp(message), features, tracks, normalized)
+            yield RecordedFrame(_stamp(message), message.frame_index, features, tracks, normalized)
 
     def matches(self) -> Iterator[RecordedMatches]:
         """The matches of each image; none where they were not recorded."""
@@ -158,7 +159,8 @@ class RecordingReader:
                 message.scores,
                 np.asarray(message.inliers, bool) if len(message.inliers) else None,
             )
-            yield RecordedMatches(_stamp(message), _nanoseconds(message.reference_stamp), found)
+            reference = _nanoseconds(message.reference_stamp), message.reference_index
+            yield RecordedMatches((_stamp(message), message.frame_index), reference, found)
 
     def images(self) -> Iterator[RecordedImage]:
         """The images: compressed ones as they are, raw ones as PNG; none if not recorded."""

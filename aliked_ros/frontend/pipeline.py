@@ -115,10 +115,12 @@ class Pipeline:
         camera = self.camera  # one model for the whole image, whoever sets another meanwhile
         clock = _Clock()
         features = self._extractor.extract(image.pixels, self._mask(image))
+        if camera is not None and not camera.fits(features.width, features.height):
+            camera = None
         clock.lap("extract")
         right_x, depth = self._third_dimension(image, features, camera)
         clock.lap("stereo")
-        normalized = _normalized(features, camera)
+        normalized = None if camera is None else camera.normalize(features.keypoints)
         previous = self._continued(image.stamp, features)
         matches = Matches.empty()
         if previous is not None:
@@ -268,9 +270,3 @@ def _keyframe(result: FrameResult) -> Keyframe:
         normalized=result.normalized,
         depth=result.depth,
     )
-
-
-def _normalized(features: Features, camera: CameraModel | None) -> Float32Array | None:
-    if camera is None or not camera.fits(features.width, features.height):
-        return None
-    return camera.normalize(features.keypoints)

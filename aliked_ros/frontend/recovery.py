@@ -45,7 +45,7 @@ class Recovery:
 
         whole: match whole keyframes, until one of them fits.
         """
-        if not self._config.recover_tracks or not sees(features):
+        if not self._config.recover_tracks or not sees(features, self._config):
             return ids
         ids = ids.copy()
         for keyframe, _ in zip(reversed(keyframes), range(_ATTEMPTS), strict=False):
@@ -66,7 +66,7 @@ class Recovery:
         camera: CameraModel | None,
     ) -> bool:
         matches = self._matcher.match(keyframe.features, features)
-        matches = self._verifier.verify(keyframe.features, features, matches, camera)
+        matches = self._verifier.check(keyframe.features, features, matches, camera)
         inliers = matches.inliers
         if inliers is None or np.count_nonzero(inliers) < MIN_MATCHES:
             return False

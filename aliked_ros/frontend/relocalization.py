@@ -40,7 +40,7 @@ def relocalize(
     for keyframe in keyframes:
         matches = matcher.match(keyframe.features, features)
         known = None if keyframe.normalized is None or rays is None else (keyframe.normalized, rays)
-        matches = verifier.verify(keyframe.features, features, matches, camera, known)
+        matches = verifier.check(keyframe.features, features, matches, camera, known)
         if matches.inliers is not None and np.count_nonzero(matches.inliers) >= MIN_MATCHES:
             candidates.append(Candidate(keyframe, matches, _pose(keyframe, rays, matches, pixel)))
     return sorted(candidates, key=lambda candidate: -candidate.inliers)

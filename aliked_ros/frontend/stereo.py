@@ -53,9 +53,9 @@ class StereoMatcher:
                 f"{right_width}×{right_height}; give a rectified pair of one size."
             )
         right_x = np.full(len(left), np.nan, np.float32)
-        if min(len(left), len(right)) == 0:
-            return right_x
         rows, columns = self._pairs(left, right)
+        if len(rows) == 0:
+            return right_x
         found = _placed(
             _grey(left_pixels),
             _grey(right_pixels),

@@ -42,7 +42,22 @@ class Verifier:
         camera: CameraModel | None = None,
         rays: tuple[Float32Array, Float32Array] | None = None,
     ) -> Matches:
+        """``check``, unless the settings ask for no verification."""
+        if self._config.verification == "none":
+            return matches
+        return self.check(reference, current, matches, camera, rays)
+
+    def check(
+        self,
+        reference: Features,
+        current: Features,
+        matches: Matches,
+        camera: CameraModel | None = None,
+        rays: tuple[Float32Array, Float32Array] | None = None,
+    ) -> Matches:
         """``matches`` with ``inliers`` and ``geometry`` set, as far as that can be known.
+
+        With ``verification`` none, it is the fundamental geometry that they have to agree with.
 
         camera: its lens distortion is taken out first; used for images of its size only.
         rays: ``camera.normalize`` of the reference's and the current keypoints, where known.
@@ -50,8 +65,6 @@ class Verifier:
         Inliers stay None (geometry ``unverified``) with fewer than MIN_MATCHES matches, or where no
         model fits a fair share.
         """
-        if self._config.verification == "none":
-            return matches
         if len(matches) < MIN_MATCHES:
             return replace(matches, inliers=None, geometry="unverified")
         rows = (matches.reference_indices, matches.current_indices)

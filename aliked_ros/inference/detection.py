@@ -57,17 +57,18 @@ def spread(x: IntArray, y: IntArray, shape: tuple[int, ...], top_k: int, grid: i
     """Rows of at most ``top_k`` of the pixels (x, y), given best first, spread over the image.
 
     The image (shape H, W, ...) is cut into square cells, ``grid`` along its longer side. The best
-    of each cell come first, up to the cell's share of ``top_k``; the best others fill up the rest.
+    of each cell come first, up to the cell's share of ``top_k`` (at least one); the best others
+    fill up the rest.
     """
     height, width = shape[:2]
-    size = max(height, width) / grid
-    across, down = (int(np.ceil(side / size)) for side in (width, height))
-    cells = (y // size).astype(np.int64) * across + (x // size).astype(np.int64)
+    longer = max(height, width)
+    across, down = (-(-side * grid // longer) for side in (width, height))
+    cells = y * grid // longer * across + x * grid // longer
     by_cell = np.argsort(cells, kind="stable")
     starts = np.searchsorted(cells[by_cell], np.arange(across * down))
     rank = np.empty(len(cells), np.int64)  # within its cell
     rank[by_cell] = np.arange(len(cells)) - starts[cells[by_cell]]
-    behind = rank >= top_k // (across * down)
+    behind = rank >= max(1, top_k // (across * down))
     return np.sort(np.argsort(behind, kind="stable")[:top_k])
 
 

@@ -46,6 +46,7 @@ from aliked_ros.types import Features, FrameResult, Matches, Tracks, UInt8Array
 
 _SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 _REPORT_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+_CALLS_QOS = QoSProfile(depth=100)  # calls that may wait; beyond it they are lost without a word
 _LOG_PERIOD = 5.0  # seconds between two warnings of the same kind
 _SANE_AGE = 60.0  # seconds; an image older than this at arrival has a stamp of another clock
 
@@ -108,6 +109,7 @@ class FrontendNode(LifecycleNode):
             Relocalize,
             "~/relocalize",
             self._on_relocalize,
+            qos_profile=_CALLS_QOS,
             callback_group=MutuallyExclusiveCallbackGroup(),  # of its own: all else goes on
         )
         self._refuse_impossible_transitions()

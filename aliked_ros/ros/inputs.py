@@ -270,6 +270,11 @@ class Inputs:
                 f"({self._partners.get_publisher_count()} matching publishers): images go on "
                 "alone. Check the topic's name, and input_reliability against its QoS."
             )
+        elif self._pairing.delay is not None:
+            reason = (
+                f"{topic} comes {self._pairing.delay:.3f} s after its {self.topic}, sync_wait is "
+                f"{self._settings['sync_wait']:.3f} s: images go on alone. Raise sync_wait."
+            )
         else:
             reason = (
                 f"{topic} is {abs(pair.offset):.3f} s {'later' if pair.offset > 0 else 'earlier'} "
@@ -299,11 +304,17 @@ class Inputs:
         qos: QoSProfile = qos_profile_sensor_data,
     ) -> Any:
         # Bound to the name: an event can come when the subscription is gone already.
-        incompatible = partial(self._on_incompatible_qos, self._node.resolve_topic_name(topic))
+        name = self._node.resolve_topic_name(topic)
+        incompatible = partial(self._on_incompatible_qos, name)
+
+        def receive(message: Any) -> None:
+            self._complaints.settle(f"QoS of {name}")
+            callback(message)
+
         subscription = self._node.create_subscription(
             kind,
             topic,
-            callback,
+            receive,
             qos,
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible),
         )

@@ -62,12 +62,16 @@ _FROM_OPTICAL = Transform(
 
 
 def observation_from_message(message: FeatureFrame) -> Observation | None:
-    """The tracks of a FeatureFrame; None when it lacks the normalised coordinates."""
+    """The tracks of a FeatureFrame; None when it lacks the normalised coordinates.
+
+    Arrays of another length than the tracks' are left out: no message may end the node.
+    """
     ids = np.frombuffer(message.track_ids, np.uint64)
-    rays = np.frombuffer(message.normalized, np.float32).reshape(-1, 2)
-    if len(rays) != len(ids):
+    if len(message.normalized) != 2 * len(ids):
         return None
-    depth = np.frombuffer(message.depth, np.float32) if len(message.depth) else None
+    rays = np.frombuffer(message.normalized, np.float32).reshape(-1, 2)
+    known = 0 < len(ids) == len(message.depth)
+    depth = np.frombuffer(message.depth, np.float32) if known else None
     return Observation(seconds(message.header.stamp), ids, rays, message.epoch, depth)
 
 

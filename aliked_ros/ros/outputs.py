@@ -140,13 +140,14 @@ class Outputs:
 
 
 def packed_for_rtabmap(frame: Frame, calibration: Calibration) -> Any:
-    """The RGBDImage of one image."""
+    """The RGBDImage of one image; without a partner that could not be used."""
     header = frame.arrival.message.header
+    used = frame.result.right_x is not None or frame.result.depth is not None
     info = stamped(calibration.info, header)
     return rtabmap.rgbd_image(
         frame.result,
         frame.arrival.message,
-        frame.arrival.partner,
+        frame.arrival.partner if used else None,
         # registered depth has the camera's own
         (info, stamped(calibration.right_info, header) or info),
     )

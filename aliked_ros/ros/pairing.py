@@ -35,6 +35,9 @@ class Pair(Generic[ImageT, PartnerT]):
 class Pairing(Generic[ImageT, PartnerT]):
     """Holds images until their partner is certain or their wait is over; not thread-safe.
 
+    delay: seconds from the arrival of an image that had to go alone to that of the latest partner,
+        which was its own and too late; None = the latest partner was not.
+
     Each method returns the images to go on with now, in the order in which they came: an image
     never overtakes an older one, which goes alone then. Stamps are nanoseconds, ``now`` is any
     steady clock in seconds. Only stamps near each other matter, not their order, so that a clock
@@ -47,6 +50,8 @@ class Pairing(Generic[ImageT, PartnerT]):
         self._wait = wait
         self._images: deque[tuple[int, float, ImageT]] = deque()  # stamp, deadline, image
         self._partners: deque[tuple[int, PartnerT]] = deque(maxlen=_CAPACITY)
+        self._alone: deque[tuple[int, float]] = deque(maxlen=_CAPACITY)  # stamp, arrival
+        self.delay: float | None = None
 
     def __len__(self) -> int:
         """Images that wait."""
@@ -67,6 +72,8 @@ class Pairing(Generic[ImageT, PartnerT]):
     ) -> Sequence[Pair[ImageT, PartnerT]]:
         """A partner has come."""
         self._partners.append((stamp, partner))
+        missed = (now - at for own, at in self._alone if abs(own - stamp) <= self._tolerance)
+        self.delay = min(missed, default=None)
         return self.release(now)
 
     def release(self, now: float) -> Sequence[Pair[ImageT, PartnerT]]:
@@ -88,11 +95,10 @@ class Pairing(Generic[ImageT, PartnerT]):
 
     def _pair(self, stamp: int, deadline: float, image: ImageT) -> Pair[ImageT, PartnerT]:
         nearest = self._nearest(stamp)
-        if nearest is None:
-            return Pair(image, None, None)
-        offset = nearest[0] - stamp
-        near = abs(offset) <= self._tolerance
-        return Pair(image, nearest[1] if near else None, offset * 1e-9)
+        if nearest is not None and abs(nearest[0] - stamp) <= self._tolerance:
+            return Pair(image, nearest[1], (nearest[0] - stamp) * 1e-9)
+        self._alone.append((stamp, deadline - self._wait))
+        return Pair(image, None, None if nearest is None else (nearest[0] - stamp) * 1e-9)
 
     def _nearest(self, stamp: int) -> tuple[int, PartnerT] | None:
         newest_first = reversed(self._partners)

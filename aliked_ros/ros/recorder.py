@@ -41,9 +41,7 @@ _DECLARATIONS = (
     Declaration(
         "frontend", "aliked_frontend", "Name of the front-end node to record.", Change.AT_START
     ),
-    Declaration(
-        "odometry", "odometry_node", "Name of the odometry node to record.", Change.AT_START
-    ),
+    Declaration("odometry", "odometry", "Name of the odometry node to record.", Change.AT_START),
     Declaration(
         "record_images",
         "none",
