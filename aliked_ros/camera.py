@@ -23,6 +23,9 @@ DISTORTION_MODELS = {"plumb_bob": (0, 4, 5), "rational_polynomial": (8,), "equid
 _STEPS = 10  # of Newton's method, to reach the corners of wide lenses
 _ACCURACY = 1e-3  # pixels
 _FAILURE = 0.1  # pixels
+LARGEST_SIDE = 32767
+"""Pixels; OpenCV's tables for rectification hold no larger images."""
+
 _SYNONYMS = {"radtan": "plumb_bob", "": "plumb_bob", "none": "plumb_bob", "fisheye": "equidistant"}
 
 
@@ -178,6 +181,11 @@ def create_camera(
         raise ConfigurationError(
             f"The focal lengths are {matrix[0, 0]} and {matrix[1, 1]} pixels: the camera is not "
             "calibrated. Calibrate it, or leave CameraInfo away."
+        )
+    if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
+        raise ConfigurationError(
+            f"The camera's images are {width}×{height} pixels; each side must lie in "
+            f"1..{LARGEST_SIDE}. Correct width, height or ROI of CameraInfo."
         )
     bin_x, bin_y = (max(int(b), 1) for b in binning)  # 0 means 1 in CameraInfo
     published = np.array(matrix, np.float64)

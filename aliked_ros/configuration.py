@@ -65,8 +65,8 @@ class FrontendConfig:
         ``none``.
     inlier_threshold: distance from it, in pixels.
     recover_tracks: give features that were lost for a while their ids back, from keyframes.
-    keyframe_tracked: an image becomes a keyframe when less than this share of the last
-        keyframe's features is still tracked.
+    keyframe_tracked: an image becomes a keyframe when less than this share is still tracked of
+        what could be followed since the last one. A dark image, that shows nothing, never does.
     keyframe_parallax: or when those moved by this many pixels (median; 0 = never for this).
     keyframe_interval: or after this many seconds (0 = never for this).
     keyframe_count: recent keyframes that are kept, for recovery and ``~/relocalize``.

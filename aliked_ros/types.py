@@ -67,7 +67,7 @@ class Matches:
 
     reference_indices, current_indices: K uint32, rows of the two Features; each row at most once.
     scores: K float32 in (0, 1].
-    inliers: K bool after geometric verification, None = not verified.
+    inliers: K bool after geometric verification, None = not verified, or too few to be.
     layers: LightGlue layers run before the early stop (0 for other matchers).
     geometry: what the inliers agree with: ``epipolar``, ``homography`` (a plane, or a camera that
         only turned), ``still``; ``unverified`` where that could not be told; empty = not asked.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from aliked_ros.frontend.keyframes import Keyframes
 from aliked_ros.frontend.masks import StaticParts, combine
 from aliked_ros.frontend.matcher import AdaptiveMatcher, Matcher, build_matcher
 from aliked_ros.frontend.recovery import Recovery
-from aliked_ros.frontend.relocalization import relocalize
+from aliked_ros.frontend.relocalization import find_candidate
 from aliked_ros.frontend.stereo import StereoMatcher, depth_from_disparity
 from aliked_ros.frontend.tracker import Tracker
 from aliked_ros.frontend.verification import MIN_MATCHES, Verifier
@@ -173,9 +174,14 @@ class Pipeline:
         """Features of an image outside the sequence; see ``Extractor.extract``."""
         return self._extractor.extract(pixels, mask)
 
+    def find_candidate(self, features: Features, keyframe: Keyframe) -> Candidate | None:
+        """What an image shares with a keyframe, and its pose there; None with too little."""
+        return find_candidate(features, keyframe, self.camera, self._any_matcher, self._verifier)
+
     def relocalize(self, features: Features) -> list[Candidate]:
         """The recent keyframes that an image may have been taken near, most inliers first."""
-        return relocalize(features, self._keyframes, self.camera, self._any_matcher, self._verifier)
+        found = [self.find_candidate(features, keyframe) for keyframe in self._keyframes]
+        return sorted((c for c in found if c is not None), key=lambda c: -c.inliers)
 
     def reset(self) -> None:
         """Forget the previous image, all tracks and keyframes; the next image begins an epoch."""
@@ -184,8 +190,10 @@ class Pipeline:
         self._previous = None
 
     def reconfigure(self, config: FrontendConfig) -> None:
-        """Take over thresholds between two images; model, backend and matcher stay as loaded."""
-        self._config = config
+        """Take over thresholds between two images; what was loaded stays as it is."""
+        loaded = ("model", "backend", "precision", "matcher", "threads")
+        kept = {name: getattr(self._config, name) for name in loaded}
+        self._config = config = replace(config, **kept)
         for part in (
             self._extractor, self._stereo, self._matcher, self._any_matcher, self._verifier,
             self._keyframes, self._recovery,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,39 +19,38 @@ _LEAST_PARALLAX = 3.0  # pixels; below it the direction of motion is noise
 _EYE, _NO_DISTORTION = np.eye(3), np.zeros(4)
 
 
-def relocalize(
+def find_candidate(
     features: Features,
-    keyframes: Iterable[Keyframe],
+    keyframe: Keyframe,
     camera: CameraModel | None,
     matcher: Matcher,
     verifier: Verifier,
-) -> list[Candidate]:
-    """The keyframes that the image shares enough verified matches with, most inliers first.
+) -> Candidate | None:
+    """What an image shares with a keyframe; None with too few verified matches.
 
-    Poses need a camera model that fits the images.
+    The pose needs a camera model that fits the images.
     """
     rays, pixel = None, 1.0
     if camera is not None and camera.fits(features.width, features.height):
-        rays = camera.normalize(features.keypoints)
+        there = keyframe.normalized
+        if there is None:  # taken before the camera was known
+            there = camera.normalize(keyframe.features.keypoints)
+        rays = (there, camera.normalize(features.keypoints))
         pixel = 1.0 / float(camera.matrix[0, 0])
-    candidates = []
-    for keyframe in keyframes:
-        matches = matcher.match(keyframe.features, features)
-        known = None if keyframe.normalized is None or rays is None else (keyframe.normalized, rays)
-        matches = verifier.check(keyframe.features, features, matches, camera, known)
-        if matches.inliers is not None and np.count_nonzero(matches.inliers) >= MIN_MATCHES:
-            candidates.append(Candidate(keyframe, matches, _pose(keyframe, rays, matches, pixel)))
-    return sorted(candidates, key=lambda candidate: -candidate.inliers)
+    matches = matcher.match(keyframe.features, features)
+    matches = verifier.check(keyframe.features, features, matches, camera, rays)
+    if matches.inliers is None or np.count_nonzero(matches.inliers) < MIN_MATCHES:
+        return None
+    pose = None if rays is None else _pose(keyframe, rays, matches, pixel)
+    return Candidate(keyframe, matches, pose)
 
 
 def _pose(
-    keyframe: Keyframe, rays: Float32Array | None, matches: Matches, pixel: float
+    keyframe: Keyframe, rays: tuple[Float32Array, Float32Array], matches: Matches, pixel: float
 ) -> Pose | None:
     """Pose of the image's camera in the keyframe's frame: metric by depth, else up to scale."""
-    if rays is None or keyframe.normalized is None or matches.inliers is None:
-        return None
-    there = keyframe.normalized[matches.reference_indices[matches.inliers]].astype(np.float64)
-    here = rays[matches.current_indices[matches.inliers]].astype(np.float64)
+    there = rays[0][matches.reference_indices[matches.inliers]].astype(np.float64)
+    here = rays[1][matches.current_indices[matches.inliers]].astype(np.float64)
     known = np.isfinite(there).all(1) & np.isfinite(here).all(1)
     if keyframe.depth is not None:
         depth = keyframe.depth[matches.reference_indices[matches.inliers]].astype(np.float64)

@@ -20,10 +20,11 @@ from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.types import BoolArray, Features, Float32Array, Matches
 
-MIN_MATCHES = 16  # fewer fit a wrong model too easily
+MIN_MATCHES = 16  # fewer cannot be judged
+_LEAST_INLIERS = 14  # of 16 to 40 random matches up to 12 agree with some epipolar geometry
 _STILL_MEDIAN = 0.5  # pixels; below it the parallax drowns in the noise of the keypoints
 _HOMOGRAPHY_SHARE = 0.9  # of the epipolar inliers: so many on one homography hold no more geometry
-_LEAST_SHARE = 0.2  # of the matches: fewer inliers mean that the estimation failed
+_LEAST_SHARE = 0.2  # of the matches: fewer mean that the estimation failed
 _CONFIDENCE = 0.99  # 0.9999 takes twice as long and finds the same inliers
 _ITERATIONS = 1000
 
@@ -62,8 +63,9 @@ class Verifier:
         camera: its lens distortion is taken out first; used for images of its size only.
         rays: ``camera.normalize`` of the reference's and the current keypoints, where known.
 
-        Inliers stay None (geometry ``unverified``) with fewer than MIN_MATCHES matches, or where no
-        model fits a fair share.
+        The geometry is ``unverified`` where it cannot be told: with fewer than MIN_MATCHES matches,
+        whose inliers stay None, and where no motion explains a fair share of more; those are all
+        outliers then.
         """
         if len(matches) < MIN_MATCHES:
             return replace(matches, inliers=None, geometry="unverified")
@@ -94,9 +96,10 @@ class Verifier:
         self, before: NDArray[np.float64], after: NDArray[np.float64], focal: float | None
     ) -> tuple[BoolArray | None, str]:
         threshold = self._config.inlier_threshold
-        moved = np.linalg.norm(after - before, axis=1)
         if len(before) < MIN_MATCHES:
             return None, ""
+        moved = np.linalg.norm(after - before, axis=1)
+        none = np.zeros(len(before), bool)
         if np.median(moved) < _STILL_MEDIAN:
             return moved < threshold, "still"
         flat = _robust(
@@ -104,11 +107,11 @@ class Verifier:
                 before, after, cv2.USAC_MAGSAC, threshold, None, _ITERATIONS, _CONFIDENCE
             )
         )
-        if self._config.verification == "homography":
-            return flat, "homography"
-        general = self._epipolar(before, after, focal)
+        general = None
+        if self._config.verification != "homography":
+            general = self._epipolar(before, after, focal)
         if general is None:
-            return flat, "homography"
+            return (none, "unverified") if flat is None else (flat, "homography")
         if flat is not None and flat.sum() >= _HOMOGRAPHY_SHARE * general.sum():
             # a few points off the plane still agree with the epipolar geometry
             return flat | general, "homography"
@@ -141,4 +144,5 @@ def _robust(estimate: Callable[[], tuple[Any, Any]]) -> BoolArray | None:
     if model is None or mask is None:
         return None
     inliers: BoolArray = np.asarray(mask).ravel() != 0
-    return inliers if inliers.mean() >= _LEAST_SHARE else None
+    enough = inliers.mean() >= _LEAST_SHARE and inliers.sum() >= _LEAST_INLIERS
+    return inliers if enough else None

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from std_srvs.srv import Trigger
 from aliked_msgs.msg import FrontendStatus
 from aliked_msgs.srv import Relocalize
 from aliked_ros.camera import CameraModel
+from aliked_ros.errors import BackendError
 from aliked_ros.frontend.masks import read_mask
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.ros import running
@@ -48,6 +50,7 @@ _SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.
 _REPORT_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 _CALLS_QOS = QoSProfile(depth=100)  # calls that may wait; beyond it they are lost without a word
 _LOG_PERIOD = 5.0  # seconds between two warnings of the same kind
+_TURN = 0.001  # seconds
 _SANE_AGE = 60.0  # seconds; an image older than this at arrival has a stamp of another clock
 
 
@@ -383,8 +386,7 @@ class FrontendNode(LifecycleNode):
 
         def work() -> None:
             try:
-                with self._pipeline_lock:
-                    self._relocalize(request, response)
+                self._relocalize(request, response)
             except Exception as error:
                 _answer(response, False, reason(error))
             done.set_result(response)
@@ -394,7 +396,7 @@ class FrontendNode(LifecycleNode):
         return await done
 
     def _relocalize(self, request: Relocalize.Request, response: Relocalize.Response) -> None:
-        """Fill the response; the pipeline's lock is held."""
+        """Fill the response. The pipeline's lock is held for one keyframe at a time."""
         pipeline, inputs, latest = self._pipeline, self._inputs, self._latest
         if pipeline is None or inputs is None:
             _answer(response, False, f"no keyframes in state {self._state}")
@@ -403,7 +405,8 @@ class FrontendNode(LifecycleNode):
         if request.image.width and request.image.height:
             image = image_from_message(request.image)
             height, width = image.pixels.shape[:2]
-            features = pipeline.extract(image.pixels, inputs.mask(width, height))
+            with self._using(pipeline):
+                features = pipeline.extract(image.pixels, inputs.mask(width, height))
             result = _untracked(features, image.stamp, inputs.calibration.camera)
             response.features = feature_frame(result, request.image.header)
         elif latest is not None:
@@ -412,15 +415,36 @@ class FrontendNode(LifecycleNode):
         else:
             _answer(response, False, "no image has been processed yet, and none was given")
             return
-        for candidate in pipeline.relocalize(features):
-            index = self._numbering.index(candidate.keyframe.index)
-            stamp = self._numbering.stamp(index, candidate.keyframe.stamp)
-            if index != own_index:  # that it looks like itself is no news
-                response.candidates.append(candidate_message(candidate, index, stamp))
-        found, known = len(response.candidates), len(pipeline.keyframes)
-        if request.max_candidates:
-            response.candidates = response.candidates[: request.max_candidates]
-        _answer(response, found > 0, f"{found} of {known} keyframes show the same place")
+        with self._using(pipeline):
+            keyframes = pipeline.keyframes
+            numbers = [self._numbering.index(keyframe.index) for keyframe in keyframes]
+            stamps = [
+                self._numbering.stamp(number, keyframe.stamp)
+                for number, keyframe in zip(numbers, keyframes, strict=True)
+            ]
+        found = []
+        for keyframe, number, stamp in zip(keyframes, numbers, stamps, strict=True):
+            if number == own_index:  # that it looks like itself is no news
+                continue
+            with self._using(pipeline):
+                candidate = pipeline.find_candidate(features, keyframe)
+            if candidate is not None:
+                found.append(candidate_message(candidate, number, stamp))
+        found.sort(key=lambda candidate: -candidate.inlier_count)
+        response.candidates = found[: request.max_candidates or None]
+        message = f"{len(found)} of {len(keyframes)} keyframes show the same place"
+        _answer(response, len(found) > 0, message)
+
+    @contextmanager
+    def _using(self, pipeline: Pipeline) -> Iterator[None]:
+        """The pipeline, between two images; BackendError when it has been freed meanwhile."""
+        with self._pipeline_lock:
+            if self._pipeline is not pipeline:
+                raise BackendError(
+                    "the node was cleaned up meanwhile; call again when it is active"
+                )
+            yield
+        time.sleep(_TURN)  # the lock is not fair: let who waits for it have it
 
     def _apply_parameters(self) -> None:
         """After parameters were set: what can change while working does so now."""
