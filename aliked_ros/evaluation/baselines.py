@@ -9,12 +9,12 @@ import numpy as np
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
-from aliked_ros.frontend.depth import depth_at
+from aliked_ros.frontend.depth import keypoint_depth
 from aliked_ros.frontend.matcher import NearestMatcher
-from aliked_ros.frontend.stereo import StereoMatcher, depth_from_disparity
+from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.tracker import Tracker
 from aliked_ros.frontend.verification import Verifier
-from aliked_ros.types import Features, Float32Array, FrameResult, Image, Matches, UInt8Array
+from aliked_ros.types import Features, FrameResult, Image, Matches, UInt8Array
 
 _BITS = 256
 _LEAST_COSINE = 0.5  # 64 of the 256 bits differ; mutual matches beyond it are mostly wrong
@@ -62,7 +62,7 @@ class OrbFrontend:
             reference_stamp=None if previous is None else previous.stamp,
             normalized=None if self.camera is None else self.camera.normalize(features.keypoints),
             right_x=right_x,
-            depth=self._depth(image, features, right_x),
+            depth=keypoint_depth(image, features, right_x, self.camera, self.baseline),
         )
         return self._previous
 
@@ -84,13 +84,3 @@ class OrbFrontend:
             height=pixels.shape[0],
             model="orb",
         )
-
-    def _depth(
-        self, image: Image, features: Features, right_x: Float32Array | None
-    ) -> Float32Array | None:
-        if image.depth is not None:
-            return depth_at(image.depth, features.keypoints, features.width, features.height)
-        if right_x is None or self.camera is None or self.baseline is None:
-            return None
-        x, focal = features.keypoints[:, 0], float(self.camera.matrix[0, 0])
-        return depth_from_disparity(x, right_x, focal, self.baseline)

@@ -1,4 +1,4 @@
-"""Depth of keypoints, from a depth image that lies pixel by pixel over the camera's."""
+"""Depth of keypoints: from a depth image that lies pixel by pixel over the camera's, or stereo."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ImageError
-from aliked_ros.types import Float32Array
+from aliked_ros.frontend.stereo import depth_from_disparity
+from aliked_ros.types import Features, Float32Array, Image
 
 MILLIMETRES = 1000.0
 
@@ -47,3 +49,25 @@ def depth_at(depth: Float32Array, keypoints: Float32Array, width: int, height: i
     columns, rows = np.rint(keypoints).astype(np.intp).T
     nearest: Float32Array = depth[rows.clip(0, height - 1), columns.clip(0, width - 1)]
     return nearest
+
+
+def keypoint_depth(
+    image: Image,
+    features: Features,
+    right_x: Float32Array | None,
+    camera: CameraModel | None,
+    baseline: float | None,
+) -> Float32Array | None:
+    """Depth of an image's keypoints, N metres, NaN = none; None without any source of it.
+
+    From the depth image where there is one; else from ``right_x`` (N, pixels), where the camera
+    fits the image and the baseline (metres) is known. Raises ImageError as ``depth_at``.
+    """
+    if image.depth is not None:
+        return depth_at(image.depth, features.keypoints, features.width, features.height)
+    if right_x is None or camera is None or baseline is None:
+        return None
+    if not camera.fits(features.width, features.height):
+        return None
+    focal = float(camera.matrix[0, 0])
+    return depth_from_disparity(features.keypoints[:, 0], right_x, focal, baseline)

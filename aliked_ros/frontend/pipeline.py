@@ -10,14 +10,14 @@ import numpy as np
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
-from aliked_ros.frontend.depth import depth_at
+from aliked_ros.frontend.depth import keypoint_depth
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.keyframes import Keyframes
 from aliked_ros.frontend.masks import StaticParts, combine
 from aliked_ros.frontend.matcher import AdaptiveMatcher, Matcher, build_matcher
 from aliked_ros.frontend.recovery import Recovery
 from aliked_ros.frontend.relocalization import find_candidate
-from aliked_ros.frontend.stereo import StereoMatcher, depth_from_disparity
+from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.tracker import Tracker
 from aliked_ros.frontend.verification import MIN_MATCHES, Verifier
 from aliked_ros.inference.backend import create_backend
@@ -119,7 +119,8 @@ class Pipeline:
         if camera is not None and not camera.fits(features.width, features.height):
             camera = None
         clock.lap("extract")
-        right_x, depth = self._third_dimension(image, features, camera)
+        right_x = self._right_x(image, features)
+        depth = keypoint_depth(image, features, right_x, camera, self.baseline)
         clock.lap("stereo")
         normalized = None if camera is None else camera.normalize(features.keypoints)
         previous = self._continued(image.stamp, features)
@@ -133,10 +134,11 @@ class Pipeline:
                 features.width,
                 features.height,
             )
-            rays = None
-            if previous.normalized is not None and normalized is not None:
-                rays = (previous.normalized, normalized)
-            matches = self._verifier.verify(previous.features, features, matches, camera, rays)
+            if self._config.verification != "none":
+                rays = None
+                if previous.normalized is not None and normalized is not None:
+                    rays = (previous.normalized, normalized)
+                matches = self._verifier.verify(previous.features, features, matches, camera, rays)
             clock.lap("verify")
         ids = self._tracker.continued(len(features), matches)
         reason = self._keyframes.reason(image.stamp, features, ids)
@@ -213,21 +215,12 @@ class Pipeline:
         height, width = image.pixels.shape[:2]
         return combine(image.mask, self._static.mask(width, height))
 
-    def _third_dimension(
-        self, image: Image, features: Features, camera: CameraModel | None
-    ) -> tuple[Float32Array | None, Float32Array | None]:
-        """``right_x`` and ``depth`` of the keypoints, as far as the image has them."""
-        right_x = depth = None
-        if image.right is not None:
-            right = self._extractor.extract(image.right)
-            right_x = self._stereo.match(features, right, image.pixels, image.right)
-            if camera is not None and self.baseline is not None:
-                depth = depth_from_disparity(
-                    features.keypoints[:, 0], right_x, float(camera.matrix[0, 0]), self.baseline
-                )
-        if image.depth is not None:
-            depth = depth_at(image.depth, features.keypoints, features.width, features.height)
-        return right_x, depth
+    def _right_x(self, image: Image, features: Features) -> Float32Array | None:
+        """Where the keypoints are in the right image."""
+        if image.right is None:
+            return None
+        right = self._extractor.extract(image.right)
+        return self._stereo.match(features, right, image.pixels, image.right)
 
     def _continued(self, stamp: float, features: Features) -> FrameResult | None:
         """The previous image, None where a new epoch begins."""

@@ -66,7 +66,7 @@ class Recovery:
         camera: CameraModel | None,
     ) -> bool:
         matches = self._matcher.match(keyframe.features, features)
-        matches = self._verifier.check(keyframe.features, features, matches, camera)
+        matches = self._verifier.verify(keyframe.features, features, matches, camera)
         inliers = matches.inliers
         if inliers is None or np.count_nonzero(inliers) < MIN_MATCHES:
             return False

@@ -38,7 +38,7 @@ def find_candidate(
         rays = (there, camera.normalize(features.keypoints))
         pixel = 1.0 / float(camera.matrix[0, 0])
     matches = matcher.match(keyframe.features, features)
-    matches = verifier.check(keyframe.features, features, matches, camera, rays)
+    matches = verifier.verify(keyframe.features, features, matches, camera, rays)
     if matches.inliers is None or np.count_nonzero(matches.inliers) < MIN_MATCHES:
         return None
     pose = None if rays is None else _pose(keyframe, rays, matches, pixel)

@@ -43,22 +43,9 @@ class Verifier:
         camera: CameraModel | None = None,
         rays: tuple[Float32Array, Float32Array] | None = None,
     ) -> Matches:
-        """``check``, unless the settings ask for no verification."""
-        if self._config.verification == "none":
-            return matches
-        return self.check(reference, current, matches, camera, rays)
-
-    def check(
-        self,
-        reference: Features,
-        current: Features,
-        matches: Matches,
-        camera: CameraModel | None = None,
-        rays: tuple[Float32Array, Float32Array] | None = None,
-    ) -> Matches:
         """``matches`` with ``inliers`` and ``geometry`` set, as far as that can be known.
 
-        With ``verification`` none, it is the fundamental geometry that they have to agree with.
+        With ``verification`` none it is the fundamental geometry, for who asks all the same.
 
         camera: its lens distortion is taken out first; used for images of its size only.
         rays: ``camera.normalize`` of the reference's and the current keypoints, where known.
