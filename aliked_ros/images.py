@@ -58,3 +58,8 @@ def _has_its_end(jpeg: memoryview) -> bool:
             return True
         position = begin + int.from_bytes(jpeg[begin : begin + 2], "big")
     return False
+
+
+def grey(pixels: UInt8Array) -> UInt8Array:
+    """H×W of an image H×W or H×W×3 (RGB)."""
+    return pixels if pixels.ndim == 2 else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aliked_ros.errors import ImageError
+from aliked_ros.images import grey
 from aliked_ros.types import Features, Float32Array, FrameResult, Matches, UInt8Array, UInt64Array
 
 LONG_TRACK = 30  # frames from which on a track has the last colour
@@ -198,9 +199,9 @@ def fit(picture: UInt8Array, width: int, height: int) -> UInt8Array:
 
 
 def _backdrop(pixels: UInt8Array) -> UInt8Array:
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.ndim == 3 else pixels
     return np.asarray(
-        cv2.cvtColor(cv2.convertScaleAbs(grey, alpha=_BRIGHTNESS), cv2.COLOR_GRAY2RGB), np.uint8
+        cv2.cvtColor(cv2.convertScaleAbs(grey(pixels), alpha=_BRIGHTNESS), cv2.COLOR_GRAY2RGB),
+        np.uint8,
     )
 
 

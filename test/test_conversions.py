@@ -25,6 +25,7 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, Keyframe, RelocalizationCandidate
+from aliked_ros import messages
 from aliked_ros.errors import ConfigurationError, ImageError
 from aliked_ros.images import decode_image
 from aliked_ros.ros import conversions
@@ -391,7 +392,7 @@ def test_features_survive_the_wire(count, dimension, seed, encoding):
     assert message == sent
     assert message.header == header
     assert (message.frame_index, message.epoch, message.is_keyframe) == (7, 3, True)
-    features = conversions.features_from_message(message)
+    features = messages.features_from_message(message)
     np.testing.assert_array_equal(features.keypoints, result.features.keypoints)
     np.testing.assert_array_equal(features.scores, result.features.scores)
     assert (features.width, features.height, features.model) == (640, 480, "aliked-n16")
@@ -400,7 +401,7 @@ def test_features_survive_the_wire(count, dimension, seed, encoding):
     np.testing.assert_allclose(
         features.descriptors, result.features.descriptors, rtol=0, atol=tolerance
     )
-    tracks = conversions.tracks_from_message(message)
+    tracks = messages.tracks_from_message(message)
     np.testing.assert_array_equal(tracks.ids, result.tracks.ids)
     np.testing.assert_array_equal(tracks.lengths, result.tracks.lengths)
     assert tracks.epoch == 3
@@ -410,7 +411,7 @@ def test_descriptors_can_be_left_out():
     message = conversions.feature_frame(result_of(5, 128, 0, False), Header(), None)
     assert len(message.descriptors) == 0
     assert message.descriptor_dim == 0
-    assert conversions.features_from_message(message).descriptors.shape == (5, 0)
+    assert messages.features_from_message(message).descriptors.shape == (5, 0)
 
 
 @given(count=st.integers(0, 40), seed=RNG_SEEDS, inliers=st.booleans())
@@ -421,7 +422,7 @@ def test_matches_survive_the_wire(count, seed, inliers):
     message = deserialize_message(serialize_message(sent), FeatureMatches)
     assert (message.frame_index, message.reference_index) == (7, 6)
     assert message.reference_stamp == Time(sec=1, nanosec=400_000_001)
-    matches = conversions.matches_from_message(message)
+    matches = messages.matches_from_message(message)
     np.testing.assert_array_equal(matches.reference_indices, result.matches.reference_indices)
     np.testing.assert_array_equal(matches.current_indices, result.matches.current_indices)
     np.testing.assert_array_equal(matches.scores, result.matches.scores)
@@ -433,13 +434,13 @@ def test_matches_survive_the_wire(count, seed, inliers):
 
 def test_fields_that_may_be_empty():
     message = FeatureFrame()
-    assert conversions.optional_array(message.depth) is None
-    assert conversions.optional_array(message.normalized, 2) is None
+    assert messages.optional_array(message.depth) is None
+    assert messages.optional_array(message.normalized, 2) is None
     message.depth = [1.5, float("nan")]
     message.normalized = [0.1, 0.2, 0.3, 0.4]
-    np.testing.assert_array_equal(conversions.optional_array(message.depth), [1.5, np.nan])
+    np.testing.assert_array_equal(messages.optional_array(message.depth), [1.5, np.nan])
     np.testing.assert_array_equal(
-        conversions.optional_array(message.normalized, 2),
+        messages.optional_array(message.normalized, 2),
         np.array([[0.1, 0.2], [0.3, 0.4]], np.float32),
     )
 
@@ -450,10 +451,10 @@ def test_stereo_and_depth_survive_the_wire():
     result = replace(result, right_x=depth + 1, depth=depth, normalized=result.features.keypoints)
     sent = conversions.feature_frame(result, Header())
     message = deserialize_message(serialize_message(sent), FeatureFrame)
-    np.testing.assert_array_equal(conversions.optional_array(message.right_x), depth + 1)
-    np.testing.assert_array_equal(conversions.optional_array(message.depth), depth)
+    np.testing.assert_array_equal(messages.optional_array(message.right_x), depth + 1)
+    np.testing.assert_array_equal(messages.optional_array(message.depth), depth)
     np.testing.assert_array_equal(
-        conversions.optional_array(message.normalized, 2), result.features.keypoints
+        messages.optional_array(message.normalized, 2), result.features.keypoints
     )
 
 

@@ -24,8 +24,8 @@ from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame
 from aliked_ros.camera import CameraModel
+from aliked_ros.messages import descriptors_from_message
 from aliked_ros.ros.conversions import (
-    descriptors_from_message,
     image_message,
 )
 from aliked_ros.ros.parameters import DECLARATIONS, Change

@@ -5,18 +5,18 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
-from aliked_ros.frontend.depth import depth_in_metres
 from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.types import Image, UInt8Array
+from aliked_ros.sources import open_source
+from aliked_ros.types import UInt8Array
 
 Images = Callable[[int], UInt8Array]
 
@@ -32,24 +32,16 @@ def _truth(folder: Path, index: int) -> np.ndarray:
     return pose
 
 
-def _depth(folder: Path, index: int) -> np.ndarray:
-    with (folder / "associations.txt").open() as file:
-        depth_file = [line.split()[3] for line in file][index]
-    raw = cv2.imread(str(folder / depth_file), cv2.IMREAD_UNCHANGED)
-    assert raw is not None
-    return depth_in_metres(raw, 5000.0)
-
-
 @pytest.fixture(params=[True, False], ids=["depth", "mono"])
-def pipeline(request: pytest.FixtureRequest, shared: Path, tum_images: Images) -> Pipeline:
+def pipeline(request: pytest.FixtureRequest, shared: Path) -> Pipeline:
     """After the images 0, 5, ..., 25 of fr1_xyz, with or without their depth."""
     folder = shared / "data" / "tum_fr1_xyz"
     pipeline = Pipeline(FrontendConfig(max_keypoints=512, matcher="nearest"))
     calibration = json.loads((folder / "calib.json").read_text())
     pipeline.camera = CameraModel.from_calibration(calibration)
-    for i in range(0, 30, 5):
-        depth = _depth(folder, i) if request.param else None
-        pipeline.process(Image(tum_images(i), i / 30, depth=depth))
+    source = open_source(str(folder), 30, "depth" if request.param else "none")
+    for image in islice(source, 0, None, 5):
+        pipeline.process(image)
     return pipeline
 
 

@@ -29,12 +29,18 @@ def extractor() -> Extractor:
     return create_extractor(CONFIG)
 
 
+@pytest.fixture(scope="module")
+def fr1_camera(shared: Path) -> CameraModel:
+    calibration = json.loads((shared / "data" / "tum_fr1_xyz" / "calib.json").read_text())
+    return CameraModel.from_calibration(calibration)
+
+
 def match(a: Features, b: Features) -> Matches:
     return NearestMatcher(CONFIG).match(a, b)
 
 
 def test_general_motion_drops_outliers(
-    extractor: Extractor, tum_images: Callable[[int], UInt8Array], shared: Path
+    extractor: Extractor, tum_images: Callable[[int], UInt8Array], fr1_camera: CameraModel
 ) -> None:
     """A fifth of the matches is wired wrongly; nearly all of it, and little else, is rejected."""
     first, second = extractor.extract(tum_images(0)), extractor.extract(tum_images(30))
@@ -47,8 +53,7 @@ def test_general_motion_drops_outliers(
     spoiled = matches.current_indices.copy()
     wrong = np.arange(0, len(matches), 5)
     spoiled[wrong] = np.roll(spoiled[wrong], len(wrong) // 2)
-    calibration = json.loads((shared / "data" / "tum_fr1_xyz" / "calib.json").read_text())
-    for camera in (None, CameraModel.from_calibration(calibration)):
+    for camera in (None, fr1_camera):
         verified = Verifier(CONFIG).verify(
             first, second, replace(matches, current_indices=spoiled), camera
         )
@@ -60,17 +65,15 @@ def test_general_motion_drops_outliers(
 
 
 def test_essential_geometry_of_a_calibrated_camera(
-    extractor: Extractor, tum_images: Callable[[int], UInt8Array], shared: Path
+    extractor: Extractor, tum_images: Callable[[int], UInt8Array], fr1_camera: CameraModel
 ) -> None:
     """Its inliers are one rigid motion's; without a camera it is the fundamental geometry."""
-    calibration = json.loads((shared / "data" / "tum_fr1_xyz" / "calib.json").read_text())
-    camera = CameraModel.from_calibration(calibration)
     first, second = extractor.extract(tum_images(0)), extractor.extract(tum_images(30))
     matches = match(first, second)
-    rays = (camera.normalize(first.keypoints), camera.normalize(second.keypoints))
+    rays = (fr1_camera.normalize(first.keypoints), fr1_camera.normalize(second.keypoints))
     config = replace(CONFIG, verification="essential")
-    fundamental = Verifier(CONFIG).verify(first, second, matches, camera)
-    essential = Verifier(config).verify(first, second, matches, camera, rays)
+    fundamental = Verifier(CONFIG).verify(first, second, matches, fr1_camera)
+    essential = Verifier(config).verify(first, second, matches, fr1_camera, rays)
     assert essential.geometry == "epipolar"
     assert essential.inliers is not None
     assert fundamental.inliers is not None
@@ -85,7 +88,7 @@ def test_essential_geometry_of_a_calibrated_camera(
     )
     assert (in_front > 0).mean() > 0.9
 
-    without_rays = Verifier(config).verify(first, second, matches, camera)
+    without_rays = Verifier(config).verify(first, second, matches, fr1_camera)
     np.testing.assert_array_equal(without_rays.inliers, essential.inliers)
     uncalibrated = Verifier(config).verify(first, second, matches)
     np.testing.assert_array_equal(
@@ -94,15 +97,13 @@ def test_essential_geometry_of_a_calibrated_camera(
 
 
 def test_rays_without_a_direction_are_outliers(
-    extractor: Extractor, tum_images: Callable[[int], UInt8Array], shared: Path
+    extractor: Extractor, tum_images: Callable[[int], UInt8Array], fr1_camera: CameraModel
 ) -> None:
-    calibration = json.loads((shared / "data" / "tum_fr1_xyz" / "calib.json").read_text())
-    camera = CameraModel.from_calibration(calibration)
     first, second = extractor.extract(tum_images(0)), extractor.extract(tum_images(30))
     matches = match(first, second)
-    rays = (camera.normalize(first.keypoints), camera.normalize(second.keypoints))
+    rays = (fr1_camera.normalize(first.keypoints), fr1_camera.normalize(second.keypoints))
     rays[1][matches.current_indices[:10]] = np.nan
-    verified = Verifier(CONFIG).verify(first, second, matches, camera, rays)
+    verified = Verifier(CONFIG).verify(first, second, matches, fr1_camera, rays)
     assert verified.inliers is not None
     assert not verified.inliers[:10].any()
     assert verified.inliers[10:].mean() > 0.7
@@ -177,12 +178,11 @@ def test_random_matches_are_outliers(
 
 
 def test_pipeline_ends_the_tracks_of_outliers_only(
-    tum_images: Callable[[int], UInt8Array], shared: Path
+    tum_images: Callable[[int], UInt8Array], fr1_camera: CameraModel
 ) -> None:
     # recovered, an outlier of the image before may be an inlier of a keyframe
     pipeline = Pipeline(replace(CONFIG, recover_tracks=False))
-    calibration = json.loads((shared / "data" / "tum_fr1_xyz" / "calib.json").read_text())
-    pipeline.camera = CameraModel.from_calibration(calibration)
+    pipeline.camera = fr1_camera
     results = [pipeline.process(Image(tum_images(i), i / 30)) for i in range(4)]
     for before, now in pairwise(results):
         matches = now.matches

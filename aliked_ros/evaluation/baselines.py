@@ -14,6 +14,7 @@ from aliked_ros.frontend.matcher import NearestMatcher
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.tracker import Tracker
 from aliked_ros.frontend.verification import Verifier
+from aliked_ros.images import grey
 from aliked_ros.types import Features, FrameResult, Image, Matches, UInt8Array
 
 _BITS = 256
@@ -67,8 +68,7 @@ class OrbFrontend:
         return self._previous
 
     def _extract(self, pixels: UInt8Array, mask: UInt8Array | None = None) -> Features:
-        grey = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-        found, descriptors = self._detector.detectAndCompute(grey, mask)
+        found, descriptors = self._detector.detectAndCompute(grey(pixels), mask)
         bits = (
             np.zeros((0, _BITS), np.uint8)
             if not found

@@ -20,6 +20,13 @@ from rosbags.highlevel import AnyReader, AnyReaderError
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, ImageError, SourceError
+from aliked_ros.messages import (
+    features_from_message,
+    matches_from_message,
+    nanoseconds,
+    optional_array,
+    tracks_from_message,
+)
 from aliked_ros.types import Features, Float32Array, Matches, Tracks
 
 logger = logging.getLogger(__name__)
@@ -29,7 +36,6 @@ _MATCHES = ("aliked_msgs/msg/FeatureMatches",)
 _CAMERA_INFO = ("sensor_msgs/msg/CameraInfo",)
 _IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 _ODOMETRY = ("nav_msgs/msg/Odometry",)
-_DESCRIPTOR_TYPES = (np.dtype("<f4"), np.dtype("<f2"))  # by FeatureFrame.descriptor_encoding
 _PNG = b"\x89PNG"
 # Channels of the raw encodings, and how OpenCV makes what it writes of them.
 _RAW: dict[str, tuple[int, int | None]] = {
@@ -136,31 +142,20 @@ class RecordingReader:
         """The features of each image."""
         remedy = "record a running front-end: 'ros2 run aliked_ros recorder'."
         for message in self._messages(_FEATURES, remedy):
-            dtype = _DESCRIPTOR_TYPES[message.descriptor_encoding]
-            descriptors = np.frombuffer(message.descriptors, dtype).astype(np.float32, copy=False)
-            features = Features(
-                message.keypoints.reshape(-1, 2),
-                message.scores,
-                descriptors.reshape(len(message.scores), message.descriptor_dim),
-                message.width,
-                message.height,
-                message.model,
+            yield RecordedFrame(
+                _stamp(message),
+                message.frame_index,
+                features_from_message(message),
+                tracks_from_message(message),
+                optional_array(message.normalized, 2),
             )
-            tracks = Tracks(message.track_ids, message.track_lengths, message.epoch)
-            normalized = message.normalized.reshape(-1, 2) if len(message.normalized) else None
-            yield RecordedFrame(_stamp(message), message.frame_index, features, tracks, normalized)
 
     def matches(self) -> Iterator[RecordedMatches]:
         """The matches of each image; none where they were not recorded."""
         for message in self._messages(_MATCHES):
-            found = Matches(
-                message.reference_indices,
-                message.current_indices,
-                message.scores,
-                np.asarray(message.inliers, bool) if len(message.inliers) else None,
-            )
-            reference = _nanoseconds(message.reference_stamp), message.reference_index
-            yield RecordedMatches((_stamp(message), message.frame_index), reference, found)
+            reference = nanoseconds(message.reference_stamp), message.reference_index
+            image = _stamp(message), message.frame_index
+            yield RecordedMatches(image, reference, matches_from_message(message))
 
     def images(self) -> Iterator[RecordedImage]:
         """The images: compressed ones as they are, raw ones as PNG; none if not recorded."""
@@ -269,8 +264,4 @@ def _png(message: Any) -> bytes:
 
 
 def _stamp(message: Any) -> int:
-    return _nanoseconds(message.header.stamp)
-
-
-def _nanoseconds(time: Any) -> int:
-    return int(time.sec) * 1_000_000_000 + int(time.nanosec)
+    return nanoseconds(message.header.stamp)

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.types import Features, Keyframe, UInt64Array
@@ -85,9 +86,7 @@ class Keyframes:
         self._ring = deque(self._ring, maxlen=config.keyframe_count)
 
 
-def shared_rows(
-    ids: UInt64Array, others: UInt64Array
-) -> tuple[np.ndarray[tuple[int], np.dtype[np.intp]], np.ndarray[tuple[int], np.dtype[np.intp]]]:
+def shared_rows(ids: UInt64Array, others: UInt64Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows of ``ids`` and of ``others`` that hold the same id; an id of 0 is none."""
     known = np.flatnonzero(ids)
     _, rows, other_rows = np.intersect1d(

@@ -197,8 +197,8 @@ class Pipeline:
         kept = {name: getattr(self._config, name) for name in loaded}
         self._config = config = replace(config, **kept)
         for part in (
-            self._extractor, self._stereo, self._matcher, self._any_matcher, self._verifier,
-            self._keyframes, self._recovery,
+            self._extractor, self._stereo, self._matcher, self._verifier, self._keyframes,
+            self._recovery,
         ):  # fmt: skip
             part.reconfigure(config)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ImageError
 from aliked_ros.frontend.similarity import mutual_best_of
+from aliked_ros.images import grey
 from aliked_ros.types import Features, Float32Array, UInt8Array
 
 # Few wrong candidates share a row, so that the least cosine may be lower than between any two
@@ -57,8 +58,8 @@ class StereoMatcher:
         if len(rows) == 0:
             return right_x
         found = _placed(
-            _grey(left_pixels),
-            _grey(right_pixels),
+            grey(left_pixels),
+            grey(right_pixels),
             left.keypoints[rows],
             right.keypoints[columns, 0],
         )
@@ -154,7 +155,3 @@ def _standardised(patches: Float32Array) -> Float32Array:
     patches = patches - patches.mean(axis=-1, keepdims=True)
     lengths = np.linalg.norm(patches, axis=-1, keepdims=True)
     return np.asarray(patches / np.maximum(lengths, 1.0), np.float32)
-
-
-def _grey(pixels: UInt8Array) -> UInt8Array:
-    return pixels if pixels.ndim == 2 else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))

@@ -3,7 +3,7 @@
 Pixels, depth and masks come in through :func:`image_from_message`, :func:`depth_from_message` and
 :func:`mask_from_message`; results leave through :func:`feature_frame` and its neighbours, which
 fill message arrays from buffers (rclpy copies lists element by element, a thousand times slower).
-The other ``*_from_message`` functions are for subscribers.
+What subscribers need is in :mod:`aliked_ros.messages`.
 """
 
 from __future__ import annotations
@@ -28,20 +28,17 @@ from aliked_ros.errors import ConfigurationError, ImageError
 from aliked_ros.frontend.depth import depth_in_metres
 from aliked_ros.frontend.masks import rectified_border
 from aliked_ros.images import decode_image
+from aliked_ros.messages import DESCRIPTOR_TYPES
 from aliked_ros.types import (
     Candidate,
-    Features,
     Float32Array,
     FrameResult,
     Image,
-    Matches,
     Pose,
-    Tracks,
     UInt8Array,
 )
 
 DESCRIPTOR_ENCODINGS = {"float32": FeatureFrame.FLOAT32, "float16": FeatureFrame.FLOAT16}
-_DESCRIPTOR_TYPES = {FeatureFrame.FLOAT32: np.dtype("<f4"), FeatureFrame.FLOAT16: np.dtype("<f2")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +328,7 @@ def feature_frame(
     if descriptor_encoding is not None:
         message.descriptor_encoding = DESCRIPTOR_ENCODINGS[descriptor_encoding]
         message.descriptor_dim = int(features.descriptors.shape[1])
-        dtype = _DESCRIPTOR_TYPES[message.descriptor_encoding]
+        dtype = DESCRIPTOR_TYPES[message.descriptor_encoding]
         _fill(message.descriptors, features.descriptors.astype(dtype, copy=False))
     return message
 
@@ -399,58 +396,6 @@ def pose_message(pose: Pose) -> PoseMessage:
 def _fill(target: array[int] | array[float], values: NDArray[np.generic]) -> None:
     """Append a numpy array to a message's empty array of the same item size, by memory copy."""
     target.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
-
-
-def features_from_message(message: FeatureFrame) -> Features:
-    """The features of a FeatureFrame; arrays are views of the message where types allow.
-
-    Messages without descriptors give N×0 descriptors.
-    """
-    return Features(
-        keypoints=np.frombuffer(message.keypoints, np.float32).reshape(-1, 2),
-        scores=np.frombuffer(message.scores, np.float32),
-        descriptors=descriptors_from_message(message),
-        width=message.width,
-        height=message.height,
-        model=message.model,
-    )
-
-
-def descriptors_from_message(message: FeatureFrame) -> Float32Array:
-    """The N×D float32 descriptors of a FeatureFrame in either encoding (N×0 when left out)."""
-    dtype = _DESCRIPTOR_TYPES[message.descriptor_encoding]
-    rows = np.frombuffer(message.descriptors, dtype)
-    return rows.reshape(len(message.scores), message.descriptor_dim).astype(np.float32, copy=False)
-
-
-def optional_array(values: array[float], columns: int = 1) -> Float32Array | None:
-    """A field that may be empty (``normalized``, ``right_x``, ``depth``): N or N×columns, or None.
-
-    Of an image without keypoints every field is empty.
-    """
-    if not len(values):
-        return None
-    rows = np.frombuffer(values, np.float32)
-    return rows if columns == 1 else rows.reshape(-1, columns)
-
-
-def tracks_from_message(message: FeatureFrame) -> Tracks:
-    """The track of each keypoint of a FeatureFrame."""
-    return Tracks(
-        ids=np.frombuffer(message.track_ids, np.uint64),
-        lengths=np.frombuffer(message.track_lengths, np.uint32),
-        epoch=message.epoch,
-    )
-
-
-def matches_from_message(message: FeatureMatches) -> Matches:
-    """The matches of a FeatureMatches message."""
-    return Matches(
-        reference_indices=np.frombuffer(message.reference_indices, np.uint32),
-        current_indices=np.frombuffer(message.current_indices, np.uint32),
-        scores=np.frombuffer(message.scores, np.float32),
-        inliers=np.array(message.inliers, bool) if len(message.inliers) else None,
-    )
 
 
 def seconds(stamp: Time) -> float:

@@ -24,6 +24,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
 from aliked_ros.errors import ImageError
+from aliked_ros.messages import nanoseconds
 from aliked_ros.ros.calibration import Calibration
 from aliked_ros.ros.complaints import Complaints
 from aliked_ros.ros.conversions import depth_from_message, image_from_message, seconds
@@ -230,12 +231,12 @@ class Inputs:
         if self._pairing is None:
             self._deliver(replace(arrival, released=now))
         else:
-            self._release(self._pairing.add_image(_nanoseconds(message), arrival, now))
+            self._release(self._pairing.add_image(nanoseconds(message.header.stamp), arrival, now))
 
     def _on_partner(self, message: AnyImage) -> None:
         self._last_partner = time.perf_counter()
         if not self.paused:
-            stamp = _nanoseconds(message)
+            stamp = nanoseconds(message.header.stamp)
             self._release(self._pairing.add_partner(stamp, message, self._last_partner))
 
     def _on_deadline(self) -> None:
@@ -328,8 +329,3 @@ class Inputs:
             f"a publisher of {topic} offers another QoS ({policy}): its messages do not arrive. "
             "Set input_reliability to best_effort for images; masks have to be reliable.",
         )
-
-
-def _nanoseconds(message: AnyImage) -> int:
-    stamp = message.header.stamp
-    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)

@@ -20,6 +20,8 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from aliked_ros.errors import ConfigurationError, SourceError
+from aliked_ros.frontend.depth import MILLIMETRES
+from aliked_ros.images import grey
 from aliked_ros.ros import running
 from aliked_ros.ros.conversions import image_message, stamp_from_seconds
 from aliked_ros.ros.parameters import Change, Declaration, declare
@@ -251,8 +253,8 @@ def _spin_until(executor: SingleThreadedExecutor, deadline: float) -> None:
 
 
 def _encoded(pixels: UInt8Array, encoding: str) -> UInt8Array:
-    if encoding == "mono8" and pixels.ndim == 3:
-        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
+    if encoding == "mono8":
+        return grey(pixels)
     if encoding == "rgb8" and pixels.ndim == 2:
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), np.uint8)
     return pixels
@@ -304,7 +306,7 @@ def _depth_message(depth: Float32Array, encoding: str, header: Header) -> ImageM
     """A 16UC1 (millimetres, 0 = none) or 32FC1 (metres, NaN = none) image of metres H×W."""
     values = depth
     if encoding == "16UC1":
-        millimetres = np.rint(depth * 1000.0)
+        millimetres = np.rint(depth * MILLIMETRES)
         known = millimetres <= np.iinfo(np.uint16).max  # NaN is not
         values = np.where(known, millimetres, 0.0).astype(np.uint16)
     height, width = depth.shape

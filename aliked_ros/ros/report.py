@@ -19,13 +19,11 @@ from sensor_msgs.msg import Image as ImageMessage
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus
 from aliked_ros.errors import SourceError
+from aliked_ros.messages import features_from_message, matches_from_message, tracks_from_message
 from aliked_ros.results import TrackStatistics, VideoFile, caption_of, milliseconds, write_picture
 from aliked_ros.ros.conversions import (
-    features_from_message,
     image_from_message,
-    matches_from_message,
     seconds,
-    tracks_from_message,
 )
 from aliked_ros.types import FrameResult, Matches, UInt8Array
 from aliked_ros.visualization import Trails, contact_sheet, draw_tracks

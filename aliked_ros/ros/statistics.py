@@ -45,7 +45,7 @@ class Statistics:
     def clear(self) -> None:
         """Start counting anew."""
         with self._lock:
-            self._since = self._last_arrival = time.monotonic()
+            self._last_arrival = time.monotonic()
             self._received = self._processed = self._dropped = self._refused = 0
             self._input, self._output = Rate(), Rate()
             self._stages: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))

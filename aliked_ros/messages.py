@@ -1,0 +1,72 @@
+"""Arrays of the fields of ``aliked_msgs``, of whoever deserialised them: rclpy or rosbags.
+
+Needs neither ROS nor ``aliked_msgs``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from aliked_ros.types import Features, Float32Array, Matches, Tracks
+
+DESCRIPTOR_TYPES = (np.dtype("<f4"), np.dtype("<f2"))
+"""By FeatureFrame.descriptor_encoding: FLOAT32, FLOAT16."""
+
+
+def features_from_message(message: Any) -> Features:
+    """The features of a FeatureFrame; arrays are views of the message where types allow.
+
+    Messages without descriptors give N×0 descriptors.
+    """
+    return Features(
+        keypoints=np.frombuffer(message.keypoints, np.float32).reshape(-1, 2),
+        scores=np.frombuffer(message.scores, np.float32),
+        descriptors=descriptors_from_message(message),
+        width=message.width,
+        height=message.height,
+        model=message.model,
+    )
+
+
+def descriptors_from_message(message: Any) -> Float32Array:
+    """The N×D float32 descriptors of a FeatureFrame in either encoding (N×0 when left out)."""
+    dtype = DESCRIPTOR_TYPES[message.descriptor_encoding]
+    rows = np.frombuffer(message.descriptors, dtype)
+    return rows.reshape(len(message.scores), message.descriptor_dim).astype(np.float32, copy=False)
+
+
+def optional_array(values: Any, columns: int = 1) -> Float32Array | None:
+    """A field that may be empty (``normalized``, ``right_x``, ``depth``): N or N×columns, or None.
+
+    Of an image without keypoints every field is empty.
+    """
+    if not len(values):
+        return None
+    rows = np.frombuffer(values, np.float32)
+    return rows if columns == 1 else rows.reshape(-1, columns)
+
+
+def tracks_from_message(message: Any) -> Tracks:
+    """The track of each keypoint of a FeatureFrame."""
+    return Tracks(
+        ids=np.frombuffer(message.track_ids, np.uint64),
+        lengths=np.frombuffer(message.track_lengths, np.uint32),
+        epoch=message.epoch,
+    )
+
+
+def matches_from_message(message: Any) -> Matches:
+    """The matches of a FeatureMatches message."""
+    return Matches(
+        reference_indices=np.frombuffer(message.reference_indices, np.uint32),
+        current_indices=np.frombuffer(message.current_indices, np.uint32),
+        scores=np.frombuffer(message.scores, np.float32),
+        inliers=np.array(message.inliers, bool) if len(message.inliers) else None,
+    )
+
+
+def nanoseconds(stamp: Any) -> int:
+    """A builtin_interfaces/Time in whole nanoseconds."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
