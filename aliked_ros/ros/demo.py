@@ -8,14 +8,9 @@ busy are dropped and counted.
 from __future__ import annotations
 
 import json
-import os
-import random
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +26,7 @@ from aliked_msgs.msg import FrontendStatus
 from aliked_ros.errors import AlikedError
 from aliked_ros.progress import image_progress
 from aliked_ros.results import write_json
+from aliked_ros.ros.processes import Child, ProcessError, children, join_private_domain
 from aliked_ros.ros.report import report_of, write_pictures
 from aliked_ros.share import share_path
 from aliked_ros.sources import default_source, open_source
@@ -39,7 +35,6 @@ _PRELOAD = 300  # images decoded before the play: a camera would not take the fr
 _START_TIMEOUT = 900.0  # seconds: networks may have to be exported first
 _DRAIN_TIMEOUT = 20.0  # seconds for the images still in work when the player has ended
 _SETTLING_TIME = 1.0  # seconds in which a last image or result can be under way
-_STOP_TIMEOUT = 15.0  # seconds for a process to end after SIGINT
 _FRONTEND = "aliked_frontend"
 
 
@@ -49,62 +44,6 @@ class Profile(str, Enum):
     cpu = "cpu"
     desktop = "desktop"
     robot = "robot"
-
-
-class DemoError(AlikedError):
-    """A process of the demo that failed."""
-
-
-class Child:
-    """One of the demo's processes, its output in a log file."""
-
-    def __init__(
-        self,
-        name: str,
-        module: str,
-        parameters: dict[str, str | int | float],
-        log: Path,
-        parameter_file: Path | None = None,
-    ) -> None:
-        self.name = name
-        self._log = log
-        command = [sys.executable, "-m", module, "--ros-args"]
-        if parameter_file is not None:
-            command += ["--params-file", str(parameter_file)]
-        for key, value in parameters.items():
-            command += ["-p", f"{key}:={json.dumps(value)}"]  # JSON is a part of YAML
-        with log.open("wb") as output:
-            # A session of its own: Ctrl-C reaches only us, and we end the three in order.
-            self._process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-            )
-
-    def ended(self) -> bool:
-        """Whether it ended regularly. Raises DemoError with its last words when it failed."""
-        status = self._process.poll()
-        if status:
-            raise DemoError(f"the {self.name} ended with status {status}: {self._last_words()}")
-        return status is not None
-
-    def check(self) -> None:
-        """Raise DemoError when it is not running any more."""
-        if self.ended():
-            raise DemoError(f"the {self.name} ended too early: {self._last_words()}")
-
-    def stop(self) -> None:
-        """Ask it to end, wait, and kill it when it does not."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-        try:
-            self._process.wait(_STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _last_words(self) -> str:
-        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        said = lines[-1] if lines else "it said nothing"
-        return f"{said} (all of it: {self._log})"
 
 
 class Watcher:
@@ -121,14 +60,14 @@ class Watcher:
     def wait(
         self, condition: Callable[[], bool], timeout: float, failure: str, *needed: Child
     ) -> None:
-        """Spin until a condition holds; DemoError when time runs out or a needed child ends."""
+        """Spin until a condition holds; ProcessError when time runs out or a needed child ends."""
         deadline = time.monotonic() + timeout
         while not condition():
             self._executor.spin_once(timeout_sec=0.1)
             for child in needed:
                 child.check()
             if time.monotonic() > deadline:
-                raise DemoError(f"{failure} (waited {timeout:.0f} s).")
+                raise ProcessError(f"{failure} (waited {timeout:.0f} s).")
 
     def close(self) -> None:
         """Leave the domain."""
@@ -150,16 +89,16 @@ def run_demo(
 ) -> dict[str, Any]:
     """Run the three processes to the end of the source; returns the content of summary.json.
 
-    Raises SourceError for a bad source, DemoError when a process fails.
+    Raises SourceError for a bad source, ProcessError when a process fails.
     """
     opened = open_source(source, limit)  # says what is wrong with it before anything starts
     output.mkdir(parents=True, exist_ok=True)
     recording = output / "demo.mcap"
-    domain = _join_private_domain()
+    domain = join_private_domain()
     watcher = Watcher(domain)
     try:
         console.print(f"Source {opened.name}; loading the front-end (ROS domain {domain}) ...")
-        with _children() as start:
+        with children() as start:
             frontend = start(
                 "front-end",
                 "aliked_ros.ros.frontend_node",
@@ -202,45 +141,11 @@ def run_demo(
     return summary
 
 
-def _join_private_domain() -> int:
-    """Set up this process and its children for a domain of this machine that nobody else uses."""
-    domain = random.randrange(1, 102)  # those whose ports are free on every Linux
-    profile = str(share_path("config/fastdds_large_messages.xml"))
-    os.environ.update(
-        ROS_DOMAIN_ID=str(domain),
-        ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST",
-        FASTRTPS_DEFAULT_PROFILES_FILE=profile,
-        FASTDDS_DEFAULT_PROFILES_FILE=profile,
-    )
-    return domain
-
-
-@contextmanager
-def _children() -> Iterator[Callable[..., Child]]:
-    """A function that starts children; all are stopped, latest first, when the block ends.
-
-    Raises DemoError when one of them did not end well after a block that did.
-    """
-    children: list[Child] = []
-
-    def start(*arguments: Any) -> Child:
-        children.append(Child(*arguments))
-        return children[-1]
-
-    try:
-        yield start
-    finally:
-        for child in reversed(children):
-            child.stop()
-    for child in children:
-        child.ended()
-
-
 def _follow_start(watcher: Watcher, *children: Child) -> None:
     def active() -> bool:
         status = watcher.status or FrontendStatus()
         if status.state == "unconfigured" and status.last_error:
-            raise DemoError(status.last_error)
+            raise ProcessError(status.last_error)
         return status.state == "active"
 
     watcher.wait(active, _START_TIMEOUT, "the front-end did not become active", *children)
