@@ -16,7 +16,10 @@ def as_text(results: dict[str, Any]) -> str:
     ]
     for name, suite in results["suites"].items():
         lines += ["", f"### {name}", ""]
-        lines += _timings(suite) if "timings" in suite else _memory(suite)
+        if "timings" in suite:
+            lines += _timings(suite)
+        else:
+            lines += _node(suite) if "rates" in suite else _memory(suite)
     return "\n".join(lines)
 
 
@@ -48,3 +51,21 @@ def _memory(suite: dict[str, Any]) -> list[str]:
         "|---|---|",
     ]
     return lines + [f"| {s['frame']} | {s['rss_mib']} |" for s in suite["samples"]]
+
+
+def _node(suite: dict[str, Any]) -> list[str]:
+    lines = []
+    for rate in suite["rates"]:
+        rounds = rate["listeners"][0]["rounds"]
+        lines += [
+            f"| {rate['images_hz']:.0f} images/s, {rounds} rounds | processed, Hz "
+            f"| of '{suite['baseline']}' [95 %] | processor time, ms an image |",
+            "|---|---|---|---|",
+        ]
+        for row in rate["listeners"]:
+            share = f"{row['of_baseline']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+            lines.append(
+                f"| {row['name']} | {row['processed_hz']:.1f} | {share} | {row['cpu_ms']:.0f} |"
+            )
+        lines.append("")
+    return lines[:-1]

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,7 @@ def extractor_suite(
     cpu = torch.device("cpu")
     for name, dense in (("torch eager, dense (published)", True), ("torch eager, sparse", False)):
         eager = TorchExtractor(network, cpu, dense)
-        add(name, partial(eager.extract, mask=None, top_k=1000, threshold=0.0))
+        add(name, partial(eager.extract, mask=None, top_k=1000, threshold=0.0, grid=0))
     for name, extract in _dense_exports(network).items():
         add(name, extract)
     for precision in ("float32", "bfloat16"):
@@ -207,12 +208,27 @@ def memory_suite(
     }
 
 
+def node_suite(
+    images: list[UInt8Array], rounds: int, progress: Callable[[float], None]
+) -> dict[str, Any]:
+    """The running node: what listeners cost it (``aliked_ros.ros.node_benchmark``)."""
+    try:
+        module = import_module("aliked_ros.ros.node_benchmark")
+    except ImportError as error:
+        raise BackendError(
+            f"the benchmark 'node' needs ROS 2 ({error}): source it, or run 'make setup'."
+        ) from error
+    results: dict[str, Any] = module.node_suite(images, rounds, progress)
+    return results
+
+
 SUITES: dict[str, Callable[[list[UInt8Array], int, Callable[[float], None]], dict[str, Any]]] = {
     "extractor": extractor_suite,
     "matcher": matcher_suite,
     "frontend": frontend_suite,
     "adaptive": adaptive_suite,
     "memory": memory_suite,
+    "node": node_suite,
 }
 
 

@@ -84,15 +84,15 @@ def compare(
 
 
 def _summarise(name: str, seconds: NDArray[Any], baseline: NDArray[Any]) -> Timing:
-    ratios = baseline / seconds
+    median, p90, p99 = (round(1e3 * float(v), 3) for v in np.percentile(seconds, (50, 90, 99)))
+    return Timing(name, len(seconds), median, p90, p99, *interval(baseline / seconds))
+
+
+def interval(ratios: NDArray[Any]) -> tuple[float, float, float]:
+    """Median of the rounds' ratios, and the ends of its 95 % bootstrap interval."""
     samples = np.random.default_rng(0).choice(ratios, (_BOOTSTRAP_SAMPLES, len(ratios)))
     low, high = np.percentile(np.median(samples, axis=1), (2.5, 97.5))
-    median, p90, p99 = 1e3 * np.percentile(seconds, (50, 90, 99))
-    return Timing(
-        name,
-        len(seconds),
-        *(round(float(v), 3) for v in (median, p90, p99, np.median(ratios), low, high)),
-    )
+    return round(float(np.median(ratios)), 3), round(float(low), 3), round(float(high), 3)
 
 
 def keep_freed_memory() -> None:

@@ -10,23 +10,18 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
-import rclpy
 import typer
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 from rich.table import Table
 
-from aliked_msgs.msg import FrontendStatus
 from aliked_ros.errors import AlikedError
 from aliked_ros.progress import image_progress
 from aliked_ros.results import write_json
-from aliked_ros.ros.processes import Child, ProcessError, children, join_private_domain
+from aliked_ros.ros.processes import Child, Watcher, children, join_private_domain
 from aliked_ros.ros.report import report_of, write_pictures
 from aliked_ros.share import share_path
 from aliked_ros.sources import default_source, open_source
@@ -35,7 +30,6 @@ _PRELOAD = 300  # images decoded before the play: a camera would not take the fr
 _START_TIMEOUT = 900.0  # seconds: networks may have to be exported first
 _DRAIN_TIMEOUT = 20.0  # seconds for the images still in work when the player has ended
 _SETTLING_TIME = 1.0  # seconds in which a last image or result can be under way
-_FRONTEND = "aliked_frontend"
 
 
 class Profile(str, Enum):
@@ -44,39 +38,6 @@ class Profile(str, Enum):
     cpu = "cpu"
     desktop = "desktop"
     robot = "robot"
-
-
-class Watcher:
-    """Follows the front-end's status from the demo's own process."""
-
-    def __init__(self, domain: int) -> None:
-        self.status: FrontendStatus | None = None
-        rclpy.init(domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
-        self._node = rclpy.create_node("demo")
-        self._node.create_subscription(FrontendStatus, f"{_FRONTEND}/status", self._keep, 10)
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
-
-    def wait(
-        self, condition: Callable[[], bool], timeout: float, failure: str, *needed: Child
-    ) -> None:
-        """Spin until a condition holds; ProcessError when time runs out or a needed child ends."""
-        deadline = time.monotonic() + timeout
-        while not condition():
-            self._executor.spin_once(timeout_sec=0.1)
-            for child in needed:
-                child.check()
-            if time.monotonic() > deadline:
-                raise ProcessError(f"{failure} (waited {timeout:.0f} s).")
-
-    def close(self) -> None:
-        """Leave the domain."""
-        self._executor.shutdown()
-        self._node.destroy_node()
-        rclpy.try_shutdown()
-
-    def _keep(self, status: FrontendStatus) -> None:
-        self.status = status
 
 
 def run_demo(
@@ -130,7 +91,7 @@ def run_demo(
                 },
                 output / "player.log",
             )
-            _follow_start(watcher, frontend, recorder, player)
+            watcher.wait_for_start(_START_TIMEOUT, frontend, recorder, player)
             _follow_play(watcher, opened.length, player, (frontend, recorder), console)
     finally:
         watcher.close()
@@ -141,16 +102,6 @@ def run_demo(
     return summary
 
 
-def _follow_start(watcher: Watcher, *children: Child) -> None:
-    def active() -> bool:
-        status = watcher.status or FrontendStatus()
-        if status.state == "unconfigured" and status.last_error:
-            raise ProcessError(status.last_error)
-        return status.state == "active"
-
-    watcher.wait(active, _START_TIMEOUT, "the front-end did not become active", *children)
-
-
 def _follow_play(
     watcher: Watcher, length: int | None, player: Child, others: tuple[Child, ...], console: Console
 ) -> None:
@@ -158,7 +109,7 @@ def _follow_play(
         task = progress.add_task("images", total=length, note="")
 
         def show() -> None:
-            status = watcher.status or FrontendStatus()
+            status = watcher.status
             note = (
                 f"{status.output_rate:.1f} of {status.input_rate:.1f} Hz, "
                 f"{status.tracked} of {status.features} features tracked"
@@ -171,7 +122,7 @@ def _follow_play(
 
         def drained() -> bool:
             show()
-            status = watcher.status or FrontendStatus()
+            status = watcher.status
             done = status.frames_processed + status.frames_dropped + status.frames_refused
             return status.frames_received == done and time.monotonic() > settled
 

@@ -8,14 +8,21 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
+from aliked_msgs.msg import FrontendStatus
 from aliked_ros.errors import AlikedError
 from aliked_ros.share import share_path
 
+FRONTEND = "aliked_frontend"
 _STOP_TIMEOUT = 15.0  # seconds for a process to end after SIGINT
 
 
@@ -47,6 +54,11 @@ class Child:
                 command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def ended(self) -> bool:
         """Whether it ended regularly. Raises ProcessError with its last words when it failed."""
         status = self._process.poll()
@@ -73,6 +85,55 @@ class Child:
         lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         said = lines[-1] if lines else "it said nothing"
         return f"{said} (all of it: {self._log})"
+
+
+class Watcher:
+    """Follows the front-end's status from a node of this process."""
+
+    def __init__(self, domain: int) -> None:
+        self.status = FrontendStatus()
+        rclpy.init(domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
+        self.node = rclpy.create_node("watcher")
+        self.node.create_subscription(FrontendStatus, f"{FRONTEND}/status", self._keep, 10)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+
+    def wait(
+        self, condition: Callable[[], bool], timeout: float, failure: str, *needed: Child
+    ) -> None:
+        """Spin until a condition holds; ProcessError when time runs out or a needed child ends."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            self._executor.spin_once(timeout_sec=0.1)
+            for child in needed:
+                child.check()
+            if time.monotonic() > deadline:
+                raise ProcessError(f"{failure} (waited {timeout:.0f} s).")
+
+    def wait_for_start(self, timeout: float, *needed: Child) -> None:
+        """Spin until the front-end is active; ProcessError with the reason when it cannot be."""
+
+        def active() -> bool:
+            if self.status.state == "unconfigured" and self.status.last_error:
+                raise ProcessError(self.status.last_error)
+            return self.status.state == "active"
+
+        self.wait(active, timeout, "the front-end did not become active", *needed)
+
+    def spin(self, seconds: float) -> None:
+        """Receive for so long."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0.0:
+            self._executor.spin_once(timeout_sec=left)
+
+    def close(self) -> None:
+        """Leave the domain."""
+        self._executor.shutdown()
+        self.node.destroy_node()
+        rclpy.try_shutdown()
+
+    def _keep(self, status: FrontendStatus) -> None:
+        self.status = status
 
 
 def join_private_domain() -> int:
