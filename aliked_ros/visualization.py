@@ -4,12 +4,17 @@ Colour scale of tracks: the length in frames, 1 (blue, just found) over green an
 more (red, steady), equally spaced on the "turbo" colour map. Scores of matches run from 0 (red)
 over yellow to 1 (green). The camera's image is shown grey and a little dark underneath, so that
 every colour in a picture means a length or a score. ``docs/tracks.md`` shows it.
+
+:class:`Trails` remembers where tracks have been; :func:`length_bins`, :data:`LENGTH_COLOURS` and
+:func:`fade` say how they look, also to those who draw them elsewhere (rviz, Foxglove).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -18,7 +23,16 @@ from numpy.typing import NDArray
 
 from aliked_ros.errors import ImageError
 from aliked_ros.images import grey
-from aliked_ros.types import Features, Float32Array, FrameResult, Matches, UInt8Array, UInt64Array
+from aliked_ros.types import (
+    Features,
+    Float32Array,
+    FrameResult,
+    IntArray,
+    Matches,
+    UInt8Array,
+    UInt32Array,
+    UInt64Array,
+)
 
 LONG_TRACK = 30  # frames from which on a track has the last colour
 _COLOURS = 16
@@ -26,7 +40,9 @@ _SHIFT = 4  # fractional bits of coordinates given to OpenCV
 _MARGIN = 24  # grey level around pictures
 _UNMATCHED = (170, 170, 170)
 _BRIGHTNESS = 0.7  # of the image underneath
-_TAIL_OPACITY = (0.25, 0.5, 0.8)  # oldest third first
+_FADE_STEPS = 8  # parts of a tail, each of one opacity: more are not seen, and cost as much again
+_TAIL_OPACITY = 0.9  # at its fresh end
+_SMALL = 480  # pixels along the longer side, below which dots are smaller
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 Colours = list[tuple[int, int, int]]  # RGB
@@ -39,41 +55,77 @@ def _turbo(first: float, last: float) -> Colours:
     return [(int(red), int(green), int(blue)) for blue, green, red in table]
 
 
-_LENGTH_COLOURS = _turbo(0.14, 0.86)  # blue to red
+LENGTH_COLOURS = _turbo(0.14, 0.86)  # blue to red
 _SCORE_COLOURS = _turbo(0.86, 0.42)  # red to green
+
+
+def length_bins(lengths: UInt32Array) -> IntArray:
+    """N numbers of the colours, in ``LENGTH_COLOURS``, of tracks of these lengths."""
+    return _bins((lengths.astype(np.float32) - 1.0) / (LONG_TRACK - 1.0))
+
+
+def fade(age: Float32Array, frames: int) -> Float32Array:
+    """Opacity, 0 to 1, of where a track was ``age`` frames ago, of the ``frames`` remembered."""
+    return np.asarray(np.clip(1.0 - age / frames, 0.0, 1.0), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """Where the tracks of one frame were; sorted by id."""
+
+    index: int
+    ids: UInt64Array
+    points: Float32Array
 
 
 class Trails:
     """Where the tracks of the newest frame have been in the last few frames.
 
-    Memory is bounded: the ids and keypoints of ``frames`` frames. A new epoch forgets the old one.
+    frames: how many; frames that were never given count, so that a tail is always that old.
+
+    Memory is bounded: the ids and points of so many frames. A new epoch forgets the old one.
     """
 
     def __init__(self, frames: int = 15) -> None:
-        self._history: deque[tuple[UInt64Array, Float32Array]] = deque(maxlen=frames)
+        self.frames = frames
+        self._history: deque[_Moment] = deque(maxlen=frames)
         self._epoch: int | None = None
 
-    def update(self, result: FrameResult) -> None:
-        """Add a frame."""
-        if result.tracks.epoch != self._epoch:
-            self._history.clear()
-            self._epoch = result.tracks.epoch
-        order = np.argsort(result.tracks.ids)
-        self._history.appendleft((result.tracks.ids[order], result.features.keypoints[order]))
+    def update(self, result: FrameResult, points: Float32Array | None = None) -> None:
+        """Add a frame.
+
+        points: N×D, what to remember of its tracks, NaN = nothing; None = the keypoints, N×2.
+        """
+        tracks, history = result.tracks, self._history
+        if tracks.epoch != self._epoch or (history and result.index <= history[0].index):
+            history.clear()
+            self._epoch = tracks.epoch
+        while history and result.index - history[-1].index >= self.frames:
+            history.pop()
+        order = np.argsort(tracks.ids)
+        points = result.features.keypoints if points is None else points
+        history.appendleft(_Moment(result.index, tracks.ids[order], points[order]))
+
+    @property
+    def ages(self) -> Float32Array:
+        """T: how many frames ago each of :meth:`positions` was, 0 first."""
+        return np.array([self._history[0].index - m.index for m in self._history], np.float32)
 
     def positions(self, ids: UInt64Array) -> Float32Array:
-        """N×T×2 keypoints of the N tracks, newest first; before its start a track stays put.
+        """N×T×D points of the N tracks, newest first; NaN for those that are not seen now.
 
-        T is the number of frames remembered. Tracks that are not known at all are NaN.
+        Before its start, and while it was lost, a track stays put.
         """
-        trail = np.full((len(ids), len(self._history), 2), np.nan, np.float32)
-        for age, (known, keypoints) in enumerate(self._history):
+        width = self._history[0].points.shape[1] if self._history else 2
+        trail = np.full((len(ids), len(self._history), width), np.nan, np.float32)
+        for age, moment in enumerate(self._history):
             if age:
                 trail[:, age] = trail[:, age - 1]
-            if len(known):
-                place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-                found = known[place] == ids
-                trail[found, age] = keypoints[place[found]]
+            if len(moment.ids):
+                place = np.minimum(np.searchsorted(moment.ids, ids), len(moment.ids) - 1)
+                points = moment.points[place]
+                seen = (moment.ids[place] == ids) & np.isfinite(points).all(axis=1)
+                trail[seen, age] = points[seen]
         return trail
 
 
@@ -89,28 +141,24 @@ def draw_tracks(
 
     pixels: H×W or H×W×3 (RGB) uint8, the image of ``result``.
     trails: updated with ``result``; gives the tails, which fade with age.
-    caption: a line of text at the top.
+    caption: a line of text at the top, where keyframes are named, too. Where the picture is narrow
+        the last parts of it, separated by two spaces, are left out.
     legend: show the colour scale.
 
     Returns H×W×3 RGB uint8.
     """
-    canvas = _backdrop(pixels)
-    if len(result.features):
-        bins = _bins((result.tracks.lengths.astype(np.float32) - 1.0) / (LONG_TRACK - 1.0))
-        order = np.argsort(bins, kind="stable")  # long tracks on top
-        bins = bins[order]
-        canvas = _draw_tails(canvas, bins, trails.positions(result.tracks.ids[order]))
-        _dots(
-            canvas,
-            _LENGTH_COLOURS,
-            bins,
-            result.features.keypoints[order],
-            2.0 * _thickness(canvas),
-        )
+    bins = length_bins(result.tracks.lengths)
+    order = np.argsort(bins, kind="stable")  # long tracks on top
+    bins, keypoints = bins[order], result.features.keypoints[order]
+    trail = trails.positions(result.tracks.ids[order])
+    opacity = _TAIL_OPACITY * fade(trails.ages, trails.frames)
+    canvas = _draw_tails(_backdrop(pixels), bins, trail, opacity)
+    radius = 2.0 * _thickness(canvas) * min(1.0, max(canvas.shape) / _SMALL)
+    _dots(canvas, LENGTH_COLOURS, bins, keypoints, radius)
     if legend:
-        _draw_legend(canvas, _LENGTH_COLOURS, "track length", "1", f"{LONG_TRACK}+ frames")
+        _draw_legend(canvas, LENGTH_COLOURS, "track length", "1", f"{LONG_TRACK}+ frames")
     if caption:
-        _draw_caption(canvas, caption)
+        _draw_caption(canvas, caption, "keyframe" if result.is_keyframe else "")
     return canvas
 
 
@@ -129,7 +177,9 @@ def draw_matches(
 
     Returns a max(H0, H1)×(W0+W1)×3 RGB uint8 picture.
     """
-    left, right = _backdrop(pixels0), _backdrop(pixels1)
+    left, right = (
+        cv2.cvtColor(_backdrop(pixels), cv2.COLOR_GRAY2RGB) for pixels in (pixels0, pixels1)
+    )
     canvas = np.zeros((max(len(left), len(right)), left.shape[1] + right.shape[1], 3), np.uint8)
     canvas[: len(left), : left.shape[1]] = left
     canvas[: len(right), left.shape[1] :] = right
@@ -199,10 +249,7 @@ def fit(picture: UInt8Array, width: int, height: int) -> UInt8Array:
 
 
 def _backdrop(pixels: UInt8Array) -> UInt8Array:
-    return np.asarray(
-        cv2.cvtColor(cv2.convertScaleAbs(grey(pixels), alpha=_BRIGHTNESS), cv2.COLOR_GRAY2RGB),
-        np.uint8,
-    )
+    return np.asarray(cv2.convertScaleAbs(grey(pixels), alpha=_BRIGHTNESS), np.uint8)
 
 
 def _thickness(canvas: UInt8Array) -> int:
@@ -210,7 +257,7 @@ def _thickness(canvas: UInt8Array) -> int:
     return max(1, round(int(canvas.shape[0]) / 720))
 
 
-def _bins(value: Float32Array) -> NDArray[np.int64]:
+def _bins(value: Float32Array) -> IntArray:
     """Number of the colour for values from 0 to 1; what is beyond takes the end."""
     return np.asarray(np.clip(value * _COLOURS, 0, _COLOURS - 1), np.int64)
 
@@ -221,8 +268,8 @@ def _fixed_point(points: NDArray[np.floating[Any]]) -> NDArray[np.int32]:
 
 def _polylines(
     canvas: UInt8Array,
-    colours: Colours,
-    bins: NDArray[np.int64],
+    colours: Sequence[tuple[int, ...]],
+    bins: IntArray,
     lines: NDArray[np.int32],
     thickness: int,
 ) -> None:
@@ -249,7 +296,7 @@ def _octagons(centres: Float32Array, radius: float) -> NDArray[np.int32]:
 def _dots(
     canvas: UInt8Array,
     colours: Colours,
-    bins: NDArray[np.int64],
+    bins: IntArray,
     centres: Float32Array,
     radius: float,
 ) -> None:
@@ -257,39 +304,55 @@ def _dots(
         cv2.fillConvexPoly(canvas, dot, colours[colour], cv2.LINE_AA, _SHIFT)
 
 
-def _draw_tails(canvas: UInt8Array, bins: NDArray[np.int64], trail: Float32Array) -> UInt8Array:
-    """Blend the tails in, oldest part first and faintest."""
-    known = np.isfinite(trail).all(axis=(1, 2))
-    bins, lines = bins[known], _fixed_point(trail[known])
-    frames = lines.shape[1]
-    parts = len(_TAIL_OPACITY)
-    for part, opacity in enumerate(_TAIL_OPACITY):
-        newest = (parts - 1 - part) * (frames - 1) // parts
-        oldest = (parts - part) * (frames - 1) // parts
-        segment = lines[:, newest : oldest + 1]
-        moves = (segment != segment[:, :1]).any(axis=(1, 2))
-        if not moves.any():
-            continue
-        layer = canvas.copy()
-        _polylines(layer, _LENGTH_COLOURS, bins[moves], segment[moves], _thickness(canvas))
-        canvas = np.asarray(cv2.addWeighted(layer, opacity, canvas, 1.0 - opacity, 0.0), np.uint8)
-    return canvas
+def _draw_tails(
+    backdrop: UInt8Array, bins: IntArray, trail: Float32Array, opacity: Float32Array
+) -> UInt8Array:
+    """The backdrop, H×W grey, with the tails of N tracks, in RGB.
+
+    bins: N colour numbers, ascending. trail: N×T×2, newest first. opacity: T, of its points.
+
+    All are drawn into one layer first, the oldest parts first: where lines meet the newer one
+    covers the older, instead of adding to it.
+    """
+    limits = np.unique(
+        np.linspace(0, max(trail.shape[1] - 1, 0), _FADE_STEPS + 1).round().astype(int)
+    )
+    lines = _fixed_point(trail)
+    layer = np.zeros((*backdrop.shape, 4), np.uint8)  # colour times opacity; opacity
+    for newest, oldest in reversed(list(pairwise(limits.tolist()))):
+        part = lines[:, newest : oldest + 1]
+        moves = (part != part[:, :1]).any(axis=(1, 2))
+        weight = float(opacity[newest : oldest + 1].mean())
+        colours = [
+            (round(red * weight), round(green * weight), round(blue * weight), round(255 * weight))
+            for red, green, blue in LENGTH_COLOURS
+        ]
+        _polylines(layer, colours, bins[moves], part[moves], _thickness(backdrop))
+    through = cv2.bitwise_not(cv2.extractChannel(layer, 3))
+    under = cv2.cvtColor(cv2.multiply(backdrop, through, scale=1 / 255), cv2.COLOR_GRAY2RGB)
+    return np.asarray(cv2.add(under, cv2.cvtColor(layer, cv2.COLOR_RGBA2RGB)), np.uint8)
 
 
-def _draw_caption(canvas: UInt8Array, text: str) -> None:
-    scale = 0.45 * _thickness(canvas)
+def _draw_caption(canvas: UInt8Array, text: str, mark: str = "") -> None:
+    """A line of text at the top, and ``mark`` at its right end.
+
+    Parts of the text, with two spaces between them, that have no room are left out.
+    """
+    unit = _thickness(canvas)
+    scale, margin, width = 0.45 * unit, 8 * unit, canvas.shape[1]
     height = round(44 * scale)
     canvas[:height] //= 3
-    cv2.putText(
-        canvas,
-        text,
-        (8, round(31 * scale)),
-        _FONT,
-        scale,
-        (255,) * 3,
-        _thickness(canvas),
-        cv2.LINE_AA,
-    )
+
+    def room(words: str) -> int:
+        return int(cv2.getTextSize(words, _FONT, scale, unit)[0][0]) + margin
+
+    right = width - room(mark) if mark else width
+    parts = text.split("  ")
+    while parts and margin + room("  ".join(parts)) > right:
+        parts.pop()
+    for line, x in (("  ".join(parts), margin), (mark, right)):
+        place = (x, round(31 * scale))
+        cv2.putText(canvas, line, place, _FONT, scale, (255,) * 3, unit, cv2.LINE_AA)
 
 
 def _draw_legend(canvas: UInt8Array, colours: Colours, title: str, low: str, high: str) -> None:

@@ -37,7 +37,7 @@ def tracks() -> None:
         trails.update(result)
     followed = int((result.tracks.lengths > 1).sum())
     caption = (
-        f"{CONFIG.model} + {CONFIG.matcher}: {len(result.features)} features, {followed} tracked"
+        f"{len(result.features)} features  {followed} tracked  {CONFIG.model} + {CONFIG.matcher}"
     )
     save("tracks.png", draw_tracks(image.pixels, result, trails, caption=caption))
 

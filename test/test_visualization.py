@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import cv2
@@ -85,6 +86,50 @@ def test_a_tail_belongs_to_its_own_track() -> None:
     assert not picture[50, 55:85].any()
 
 
+def test_tails_fade_in_small_steps_without_gaps() -> None:
+    path = [frame(i, {3: (20.0 + 18 * i, 120.0)}, LONG_TRACK) for i in range(15)]
+    along = draw(*path)[120, 24:266].max(axis=1).astype(int)
+    steps = np.diff(along)
+    assert along[0] > 10
+    assert along[-1] > 150
+    assert steps.min() >= -25  # brighter towards the dot, but for joints of a pixel
+    assert steps.max() < 40
+    assert (steps > 3).sum() >= 7
+
+
+def test_lines_that_meet_do_not_add_up() -> None:
+    crossing = [frame(i, {1: (60.0 + 5 * i, 120.0), 2: (100.0, 80.0 + 5 * i)}) for i in range(15)]
+    picture = draw(*crossing).max(axis=2).astype(int)
+    assert picture[116:125, 96:105].max() <= picture[120, 60:140].max()
+
+
+def test_tails_end_after_so_many_frames_even_if_some_were_not_drawn() -> None:
+    trails = Trails(frames=5)
+    for index in (0, 1, 4, 6):
+        trails.update(frame(index, {4: (float(index), 1.0)}))
+    assert trails.ages.tolist() == [0, 2]
+    assert trails.positions(np.array([4], np.uint64))[0, :, 0].tolist() == [6, 4]
+    trails.update(frame(100, {4: (9.0, 1.0)}))  # nobody looked meanwhile
+    assert trails.ages.tolist() == [0]
+    trails.update(frame(50, {4: (7.0, 1.0)}))  # numbered anew
+    assert trails.ages.tolist() == [0]
+
+
+def test_a_track_that_was_lost_joins_where_it_was() -> None:
+    trails = Trails()
+    for index, seen in enumerate([True, True, False, True]):
+        trails.update(frame(index, {4: (10.0 * index, 1.0)} if seen else {}))
+    assert trails.positions(np.array([4], np.uint64))[0, :, 0].tolist() == [30, 30, 10, 0]
+
+
+def test_trails_of_other_points_than_keypoints() -> None:
+    trails, result = Trails(), frame(0, {1: (5, 5), 2: (6, 6)})
+    trails.update(result, np.array([[1, 2, 3], [np.nan] * 3], np.float32))
+    positions = trails.positions(result.tracks.ids)
+    assert positions[0].tolist() == [[1, 2, 3]]
+    assert np.isnan(positions[1]).all()
+
+
 def test_trails_remember_positions_and_are_bounded() -> None:
     trails = Trails(frames=3)
     for index in range(10):
@@ -130,6 +175,48 @@ def test_legend_and_caption() -> None:
     assert (full[-10].max(axis=1) - full[-10].min(axis=1)).max() > 100  # the scale is in colour
     tiny = draw_tracks(np.zeros((64, 64), np.uint8), result, trails)
     assert not tiny.any()  # no room: left out
+
+
+@pytest.mark.parametrize("size", [(16, 16), (33, 500), (320, 240), (1241, 376), (3840, 2160)])
+@pytest.mark.parametrize("count", [0, 1, 500])
+def test_any_size_and_number(size: tuple[int, int], count: int) -> None:
+    width, height = size
+    places = np.random.default_rng(1).uniform((0, 0), (width - 1, height - 1), (count, 2))
+    result = frame(0, {i + 1: (float(x), float(y)) for i, (x, y) in enumerate(places)}, LONG_TRACK)
+    trails = Trails()
+    trails.update(result)
+    picture = draw_tracks(np.full((height, width), 90, np.uint8), result, trails, caption="a  b")
+    assert picture.shape == (height, width, 3)
+    coloured = np.ptp(picture[height // 4 : height // 2].astype(int), axis=2) > 60
+    assert coloured.any() == (count == 500)  # one point lies elsewhere
+
+
+def test_dots_grow_with_the_picture() -> None:
+    areas = []
+    for width, height in ((320, 240), (640, 480), (1920, 1080), (3840, 2160)):
+        result, trails = frame(0, {1: (width / 2, height / 2)}), Trails()
+        trails.update(result)
+        picture = draw_tracks(np.zeros((height, width), np.uint8), result, trails, legend=False)
+        areas.append(int((picture.max(axis=2) > 60).sum()))
+    assert all(larger > 1.5 * smaller for smaller, larger in pairwise(areas))
+    assert areas[0] >= 4
+
+
+def test_a_caption_without_room_loses_its_last_parts() -> None:
+    result, trails = frame(0, {}), Trails()
+    white = np.full((240, 320), 255, np.uint8)
+
+    def text(caption: str, result: FrameResult = result) -> np.ndarray:
+        picture = draw_tracks(white, result, trails, caption=caption, legend=False)
+        return picture[:20].max(axis=2) > 150
+
+    short = text("29.8 Hz  512 features")
+    assert short.any()
+    assert np.array_equal(text("29.8 Hz  512 features  " + 60 * "x"), short)
+    keyframe = text("29.8 Hz  512 features", replace(result, keyframe_reason="time"))
+    assert np.array_equal(keyframe[:, :200], short[:, :200])
+    assert keyframe[:, 200:].any()
+    assert not short[:, 200:].any()
 
 
 def test_matches_join_the_two_images() -> None:

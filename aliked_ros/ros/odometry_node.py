@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
+from geometry_msgs.msg import Point, Pose, PoseArray, PoseStamped, Quaternion
 from nav_msgs.msg import Odometry as OdometryMessage
 from nav_msgs.msg import Path
 from rclpy.exceptions import InvalidTopicNameException
@@ -76,7 +76,7 @@ def observation_from_message(message: FeatureFrame) -> Observation | None:
 
 
 class OdometryNode(Node):
-    """Publishes ``~/odometry`` for each image, ``~/path`` and ``~/map`` for each keyframe."""
+    """Publishes ``~/odometry`` for each image; path, keyframes and map for each keyframe."""
 
     def __init__(self) -> None:
         super().__init__("odometry")
@@ -88,6 +88,7 @@ class OdometryNode(Node):
         self._keyframes: deque[PoseStamped] = deque(maxlen=_PATH_LENGTH)
         self._poses = self.create_publisher(OdometryMessage, "~/odometry", _QOS)
         self._path = self.create_publisher(Path, "~/path", _QOS)
+        self._keyframe_poses = self.create_publisher(PoseArray, "~/keyframes", _QOS)
         self._map = self.create_publisher(PointCloud2, "~/map", _QOS)
         topic = f"{settings['frontend']}/features"
         try:
@@ -132,6 +133,9 @@ class OdometryNode(Node):
         self._keyframes.append(PoseStamped(header=header, pose=message.pose.pose))
         if self._path.get_subscription_count():
             self._path.publish(Path(header=header, poses=list(self._keyframes)))
+        if self._keyframe_poses.get_subscription_count():
+            poses = [keyframe.pose for keyframe in self._keyframes]
+            self._keyframe_poses.publish(PoseArray(header=header, poses=poses))
         if self._map.get_subscription_count():
             self._map.publish(_cloud(_FROM_OPTICAL(self._odometry.points()), header))
 

@@ -1,4 +1,4 @@
-"""What goes out of one processed image: messages packed from its result, and a drawing."""
+"""What goes out of one processed image: messages packed from its result, and pictures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 from builtin_interfaces.msg import Time
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image as ImageMessage
 from sensor_msgs.msg import PointCloud
 from std_msgs.msg import Header
 
@@ -16,19 +15,17 @@ from aliked_msgs.msg import FeatureFrame, FeatureMatches, Keyframe
 from aliked_ros.camera import CameraModel
 from aliked_ros.ros import rtabmap
 from aliked_ros.ros.calibration import Calibration, stamped
-from aliked_ros.ros.complaints import Complaints, reason
+from aliked_ros.ros.complaints import Complaints
 from aliked_ros.ros.conversions import (
     feature_frame,
     feature_matches,
-    image_message,
     keyframe_message,
 )
 from aliked_ros.ros.inputs import Arrival
 from aliked_ros.ros.parameters import NodeParameters
+from aliked_ros.ros.pictures import Pictures
 from aliked_ros.ros.vins import VinsOutput
-from aliked_ros.ros.worker import LatestWorker
 from aliked_ros.types import FrameResult, UInt8Array
-from aliked_ros.visualization import Trails, draw_tracks
 
 _QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 Packed = list[tuple[Any, Any]]
@@ -48,10 +45,10 @@ class Frame:
 
 
 class Outputs:
-    """The publishers of a configured node, and a thread that draws while somebody looks."""
+    """The publishers of a configured node; backend: what runs its networks, for people to read."""
 
     def __init__(
-        self, node: LifecycleNode, settings: NodeParameters, complaints: Complaints
+        self, node: LifecycleNode, settings: NodeParameters, complaints: Complaints, backend: str
     ) -> None:
         self._node = node
         self._settings = settings
@@ -60,7 +57,7 @@ class Outputs:
         self._features = self._advertise(FeatureFrame, "~/features")
         self._matches = self._advertise(FeatureMatches, "~/matches")
         self._keyframes = self._advertise(Keyframe, "~/keyframes")
-        self._tracks_image = self._advertise(ImageMessage, "~/tracks/image")
+        self._pictures = Pictures(self._advertise, settings, complaints, backend)
         self._vins_feature = self._rtabmap_features = None
         if settings["publish_vins"]:
             self._vins_feature = self._advertise(PointCloud, "~/vins_feature")
@@ -70,12 +67,11 @@ class Outputs:
     def start(self) -> None:
         """Begin a sequence of images."""
         self._vins = VinsOutput()
-        self._trails = Trails(self._settings["trail_length"])
-        self._drawer = LatestWorker("drawing", self._draw)
+        self._pictures.start()
 
     def stop(self) -> None:
         """End it."""
-        self._drawer.stop()
+        self._pictures.stop()
 
     def destroy(self) -> None:
         """Take the topics away."""
@@ -103,9 +99,12 @@ class Outputs:
         return packed
 
     def draw(self, frame: Frame) -> None:
-        """Publish ``~/tracks/image``, soon, if somebody looks and the last drawing is finished."""
-        if self._tracks_image.get_subscription_count():
-            self._drawer.submit(frame)
+        """Show an image, soon, to those who look."""
+        self._pictures.submit(frame.arrival.message.header, frame.pixels, frame.result)
+
+    def drawing(self) -> dict[str, float]:
+        """Seconds by stage that pictures took since the last call, in their own thread."""
+        return self._pictures.took()
 
     def _advertise(self, kind: type, topic: str) -> Any:
         publisher = self._node.create_lifecycle_publisher(kind, topic, _QOS)
@@ -127,16 +126,6 @@ class Outputs:
                 "Restart the estimator."
             )
         return [(self._vins_feature, message)]
-
-    def _draw(self, frame: Frame) -> None:
-        """Drawing thread: never in the way of the next image."""
-        try:
-            self._trails.update(frame.result)
-            drawing = draw_tracks(frame.pixels, frame.result, self._trails)
-            self._tracks_image.publish(image_message(drawing, frame.arrival.message.header))
-        except Exception as error:
-            if self._node.context.ok():
-                self._complaints.file("drawing", f"Drawing failed: {reason(error)}")
 
 
 def packed_for_rtabmap(frame: Frame, calibration: Calibration) -> Any:

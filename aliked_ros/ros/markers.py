@@ -1,0 +1,111 @@
+"""Tracks in space: a visualization_msgs/MarkerArray in the camera's optical frame.
+
+Axes as in REP-103: x to the right, y down, z forward.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from builtin_interfaces.msg import Duration
+from geometry_msgs.msg import Point, Vector3
+from std_msgs.msg import ColorRGBA, Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from aliked_ros.types import Float32Array, FrameResult
+from aliked_ros.visualization import LENGTH_COLOURS, Trails, length_bins
+
+_MOTION = 5  # frames that a motion line goes back
+_LIFETIME = Duration(sec=2)  # after which the markers of a node that has ended go away
+_POINT, _LINE = 0.01, 0.003  # their sizes, in median depths
+
+
+def _palette(opacity: float) -> list[ColorRGBA]:
+    """The colours of track lengths; shared by all points that have them."""
+    return [
+        ColorRGBA(r=red / 255, g=green / 255, b=blue / 255, a=opacity)
+        for red, green, blue in LENGTH_COLOURS
+    ]
+
+
+_FRESH, _PAST = _palette(1.0), _palette(0.0)
+
+
+def points_in_camera(result: FrameResult) -> Float32Array | None:
+    """N×3 keypoints in the camera's optical frame; None where there is no camera model.
+
+    In metres where depth is known, NaN where it is not. A result without any depth: where the rays
+    meet the plane z = 1.
+    """
+    if result.normalized is None:
+        return None
+    depth = np.ones(len(result.features)) if result.depth is None else result.depth
+    ahead = np.where(depth > 0.0, depth, np.nan)
+    rays = np.column_stack([result.normalized, np.ones(len(ahead))])
+    return np.asarray(rays * ahead[:, np.newaxis], np.float32)
+
+
+class TrackMarkers:
+    """Makes the markers of a sequence of images."""
+
+    def __init__(self) -> None:
+        self._trails = Trails(_MOTION)
+        self._metric = False
+
+    def message(self, result: FrameResult, header: Header) -> MarkerArray | None:
+        """Points coloured by track length, and lines from where they were a few frames ago.
+
+        header: the image's. None where the image gives no points: without a camera model, and
+        when one comes without depth after others had it.
+        """
+        points = points_in_camera(result)
+        if points is None or (self._metric and result.depth is None):
+            return None
+        if result.depth is not None and not self._metric:
+            self._metric = True
+            self._trails = Trails(_MOTION)  # what it remembers lies on the plane z = 1
+        self._trails.update(result, points)
+        known = np.isfinite(points).all(axis=1)
+        points, bins = points[known], length_bins(result.tracks.lengths[known])
+        past = self._trails.positions(result.tracks.ids[known])[:, -1]
+        moved = np.flatnonzero((past != points).any(axis=1))
+        here, there = _points(points), _points(past[moved])
+        shades = bins.tolist()
+        ends: list[Point] = []
+        blends: list[ColorRGBA] = []
+        for place, start in zip(moved.tolist(), there, strict=True):
+            ends += (start, here[place])
+            blends += (_PAST[shades[place]], _FRESH[shades[place]])
+        unit = float(np.median(points[:, 2])) if len(points) else 1.0
+        size = Vector3(x=_POINT * unit, y=_POINT * unit)
+        width = Vector3(x=_LINE * unit)
+        colours = [_FRESH[shade] for shade in shades]
+        return MarkerArray(
+            markers=[
+                _marker("points", Marker.POINTS, header, size, here, colours),
+                _marker("motion", Marker.LINE_LIST, header, width, ends, blends),
+            ]
+        )
+
+
+def no_markers(header: Header) -> MarkerArray:
+    """Takes all markers away."""
+    return MarkerArray(markers=[Marker(header=header, action=Marker.DELETEALL)])
+
+
+def _points(places: Float32Array) -> list[Point]:
+    return [Point(x=x, y=y, z=z) for x, y, z in places.tolist()]
+
+
+def _marker(
+    namespace: str,
+    kind: int,
+    header: Header,
+    scale: Vector3,
+    points: list[Point],
+    colours: list[ColorRGBA],
+) -> Marker:
+    marker = Marker(header=header, ns=namespace, type=kind, scale=scale, lifetime=_LIFETIME)
+    marker.pose.orientation.w = 1.0
+    marker.points, marker.colors = points, colours
+    marker.action = Marker.ADD if len(points) else Marker.DELETE  # rviz warns of empty ones
+    return marker
