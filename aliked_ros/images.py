@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import cv2
@@ -14,11 +15,16 @@ from aliked_ros.types import UInt8Array
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+MAX_SIDE = 8192
+"""Pixels; a few bytes can claim to be an image of gigabytes."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 # Two bytes that begin a JPEG segment or end the image; the pairs left out (stuffing, fill, restart
 # and other markers without a length) may stand inside compressed data.
 _SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _END_OF_IMAGE = b"\xff\xd9"
+_FRAME = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]")  # segment that has the size
 
 
 def decode_image(data: Buffer, upright: bool = True) -> UInt8Array:
@@ -28,10 +34,16 @@ def decode_image(data: Buffer, upright: bool = True) -> UInt8Array:
         alpha channel is dropped.
     upright: turn the image as its EXIF data says, as picture viewers do.
 
-    Raises ImageError when they are no image, or not a whole one.
+    Raises ImageError when they are no image, not a whole one, or one with a side above MAX_SIDE.
     """
     view = memoryview(data)
     encoded = np.frombuffer(view, np.uint8)
+    width, height = _claimed_size(view)
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(
+            f"encoded image of {encoded.size} bytes is {width}×{height} pixels; each side must be "
+            f"at most {MAX_SIDE}. Resize it or bin the camera."
+        )
     flags = cv2.IMREAD_ANYCOLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
     problem = "not an image that OpenCV can decode"
     pixels = None
@@ -49,15 +61,41 @@ def decode_image(data: Buffer, upright: bool = True) -> UInt8Array:
     return np.asarray(pixels, np.uint8)
 
 
+def is_jpeg_or_png(data: Buffer) -> bool:
+    """Whether contiguous bytes begin as one of the two formats that cameras send."""
+    head = bytes(memoryview(data)[: len(_PNG)])
+    return head.startswith(_JPEG) or head == _PNG
+
+
+def _claimed_size(image: memoryview) -> tuple[int, int]:
+    """Width and height that a JPEG or PNG says it has, before it is decoded; else zeros."""
+    if bytes(image[: len(_PNG)]) == _PNG:  # then length and name of its first chunk
+        return _big_endian(image[16:20]), _big_endian(image[20:24])
+    if bytes(image[: len(_JPEG)]) == _JPEG:
+        for marker, begin in _segments(image):
+            if _FRAME.match(marker):  # length, bits a sample, height, width
+                return _big_endian(image[begin + 5 : begin + 7]), _big_endian(
+                    image[begin + 3 : begin + 5]
+                )
+    return 0, 0
+
+
 def _has_its_end(jpeg: memoryview) -> bool:
     """Whether a JPEG's segments are followed by the end of its own image, not a thumbnail's."""
+    return any(marker == _END_OF_IMAGE for marker, _ in _segments(jpeg))
+
+
+def _segments(jpeg: memoryview) -> Iterator[tuple[bytes, int]]:
+    """Markers of a JPEG's segments, and where each one's content begins."""
     position = len(_JPEG)
     while segment := _SEGMENT.search(jpeg, position):
         begin = segment.end()
-        if segment[0] == _END_OF_IMAGE:
-            return True
-        position = begin + int.from_bytes(jpeg[begin : begin + 2], "big")
-    return False
+        yield segment[0], begin
+        position = begin + _big_endian(jpeg[begin : begin + 2])
+
+
+def _big_endian(number: memoryview) -> int:
+    return int.from_bytes(number, "big")
 
 
 def grey(pixels: UInt8Array) -> UInt8Array:

@@ -30,6 +30,8 @@ class Image:
     right: None, or the right image of a rectified stereo pair (of the same size, grey or RGB):
         a point lies in the same row of both.
     depth: None, or H×W float32, metres along the optical axis at each of these pixels, NaN = none.
+    nanoseconds: the stamp, where its source tells it more exactly than a float (0.2 µs for today's
+        dates); None = ``stamp`` says it all.
     """
 
     pixels: UInt8Array
@@ -37,6 +39,7 @@ class Image:
     mask: UInt8Array | None = None
     right: UInt8Array | None = None
     depth: Float32Array | None = None
+    nanoseconds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -12,10 +13,16 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
+import bags
+from euroc_data import BASELINE, write_euroc
 from ros_helpers import BEST_EFFORT, Probe, RosProcess
+from rosbags.rosbag2 import StoragePlugin
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo
 from sensor_msgs.msg import Image as ImageMessage
+from std_srvs.srv import Trigger
 
+from aliked_ros.messages import nanoseconds
 from aliked_ros.ros.conversions import (
     depth_from_message,
     image_from_message,
@@ -119,15 +126,22 @@ def pairs(sequence: Path) -> Path:
     return folder
 
 
+def start(log: Path, *arguments: str) -> RosProcess:
+    """The player with these parameters."""
+    return RosProcess(MODULE, log, *(part for argument in arguments for part in ("-p", argument)))
+
+
 def play(probe: Probe, folder: Path, log: Path, *arguments: str) -> None:
-    """Play a sequence whole, with its own stamps, to the probe."""
-    fixed = (f"source:={folder}", "reliability:=reliable", "stamp:=dataset")
-    process = RosProcess(
-        MODULE, log, *(part for argument in fixed + arguments for part in ("-p", argument))
-    )
-    probe.wait(lambda: not process.alive())
-    assert process.wait(1) == 0, process.text()
-    probe.spin(0.2)
+    """Play a sequence whole, with its own stamps, to the probe.
+
+    Its regular end is another test's: it waits for acknowledgements, which takes seconds.
+    """
+    process = start(log, f"source:={folder}", "reliability:=reliable", "stamp:=dataset", *arguments)
+    probe.wait(lambda: len(probe.received["image"]) == 4 or not process.alive())
+    probe.spin(0.3)
+    process.process.kill()
+    process.wait(10)
+    assert "FATAL" not in process.text()
 
 
 def test_plays_stereo_pairs(probe, pairs, tmp_path):
@@ -188,11 +202,13 @@ def test_plays_depth(probe, pairs, tmp_path, encoding):
     [
         (["source:=/nowhere"], "source '/nowhere' does not exist"),
         (["source:=virtual", "rate:=fast"], "parameter rate is 'fast'"),
-        (["source:=virtual", "stamp:=then"], "choose one of now, dataset"),
+        (["source:=virtual", "stamp:=then"], "choose one of auto, now, dataset"),
         (["source:=virtual", "limit:=-1"], "parameter limit is -1"),
         (["source:=virtual", "publish:=stereo"], "source 'virtual' has no right images"),
         (["source:={sequence}", "publish:=rgbd"], "has no depth images (depth_scale"),
         (["source:=virtual", "wait_timeout:=0.2"], "0 of 1 subscribers of /image"),
+        (["source:=virtual", "rate:=5.0", "speed:=2.0"], "rate is 5 and speed 2; set one"),
+        (["source:=virtual", "clock:=10.0", "stamp:=now"], "stamp cannot be 'now'"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path, sequence, arguments, words):
@@ -204,3 +220,168 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, sequence, arguments, words)
     assert words in process.text()
     assert "Traceback" not in process.text()
     assert len(process.text().strip().splitlines()) == 1
+
+
+def call(probe: Probe, service: str) -> tuple[bool, str]:
+    answer = probe.call(Trigger, f"dataset_player/{service}")
+    return answer.success, answer.message
+
+
+def nanoseconds_of(messages: list) -> list[int]:
+    return [nanoseconds(getattr(m, "clock", None) or m.header.stamp) for m in messages]
+
+
+def test_pause_step_and_resume_with_a_clock(probe, sequence, tmp_path):
+    """20 Hz at a quarter of the speed, in a loop; the clock goes and stands with the images."""
+    probe.listen(ImageMessage, "image")
+    probe.listen(Clock, "/clock")
+    images, clocks = probe.received["image"], probe.received["/clock"]
+    process = start(
+        tmp_path / "log", f"source:={sequence}", "reliability:=reliable", "start_paused:=true",
+        "clock:=50.0", "speed:=0.25", "loop:=true",
+    )  # fmt: skip
+    stamps = [1_000_250_000_000 + index * 50_000_000 for index in range(8)]
+    probe.wait(lambda: len(clocks) > 5)
+    answers: list[str] = []
+    while len(answers) < 2:  # once it has found its subscriber
+        success, message = call(probe, "step")
+        assert success or message.startswith("not started")
+        answers += [message] * success
+    assert answers == ["image 1, stamp 1000.250000000", "image 2, stamp 1000.300000000"]
+    probe.wait(lambda: len(images) == 2 and nanoseconds_of(clocks[-1:]) == stamps[1:2])
+    assert nanoseconds_of(images) == stamps[:2]
+    assert set(nanoseconds_of(clocks)) == set(stamps[:2])
+    assert call(probe, "resume") == (True, "playing")
+    probe.wait(lambda: len(images) == 4)
+    assert call(probe, "step") == (False, "playing: call ~/pause first")
+    assert call(probe, "toggle_paused") == (True, "paused")
+    probe.spin(0.5)  # what was under way
+    count, stands = len(images), clocks[-1]
+    probe.spin(0.5)
+    assert len(images) == count
+    assert clocks[-1] == stands
+    assert call(probe, "toggle_paused") == (True, "playing")
+    probe.wait(lambda: len(images) >= 10)
+    assert nanoseconds_of(images)[:10] == stamps + stamps[:2]  # it jumps back, as the camera does
+    times = nanoseconds_of(clocks)
+    jumps = [after for before, after in pairwise(times) if after < before]
+    assert set(jumps) == {stamps[0]}
+    assert max(times) == stamps[-1]
+    assert len(set(times) - set(stamps)) > 10  # it goes on between two images
+    took = probe.times["image"][9] - probe.times["image"][2]
+    assert took > 1.0  # 1.4 s, and the pause
+    process.process.kill()
+    process.wait(10)
+
+
+def test_the_last_step_is_answered_and_ends_the_player(probe, sequence, tmp_path):
+    probe.listen(ImageMessage, "image", BEST_EFFORT)
+    process = start(
+        tmp_path / "log", f"source:={sequence}", "start_paused:=true", "limit:=1",
+        "stamp:=dataset",
+    )  # fmt: skip
+    answer = (False, "")
+    while not answer[0]:
+        probe.spin(0.1)
+        answer = call(probe, "step")
+    assert answer == (True, "image 1, stamp 1000.250000000")
+    assert process.wait(20) == 0, process.text()
+    assert "Played 1 images" in process.text()
+
+
+def test_it_ends_cleanly_while_it_waits(probe, sequence, tmp_path):
+    """For subscribers, in a pause, and while it reads ahead."""
+    probe.listen(ImageMessage, "image", BEST_EFFORT)
+    situations = {
+        "waiting": [f"source:={sequence}", "wait_for_subscribers:=9"],
+        "paused": [f"source:={sequence}", "start_paused:=true"],
+        "reading": ["source:=virtual", "preload:=100000", "limit:=100000"],
+    }
+    processes = {
+        name: RosProcess(
+            MODULE, tmp_path / name, "-r", f"__node:={name}",
+            *(part for argument in arguments for part in ("-p", argument)),
+        )
+        for name, arguments in situations.items()
+    }  # fmt: skip
+    probe.wait(lambda: set(processes) <= set(probe.node.get_node_names()), 60)
+    probe.spin(1.0)
+    for process in processes.values():
+        assert process.alive(), process.text()
+        assert process.stop(signal.SIGINT) == 0, process.text()
+        assert "Traceback" not in process.text()
+        assert "Played" not in process.text()
+
+
+def test_a_source_that_ends_early_is_told(probe, sequence, tmp_path):
+    """A recording whose recorder was killed: exact stamps, what is whole, and where it ended."""
+    probe.listen(ImageMessage, "image")
+    begin = 1403636579763555584  # nanoseconds, which a float64 of seconds does not hold
+    stamps = [begin + index * 20_000_000 for index in range(8)]
+    entries = [
+        ("/eye/image", stamp, bags.image(np.full((480, 640), 9, np.uint8), stamp, "mono8"))
+        for stamp in stamps
+    ]
+    path = bags.write(tmp_path / "run", entries, StoragePlugin.MCAP) / "run.mcap"
+    path.write_bytes(path.read_bytes()[:-400_000])
+    process = start(tmp_path / "log", f"source:={path}", "stamp:=dataset", "reliability:=reliable")
+    assert process.wait(30) == 0, process.text()
+    probe.spin(0.1)
+    played = nanoseconds_of(probe.received["image"])
+    assert 0 < len(played) < 8
+    assert played == stamps[: len(played)]
+    assert f"last whole chunk, {len(played)} images" in process.text()
+    assert f"Played {len(played)} images" in process.text()
+    assert "[dataset_player]" in process.text().splitlines()[0]  # said by the node, also in /rosout
+
+
+def test_raw_stereo_is_played_rectified(probe, shared: Path, tmp_path):
+    tree = write_euroc(shared / "data" / "kitti_00_first40", tmp_path / "euroc")
+    for name in ("image", "right/image"):
+        probe.listen(ImageMessage, name)
+    probe.listen(CameraInfo, "right/camera_info")
+    process = start(
+        tmp_path / "log", f"source:={tree}", "publish:=stereo", "stamp:=dataset",
+        "reliability:=reliable",
+    )  # fmt: skip
+    probe.wait(lambda: len(probe.received["right/image"]) == 2)
+    process.process.kill()
+    process.wait(10)
+    info = probe.received["right/camera_info"][0]
+    assert -info.p[3] / info.p[0] == pytest.approx(BASELINE)
+    assert not any(info.d)
+    expected = next(iter(open_source(str(tree), partner="right")))
+    left, right = (probe.received[name][0] for name in ("image", "right/image"))
+    np.testing.assert_array_equal(image_from_message(left).pixels, expected.pixels)
+    np.testing.assert_array_equal(image_from_message(right).pixels, expected.right)
+    assert nanoseconds(left.header.stamp) == expected.nanoseconds
+
+
+@pytest.mark.long
+def test_a_front_end_on_the_player_s_clock(probe, shared: Path, tmp_path):
+    """use_sim_time from end to end, in a loop: stamps of years ago, each loop a new epoch."""
+    frontend = RosProcess(
+        "aliked_ros.ros.frontend_node", tmp_path / "frontend", "-p", "use_sim_time:=true",
+        "-p", "input_reliability:=reliable", "-p", "matcher:=nearest", "-p", "max_keypoints:=200",
+        "-p", "status_period:=0.1", "-p", "input_depth:=10",
+    )  # fmt: skip
+    probe.wait_for_state("active")
+    sequence = shared / "data" / "tum_fr1_xyz"
+    player = start(
+        tmp_path / "player", f"source:={sequence}", "clock:=100.0", "limit:=4", "loop:=true",
+        "speed:=0.2", "reliability:=reliable",
+    )  # fmt: skip
+    probe.wait(lambda: probe.features and probe.features[-1].epoch >= probe.features[0].epoch + 2)
+    known = [image.nanoseconds for image in open_source(str(sequence), 4)]
+    played = nanoseconds_of(probe.features)
+    assert set(played) <= set(known)
+    for before, after in pairwise(probe.features):
+        jumped = nanoseconds(after.header.stamp) < nanoseconds(before.header.stamp)
+        assert (after.epoch > before.epoch) == jumped
+    status = probe.status
+    assert status.frames_refused == 0
+    receive = status.stage_max[list(status.stage_names).index("receive")]
+    assert 0.0 <= receive < 5.0  # seconds of the same clock
+    for process in (player, frontend):
+        assert process.stop(signal.SIGINT) == 0, process.text()
+        assert "Traceback" not in process.text()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,20 +19,23 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from builtin_interfaces.msg import Time
-from mcap.exceptions import McapError
-from mcap.reader import NonSeekingReader
+from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import Odometry
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message, serialize_message
-from ros_helpers import RELIABLE, Probe, RosProcess, environment
+from ros_helpers import BEST_EFFORT, RELIABLE, Probe, RosProcess, environment
 from rosbags.highlevel import AnyReader
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, Imu
 from sensor_msgs.msg import Image as ImageMessage
-from std_msgs.msg import Header
+from std_msgs.msg import Header, String
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus, Keyframe
+from aliked_ros.bags import Bag, stream_mcap
 from aliked_ros.errors import ConfigurationError
+from aliked_ros.exporting.recording import RecordingReader
 from aliked_ros.ros.conversions import feature_frame, feature_matches, image_message
 from aliked_ros.ros.recorder import Recording, message_definition
+from aliked_ros.ros.report import read_recording
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
 
 MODULE = "aliked_ros.ros.recorder"
@@ -144,19 +149,31 @@ def test_definitions_hold_every_type_once():
     assert text.startswith("# Correspondences")
 
 
-def test_an_unfinished_recording_is_whole_up_to_its_last_chunk(recording):
-    """As after a kill: no index, but every finished chunk can be read."""
+def test_what_is_safe_can_be_read_from_the_unfinished_file(recording):
+    """Also what fills no chunk yet; and a new recording leaves the unfinished file alone."""
     file, messages = recording
-    file.flush()
+    count = sum(map(len, messages.values()))
+    assert (file.count, file.safe) == (count, 0)
+    deadline = time.monotonic() + 30
+    while file.safe < count:
+        file.flush()
+        assert time.monotonic() < deadline
     assert not file.output.exists()
-    read = 0
-    with file.partial.open("rb") as stream:
-        try:
-            for _ in NonSeekingReader(stream).iter_messages(log_time_order=False):
-                read += 1
-        except (McapError, EOFError):
-            pass
-    assert 0 < read <= sum(map(len, messages.values()))
+    with Bag(file.partial) as bag:
+        assert {topic.name: topic.count for topic in bag.topics} == dict.fromkeys(messages, 20)
+        for kind in KINDS:
+            name = f"/frontend/{kind.__name__}"
+            read = [message for _, _, message in bag.messages([name])]
+            assert len(read) == 20
+    with RecordingReader(file.partial) as reader:
+        assert reader.frame_count() == len(list(reader.frames())) == 20
+    assert len(list(read_recording(file.partial, (FeatureFrame,)))) == 20
+    other = Recording(file.output)
+    assert other.left_over == file.partial
+    assert other.partial == file.output.with_suffix(".partial2.mcap")
+    other.finish()
+    assert other.output.exists()
+    assert file.partial.exists()
 
 
 def test_other_suffixes_are_refused(tmp_path):
@@ -177,6 +194,7 @@ def test_the_node_records_topics_of_another_process(probe, tmp_path):
     process = RosProcess(
         MODULE, tmp_path / "log", "-p", f"output:={output}", "-p", "record_images:=jpeg",
         "-p", "image_reliability:=reliable", "-r", "image:=/eye/image",
+        "-p", "topics:=/latched imu /nobody /eye/image/compressed",
     )  # fmt: skip
     publishers = {
         "/aliked_frontend/features": probe.node.create_publisher(
@@ -188,7 +206,11 @@ def test_the_node_records_topics_of_another_process(probe, tmp_path):
         "/odometry/odometry": probe.node.create_publisher(Odometry, "odometry/odometry", RELIABLE),
         "/eye/image": probe.node.create_publisher(ImageMessage, "/eye/image", RELIABLE),
         "/camera_info": probe.node.create_publisher(CameraInfo, "camera_info", RELIABLE),
+        "/imu": probe.node.create_publisher(Imu, "imu", BEST_EFFORT),
     }
+    lasting = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    latched = probe.node.create_publisher(String, "latched", lasting)
+    latched.publish(String(data="said once, before anybody listened"))
     probe.wait(lambda: all(p.get_subscription_count() for p in publishers.values()))
     probe.spin(0.3)
     sent = [features(seed) for seed in range(5)]
@@ -199,16 +221,20 @@ def test_the_node_records_topics_of_another_process(probe, tmp_path):
         publishers["/eye/image"].publish(ImageMessage(header=message.header))  # no image at all
         publishers["/camera_info"].publish(CameraInfo(header=message.header, width=96))
         publishers["/odometry/odometry"].publish(Odometry(header=message.header))
+        publishers["/imu"].publish(Imu(header=message.header))
     keyframe = Keyframe(header=sent[-1].header, reason="parallax", features=sent[-1])
     publishers["/aliked_frontend/keyframes"].publish(keyframe)
     probe.spin(1.0)
-    assert process.stop(signal.SIGINT) == 0, process.text()
+    for _ in range(3):  # of somebody who is impatient
+        process.process.send_signal(signal.SIGINT)
+        probe.spin(0.01)
+    assert process.wait(30) == 0, process.text()
     assert "Image not recorded" in process.text()
     with AnyReader([output]) as reader:
         counts = {c.topic: c.msgcount for c in reader.connections if c.msgcount}
         assert counts == {
             "/aliked_frontend/features": 5, "/eye/image/compressed": 5, "/camera_info": 5,
-            "/aliked_frontend/keyframes": 1, "/odometry/odometry": 5,
+            "/aliked_frontend/keyframes": 1, "/odometry/odometry": 5, "/latched": 1, "/imu": 5,
         }  # fmt: skip
         raws = {topic: [] for topic in counts}
         for connection, _, raw in reader.messages():
@@ -217,6 +243,72 @@ def test_the_node_records_topics_of_another_process(probe, tmp_path):
     assert read == sent
     (raw,) = raws["/aliked_frontend/keyframes"]
     assert deserialize_message(raw, Keyframe) == keyframe
+    (raw,) = raws["/latched"]
+    assert deserialize_message(raw, String).data.startswith("said once")
+
+
+@pytest.mark.ros
+@pytest.mark.long
+def test_nothing_that_it_called_safe_is_lost_when_it_is_killed(probe, tmp_path):
+    """SIGKILL at random moments; the last word on /diagnostics holds."""
+    output = tmp_path / "run.mcap"
+    probe.listen(DiagnosticArray, "/diagnostics")
+    frames = [features(seed) for seed in range(40)]
+    rng = random.Random()
+    partials = []
+    for attempt in range(4):
+        probe.received["/diagnostics"].clear()
+        process = RosProcess(
+            MODULE, tmp_path / f"log{attempt}", "-p", f"output:={output}", "-p",
+            "flush_period:=0.1", "-p", f"frontend:=victim{attempt}",
+        )  # fmt: skip
+        features_topic, status_topic = (
+            probe.node.create_publisher(kind, f"victim{attempt}/{name}", RELIABLE)
+            for kind, name in ((FeatureFrame, "features"), (FrontendStatus, "status"))
+        )
+        for topic in (features_topic, status_topic):
+            probe.wait(topic.get_subscription_count)
+        sent = [0, 0]
+
+        def said() -> dict[str, str]:
+            arrays = probe.received["/diagnostics"]
+            return {v.key: v.value for a in arrays[-1:] for s in a.status for v in s.values}
+
+        def safe() -> int:
+            return int(said().get("safe", 0))
+
+        end = time.monotonic() + rng.uniform(0.2, 1.5)
+        while time.monotonic() < end or not safe():
+            if attempt % 2:  # small messages, which fill no chunk
+                status_topic.publish(status(sent[1]))
+                sent[1] += 1
+            else:
+                features_topic.publish(frames[sent[0] % len(frames)])
+                sent[0] += 1
+            probe.spin(0.005)
+        process.process.kill()
+        process.wait(10)
+        probe.spin(0.2)  # what it said just before
+        partials.append(Path(said()["file"]))
+        assert not output.exists()
+        with Bag(partials[-1]) as bag:
+            whole = sum(topic.count for topic in bag.topics)
+            assert safe() <= whole <= sum(sent)
+            print(f"killed: {safe()} called safe, {whole} read, {sum(sent)} sent")
+        raws: dict[str, list[bytes]] = {"features": [], "status": []}
+        for _, channel, message in stream_mcap(partials[-1]):
+            raws[channel.topic.split("/")[-1]].append(message.data)
+        for raw in raws["features"]:
+            message = deserialize_message(raw, FeatureFrame)
+            assert message == frames[message.header.stamp.sec]
+        read = [deserialize_message(raw, FrontendStatus) for raw in raws["status"]]
+        numbers = [message.frames_received for message in read]
+        assert all(after - before == 1 for before, after in pairwise(numbers))
+        assert read == [status(number) for number in numbers]
+        for topic in (features_topic, status_topic):
+            probe.node.destroy_publisher(topic)
+    assert len(set(partials)) == 4  # none was written over by the next run
+    assert f"{partials[0]} is of a recording that did not come to its end" in process.text()
 
 
 @pytest.mark.ros
@@ -250,14 +342,14 @@ def test_a_full_disk_is_said_and_spares_the_older_recording(probe, tmp_path):
 
 
 @pytest.mark.ros
-@pytest.mark.parametrize("parameter", ["frontend", "odometry"])
-def test_a_bad_node_name_is_one_clear_line_and_leaves_no_file(tmp_path, parameter):
-    arguments = ["-p", f"output:={tmp_path / 'run.mcap'}", "-p", f"{parameter}:=no name"]
+@pytest.mark.parametrize("parameter", ["frontend", "odometry", "topics"])
+def test_a_bad_name_is_one_clear_line_and_leaves_no_file(tmp_path, parameter):
+    arguments = ["-p", f"output:={tmp_path / 'run.mcap'}", "-p", f"{parameter}:=no-name"]
     done = subprocess.run(
         [sys.executable, "-m", MODULE, "--ros-args", *arguments],
         capture_output=True, text=True, env=environment(), timeout=60,
     )  # fmt: skip
     assert done.returncode == 1
-    assert f"{parameter} is 'no name'" in done.stderr
+    assert f"{parameter} is 'no-name'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())

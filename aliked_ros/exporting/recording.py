@@ -16,8 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.highlevel import AnyReader, AnyReaderError
 
+from aliked_ros.bags import Bag, Topic
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, ImageError, SourceError
 from aliked_ros.messages import (
@@ -100,24 +100,19 @@ class RecordingReader:
     def __init__(self, path: Path, topics: Collection[str] = ()) -> None:
         """Open a file or folder. Raises SourceError when it cannot be read or lacks a topic.
 
-        topics: those to read, where the recording has several of the same type.
+        Of a file whose recorder was killed, what is whole is read. topics: those to read, where
+        the recording has several of the same type.
         """
         self.path = path
         if not path.exists():
             raise SourceError(f"{path} does not exist; give a .mcap file or a rosbag2 folder.")
-        try:
-            self._reader = AnyReader([path])
-            self._reader.open()
-        except (OSError, AnyReaderError) as error:
-            raise SourceError(
-                f"cannot read {path}: {error} Give a finished .mcap file, or the folder of a "
-                "'ros2 bag record'; 'mcap recover' finishes a file that its recorder could not."
-            ) from error
-        self._connections = [c for c in self._reader.connections if c.msgcount]
+        self._bag = Bag(path)
         self._topics = frozenset(topics)
-        if absent := self._topics - {c.topic for c in self._connections}:
+        if absent := self._topics - {topic.name for topic in self._bag.topics}:
             self.close()
-            raise SourceError(f"{path} has no topic {', '.join(sorted(absent))}; {self._contents}")
+            raise SourceError(
+                f"{path} has no topic {', '.join(sorted(absent))}; {self._bag.contents}"
+            )
 
     def __enter__(self) -> RecordingReader:
         return self
@@ -132,11 +127,11 @@ class RecordingReader:
 
     def close(self) -> None:
         """Close the files."""
-        self._reader.close()
+        self._bag.close()
 
     def frame_count(self) -> int:
         """Number of images that have features."""
-        return sum(c.msgcount for c in self._select(_FEATURES))
+        return sum(topic.count for topic in self._select(_FEATURES))
 
     def frames(self) -> Iterator[RecordedFrame]:
         """The features of each image."""
@@ -206,16 +201,11 @@ class RecordingReader:
                 np.array([turn.x, turn.y, turn.z, turn.w]),
             )
 
-    @property
-    def _contents(self) -> str:
-        held = sorted({f"{c.topic} ({c.msgtype})" for c in self._connections})
-        return f"it holds {', '.join(held) or 'no messages'}."
-
-    def _select(self, kinds: tuple[str, ...]) -> list[Any]:
-        """The connections of the one topic of these message types, or none."""
-        found = [c for c in self._connections if c.msgtype in kinds]
-        found = [c for c in found if c.topic in self._topics] or found
-        if len(topics := sorted({c.topic for c in found})) > 1:
+    def _select(self, kinds: tuple[str, ...]) -> list[Topic]:
+        """The one topic of these message types, or none."""
+        found = [topic for topic in self._bag.topics if topic.msgtype in kinds]
+        found = [topic for topic in found if topic.name in self._topics] or found
+        if len(topics := sorted({topic.name for topic in found})) > 1:
             raise SourceError(
                 f"{self.path} has several topics of type {found[0].msgtype}: {', '.join(topics)}; "
                 "name the one that is meant (--topic)."
@@ -228,18 +218,12 @@ class RecordingReader:
         if not selected:
             if remedy is not None:
                 raise SourceError(
-                    f"{self.path} has no topic of type {kinds[0]}; {self._contents} To get one, "
-                    f"{remedy}"
+                    f"{self.path} has no topic of type {kinds[0]}; {self._bag.contents} To get "
+                    f"one, {remedy}"
                 )
             return
-        try:
-            for connection, _, raw in self._reader.messages(selected):
-                yield self._reader.deserialize(raw, connection.msgtype)
-        except Exception as error:  # a damaged file: by storage plugin and kind of damage
-            raise SourceError(
-                f"{self.path} is damaged ({error}); 'mcap recover' or 'ros2 bag reindex' saves "
-                "what is whole."
-            ) from error
+        for _, _, message in self._bag.messages([topic.name for topic in selected]):
+            yield message
 
 
 def _explains(camera: CameraModel, frame: RecordedFrame) -> bool:

@@ -1,16 +1,14 @@
 """Between ROS messages and the core's arrays.
 
-Pixels, depth and masks come in through :func:`image_from_message`, :func:`depth_from_message` and
-:func:`mask_from_message`; results leave through :func:`feature_frame` and its neighbours, which
-fill message arrays from buffers (rclpy copies lists element by element, a thousand times slower).
-What subscribers need is in :mod:`aliked_ros.messages`.
+Pixels, depth and masks come in through :mod:`aliked_ros.image_messages`; results leave through
+:func:`feature_frame` and its neighbours, which fill message arrays from buffers (rclpy copies
+lists element by element, a thousand times slower). What subscribers need is in
+:mod:`aliked_ros.messages`.
 """
 
 from __future__ import annotations
 
-import importlib
 from array import array
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -25,226 +23,21 @@ from std_msgs.msg import Header
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, Keyframe, RelocalizationCandidate
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, ImageError
-from aliked_ros.frontend.depth import depth_in_metres
 from aliked_ros.frontend.masks import rectified_border
-from aliked_ros.images import decode_image
+from aliked_ros.image_messages import ENCODINGS as ENCODINGS
+from aliked_ros.image_messages import depth_from_message as depth_from_message
+from aliked_ros.image_messages import image_from_message as image_from_message
+from aliked_ros.image_messages import mask_from_message as mask_from_message
 from aliked_ros.messages import DESCRIPTOR_TYPES
+from aliked_ros.messages import seconds as seconds
 from aliked_ros.types import (
     Candidate,
-    Float32Array,
     FrameResult,
-    Image,
     Pose,
     UInt8Array,
 )
 
 DESCRIPTOR_ENCODINGS = {"float32": FeatureFrame.FLOAT32, "float16": FeatureFrame.FLOAT16}
-
-
-@dataclass(frozen=True, slots=True)
-class _Encoding:
-    """Memory layout of one pixel, and the OpenCV conversion of its 8-bit form (None: as it is).
-
-    channels, bytes_per_sample: as stored; samples of two bytes are reduced to their high byte
-        (value >> 8) before the conversion.
-    even_width, even_height: the layout repeats every second column, or row.
-    """
-
-    channels: int
-    conversion: int | None = None
-    bytes_per_sample: int = 1
-    even_width: bool = False
-    even_height: bool = False
-
-
-def _bayer(conversion: int, bytes_per_sample: int) -> _Encoding:
-    return _Encoding(1, conversion, bytes_per_sample, even_width=True, even_height=True)
-
-
-_UYVY = _Encoding(2, cv2.COLOR_YUV2RGB_UYVY, even_width=True)
-_YUYV = _Encoding(2, cv2.COLOR_YUV2RGB_YUY2, even_width=True)
-_BGR = _Encoding(3, cv2.COLOR_BGR2RGB)
-
-# ROS names a Bayer pattern after the top-left pixels, as OpenCV's four-letter constants do.
-ENCODINGS: dict[str, _Encoding] = {
-    "mono8": _Encoding(1),
-    "8UC1": _Encoding(1),
-    "mono16": _Encoding(1, None, 2),
-    "rgb8": _Encoding(3),
-    "bgr8": _BGR,
-    "8UC3": _BGR,  # no order is defined; OpenCV's, which drivers that publish it use
-    "rgba8": _Encoding(4, cv2.COLOR_RGBA2RGB),
-    "bgra8": _Encoding(4, cv2.COLOR_BGRA2RGB),
-    "rgb16": _Encoding(3, None, 2),
-    "bgr16": _Encoding(3, cv2.COLOR_BGR2RGB, 2),
-    "rgba16": _Encoding(4, cv2.COLOR_RGBA2RGB, 2),
-    "bgra16": _Encoding(4, cv2.COLOR_BGRA2RGB, 2),
-    "bayer_rggb8": _bayer(cv2.COLOR_BayerRGGB2RGB, 1),
-    "bayer_bggr8": _bayer(cv2.COLOR_BayerBGGR2RGB, 1),
-    "bayer_gbrg8": _bayer(cv2.COLOR_BayerGBRG2RGB, 1),
-    "bayer_grbg8": _bayer(cv2.COLOR_BayerGRBG2RGB, 1),
-    "bayer_rggb16": _bayer(cv2.COLOR_BayerRGGB2RGB, 2),
-    "bayer_bggr16": _bayer(cv2.COLOR_BayerBGGR2RGB, 2),
-    "bayer_gbrg16": _bayer(cv2.COLOR_BayerGBRG2RGB, 2),
-    "bayer_grbg16": _bayer(cv2.COLOR_BayerGRBG2RGB, 2),
-    "yuv422": _UYVY,
-    "uyvy": _UYVY,
-    "yuv422_yuy2": _YUYV,
-    "yuyv": _YUYV,
-    "32FC1": _Encoding(1, None, 4),
-}
-
-
-def image_from_message(message: ImageMessage | CompressedImage) -> Image:
-    """The core's image of a raw or compressed image message.
-
-    Grey encodings give H×W, colour ones H×W×3 RGB, uint8. mono8 and rgb8 without row padding are
-    not copied: the pixels are a view of the message's data. 16-bit samples become 8-bit ones by
-    dropping the low byte (value >> 8); 32FC1 is grey in 0..1.
-
-    Raises ImageError for a malformed message or an encoding that is no camera image.
-    """
-    if isinstance(message, CompressedImage):
-        pixels = _decode(message)
-    elif message.encoding in ENCODINGS:
-        pixels = _unpack(message, ENCODINGS[message.encoding])
-    else:
-        pixels = _unpack_by_cv_bridge(message)
-    return Image(pixels, seconds(message.header.stamp))
-
-
-def depth_from_message(message: ImageMessage) -> Float32Array:
-    """H×W float32 metres of a depth image (REP-118: 16UC1 millimetres, 32FC1 metres), NaN = none.
-
-    Drivers that call millimetres mono16 are understood.
-
-    Raises ImageError for a malformed message or another encoding.
-    """
-    types = {"16UC1": np.uint16, "mono16": np.uint16, "32FC1": np.float32}
-    if message.encoding not in types:
-        raise ImageError(
-            f"depth image has encoding {message.encoding!r}; publish 16UC1 (millimetres) or 32FC1 "
-            "(metres), raw."
-        )
-    dtype = np.dtype(types[message.encoding])
-    rows = np.ascontiguousarray(_rows(message, dtype.itemsize))
-    stored = rows.view(dtype.newbyteorder(">" if message.is_bigendian else "<"))
-    return depth_in_metres(stored.astype(dtype, copy=False))
-
-
-def mask_from_message(message: ImageMessage) -> UInt8Array:
-    """H×W uint8 mask of a mono8 image, 0 = ignore; ImageError for another encoding."""
-    if message.encoding not in ("mono8", "8UC1"):
-        raise ImageError(
-            f"mask has encoding {message.encoding!r}; publish mono8, where 0 means ignore."
-        )
-    return image_from_message(message).pixels
-
-
-def _unpack(message: ImageMessage, encoding: _Encoding) -> UInt8Array:
-    rows = _rows(message, encoding.channels * encoding.bytes_per_sample)
-    for needed, size, name in (
-        (encoding.even_width, message.width, "width"),
-        (encoding.even_height, message.height, "height"),
-    ):
-        if needed and size % 2:
-            raise ImageError(
-                f"{name} of a {message.encoding} image is {size}; this encoding has pairs of "
-                "pixels, so it must be even. Check the driver's region of interest."
-            )
-    if encoding.bytes_per_sample == 4:
-        return _grey_of_unit_floats(rows, bool(message.is_bigendian))
-    if encoding.bytes_per_sample == 2:
-        high_byte = 0 if message.is_bigendian else 1
-        rows = rows[:, high_byte::2]
-    pixels = rows.reshape(message.height, message.width, encoding.channels)
-    if encoding.channels == 1:
-        pixels = pixels[..., 0]
-    pixels = np.ascontiguousarray(pixels)
-    return pixels if encoding.conversion is None else _convert(pixels, encoding.conversion)
-
-
-def _rows(message: ImageMessage, bytes_per_pixel: int) -> UInt8Array:
-    """The H×(W·bytes_per_pixel) bytes of the image, padding cut off, as a view where possible."""
-    width, height, step = message.width, message.height, message.step
-    if not width or not height:
-        raise ImageError(
-            f"image is {width}×{height} pixels: nothing to process. Check the camera driver."
-        )
-    row_bytes = width * bytes_per_pixel
-    if step < row_bytes:
-        raise ImageError(
-            f"step is {step} bytes, but a row of {width} {message.encoding} pixels takes "
-            f"{row_bytes}. Correct step or encoding in the driver."
-        )
-    if len(message.data) < step * height:
-        raise ImageError(
-            f"image data has {len(message.data)} bytes, but step × height = {step} × {height} = "
-            f"{step * height}. The message is truncated or its header is wrong; check the driver."
-        )
-    data = np.frombuffer(message.data, np.uint8, step * height)
-    return data.reshape(height, step)[:, :row_bytes]
-
-
-def _grey_of_unit_floats(rows: UInt8Array, bigendian: bool) -> UInt8Array:
-    values = np.ascontiguousarray(rows).view(">f4" if bigendian else "<f4")
-    low, high = float(values.min()), float(values.max())  # NaN comes out as NaN
-    if not np.isfinite(low + high):
-        raise ImageError(
-            "32FC1 image holds NaN or infinite values; a grey image lies in 0..1. "
-            "Replace them in the driver (a depth image does not belong on this topic)."
-        )
-    if low < 0.0 or high > 1.0:
-        raise ImageError(
-            f"32FC1 image has values from {low:g} to {high:g}; a grey image lies in 0..1. "
-            "Scale it, or publish mono8 (a depth image does not belong on this topic)."
-        )
-    return np.rint(values * np.float32(255)).astype(np.uint8)
-
-
-def _convert(pixels: UInt8Array, conversion: int) -> UInt8Array:
-    return np.asarray(cv2.cvtColor(pixels, conversion), np.uint8)
-
-
-def _unpack_by_cv_bridge(message: ImageMessage) -> UInt8Array:
-    """The rarer encodings, where ROS provides cv_bridge."""
-    if message.encoding == "16UC1":
-        raise ImageError(
-            "encoding 16UC1 is a depth image; publish camera images here "
-            "(mono16 if these are 16-bit grey values)."
-        )
-    try:
-        bridge = importlib.import_module("cv_bridge").CvBridge()
-    except Exception as error:  # built for another NumPy or OpenCV, it fails in many ways
-        raise ImageError(
-            f"encoding {message.encoding!r} is not one of {', '.join(ENCODINGS)}, and cv_bridge, "
-            f"which may know it, cannot be imported ({error}). Publish one of these encodings, "
-            "or install ROS's cv_bridge."
-        ) from error
-    _rows(message, 1)
-    try:
-        return np.ascontiguousarray(bridge.imgmsg_to_cv2(message, "rgb8"), np.uint8)
-    except Exception as error:  # CvBridgeError, cv2.error, ValueError: by version
-        raise ImageError(
-            f"cv_bridge cannot convert encoding {message.encoding!r} to rgb8: {error} "
-            f"Publish one of {', '.join(ENCODINGS)}."
-        ) from error
-
-
-def _decode(message: CompressedImage) -> UInt8Array:
-    if "compressedDepth" in message.format:
-        raise ImageError(
-            f"compressed image has format {message.format!r}, a depth image; "
-            "subscribe to the camera's colour or grey topic."
-        )
-    try:
-        # As stored: CameraInfo and other subscribers know nothing of EXIF.
-        return decode_image(message.data, upright=False)
-    except ImageError as error:
-        raise ImageError(
-            f"compressed image of format {message.format!r}: {error} "
-            "Check the publisher (JPEG or PNG), and the network for losses."
-        ) from error
 
 
 def baseline_from_message(message: CameraInfo) -> float | None:
@@ -260,7 +53,9 @@ def border_from_message(message: CameraInfo) -> UInt8Array:
     Raises ConfigurationError for a camera that is not calibrated.
     """
     rotation = np.reshape(message.r, (3, 3)).astype(np.float64)
-    if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3):
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers without any sense
+        orthogonal = np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3)
+    if not orthogonal:
         raise ConfigurationError(
             f"R of CameraInfo is {rotation.tolist()}, no rotation; let the driver publish the "
             "rectification it applies."
@@ -396,11 +191,6 @@ def pose_message(pose: Pose) -> PoseMessage:
 def _fill(target: array[int] | array[float], values: NDArray[np.generic]) -> None:
     """Append a numpy array to a message's empty array of the same item size, by memory copy."""
     target.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
-
-
-def seconds(stamp: Time) -> float:
-    """A ROS time in seconds (to 0.2 µs for today's dates)."""
-    return float(stamp.sec) + float(stamp.nanosec) * 1e-9
 
 
 def stamp_from_seconds(time: float) -> Time:

@@ -1,30 +1,35 @@
-"""Node ``dataset_player``: plays a sequence, folder, video or camera as image topics."""
+"""Node ``dataset_player``: plays a data set, recording, folder, video or camera as image topics."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
 import cv2
 import numpy as np
 from builtin_interfaces.msg import Time as Stamp
+from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
+from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import CameraInfo
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
+from std_srvs.srv import Trigger
 
 from aliked_ros.errors import ConfigurationError, SourceError
 from aliked_ros.frontend.depth import MILLIMETRES
 from aliked_ros.images import grey
 from aliked_ros.ros import running
-from aliked_ros.ros.conversions import image_message, stamp_from_seconds
+from aliked_ros.ros.conversions import image_message
 from aliked_ros.ros.parameters import Change, Declaration, declare
+from aliked_ros.ros.playback import Playback
 from aliked_ros.sources import Partner, Source, default_source, open_source
 from aliked_ros.types import Float32Array, Image, UInt8Array
 
@@ -32,8 +37,9 @@ _DECLARATIONS = (
     Declaration(
         "source",
         "",
-        "A folder of images, a folder with a frames.csv, a video, 'camera:N' or 'virtual'; "
-        "empty = $SOURCE, else a sequence of the shared data, else 'virtual'.",
+        "A folder of images, a folder with a frames.csv, a TUM RGB-D, KITTI or EuRoC folder, a "
+        "recording (RECORDING#/image/topic), a video, 'camera:N' or 'virtual'; empty = $SOURCE, "
+        "else a sequence of the shared data, else 'virtual'.",
         Change.AT_START,
     ),
     Declaration(
@@ -42,8 +48,7 @@ _DECLARATIONS = (
     Declaration(
         "publish",
         "mono",
-        "'stereo': the right images, too, of a folder with image_0/ and image_1/; 'rgbd': the "
-        "depth images of one with an associations.txt.",
+        "'stereo': the right images, too, where the source has them; 'rgbd': the depth images.",
         Change.AT_START,
         choices=("mono", "stereo", "rgbd"),
     ),
@@ -61,11 +66,33 @@ _DECLARATIONS = (
         Change.AT_START,
         (0.0, 3600.0),
     ),
-    Declaration("loop", False, "Start again after the last image.", Change.AT_START),
+    Declaration(
+        "loop",
+        False,
+        "Start again after the last image. Stamps of the source, and /clock, jump back then.",
+        Change.AT_START,
+    ),
     Declaration(
         "rate",
         0.0,
         "Images per second; 0 = in the time of the source's own stamps.",
+        Change.AT_START,
+        (0.0, 1000.0),
+    ),
+    Declaration(
+        "speed",
+        1.0,
+        "Seconds of the source's stamps in a second: 0.5 = half as fast; not together with rate.",
+        Change.AT_START,
+        (0.01, 100.0),
+    ),
+    Declaration(
+        "start_paused", False, "Publish nothing until ~/resume or ~/step.", Change.AT_START
+    ),
+    Declaration(
+        "clock",
+        0.0,
+        "Messages a second on /clock, in the source's time, for nodes with use_sim_time; 0 = none.",
         Change.AT_START,
         (0.0, 1000.0),
     ),
@@ -78,10 +105,11 @@ _DECLARATIONS = (
     ),
     Declaration(
         "stamp",
-        "now",
-        "Stamps: 'now' = when published (latencies can be measured), 'dataset' = the source's own.",
+        "auto",
+        "Stamps: 'now' = when published (latencies can be measured), 'dataset' = the source's own, "
+        "'auto' = 'dataset' with a clock, else 'now'.",
         Change.AT_START,
-        choices=("now", "dataset"),
+        choices=("auto", "now", "dataset"),
     ),
     Declaration("frame_id", "camera", "frame_id of the headers.", Change.AT_START),
     Declaration(
@@ -118,25 +146,38 @@ _PARTNERS: dict[str, Partner] = {"mono": "none", "stereo": "right", "rgbd": "dep
 _MODELS = {"radtan": "plumb_bob", "none": "plumb_bob", "equidistant": "equidistant"}
 _ACKNOWLEDGEMENT_TIMEOUT = 5.0  # seconds
 _SETTLING_TIME = 0.5  # seconds from our knowing of a subscriber to its knowing of us
+_LONGEST_SPIN = 0.5  # seconds without a look whether we are to end
+_LAST_ANSWER = 0.2  # seconds in which the answer to the last step leaves
 
 
 class PlayerNode(Node):
     """Publishes ``image`` and what comes with it.
 
     That is ``camera_info`` where the source has a calibration, and as the parameter ``publish``
-    asks ``right/image`` with ``right/camera_info``, or ``depth/image``.
+    asks ``right/image`` with ``right/camera_info``, or ``depth/image``; ``/clock`` on request.
+    Services: ``~/pause``, ``~/resume``, ``~/toggle_paused``, ``~/step``.
     """
 
     def __init__(self) -> None:
         super().__init__("dataset_player")
-        self._settings = declare(self, _DECLARATIONS)
-        publish = self._settings["publish"]
+        self._handler = _ToNode(self)
+        logging.getLogger("aliked_ros").addHandler(self._handler)
+        self._settings = settings = declare(self, _DECLARATIONS)
+        if settings["rate"] and settings["speed"] != 1.0:
+            raise ConfigurationError(
+                f"rate is {settings['rate']:g} and speed {settings['speed']:g}; set one of them."
+            )
+        if settings["clock"] and settings["stamp"] == "now":
+            raise ConfigurationError(
+                "/clock has the source's time, so stamp cannot be 'now'; leave stamp or clock."
+            )
+        publish = settings["publish"]
         self._source: Source = open_source(
-            self._settings["source"] or default_source(),
-            self._settings["limit"] or None,
+            settings["source"] or default_source(),
+            settings["limit"] or None,
             _PARTNERS[publish],
         )
-        reliable = self._settings["reliability"] == "reliable"
+        reliable = settings["reliability"] == "reliable"
         qos = QoSProfile(
             depth=10,
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
@@ -148,26 +189,52 @@ class PlayerNode(Node):
             self._partner = _Output(self, "right/", qos, _right_camera_info(calibration))
         elif publish == "rgbd":
             self._partner = _Output(self, "depth/", qos, None)
+        self._playback = Playback(
+            settings["rate"], settings["speed"], 1.0 / self._source.rate, settings["start_paused"]
+        )
+        self._next: Image | None = None
+        self._played = 0
+        self._clock_topic = None
+        if settings["clock"]:
+            self._clock_topic = self.create_publisher(ClockMessage, "/clock", 10)
+            steady = Clock(clock_type=ClockType.STEADY_TIME)
+            self.create_timer(1.0 / settings["clock"], self._publish_clock, clock=steady)
+        for name, answer in (
+            ("pause", lambda: self._set_paused(True)),
+            ("resume", lambda: self._set_paused(False)),
+            ("toggle_paused", lambda: self._set_paused(not self._playback.paused)),
+            ("step", self._step),
+        ):
+            self._serve(name, answer)
 
     def run(self, executor: SingleThreadedExecutor) -> None:
         """Play to the end. Raises SourceError when nobody listens or the source fails."""
         images = self._read_ahead()
         self._wait_for_subscribers(executor)
-        began, played = time.monotonic(), self._play(images, executor)
-        while self._settings["loop"]:
-            played += self._play(self._read_ahead(), executor)
+        began = time.monotonic()
+        try:
+            self._play(images, executor)
+            while self._settings["loop"]:
+                self._play(self._read_ahead(), executor)
+        except SourceError as error:
+            if not self._played:
+                raise
+            raise SourceError(f"{error} {self._played} images were played before.") from error
+        if self._playback.paused:
+            _spin_until(executor, time.monotonic() + _LAST_ANSWER)
         if self._settings["reliability"] == "reliable":
             for output in filter(None, (self._camera, self._partner)):
                 output.images.wait_for_all_acked(Duration(seconds=_ACKNOWLEDGEMENT_TIMEOUT))
         took = time.monotonic() - began
         skipped = f", {self._source.skipped} unreadable" if self._source.skipped else ""
         self.get_logger().info(
-            f"Played {played} images of {self._source.name}{skipped} in {took:.1f} s "
-            f"({played / max(took, 1e-9):.1f} Hz)"
+            f"Played {self._played} images of {self._source.name}{skipped} in {took:.1f} s "
+            f"({self._played / max(took, 1e-9):.1f} Hz)"
         )
 
     def close(self) -> None:
-        """Nothing but ROS's own objects to free."""
+        """Leave Python's log."""
+        logging.getLogger("aliked_ros").removeHandler(self._handler)
 
     def _wait_for_subscribers(self, executor: SingleThreadedExecutor) -> None:
         needed = self._settings["wait_for_subscribers"]
@@ -185,29 +252,47 @@ class PlayerNode(Node):
         _spin_until(executor, time.monotonic() + _SETTLING_TIME)
 
     def _read_ahead(self) -> Iterator[Image]:
-        """The source's images, the first of them read now."""
+        """The source's images, the first of them read now; with a clock, at least one."""
         images = iter(self._source)
-        return chain(list(islice(images, self._settings["preload"])), images)
+        ahead: list[Image] = []
+        for image in islice(images, max(self._settings["preload"], self._clock_topic is not None)):
+            ahead.append(image)
+            if not self.context.ok():
+                raise ExternalShutdownException
+        if ahead and not self._played:
+            self._playback.schedule(_nanoseconds(ahead[0]), time.monotonic())
+        return chain(ahead, images)
 
-    def _play(self, images: Iterator[Image], executor: SingleThreadedExecutor) -> int:
-        """Play the images once; returns their number."""
-        rate = self._settings["rate"]
-        start, first_stamp, played = time.monotonic(), None, 0
-        for image in images:
-            if first_stamp is None:
-                start, first_stamp = time.monotonic(), image.stamp
-            offset = played / rate if rate else image.stamp - first_stamp
-            late = time.monotonic() - (start + offset)
-            if late > 0.0:
-                start += late  # a camera that stalls does not make up for it in a burst
-            _spin_until(executor, start + offset)
-            self._publish(image)
-            played += 1
-        return played
+    def _play(self, images: Iterator[Image], executor: SingleThreadedExecutor) -> None:
+        """Play the images once."""
+        before = self._played
+        for self._next in images:
+            self._playback.schedule(_nanoseconds(self._next), time.monotonic())
+            while self._next is not None:  # a step publishes it, too
+                left = self._playback.remaining(time.monotonic())
+                spin = _LONGEST_SPIN if left is None else min(max(left, 0.0), _LONGEST_SPIN)
+                executor.spin_once(timeout_sec=spin)
+                if not executor.context.ok():
+                    raise ExternalShutdownException
+                left = self._playback.remaining(time.monotonic())
+                if self._next is not None and left is not None and left <= 0.0:
+                    self._publish()
+        played, length = self._played - before, self._source.length
+        if not played:
+            raise SourceError(f"{self._source.name} gave no image.")
+        if length is not None and played + self._source.skipped < length:
+            self.get_logger().warning(
+                f"{self._source.name} ended early: after {played} of {length} images"
+            )
 
-    def _publish(self, image: Image) -> None:
-        now = self._settings["stamp"] == "now"
-        stamp = self.get_clock().now().to_msg() if now else stamp_from_seconds(image.stamp)
+    def _publish(self) -> None:
+        """Publish the next image."""
+        image, self._next = self._next, None
+        self._playback.advance()
+        self._played += 1
+        own = self._settings["stamp"] == "dataset" or self._clock_topic is not None
+        stamp = _time(_nanoseconds(image)) if own else self.get_clock().now().to_msg()
+        self._publish_clock()  # first: no image comes from the future
         self._camera.publish(self._message(image.pixels, stamp))
         offset = Duration(nanoseconds=round(self._settings["partner_offset"] * 1e9))
         partner_stamp = (Time.from_msg(stamp) + offset).to_msg()
@@ -218,11 +303,52 @@ class PlayerNode(Node):
             encoding = self._settings["depth_encoding"]
             self._partner.publish(_depth_message(image.depth, encoding, header))
 
+    def _publish_clock(self) -> None:
+        now = self._playback.time(time.monotonic())
+        if self._clock_topic is not None and now is not None:
+            self._clock_topic.publish(ClockMessage(clock=_time(now)))
+
+    def _serve(self, name: str, answer: Callable[[], tuple[bool, str]]) -> None:
+        def respond(_: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+            response.success, response.message = answer()
+            return response
+
+        self.create_service(Trigger, f"~/{name}", respond)
+
+    def _set_paused(self, paused: bool) -> tuple[bool, str]:
+        now = time.monotonic()
+        if paused:
+            self._playback.pause(now)
+        else:
+            self._playback.resume(now)
+        return True, "paused" if paused else "playing"
+
+    def _step(self) -> tuple[bool, str]:
+        """Publish one image; what ``~/step`` answers."""
+        if not self._playback.paused:
+            return False, "playing: call ~/pause first"
+        if self._next is None:
+            return False, "not started: still waiting for subscribers of the images"
+        stamp = _nanoseconds(self._next)
+        self._publish()
+        return True, f"image {self._played}, stamp {stamp // 10**9}.{stamp % 10**9:09d}"
+
     def _message(self, pixels: UInt8Array, stamp: Stamp) -> ImageMessage:
         return image_message(_encoded(pixels, self._settings["encoding"]), self._header(stamp))
 
     def _header(self, stamp: Stamp) -> Header:
         return Header(stamp=stamp, frame_id=self._settings["frame_id"])
+
+
+class _ToNode(logging.Handler):
+    """Hands what the sources complain about to the node's log."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self._log = node.get_logger()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.warning(record.getMessage())
 
 
 class _Output:
@@ -239,6 +365,14 @@ class _Output:
         if self._info is not None:
             self._info.header = image.header
             self._infos.publish(self._info)
+
+
+def _nanoseconds(image: Image) -> int:
+    return round(image.stamp * 1e9) if image.nanoseconds is None else image.nanoseconds
+
+
+def _time(nanoseconds: int) -> Stamp:
+    return Stamp(sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000)
 
 
 def _spin_until(executor: SingleThreadedExecutor, deadline: float) -> None:

@@ -4,31 +4,40 @@ Messages are stored as they came over the wire (CDR) with their full definitions
 ``ros2 bag`` and ``rosbags`` read the file on machines without ``aliked_msgs``.
 
 The file grows beside its final name, as ``NAME.partial.mcap``, and is renamed when it is complete:
-a file of the final name is always whole, and one that was there stays until then. Should the
-recorder be killed or the disk be full, every finished chunk of the partial file is still readable
-(``mcap recover`` rebuilds its index), since MCAP chunks are self-contained and are flushed every
-second.
+a file of the final name is always whole, and one that was there stays until then.
+
+Every ``flush_period`` the messages received so far are written out to the disk itself, and
+``/diagnostics`` says how many that are: so many are in the partial file whatever happens then, to
+this process or to the machine. Readers that want an index refuse that file until ``mcap recover``
+has rebuilt it; the player, ``aliked_ros export`` and the report stream it as it is.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from mcap.writer import CompressionType, Writer
 from nav_msgs.msg import Odometry
+from nav_msgs.msg import Path as PathMessage
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
-from sensor_msgs.msg import CameraInfo, CompressedImage
+from rclpy.validate_topic_name import validate_topic_name
+from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
 from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus, Keyframe
 from aliked_ros.errors import ConfigurationError, ImageError, OutputError
@@ -56,6 +65,20 @@ _DECLARATIONS = (
         Change.AT_START,
         choices=("best_effort", "reliable"),
     ),
+    Declaration(
+        "topics",
+        "",
+        "More topics to record, of any type that is installed, separated by spaces: '/tf /imu'. "
+        "Each is recorded from when it is published first.",
+        Change.AT_START,
+    ),
+    Declaration(
+        "flush_period",
+        1.0,
+        "Seconds from one writing out to the disk to the next: so much a power cut may take.",
+        Change.AT_START,
+        (0.05, 3600.0),
+    ),
 )
 # What is recorded of the node that a parameter names; a topic that nobody publishes stays empty.
 _OUTPUTS: dict[str, dict[str, type]] = {
@@ -65,10 +88,11 @@ _OUTPUTS: dict[str, dict[str, type]] = {
         "keyframes": Keyframe,
         "status": FrontendStatus,
     },
-    "odometry": {"odometry": Odometry},
+    "odometry": {"odometry": Odometry, "path": PathMessage, "map": PointCloud2},
 }
 _CHUNK_BYTES = 1 << 20
-_FLUSH_PERIOD = 1.0  # seconds
+_DISCOVERY_PERIOD = 0.5  # seconds between two looks for the topics that are awaited
+_LONGEST_QUEUE = 1000  # messages of a reliable topic that wait while the disk is slow
 _SEPARATOR = "\n" + "=" * 80 + "\n"
 # A field of another message type: optional package, type, optional array bounds, name.
 _FIELD = re.compile(r"^\s*(?:(\w+)/)?(?:msg/)?([A-Z]\w*)(?:\[.*?\])?\s+\w+")
@@ -115,7 +139,11 @@ def _definition_file(name: str) -> Path:
 
 
 class Recording:
-    """An MCAP file in the making: messages in CDR, one channel per topic."""
+    """An MCAP file in the making: messages in CDR, one channel per topic.
+
+    count: messages added. safe: those of them that are on the disk, whatever happens.
+    left_over: partial file of an earlier recording that did not come to its end; it stays.
+    """
 
     def __init__(self, output: Path) -> None:
         """Open the partial file. Raises OutputError when that is impossible."""
@@ -123,16 +151,25 @@ class Recording:
             raise ConfigurationError(f"output is {str(output)!r}; it must end in .mcap.")
         self.output = output
         self.partial = output.with_suffix(".partial.mcap")
-        self.count = 0
+        self.left_over: Path | None = None
+        self.count = self.safe = 0
+        self._syncing: tuple[int, Future[None]] | None = None
         self._channels: dict[str, int] = {}
         self._schemas: dict[str, int] = {}
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.partial.open("wb")
+            self._file = self._open()
+            _sync_folder(output)
         except OSError as error:
             raise self._failure(error) from error
+        self._thread = ThreadPoolExecutor(1, "sync")
         self._writer = Writer(self._file, chunk_size=_CHUNK_BYTES, compression=CompressionType.LZ4)
         self._writer.start(profile="ros2", library="aliked_ros")
+
+    @property
+    def topics(self) -> set[str]:
+        """Those that were added."""
+        return set(self._channels)
 
     def add_topic(self, topic: str, kind: type) -> None:
         """Store the definition of a topic's messages; before its first message."""
@@ -156,27 +193,51 @@ class Recording:
         self.count += 1
 
     def flush(self) -> None:
-        """Give what is written to the operating system."""
+        """Begin to bring what was added to the disk; ``safe`` tells how far the last call came.
+
+        Returns at once: the disk is waited for in a thread. Raises OutputError when that failed.
+        """
         try:
-            self._file.flush()
+            if self._syncing is not None and self._syncing[1].done():
+                count, done = self._syncing
+                self._syncing = None
+                done.result()
+                self.safe = count
+            if self._syncing is None and self.count > self.safe:
+                self._writer.flush()  # ends the chunk: only whole ones can be read
+                self._syncing = (self.count, self._thread.submit(os.fsync, self._file.fileno()))
         except OSError as error:
             raise self._failure(error) from error
 
     def finish(self) -> None:
         """Complete the file and give it its name."""
+        self._thread.shutdown()
         try:
             self._writer.finish()
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
             os.replace(self.partial, self.output)
+            _sync_folder(self.output)
         except OSError as error:
             raise self._failure(error) from error
 
     def discard(self) -> None:
         """Close and remove the partial file."""
+        self._thread.shutdown()
         self._file.close()
         self.partial.unlink(missing_ok=True)
+
+    def _open(self) -> IO[bytes]:
+        """A new partial file: one of a recorder that was killed is all that is left of its run."""
+        number = 1
+        while True:
+            try:
+                return self.partial.open("xb")
+            except FileExistsError:
+                self.left_over = self.left_over or self.partial
+                number += 1
+                self.partial = self.output.with_suffix(f".partial{number}.mcap")
 
     def _failure(self, error: OSError) -> OutputError:
         return OutputError(
@@ -185,23 +246,40 @@ class Recording:
         )
 
 
+def _sync_folder(file: Path) -> None:
+    """Bring the name of a file to the disk."""
+    descriptor = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class RecorderNode(Node):
-    """Records the outputs of a front-end, the odometry made of them and, if asked, the images."""
+    """Records the outputs of a front-end, the odometry made of them and, if asked, the images.
+
+    ``/diagnostics`` says every ``flush_period`` how many messages are safe on the disk.
+    """
 
     def __init__(self) -> None:
         super().__init__("recorder")
         settings = declare(self, _DECLARATIONS)
         self._recording = Recording(Path(settings["output"]).expanduser())
         self._failure: OutputError | None = None
+        self._refused = 0
+        self._awaited: set[str] = set()
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         try:
             self._subscribe(settings)
         except Exception:
             self._recording.discard()
             raise
-        self.create_timer(_FLUSH_PERIOD, self._recording.flush)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # also while simulated time stands
+        self.create_timer(settings["flush_period"], self._flush, clock=steady)
+        self.create_timer(_DISCOVERY_PERIOD, self._discover, clock=steady)
 
     def _subscribe(self, settings: dict[str, Any]) -> None:
-        reliable = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
+        reliable = QoSProfile(depth=_LONGEST_QUEUE, reliability=ReliabilityPolicy.RELIABLE)
         for parameter, topics in _OUTPUTS.items():
             try:
                 for topic, kind in topics.items():
@@ -211,6 +289,13 @@ class RecorderNode(Node):
                     f"parameter {parameter} is {settings[parameter]!r}; it must be the name of a "
                     f"node, such as aliked_frontend or /robot1/aliked_frontend. {error}"
                 ) from error
+        try:
+            self._awaited = {self._resolved(name) for name in settings["topics"].split()}
+        except InvalidTopicNameException as error:
+            raise ConfigurationError(
+                f"parameter topics is {settings['topics']!r}; it must be names of topics, with "
+                f"spaces between them. {error}"
+            ) from error
         if settings["record_images"] != "none":
             best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
             qos = reliable if settings["image_reliability"] == "reliable" else best_effort
@@ -219,10 +304,17 @@ class RecorderNode(Node):
                 self._record("image", ImageMessage, qos)
             else:
                 self._record_as_jpeg("image", qos)
+        self._awaited -= self._recording.topics
 
     def run(self, executor: SingleThreadedExecutor) -> None:
         """Record until shutdown. Raises OutputError when the disk is full."""
-        self.get_logger().info(f"Recording to {self._recording.output}")
+        recording = self._recording
+        if recording.left_over is not None:
+            self.get_logger().warning(
+                f"{recording.left_over} is of a recording that did not come to its end; it stays, "
+                "and can be played and exported as it is."
+            )
+        self.get_logger().info(f"Recording to {recording.output} (until then {recording.partial})")
         try:
             executor.spin()
         except OutputError as error:
@@ -238,36 +330,102 @@ class RecorderNode(Node):
                 f"Recorded {self._recording.count} messages in {self._recording.output}"
             )
 
+    def _resolved(self, topic: str) -> str:
+        """The topic's full name; raises InvalidTopicNameException for what is none."""
+        validate_topic_name(topic)
+        return self.resolve_topic_name(topic)
+
     def _record(self, topic: str, kind: type, qos: QoSProfile) -> None:
         """Record a topic as it comes over the wire."""
+        name = self._resolved(topic)
 
         def store(data: bytes, info: dict[str, Any]) -> None:
-            self._store(subscription.topic_name, data, info)
+            self._store(name, data, info)
 
-        subscription = self.create_subscription(kind, topic, store, qos, raw=True)
-        self._recording.add_topic(subscription.topic_name, kind)
+        self._recording.add_topic(name, kind)
+        self.create_subscription(kind, topic, store, qos, raw=True)
 
     def _record_as_jpeg(self, topic: str, qos: QoSProfile) -> None:
         """Record an image topic under ``TOPIC/compressed``, a tenth of its size."""
+        name = f"{self._resolved(topic)}/compressed"
 
         def store(message: ImageMessage, info: dict[str, Any]) -> None:
             try:
                 data = serialize_message(jpeg_message(message))
             except ImageError as error:
+                self._refused += 1
                 self.get_logger().warning(f"Image not recorded: {error}", throttle_duration_sec=5.0)
                 return
-            self._store(f"{subscription.topic_name}/compressed", data, info)
+            self._store(name, data, info)
 
-        subscription = self.create_subscription(ImageMessage, topic, store, qos)
-        self._recording.add_topic(f"{subscription.topic_name}/compressed", CompressedImage)
+        self._recording.add_topic(name, CompressedImage)
+        self.create_subscription(ImageMessage, topic, store, qos)
 
     def _store(self, topic: str, data: bytes, info: dict[str, Any]) -> None:
         received = info["received_timestamp"] or self.get_clock().now().nanoseconds
         self._recording.add(topic, data, received, info["source_timestamp"] or received)
 
+    def _discover(self) -> None:
+        """Subscribe to the awaited topics that are published by now, as their publishers offer."""
+        for topic in sorted(self._awaited):
+            publishers = self.get_publishers_info_by_topic(topic)
+            if not publishers:
+                continue
+            self._awaited.remove(topic)
+            try:
+                kind = _message_class(publishers[0].topic_type)
+                offers = [publisher.qos_profile for publisher in publishers]
+                lasting = all(o.durability == DurabilityPolicy.TRANSIENT_LOCAL for o in offers)
+                reliable = all(o.reliability == ReliabilityPolicy.RELIABLE for o in offers)
+                qos = QoSProfile(
+                    depth=_LONGEST_QUEUE,
+                    reliability=ReliabilityPolicy.RELIABLE
+                    if reliable
+                    else ReliabilityPolicy.BEST_EFFORT,
+                    durability=DurabilityPolicy.TRANSIENT_LOCAL
+                    if lasting
+                    else DurabilityPolicy.VOLATILE,
+                )
+                self._record(topic, kind, qos)
+            except OutputError as error:
+                self.get_logger().error(f"{topic} is not recorded: {error}")
+
+    def _flush(self) -> None:
+        self._recording.flush()
+        recording = self._recording
+        status = DiagnosticStatus(
+            name=f"{self.get_fully_qualified_name()[1:]}: recording",
+            hardware_id="aliked_ros",
+            level=DiagnosticStatus.WARN if self._refused else DiagnosticStatus.OK,
+            message=f"{recording.safe} messages are safe in {recording.partial}",
+            values=[
+                KeyValue(key="safe", value=str(recording.safe)),
+                KeyValue(key="received", value=str(recording.count)),
+                KeyValue(key="images that could not be encoded", value=str(self._refused)),
+                KeyValue(key="topics awaited", value=" ".join(sorted(self._awaited))),
+                KeyValue(key="file", value=str(recording.partial)),
+            ],
+        )
+        stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(DiagnosticArray(header=Header(stamp=stamp), status=[status]))
+
+
+def _message_class(name: str) -> type:
+    """The class of ``package/msg/Type``; OutputError when its package is not installed."""
+    package, _, kind = name.split("/")
+    try:
+        return getattr(import_module(f"{package}.msg"), kind)  # type: ignore[no-any-return]
+    except (ImportError, AttributeError) as error:
+        raise OutputError(
+            f"its type {name} is not installed ({error}); install {package.replace('_', '-')} "
+            "here, or record this topic with 'ros2 bag record'."
+        ) from error
+
 
 def main(args: Sequence[str] | None = None) -> int:
     """Record until SIGINT or SIGTERM."""
+    # rclpy ends the spinning on SIGINT; Python's own handler would interrupt a write halfway
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     return running.run(RecorderNode, args)
 
 

@@ -1,0 +1,147 @@
+"""Where images come from: sequences, data sets, recordings, videos, cameras, the virtual camera.
+
+``open_source`` understands one string per kind; whatever it returns has a name, a rate, a length,
+perhaps a calibration, and iterates ``Image``. Grey files give grey images, colour files RGB.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from aliked_ros.errors import SourceError
+from aliked_ros.sources import datasets, files
+from aliked_ros.sources.base import (
+    IMAGE_SUFFIXES,
+    KINDS,
+    NOMINAL_RATE,
+    Partner,
+    Source,
+    read_depth,
+    read_image,
+)
+from aliked_ros.sources.files import ImageFiles
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "KINDS",
+    "NOMINAL_RATE",
+    "ImageFiles",
+    "Partner",
+    "Source",
+    "default_source",
+    "open_source",
+    "read_depth",
+    "read_image",
+]
+
+_BAG_SUFFIXES = (".mcap", ".db3", ".bag")
+_SUGGESTIONS = 5  # sequences that an error names
+_SEARCHED = 1000  # folders in which they are looked for
+
+
+def open_source(spec: str, limit: int | None = None, partner: Partner = "none") -> Source:
+    """Open a source of images.
+
+    spec: a folder of images; a folder with a ``frames.csv`` (or that file); a sequence of TUM
+        RGB-D, KITTI odometry or EuRoC as published; a recording (``.mcap``, ``.db3``, ``.bag``,
+        rosbag2 folder), with ``#/image/topic`` or ``#/image/topic,/partner/topic`` where several
+        come into question; a video file; ``camera:N``; ``virtual``.
+    limit: give at most so many images.
+    partner: what they come with. ``right`` images are rectified, and where the source's are not
+        (EuRoC, raw recordings with CameraInfo) both are rectified here; ``depth`` images lie over
+        the images. An image without its partner comes alone.
+
+    Raises SourceError when there is no such thing, it holds no image or not that partner.
+    """
+    if limit is not None and limit < 1:
+        raise SourceError(f"the limit of images is {limit}; it must be at least 1.")
+    if partner != "none" and (spec == "virtual" or spec.startswith("camera:")):
+        raise files.no_partner(spec, partner, "it gives single images")
+    if spec == "virtual":
+        from aliked_ros.virtual_camera import DEFAULT_LENGTH, VirtualCamera
+
+        return VirtualCamera(length=limit or DEFAULT_LENGTH)
+    if spec.startswith("camera:"):
+        from aliked_ros.sources.video import Camera
+
+        number = spec.removeprefix("camera:")
+        if not number.isdecimal():
+            raise SourceError(f"source {spec!r}: give the camera's number, e.g. 'camera:0'.")
+        return Camera(int(number), limit)
+    path = Path(spec).expanduser()
+    if (not path.exists() and "#" in spec) or path.suffix in _BAG_SUFFIXES:
+        return _recording(spec, limit, partner)
+    if path.is_dir():
+        return _folder(path, limit, partner)
+    if not path.is_file():
+        raise SourceError(f"source {spec!r} does not exist; give {KINDS}.")
+    if path.suffix.lower() == ".csv":
+        return files.sequence(path, limit, partner)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise SourceError(f"{spec} is a single image; give its folder, or {KINDS}.")
+    if partner != "none":
+        raise files.no_partner(spec, partner, "it gives single images")
+    from aliked_ros.sources.video import Video
+
+    return Video(path, limit)
+
+
+def default_source() -> str:
+    """What to show when nobody says: ``$SOURCE``, a sequence of the shared data, else virtual."""
+    chosen = os.environ.get("SOURCE")
+    if chosen:
+        return chosen
+    data = Path(os.environ.get("ALIKED_ROS_DATA") or "../shared") / "data"
+    tables = sorted(data.glob("*/frames.csv"), key=lambda t: (t.parent.name != "tum_fr1_xyz", t))
+    return str(tables[0].parent) if tables else "virtual"
+
+
+def _folder(path: Path, limit: int | None, partner: Partner) -> Source:
+    if (path / "frames.csv").is_file():
+        return files.sequence(path / "frames.csv", limit, partner)
+    if datasets.is_tum(path):
+        return datasets.tum(path, limit, partner)
+    if datasets.is_kitti(path):
+        return datasets.kitti(path, limit, partner)
+    if root := datasets.euroc_root(path):
+        return datasets.euroc(root, limit, partner)
+    if _is_bag(path):
+        return _recording(str(path), limit, partner)
+    if inside := sorted(islice(_data_sets(path), _SUGGESTIONS)):
+        raise SourceError(
+            f"{path} is not one source of images, but there are some in it: "
+            f"{', '.join(map(str, inside))}. Name one of them."
+        )
+    return files.folder(path, limit, partner)
+
+
+def _data_sets(path: Path) -> Iterator[Path]:
+    """Sequences up to two folders below one that holds no images itself."""
+    if files.image_files(path):
+        return
+    for pattern in ("*/", "*/*/"):
+        for inside in islice(path.glob(pattern), _SEARCHED):
+            if (inside / "frames.csv").is_file() or datasets.is_known(inside):
+                yield inside
+
+
+def _is_bag(path: Path) -> bool:
+    if not path.is_dir():
+        return path.is_file() and path.suffix in _BAG_SUFFIXES
+    return (path / "metadata.yaml").is_file() or any(
+        next(path.glob(pattern), None) for pattern in ("*.mcap", "*.db3")
+    )
+
+
+def _recording(spec: str, limit: int | None, partner: Partner) -> Source:
+    from aliked_ros.sources.recordings import Recording, split_topics
+
+    name, topics = split_topics(spec) if not Path(spec).expanduser().exists() else (spec, ())
+    path = Path(name).expanduser()
+    if not path.exists() or not _is_bag(path):
+        kind = "is no recording" if path.exists() else "does not exist"
+        raise SourceError(f"source {spec!r}: {name} {kind}; give {KINDS}.")
+    return Recording(path, topics, limit, partner)

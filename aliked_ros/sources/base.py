@@ -1,0 +1,129 @@
+"""What a source of images is, and what the kinds of sources share."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import cv2
+import numpy as np
+
+from aliked_ros.errors import ImageError
+from aliked_ros.frontend.depth import depth_in_metres
+from aliked_ros.images import decode_image
+from aliked_ros.types import Float32Array, Image, UInt8Array
+
+IMAGE_SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm")
+)
+NOMINAL_RATE = 30.0  # Hz, for sources that carry no times of their own
+Partner = Literal["none", "right", "depth"]
+"""What an image comes with: nothing, the right image of a stereo pair, or a depth image."""
+KINDS = (
+    "a folder of images, a folder with a frames.csv, a TUM RGB-D folder (rgb.txt), a KITTI "
+    "odometry sequence (image_0/, times.txt, calib.txt), a EuRoC folder (mav0/cam0/data.csv), a "
+    "recording (.mcap, .db3, .bag, or a rosbag2 folder; RECORDING#/image/topic names the topic), "
+    "a video file, 'camera:N' (a number), or 'virtual'"
+)
+SECOND = 1_000_000_000  # nanoseconds
+
+
+class Source(Protocol):
+    """A finite or endless stream of images.
+
+    name: short name for people and file names.
+    rate: images per second, nominal.
+    length: number of images that iterating gives at most; None = not known.
+    calibration: content of a ``calib.json``, None = not known: width, height, fx, fy, cx, cy,
+        distortion_model, distortion; perhaps stereo_baseline_m (metres), depth_scale (units a
+        metre). It describes the images as they are given: of pairs, rectified.
+    skipped: images left out so far because they could not be read; at the end of a video those,
+        too, that its container announces and that cannot be decoded.
+    """
+
+    name: str
+    rate: float
+    length: int | None
+    calibration: dict[str, Any] | None
+    skipped: int
+
+    def __iter__(self) -> Iterator[Image]:
+        """Give the images in order of time; SourceError when the source breaks down."""
+        ...
+
+
+def read_image(path: Path) -> UInt8Array:
+    """Decode an image file to H×W (grey) or H×W×3 (RGB) uint8; deeper files are scaled to 8 bits.
+
+    Raises ImageError when the file is missing, not readable, or not a whole image.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot read {path}: {error.strerror}.") from error
+    try:
+        return decode_image(data)
+    except ImageError as error:
+        raise ImageError(
+            f"{path}: {error} Expected one of {', '.join(sorted(IMAGE_SUFFIXES))}."
+        ) from error
+
+
+def read_depth(path: Path, units_per_metre: float) -> Float32Array:
+    """Decode a 16-bit depth image file to H×W metres, NaN = none.
+
+    Raises ImageError when the file is missing, not readable, or of another kind.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+        with quiet_opencv():
+            raw = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except (OSError, cv2.error) as error:
+        raise ImageError(f"cannot read {path}: {error}.") from error
+    if raw is None:
+        raise ImageError(f"{path} is not an image that OpenCV can decode.")
+    try:
+        return depth_in_metres(np.asarray(raw), units_per_metre)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+
+
+def image_at(pixels: UInt8Array, nanoseconds: int) -> Image:
+    """An image of a stamp in whole nanoseconds."""
+    return Image(pixels, nanoseconds / SECOND, nanoseconds=nanoseconds)
+
+
+def rate_of(stamps: list[int]) -> float:
+    """Images a second, of stamps in nanoseconds: from the median of their intervals."""
+    interval = float(np.median(np.diff(stamps))) if len(stamps) > 1 else 0.0
+    return SECOND / interval if interval > 0.0 else NOMINAL_RATE
+
+
+def nearest(stamps: list[int], stamp: int, tolerance: float) -> int | None:
+    """Index of the nearest of sorted stamps (nanoseconds) within a tolerance (seconds)."""
+    if not stamps:
+        return None
+    after = bisect_left(stamps, stamp)
+    best = min((i for i in (after - 1, after) if 0 <= i < len(stamps)),
+               key=lambda i: abs(stamps[i] - stamp))  # fmt: skip
+    return best if abs(stamps[best] - stamp) <= tolerance * SECOND else None
+
+
+def shorter(length: int | None, limit: int | None) -> int | None:
+    """The smaller of two numbers of which either may be unknown (None)."""
+    known = [n for n in (length, limit) if n is not None]
+    return min(known) if known else None
+
+
+@contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """Keep OpenCV's own warnings off the terminal: what failed is said by our exception."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)

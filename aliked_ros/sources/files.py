@@ -1,0 +1,271 @@
+"""Image files: a folder of them, or a sequence with a table of their times."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aliked_ros.errors import ImageError, SourceError
+from aliked_ros.sources.base import (
+    IMAGE_SUFFIXES,
+    KINDS,
+    NOMINAL_RATE,
+    SECOND,
+    Partner,
+    image_at,
+    rate_of,
+    read_depth,
+    read_image,
+)
+from aliked_ros.types import Image
+
+logger = logging.getLogger("aliked_ros.sources")
+
+Step = Callable[[Path, Image], Image]
+_LEFT, _RIGHT = "image_0", "image_1"  # folders of a stereo sequence, as KITTI names them
+
+
+class ImageFiles:
+    """Image files with their times; files that cannot be read are skipped and counted."""
+
+    def __init__(
+        self,
+        name: str,
+        paths: list[Path],
+        stamps: list[int],
+        rate: float,
+        calibration: dict[str, Any] | None = None,
+        complete: Step | None = None,
+        finish: Callable[[Image], Image] | None = None,
+    ) -> None:
+        """Describe the sequence; files are read when it is iterated.
+
+        stamps: nanoseconds.
+        complete: adds to an image, given its file, what it comes with; an image for which that
+            cannot be read (ImageError) is given alone.
+        finish: what happens to each image after that.
+        """
+        self.name = name
+        self.rate = rate
+        self.length: int | None = len(paths)
+        self.calibration = calibration
+        self.skipped = 0
+        self._frames = list(zip(paths, stamps, strict=True))
+        self._complete = complete
+        self._finish = finish
+
+    def __iter__(self) -> Iterator[Image]:
+        """Decode one file after another; SourceError when not one could be read."""
+        self.skipped = 0
+        for path, stamp in self._frames:
+            try:
+                pixels = read_image(path)
+            except ImageError as error:
+                self.skipped += 1
+                logger.warning("skipped: %s", error)
+                if self.skipped == len(self._frames):
+                    raise SourceError(
+                        f"none of the {self.skipped} images of {self.name} can be read; "
+                        f"the last one: {error}"
+                    ) from error
+                continue
+            image = self._completed(path, image_at(pixels, stamp))
+            yield image if self._finish is None else self._finish(image)
+
+    def _completed(self, path: Path, image: Image) -> Image:
+        if self._complete is None:
+            return image
+        try:
+            return self._complete(path, image)
+        except ImageError as error:
+            logger.warning("%s comes alone: %s", path, error)
+            return image
+
+
+def sequence(table: Path, limit: int | None, partner: Partner) -> ImageFiles:
+    """Read frames.csv: index, time in seconds, image file relative to the table, ignored rest."""
+    paths: list[Path] = []
+    stamps: list[int] = []
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            for number, row in enumerate(csv.reader(file), start=1):
+                if not row or row[0].lstrip().startswith("#"):
+                    continue
+                try:
+                    time, image = row[1], row[2].strip()
+                except IndexError:
+                    raise _bad_line(table, number, "index,seconds,image", row) from None
+                stamp = nanoseconds_of(time)
+                if stamp is None or not image:
+                    raise _bad_line(table, number, "index,seconds,image", row)
+                paths.append(table.parent / image)
+                stamps.append(stamp)
+                if len(paths) == limit:
+                    break
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SourceError(f"cannot read {table}: {error}.") from error
+    if not paths:
+        raise SourceError(f"{table} lists no images.")
+    calibration = calibration_file(table.parent)
+    rate = float((calibration or {}).get("rate_hz") or rate_of(stamps))
+    complete = _completion(table.parent, paths, calibration, partner)
+    return ImageFiles(table.parent.resolve().name, paths, stamps, rate, calibration, complete)
+
+
+def folder(path: Path, limit: int | None, partner: Partner) -> ImageFiles:
+    """The images of a folder as people count, at its calib.json's rate or the nominal one."""
+    files = image_files(path)
+    if not files:
+        raise SourceError(f"{path} holds no images and is no data set that is known; give {KINDS}.")
+    paths = files[:limit]
+    calibration = calibration_file(path)
+    rate = float((calibration or {}).get("rate_hz") or NOMINAL_RATE)
+    stamps = [round(index / rate * SECOND) for index in range(len(paths))]
+    complete = _completion(path, paths, calibration, partner)
+    return ImageFiles(path.resolve().name, paths, stamps, rate, calibration, complete)
+
+
+def image_files(path: Path) -> list[Path]:
+    """The image files in a folder, image2 before image10; SourceError when it cannot be listed."""
+    try:
+        files = [f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file()]
+    except OSError as error:
+        raise SourceError(f"cannot list {path}: {error.strerror}.") from error
+    return sorted(files, key=lambda f: _natural(f.name))
+
+
+def read_table(path: Path, columns: str, separator: str | None = None) -> list[list[str]]:
+    """The rows of a text table without comments; ``columns`` says what is in a row.
+
+    Raises SourceError naming the line when a row has fewer columns.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"cannot read {path}: {error}.") from error
+    needed = len(columns.split(separator))
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        row = [field.strip() for field in line.split(separator)]
+        if len(row) < needed or not all(row[:needed]):
+            raise _bad_line(path, number, columns, row)
+        rows.append(row)
+    return rows
+
+
+def nanoseconds_of(seconds: str) -> int | None:
+    """Exact nanoseconds of a decimal number of seconds; None for anything else."""
+    try:
+        return round(Decimal(seconds.strip()).scaleb(9))
+    except (InvalidOperation, ValueError, OverflowError):  # no number; NaN; infinite
+        return None
+
+
+def calibration_file(path: Path) -> dict[str, Any] | None:
+    """The calib.json of a folder, None = there is none; SourceError for a bad one."""
+    path = path / "calib.json"
+    if not path.is_file():
+        return None
+    try:
+        calibration = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(calibration, dict):
+        raise SourceError(f"{path} must hold a JSON object, not a {type(calibration).__name__}.")
+    rate = calibration.get("rate_hz") or 0.0
+    if not isinstance(rate, int | float) or not 0.0 <= rate < np.inf:  # also refuses NaN
+        raise SourceError(
+            f"{path}: rate_hz is {rate!r}; give a number of images a second, or leave it out."
+        )
+    return calibration
+
+
+def with_right(files: dict[Path, Path]) -> Step:
+    """Adds the right image, by the file of the left one."""
+
+    def complete(path: Path, image: Image) -> Image:
+        if path not in files:
+            raise ImageError("the right camera has no image of this moment.")
+        return replace(image, right=read_image(files[path]))
+
+    return complete
+
+
+def with_depth(files: dict[Path, Path], units_per_metre: float) -> Step:
+    """Adds the depth image, by the file of the colour one."""
+
+    def complete(path: Path, image: Image) -> Image:
+        if path not in files:
+            raise ImageError("associations.txt or depth.txt names no depth image for it.")
+        return replace(image, depth=read_depth(files[path], units_per_metre))
+
+    return complete
+
+
+def no_partner(spec: str, partner: Partner, reason: str) -> SourceError:
+    """The source has no right or depth images; says which ones have."""
+    needed = {
+        "right": f"a folder with {_LEFT}/ and {_RIGHT}/ (KITTI), a EuRoC folder with cam1/, or a "
+        "recording of two cameras",
+        "depth": "a TUM RGB-D folder, a folder with frames.csv, associations.txt and depth_scale "
+        "in calib.json, or a recording with a depth topic",
+    }
+    return SourceError(
+        f"source {spec!r} has no {partner} images ({reason}); give {needed[partner]}."
+    )
+
+
+def depth_scale(spec: str, calibration: dict[str, Any] | None) -> float:
+    """Units a metre of the depth images; SourceError when the calibration does not say."""
+    scale = (calibration or {}).get("depth_scale")
+    if not isinstance(scale, int | float) or not 0.0 < scale < np.inf:
+        reason = f"depth_scale in its calib.json is {scale!r}, not the units a metre"
+        raise no_partner(spec, "depth", reason)
+    return float(scale)
+
+
+def _completion(
+    path: Path, paths: list[Path], calibration: dict[str, Any] | None, partner: Partner
+) -> Step | None:
+    """What adds the partner to an image; SourceError when the sequence has none."""
+    if partner == "right":
+        rights = {p: p.parent.with_name(_RIGHT) / p.name for p in paths}
+        if not any(p.parent.name == _LEFT and rights[p].is_file() for p in paths):
+            reason = f"{paths[0]} has no counterpart in {_RIGHT}/"
+            raise no_partner(str(path), partner, reason)
+        return with_right(rights)
+    if partner == "depth":
+        scale = depth_scale(str(path), calibration)
+        return with_depth(_associations(path / "associations.txt"), scale)
+    return None
+
+
+def _associations(table: Path) -> dict[Path, Path]:
+    """Depth image by image, of a table of the TUM RGB-D benchmark: stamp, image, stamp, depth."""
+    if not table.is_file():
+        raise no_partner(str(table.parent), "depth", f"there is no {table.name}")
+    rows = read_table(table, "stamp image stamp depth")
+    if not rows:
+        raise no_partner(str(table.parent), "depth", f"{table.name} is empty")
+    return {table.parent / row[1]: table.parent / row[3] for row in rows}
+
+
+def _bad_line(table: Path, number: int, expected: str, row: list[str]) -> SourceError:
+    return SourceError(f"{table}, line {number}: expected {expected!r}, got {row}.")
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """Sort key by which image2 comes before image10."""
+    parts = re.split(r"(\d+)", name)
+    return [(p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts]

@@ -1,0 +1,312 @@
+"""Recordings as sources: the images of an MCAP file, a rosbag2 folder or a ROS 1 bag.
+
+Messages are streamed, so memory does not grow with the recording.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from aliked_ros.bags import Bag
+from aliked_ros.camera import CameraModel
+from aliked_ros.errors import ConfigurationError, ImageError, SourceError
+from aliked_ros.image_messages import depth_from_message, image_from_message
+from aliked_ros.messages import nanoseconds
+from aliked_ros.sources.base import SECOND, Partner, image_at, rate_of, shorter
+from aliked_ros.sources.rectification import Rectification, View
+from aliked_ros.types import Image
+
+logger = logging.getLogger("aliked_ros.sources")
+
+_RAW, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+_CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+_SUFFIX = "/compressed"
+_DEPTH = re.compile(r"depth", re.IGNORECASE)
+_RIGHT = re.compile(r"right", re.IGNORECASE)
+_DERIVED = re.compile(r"disparity|mask|/tracks/|theora|confidence", re.IGNORECASE)
+_TOLERANCE = {"right": 0.002, "depth": 0.02}  # seconds between an image and its partner
+_WAITING = 30  # images that wait for their partner
+_SAMPLE = 20  # images that the rate is taken from
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """The topics to read. base: the image's topic without its transport."""
+
+    image: str
+    partner: str | None
+    base: str
+
+
+class Recording:
+    """The images of one topic, with the right or depth images of another one."""
+
+    def __init__(
+        self, path: Path, topics: tuple[str, ...], limit: int | None, partner: Partner
+    ) -> None:
+        """Choose the topics; SourceError when they are missing or several come into question.
+
+        topics: of the images, and of the right or depth images; what is left out is chosen.
+        """
+        self.name = path.resolve().stem
+        self.skipped = 0
+        self._path = path
+        self._limit = limit
+        self._kind = partner
+        self._bag = Bag(path)
+        self._images = [t for t in self._bag.topics if t.msgtype in (_RAW, _COMPRESSED)]
+        if not self._images:
+            raise SourceError(f"{path} has no images; {self._bag.contents}")
+        self._topics = self._choose(topics)
+        count = next(t.count for t in self._images if t.name == self._topics.image)
+        self.length: int | None = shorter(count, limit)
+        arrivals, stamps = self._sample()
+        self._unstamped = len(stamps) > 1 and not any(stamps)
+        self.rate = rate_of(arrivals if self._unstamped else stamps)
+        self._rectification: Rectification | None = None
+        self.calibration: dict[str, Any] | None = self._calibration()
+
+    def __iter__(self) -> Iterator[Image]:
+        """Decode the images in order of arrival; SourceError for damage, or when all are bad."""
+        self.skipped = read = alone = 0
+        pairs = self._pairs() if self._topics.partner else (
+            (stamp, message, None) for stamp, message in self._messages(self._topics.image)
+        )  # fmt: skip
+        for stamp, message, partner in islice(pairs, self._limit):
+            read += 1
+            try:
+                image = image_at(image_from_message(message).pixels, stamp)
+            except ImageError as error:
+                self.skipped += 1
+                logger.warning("skipped an image of %s: %s", self._topics.image, error)
+                if self.skipped == self.length:
+                    raise SourceError(
+                        f"none of the {self.skipped} images on {self._topics.image} of "
+                        f"{self._path} can be read; the last one: {error}"
+                    ) from error
+                continue
+            if partner is not None:
+                image = self._completed(image, partner)
+            alone += image.right is None and image.depth is None
+            yield image if self._rectification is None else self._rectification(image)
+        if self._topics.partner and alone:
+            logger.warning(
+                "%d of %d images of %s came alone: no readable message on %s had its stamp within "
+                "%g s of theirs.", alone, read, self._topics.image, self._topics.partner,
+                _TOLERANCE[self._kind],
+            )  # fmt: skip
+        if self._bag.cut_off:
+            logger.warning(
+                "%s: read to its last whole chunk, %d images; its end is missing.",
+                self._path,
+                read,
+            )
+
+    def _completed(self, image: Image, partner: Any) -> Image:
+        try:
+            if self._kind == "depth":
+                return replace(image, depth=depth_from_message(partner))
+            return replace(image, right=image_from_message(partner).pixels)
+        except ImageError as error:
+            logger.warning("an image of %s comes alone: %s", self._topics.image, error)
+            return image
+
+    def _sample(self) -> tuple[list[int], list[int]]:
+        """Nanoseconds of arrival and of the headers, of the first images."""
+        arrivals, stamps = [], []
+        with suppress(SourceError):  # damage is told when it is come to
+            for time, _, message in islice(self._bag.messages([self._topics.image]), _SAMPLE):
+                arrivals.append(time)
+                stamps.append(nanoseconds(message.header.stamp))
+        return arrivals, stamps
+
+    def _stamp(self, message: Any, arrival: int) -> int:
+        """Nanoseconds of the header, or of the arrival where the driver leaves the header empty."""
+        return arrival if self._unstamped else nanoseconds(message.header.stamp)
+
+    def _messages(self, topic: str) -> Iterator[tuple[int, Any]]:
+        """Stamp and message of one topic."""
+        for time, _, message in self._bag.messages([topic]):
+            yield self._stamp(message, time), message
+
+    def _pairs(self) -> Iterator[tuple[int, Any, Any]]:
+        """Stamp, image, and the nearest partner within the tolerance, None = there is none."""
+        assert self._topics.partner is not None
+        tolerance = round(_TOLERANCE[self._kind] * SECOND)
+        images: deque[tuple[int, Any]] = deque()
+        partners: deque[tuple[int, Any]] = deque(maxlen=_WAITING)
+
+        def paired() -> tuple[int, Any, Any]:
+            stamp, image = images.popleft()
+            near = [p for p in partners if abs(p[0] - stamp) <= tolerance]
+            best = min(near, key=lambda p: abs(p[0] - stamp), default=(0, None))
+            return stamp, image, best[1]
+
+        for time, topic, message in self._bag.messages([self._topics.image, self._topics.partner]):
+            (images if topic == self._topics.image else partners).append(
+                (self._stamp(message, time), message)
+            )
+            # Certain when one later than that, or of this very stamp, is there.
+            while images and (
+                len(images) > _WAITING
+                or any(p == images[0][0] or p > images[0][0] + tolerance for p, _ in partners)
+            ):
+                yield paired()
+        while images:
+            yield paired()
+
+    # Which topics
+
+    def _choose(self, named: tuple[str, ...]) -> _Choice:
+        image = self._existing(named[0]) if named else self._only(self._cameras(), "image topics")
+        base = image.removesuffix(_SUFFIX)
+        if self._kind == "none":
+            return _Choice(image, None, base)
+        if len(named) > 1:
+            partner = self._existing(named[1])
+        elif self._kind == "depth":
+            depths = [t.name for t in self._images if _DEPTH.search(t.name) and t.msgtype == _RAW]
+            depths = [n for n in depths if "aligned" in n] or depths
+            partner = self._only([n for n in depths if n != image], "raw depth topics")
+        else:
+            bases = self._bases()
+            rights = [n for n in bases if _left_of(n, bases) == base]
+            rights = rights or [n for n in bases if _RIGHT.search(n)]
+            partner = self._existing(self._only(rights, "topics of a right camera"))
+        return _Choice(image, partner, base)
+
+    def _bases(self) -> list[str]:
+        """The image topics without their transports."""
+        return sorted({t.name.removesuffix(_SUFFIX) for t in self._images})
+
+    def _cameras(self) -> list[str]:
+        """The topics that look like the (left) camera's, raw ones before compressed ones."""
+        bases = self._bases()
+        no_depth = [n for n in bases if not _DEPTH.search(n) and not _DERIVED.search(n)] or bases
+        firsts = [n for n in no_depth if not _RIGHT.search(n) and not _left_of(n, bases)]
+        firsts = firsts or no_depth
+        return [self._existing(name) for name in firsts]
+
+    def _existing(self, name: str) -> str:
+        """The image topic of this name, or its compressed form."""
+        held = {t.name for t in self._images}
+        for one in (name, name + _SUFFIX):
+            if one in held:
+                return one
+        raise SourceError(f"{self._path} has no images on {name}; {self._listing()}")
+
+    def _only(self, names: list[str], what: str) -> str:
+        if len(names) == 1:
+            return names[0]
+        found = f"{len(names)} {what} ({', '.join(names)})" if names else f"no {what}"
+        form = f"{self._path.name}#/image/topic"
+        form += {"none": "", "right": ",/right/topic", "depth": ",/depth/topic"}[self._kind]
+        raise SourceError(f"{self._path} has {found}; name what is meant, as {form}. "
+                          + self._listing())  # fmt: skip
+
+    def _listing(self) -> str:
+        held = ", ".join(f"{t.name} ({t.count})" for t in self._images)
+        return f"Its image topics: {held}."
+
+    # Calibration
+
+    def _calibration(self) -> dict[str, Any] | None:
+        """Of the images as they are given: rectified where they come with right ones."""
+        info = self._info(self._topics.base)
+        if info is None:
+            logger.warning("%s has no camera_info: the camera is not calibrated.", self._path)
+            return None
+        try:
+            if self._kind == "right" and self._topics.partner is not None:
+                right = self._info(self._topics.partner.removesuffix(_SUFFIX))
+                return self._pair_calibration(info, right)
+            return _calibration(CameraModel.from_info(info, _says_rectified(self._topics.base)))
+        except (ConfigurationError, ValueError) as error:
+            logger.warning("camera_info of %s is not used: %s", self._path, error)
+            return None
+
+    def _pair_calibration(self, info: Any, right: Any) -> dict[str, Any]:
+        calibration = _calibration(CameraModel.from_info(info, rectified=True))
+        if right is None:
+            logger.warning(
+                "%s has no camera_info of %s: the images are taken as rectified, their baseline "
+                "is not known.", self._path, self._topics.partner,
+            )  # fmt: skip
+            return calibration
+        if not _says_rectified(self._topics.base) and (_is_raw(info) or _is_raw(right)):
+            self._rectification = Rectification(_view(info), _view(right))
+            return self._rectification.calibration
+        focal, shift = float(right.p[0]), float(right.p[3])
+        if focal > 0.0 and shift < 0.0:
+            calibration["stereo_baseline_m"] = -shift / focal
+        return calibration
+
+    def _info(self, base: str) -> Any:
+        """The first CameraInfo beside an image topic, or the only one there is, or None."""
+        topics = [t.name for t in self._bag.topics if t.msgtype == _CAMERA_INFO]
+        beside = str(PurePosixPath(base).with_name("camera_info"))
+        if beside not in topics and (len(topics) != 1 or len(self._bases()) != 1):
+            return None
+        topic = beside if beside in topics else topics[0]
+        info = next(self._messages(topic))[1]
+        if hasattr(info, "K"):  # of ROS 1
+            names = {"d": "D", "k": "K", "r": "R", "p": "P"}
+            fields = {field: getattr(info, old) for field, old in names.items()}
+            others = ("width", "height", "distortion_model", "binning_x", "binning_y", "roi")
+            return SimpleNamespace(**fields, **{name: getattr(info, name) for name in others})
+        return info
+
+
+def split_topics(spec: str) -> tuple[str, tuple[str, ...]]:
+    """``PATH#/image,/partner`` as the path and the topics."""
+    path, _, names = spec.partition("#")
+    return path, tuple(f"/{n.strip().lstrip('/')}" for n in names.split(",") if n.strip())
+
+
+def _left_of(name: str, names: list[str]) -> str | None:
+    """The topic of the camera before this one: left for right, cam0 for cam1, infra1 for infra2."""
+    for word in re.finditer(r"right|\d+", name, re.IGNORECASE):
+        for other in (str(int(word[0]) - 1),) if word[0].isdecimal() else ("left", ""):
+            left = (name[: word.start()] + other + name[word.end() :]).replace("//", "/")
+            if left in names:
+                return left
+    return None
+
+
+def _says_rectified(topic: str) -> bool:
+    return "rect" in PurePosixPath(topic).name
+
+
+def _is_raw(info: Any) -> bool:
+    """Whether the images of this CameraInfo need rectification."""
+    return bool(np.any(info.d)) or not np.allclose(np.reshape(info.r, (3, 3)), np.eye(3))
+
+
+def _view(info: Any) -> View:
+    camera = CameraModel.from_info(info, rectified=False)
+    rotation = np.reshape(info.r, (3, 3)).astype(np.float64)
+    return View(camera, rotation, np.reshape(info.p, (3, 4)).astype(np.float64))
+
+
+def _calibration(camera: CameraModel) -> dict[str, Any]:
+    return {
+        "width": camera.width,
+        "height": camera.height,
+        "fx": float(camera.matrix[0, 0]),
+        "fy": float(camera.matrix[1, 1]),
+        "cx": float(camera.matrix[0, 2]),
+        "cy": float(camera.matrix[1, 2]),
+        "distortion_model": camera.distortion_model,
+        "distortion": camera.distortion.tolist(),
+    }

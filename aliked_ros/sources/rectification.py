@@ -1,0 +1,116 @@
+"""Rectifying a stereo pair: afterwards a point lies in the same row of both images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from aliked_ros.camera import CameraModel
+from aliked_ros.errors import ConfigurationError
+from aliked_ros.types import Image, UInt8Array
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One camera of a pair, and how its images are to be rectified (REP-104).
+
+    camera: as its images are. rotation: 3×3, R. projection: 3×4, P.
+    """
+
+    camera: CameraModel
+    rotation: Matrix
+    projection: Matrix
+
+
+class Rectification:
+    """Rectifies both images of a pair.
+
+    calibration: of the rectified left images, as a calib.json, with the baseline.
+    """
+
+    def __init__(self, left: View, right: View) -> None:
+        """Raise ConfigurationError when the right camera is not to the right of the left one."""
+        focal, shift = float(right.projection[0, 0]), float(right.projection[0, 3])
+        if not (focal > 0.0 and shift < 0.0):
+            raise ConfigurationError(
+                f"P of the right camera has fx {focal:g} and fx · Tx {shift:g}: it does not lie to "
+                "the right of the left one. Swap the cameras, or correct the calibration."
+            )
+        matrix = left.projection
+        self.calibration: dict[str, Any] = {
+            "width": left.camera.width,
+            "height": left.camera.height,
+            "fx": float(matrix[0, 0]),
+            "fy": float(matrix[1, 1]),
+            "cx": float(matrix[0, 2]),
+            "cy": float(matrix[1, 2]),
+            "distortion_model": "none",
+            "distortion": [],
+            "stereo_baseline_m": -shift / focal,
+            "rectified": True,
+        }
+        self._left, self._right = _maps(left), _maps(right)
+
+    def __call__(self, image: Image) -> Image:
+        """The same image, rectified, and its right one where it has one."""
+        right = None if image.right is None else _remap(image.right, self._right)
+        return replace(image, pixels=_remap(image.pixels, self._left), right=right)
+
+
+def rectify(left: CameraModel, right: CameraModel, right_from_left: Matrix) -> Rectification:
+    """The rectification of two cameras that are known one by one.
+
+    right_from_left: 4×4, p_right = R·p_left + t, metres. Both images are scaled so that no border
+    is empty; those of an equidistant lens are not scaled in the middle, and lose their border.
+    Raises ConfigurationError for cameras of different sizes or kinds of lens.
+    """
+    if not right.fits(left.width, left.height):
+        raise ConfigurationError(
+            f"the left images have {left.width}×{left.height} pixels, the right ones "
+            f"{right.width}×{right.height}; rectification needs one size."
+        )
+    fisheye = left.distortion_model == "equidistant"
+    if fisheye != (right.distortion_model == "equidistant"):
+        raise ConfigurationError("one camera is equidistant and the other is not.")
+    rotation, translation = right_from_left[:3, :3].copy(), right_from_left[:3, 3:].copy()
+    size = (left.width, left.height)
+    lenses = (left.matrix, left.distortion, right.matrix, right.distortion)
+    if fisheye:
+        turned: Any = cv2.fisheye.stereoRectify(
+            *lenses, size, rotation, translation, cv2.CALIB_ZERO_DISPARITY
+        )
+        r1, r2 = (np.asarray(one, np.float64) for one in turned[:2])
+        # OpenCV's own choice of P shrinks a wide lens's image to nothing, to show all of it.
+        p1 = np.zeros((3, 4))
+        p1[:, :3] = (left.matrix + right.matrix) / 2
+        p1[0, 0] = p1[1, 1] = (p1[0, 0] + p1[1, 1]) / 2
+        p2 = p1.copy()
+        p2[0, 3] = p1[0, 0] * (r2 @ translation)[0, 0]
+    else:
+        turned = cv2.stereoRectify(*lenses, size, rotation, translation, alpha=0.0)
+        r1, r2, p1, p2 = (np.asarray(one, np.float64) for one in turned[:4])
+    return Rectification(View(left, r1, p1), View(right, r2, p2))
+
+
+def _maps(view: View) -> tuple[Any, Any]:
+    camera = view.camera
+    module = cv2.fisheye if camera.distortion_model == "equidistant" else cv2
+    maps = module.initUndistortRectifyMap(
+        camera.matrix,
+        camera.distortion,
+        view.rotation,
+        view.projection[:, :3],
+        (camera.width, camera.height),
+        cv2.CV_16SC2,
+    )
+    return maps[0], maps[1]
+
+
+def _remap(pixels: UInt8Array, maps: tuple[Any, Any]) -> UInt8Array:
+    return np.asarray(cv2.remap(pixels, *maps, cv2.INTER_LINEAR), np.uint8)

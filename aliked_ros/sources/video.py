@@ -1,0 +1,118 @@
+"""Video files and cameras, decoded by OpenCV."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from aliked_ros.errors import SourceError
+from aliked_ros.sources.base import KINDS, NOMINAL_RATE, quiet_opencv, shorter
+from aliked_ros.types import Image
+
+logger = logging.getLogger("aliked_ros.sources")
+
+_ESTIMATED_FRAMES = 2  # by so much a container may announce more frames than it holds
+
+
+class Video:
+    """A video file, decoded by OpenCV to RGB, with the times of its container."""
+
+    def __init__(self, path: Path, limit: int | None) -> None:
+        self.name = path.stem
+        self.calibration: dict[str, Any] | None = None
+        self.skipped = 0
+        self._path = path
+        self._limit = limit
+        capture = self._open()
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        readable = capture.grab()
+        capture.release()
+        if not readable:
+            raise SourceError(f"{path} holds no video frame that OpenCV can decode.")
+        self.rate = rate if np.isfinite(rate) and rate > 0 else NOMINAL_RATE
+        self.length = shorter(frames if frames > 0 else None, limit)
+
+    def _open(self) -> cv2.VideoCapture:
+        with quiet_opencv():
+            capture = cv2.VideoCapture(str(self._path))
+        if not capture.isOpened():
+            raise SourceError(f"{self._path} is not a video that OpenCV can open; give {KINDS}.")
+        return capture
+
+    def __iter__(self) -> Iterator[Image]:
+        """Decode from the first frame on."""
+        capture = self._open()
+        self.skipped = 0
+        try:
+            previous = -1.0 / self.rate
+            for index in islice(count(), self._limit):
+                good, pixels = capture.read()
+                if not good:
+                    self._end(index)
+                    return
+                stamp = capture.get(cv2.CAP_PROP_POS_MSEC) * 1e-3
+                if not stamp > previous:  # containers without times report 0 throughout
+                    stamp = previous + 1.0 / self.rate
+                previous = stamp
+                yield Image(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8), stamp)
+        finally:
+            capture.release()
+
+    def _end(self, frames: int) -> None:
+        """Compare with what the container announces: OpenCV does not tell an error from the end."""
+        missing = (self.length or 0) - frames
+        if missing > _ESTIMATED_FRAMES:
+            self.skipped = missing
+            logger.warning(
+                "%s: decoding stopped after %d of %d frames; the file is damaged or cut off.",
+                self._path,
+                frames,
+                self.length,
+            )
+
+
+class Camera:
+    """A camera of this machine (V4L2 on Linux); stamps are the wall clock when a frame arrives."""
+
+    def __init__(self, number: int, limit: int | None) -> None:
+        self.name = f"camera{number}"
+        self.length = limit
+        self.calibration: dict[str, Any] | None = None
+        self.skipped = 0
+        self._number = number
+        self._limit = limit
+        capture = self._open()
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        capture.release()
+        self.rate = rate if np.isfinite(rate) and rate > 0 else NOMINAL_RATE
+
+    def _open(self) -> cv2.VideoCapture:
+        with quiet_opencv():
+            capture = cv2.VideoCapture(self._number)
+        if not capture.isOpened():
+            raise SourceError(
+                f"camera:{self._number} cannot be opened; see which there are with "
+                "'ls /dev/video*', and whether another program holds it."
+            )
+        return capture
+
+    def __iter__(self) -> Iterator[Image]:
+        """Give frames until the limit; SourceError when the camera falls silent."""
+        capture = self._open()
+        try:
+            for _ in islice(count(), self._limit):
+                good, pixels = capture.read()
+                stamp = time.time()
+                if not good:
+                    raise SourceError(f"camera:{self._number} stopped delivering images.")
+                yield Image(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8), stamp)
+        finally:
+            capture.release()

@@ -1,0 +1,106 @@
+"""Bags written by rosbags, which knows neither our code nor ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.rosbag1 import Writer as Writer1
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+ROS2 = get_typestore(Stores.ROS2_JAZZY)
+ROS1 = get_typestore(Stores.ROS1_NOETIC)
+SECOND = 1_000_000_000
+Entry = tuple[str, int, Any]  # topic, arrival in nanoseconds, message
+
+_TYPES = ROS2.types
+Time = _TYPES["builtin_interfaces/msg/Time"]
+Header = _TYPES["std_msgs/msg/Header"]
+Image = _TYPES["sensor_msgs/msg/Image"]
+CompressedImage = _TYPES["sensor_msgs/msg/CompressedImage"]
+CameraInfo = _TYPES["sensor_msgs/msg/CameraInfo"]
+Roi = _TYPES["sensor_msgs/msg/RegionOfInterest"]
+
+
+def header(stamp: int) -> Any:
+    return Header(stamp=Time(sec=stamp // SECOND, nanosec=stamp % SECOND), frame_id="eye")
+
+
+def image(pixels: NDArray[Any], stamp: int, encoding: str) -> Any:
+    """A sensor_msgs/Image of pixels as that encoding stores them."""
+    height, width = pixels.shape[:2]
+    data = np.ascontiguousarray(pixels).view(np.uint8).reshape(-1)
+    return Image(
+        header=header(stamp), height=height, width=width, encoding=encoding, is_bigendian=0,
+        step=len(data) // height, data=data,
+    )  # fmt: skip
+
+
+def compressed(pixels: NDArray[np.uint8], stamp: int) -> Any:
+    """A PNG of RGB or grey pixels."""
+    stored = pixels if pixels.ndim == 2 else pixels[..., ::-1]
+    data = cv2.imencode(".png", stored)[1].reshape(-1)
+    return CompressedImage(header=header(stamp), format="rgb8; png compressed bgr8", data=data)
+
+
+def camera_info(
+    stamp: int,
+    size: tuple[int, int],
+    k: NDArray[np.float64],
+    d: Iterable[float] = (0.0,) * 5,
+    r: NDArray[np.float64] | None = None,
+    p: NDArray[np.float64] | None = None,
+) -> Any:
+    projection = np.hstack([k, np.zeros((3, 1))]) if p is None else p
+    return CameraInfo(
+        header=header(stamp), width=size[0], height=size[1], distortion_model="plumb_bob",
+        d=np.array(list(d), np.float64), k=k.ravel().astype(np.float64),
+        r=(np.eye(3) if r is None else r).ravel(), p=projection.ravel(),
+        binning_x=0, binning_y=0,
+        roi=Roi(x_offset=0, y_offset=0, height=0, width=0, do_rectify=False),
+    )  # fmt: skip
+
+
+def write(path: Path, entries: Iterable[Entry], storage: StoragePlugin) -> Path:
+    """A rosbag2 folder."""
+    with Writer(path, version=9, storage_plugin=storage) as writer:
+        connections: dict[str, Any] = {}
+        for topic, arrival, message in entries:
+            kind = message.__msgtype__
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, kind, typestore=ROS2)
+            writer.write(connections[topic], arrival, ROS2.serialize_cdr(message, kind))
+    return path
+
+
+def write_ros1(path: Path, entries: Iterable[Entry]) -> Path:
+    """A ROS 1 bag of images."""
+    with Writer1(path) as writer:
+        connections: dict[str, Any] = {}
+        for topic, arrival, message in entries:
+            kind = message.__msgtype__
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, kind, typestore=ROS1)
+            writer.write(connections[topic], arrival, ROS1.serialize_ros1(_as_ros1(message), kind))
+    return path
+
+
+def _as_ros1(message: Any) -> Any:
+    kinds = ROS1.types
+    fields = {name: value for name, value in vars(message).items() if name != "__msgtype__"}
+    stamp = message.header.stamp
+    fields["header"] = kinds["std_msgs/msg/Header"](
+        seq=0, stamp=kinds["builtin_interfaces/msg/Time"](stamp.sec, stamp.nanosec), frame_id="eye"
+    )
+    if "roi" in fields:
+        roi = message.roi
+        fields["roi"] = kinds["sensor_msgs/msg/RegionOfInterest"](
+            roi.x_offset, roi.y_offset, roi.height, roi.width, roi.do_rectify
+        )
+        fields |= {name.upper(): fields.pop(name) for name in "dkrp"}
+    return kinds[message.__msgtype__](**fields)
