@@ -1,4 +1,7 @@
-"""The launch files, loaded and run where ``launch`` is installed; their data files everywhere."""
+"""The launch files, loaded and run for real where ROS's ``launch`` is installed.
+
+test_launch_structure.py checks everywhere what they would start.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import yaml
+from sensor_msgs.msg import Image as ImageMessage
 
 if TYPE_CHECKING:
     from ros_helpers import Probe
 
 ROOT = Path(__file__).parents[1]
-LAUNCH = ROOT / "launch"
+FILES = sorted(path.name for path in (ROOT / "launch").glob("*.launch.py"))
 START = """
 import sys
 from launch import LaunchDescription, LaunchService
@@ -44,24 +47,32 @@ def installed(name: str) -> Path:
         pytest.skip(reason)
 
 
-@pytest.mark.parametrize("name", ["frontend", "demo"])
+@pytest.mark.parametrize("name", FILES)
 def test_launch_files_load_and_describe_their_arguments(name):
-    path = installed(f"{name}.launch.py")
+    path = installed(name)
     from launch.actions import DeclareLaunchArgument
     from launch.launch_description_sources import PythonLaunchDescriptionSource
 
     from launch import LaunchContext
 
     description = PythonLaunchDescriptionSource(str(path)).get_launch_description(LaunchContext())
-    arguments = [item for item in description.entities if isinstance(item, DeclareLaunchArgument)]
-    assert arguments
+    arguments = description.get_launch_arguments()  # of the included files, too
+    assert {"large_messages"} <= {argument.name for argument in arguments}
+    assert all(isinstance(argument, DeclareLaunchArgument) for argument in arguments)
     assert all(argument.description for argument in arguments)
 
 
 @contextmanager
-def launched(tmp_path: Path, *arguments: str, **env: str) -> Iterator[Probe]:
-    """A probe for the node ``/robot1/aliked_frontend`` of a launch, which must end well."""
-    path = installed("frontend.launch.py")
+def launched(
+    tmp_path: Path,
+    name: str,
+    *arguments: str,
+    node: str = "robot1/aliked_frontend",
+    state: str = "active",
+    **env: str,
+) -> Iterator[Probe]:
+    """A probe for a node of a launch in the namespace ``robot1``, which must end well."""
+    path = installed(f"{name}.launch.py")
     from ros_helpers import Probe, environment
 
     log = tmp_path / "log"
@@ -70,9 +81,9 @@ def launched(tmp_path: Path, *arguments: str, **env: str) -> Iterator[Probe]:
             [sys.executable, "-c", START, str(path), "namespace:=robot1", *arguments],
             env=environment(**env), stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
-    probe = Probe("robot1/aliked_frontend")
+    probe = Probe(node)
     try:
-        probe.wait_for_state("active")
+        probe.wait_for_state(state)
         yield probe
     finally:
         probe.close()
@@ -88,7 +99,7 @@ def test_the_launch_file_starts_the_node_with_its_topics_and_profile(tmp_path):
     arguments = ["image:=/eye/image", "image_transport:=compressed", "profile:=robot"]
     arguments += ["input:=stereo", "right_image:=/other/image", "right_camera_info:=/other/info"]
     arguments += ["mask:=/eye/mask"]
-    with launched(tmp_path, *arguments) as probe:
+    with launched(tmp_path, "frontend", *arguments) as probe:
         for topic in ("/eye/image/compressed", "/other/image/compressed", "/other/info"):
             assert probe.node.count_subscribers(topic) == 1, topic
         assert probe.node.count_subscribers("/eye/mask") == 1
@@ -107,7 +118,7 @@ def test_the_users_parameter_file_and_fast_dds_profile_are_kept(tmp_path):
     profile.write_bytes((ROOT / "config" / "fastdds_large_messages.xml").read_bytes())
     names = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
     own = dict.fromkeys(names, str(profile))
-    with launched(tmp_path, f"params_file:={parameters}", **own) as probe:
+    with launched(tmp_path, "frontend", f"params_file:={parameters}", **own) as probe:
         assert probe.node.count_subscribers("/robot1/image/compressed") == 1
         environments = [
             (entry / "environ").read_bytes().decode(errors="replace").split("\0")
@@ -116,6 +127,51 @@ def test_the_users_parameter_file_and_fast_dds_profile_are_kept(tmp_path):
     assert environments
     for variables in environments:
         assert {f"{name}={profile}" for name in names} <= set(variables)
+
+
+@pytest.mark.ros
+@pytest.mark.long
+def test_stereo_listens_to_two_images_and_leaves_the_start_to_a_manager(tmp_path):
+    arguments = ["left_image:=/l/image", "right_image:=/r/image", "right_camera_info:=/r/info"]
+    with launched(
+        tmp_path, "stereo", *arguments, "autostart:=false", state="unconfigured"
+    ) as probe:
+        assert probe.transition("configure")
+        assert probe.transition("activate")
+        for topic in ("/l/image", "/robot1/left/camera_info", "/r/image", "/r/info"):
+            assert probe.node.count_subscribers(topic) == 1, topic
+
+
+@pytest.mark.ros
+@pytest.mark.long
+def test_demo_shows_the_virtual_camera_to_whoever_looks(tmp_path):
+    with launched(tmp_path, "demo", "rviz:=false", "profile:=robot") as probe:
+        probe.listen(ImageMessage, "robot1/aliked_frontend/tracks/image")
+        probe.wait(lambda: any("tracks/image" in name for name in probe.received), 60.0)
+
+
+@pytest.mark.ros
+@pytest.mark.long
+def test_dataset_is_played_through_the_frontend_into_the_odometry(tmp_path):
+    arguments = ["source:=virtual", "rate:=5", "loop:=true", "clock:=true", "odometry:=true"]
+    with launched(tmp_path, "dataset", *arguments) as probe:
+        probe.wait(lambda: len(probe.features) > 5, 60.0)
+        assert probe.features[-1].normalized, "the player's CameraInfo did not arrive"
+        assert max(probe.features[-1].track_lengths) > 2
+        assert probe.node.count_publishers("/clock") == 1
+        probe.wait(lambda: probe.node.count_publishers("/robot1/odometry/odometry"))
+        assert probe.node.count_subscribers("/robot1/aliked_frontend/features") == 2  # and we
+
+
+@pytest.mark.ros
+@pytest.mark.long
+def test_cameras_run_in_one_process_each_in_its_namespace(tmp_path):
+    arguments = ["cameras:=front,left", "image:=image_raw"]
+    with launched(tmp_path, "cameras", *arguments, node="robot1/left/aliked_frontend") as probe:
+        probe.wait(lambda: probe.node.count_subscribers("/robot1/front/image_raw") == 1)
+        assert probe.node.count_subscribers("/robot1/left/image_raw") == 1
+        assert probe.node.count_publishers("/robot1/front/aliked_frontend/features") == 1
+        assert len(processes_with("__ns:=/robot1")) == 1
 
 
 def processes_with(argument: str) -> list[Path]:
@@ -128,25 +184,3 @@ def processes_with(argument: str) -> list[Path]:
         except OSError:  # it has just ended
             continue
     return found
-
-
-@pytest.mark.parametrize("name", ["frontend", "demo"])
-def test_launch_files_compile(name):
-    compile((LAUNCH / f"{name}.launch.py").read_text(encoding="utf-8"), name, "exec")
-
-
-def test_data_files_that_launch_names_exist():
-    text = (LAUNCH / "frontend.launch.py").read_text(encoding="utf-8")
-    assert "fastdds_large_messages.xml" in text
-    for file in (
-        "config/fastdds_large_messages.xml", "config/cpu.yaml", "config/desktop.yaml",
-        "config/robot.yaml", "rviz/frontend.rviz",
-    ):  # fmt: skip
-        assert (ROOT / file).is_file()
-
-
-def test_rviz_shows_the_nodes_drawing():
-    view = yaml.safe_load((ROOT / "rviz" / "frontend.rviz").read_text(encoding="utf-8"))
-    displays = view["Visualization Manager"]["Displays"]
-    images = [d for d in displays if d["Class"] == "rviz_default_plugins/Image" and d["Enabled"]]
-    assert [image["Topic"]["Value"] for image in images] == ["/aliked_frontend/tracks/image"]

@@ -20,7 +20,7 @@ from aliked_ros.frontend.relocalization import find_candidate
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.tracker import Tracker
 from aliked_ros.frontend.verification import MIN_MATCHES, Verifier
-from aliked_ros.inference.backend import create_backend
+from aliked_ros.inference.backend import OpenBackend, create_backend
 from aliked_ros.models.registry import MODELS
 from aliked_ros.types import (
     Candidate,
@@ -47,15 +47,19 @@ class Pipeline:
     """
 
     def __init__(
-        self, config: FrontendConfig, progress: Callable[[str], None] | None = None
+        self,
+        config: FrontendConfig,
+        progress: Callable[[str], None] | None = None,
+        open_backend: OpenBackend = create_backend,
     ) -> None:
         """Load everything (seconds; minutes where a network must be exported first).
 
-        progress: called with a line on each long step. Raises WeightsError, ModelError,
-        BackendError.
+        progress: called with a line on each long step. open_backend: gives the backend, which is
+        closed with the pipeline; ``SharedBackends.open`` where several pipelines share networks.
+        Raises WeightsError, ModelError, BackendError.
         """
         self._config = config
-        self._backend = create_backend(config, progress)
+        self._backend = open_backend(config, progress)
         try:
             self._extractor = Extractor(config, self._backend)
             self._any_matcher = build_matcher(config, self._backend)
@@ -190,6 +194,11 @@ class Pipeline:
         self._tracker.reset()
         self._keyframes.clear()
         self._previous = None
+
+    def release(self) -> None:
+        """Reset, and give a GPU's memory back until the next image."""
+        self.reset()
+        self._backend.release()
 
     def reconfigure(self, config: FrontendConfig) -> None:
         """Take over thresholds between two images; what was loaded stays as it is."""

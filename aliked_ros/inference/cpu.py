@@ -10,9 +10,10 @@ from typing import cast
 
 import cv2
 import numpy as np
+import psutil
 
 from aliked_ros.configuration import FrontendConfig
-from aliked_ros.errors import BackendError, ModelError
+from aliked_ros.errors import BackendError, ImageError, ModelError
 from aliked_ros.inference import kernels
 from aliked_ros.inference.detection import detect
 from aliked_ros.inference.runtime import Array, Network, Runtime
@@ -23,6 +24,7 @@ from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
 
 _MASKED = np.float32(-1e9)
 _COUNT_STEP = 32
+_BYTES_PER_PIXEL = 370  # measured with bfloat16 at 2048×2048 and 3072×3072; at least that else
 
 
 class CpuBackend:
@@ -60,6 +62,9 @@ class CpuBackend:
         folder = ensure_exported(LIGHTGLUE, self._progress)
         return CpuLightGlue(folder, self._runtime, self._bfloat16, self._points)
 
+    def release(self) -> None:
+        """See ``Backend``; there is no GPU."""
+
     def close(self) -> None:
         """See ``Backend``."""
         self._workers.close()
@@ -93,7 +98,12 @@ def _rounded(count: int, usual: int) -> int:
 
 
 class CpuExtractor:
-    """ALIKED: encoder graph → score map → keypoints → sparse reads → two small graphs."""
+    """ALIKED: encoder graph → score map → keypoints → sparse reads → two small graphs.
+
+    users: how many cameras it serves, in turn; each may have two shapes of images.
+    """
+
+    users = 1
 
     def __init__(
         self, folder: Path, runtime: Runtime, bfloat16: bool, workers: kernels.Workers
@@ -148,18 +158,21 @@ class CpuExtractor:
         return np.ascontiguousarray(inner), outputs[4:], (left, top, height, width)
 
     def _encoder(self, shape: tuple[int, ...]) -> Network:
-        """The encoder compiled for one image shape; the last two shapes are kept."""
-        if shape not in self._encoders:
-            while len(self._encoders) > 1:
-                del self._encoders[next(iter(self._encoders))]
+        """The encoder compiled for one image shape; for each user the last two are kept."""
+        encoder = self._encoders.pop(shape, None)
+        if encoder is None:
+            while len(self._encoders) >= 2 * self.users:
+                del self._encoders[next(iter(self._encoders))]  # not used for the longest time
+            _require_memory(shape)
             kind = "grey" if shape[-1] == 1 else "rgb"
-            self._encoders[shape] = self._runtime.load(
+            encoder = self._runtime.load(
                 self._folder / f"encoder_{kind}.onnx",
                 bfloat16=self._bfloat16,
                 bfloat16_outputs=True,
                 shape=shape,
             )
-        return self._encoders[shape]
+        self._encoders[shape] = encoder
+        return encoder
 
     def _describe(
         self,
@@ -185,7 +198,12 @@ class CpuExtractor:
 
 
 class CpuLightGlue:
-    """LightGlue layer by layer, so that it can stop early and drop pruned points."""
+    """LightGlue layer by layer, so that it can stop early and drop pruned points.
+
+    users: how many cameras it serves, in turn.
+    """
+
+    users = 1
 
     def __init__(self, folder: Path, runtime: Runtime, bfloat16: bool, usual_points: int) -> None:
         """``usual_points``: how many most images have; any other number works too."""
@@ -201,7 +219,7 @@ class CpuLightGlue:
         self._assignments = [
             runtime.load(folder / f"assignment_{i}.onnx", bfloat16=bfloat16) for i in numbers
         ]
-        self._embedded: list[tuple[Features, Array, Array]] = []  # of the last two images
+        self._embedded: list[tuple[Features, Array, Array]] = []  # the latest, newest first
         # compile the loops now, not while a camera waits
         points = np.zeros((2, 2), np.float32)
         blank = np.zeros((2, int(manifest["input_dim"])), np.float32)
@@ -256,8 +274,8 @@ class CpuLightGlue:
         return Matches(rows[0][i], rows[1][j], probability, layers=layer + 1)
 
     def _embed(self, *images: Features) -> tuple[list[Array], list[Array]]:
-        """First state and rotation of each image's points; the last images' are remembered."""
-        embedded = []
+        """First state and rotation of each image's points; for each user two are remembered."""
+        embedded: list[tuple[Features, Array, Array]] = []
         for features in images:
             known = [entry for entry in self._embedded if entry[0] is features]
             if known:
@@ -269,7 +287,8 @@ class CpuLightGlue:
             inputs = self._batch([features.descriptors], [rotation])
             (state,) = self._embedding(*inputs)
             embedded.append((features, np.array(state[0, : len(features)]), rotation))
-        self._embedded = embedded
+        others = [entry for entry in self._embedded if not any(entry is e for e in embedded)]
+        self._embedded = (embedded + others)[: 2 * self.users]
         return [state for _, state, _ in embedded], [rotation for _, _, rotation in embedded]
 
     def _batch(self, first: list[Array], second: list[Array]) -> tuple[Array, Array, Array]:
@@ -286,6 +305,21 @@ class CpuLightGlue:
             return stacked
 
         return stack(first), stack(second), mask
+
+
+def _require_memory(shape: tuple[int, ...]) -> None:
+    """ImageError for an image whose encoder would make the system end this process.
+
+    shape: of the encoder's input, 1×H×W×C.
+    """
+    height, width = shape[1:3]
+    needed, free = _BYTES_PER_PIXEL * height * width, psutil.virtual_memory().available
+    if needed > free:
+        raise ImageError(
+            f"The image is {width}×{height} pixels; to find its features takes "
+            f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free. Resize it or bin "
+            "the camera."
+        )
 
 
 def _spare_zeroed(shape: tuple[int, int, int], used: int) -> Float32Array:

@@ -1,0 +1,173 @@
+"""Node ``aliked_cameras``: the front-ends of several cameras in one process, networks loaded once.
+
+Each camera has a whole front-end: a :class:`FrontendNode` in a namespace of the camera's name, with
+parameters, lifecycle, status and diagnostics of its own, and a thread that serves it. They share
+only loaded networks (:mod:`aliked_ros.inference.sharing`).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Sequence
+
+import rclpy
+from rclpy.exceptions import InvalidParameterTypeException, InvalidTopicNameException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.validate_topic_name import validate_topic_name
+
+from aliked_ros.errors import ConfigurationError
+from aliked_ros.inference.sharing import SharedBackends
+from aliked_ros.machine import limit_heaps
+from aliked_ros.ros import running
+from aliked_ros.ros.complaints import reason
+from aliked_ros.ros.frontend_node import FrontendNode
+from aliked_ros.ros.parameters import Change, Declaration, declare
+
+_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")  # a namespace, and a part of parameters' names
+_TOPICS = {
+    "image": "image",
+    "camera_info": "camera_info",
+    "right_image": "right/image",
+    "right_camera_info": "right/camera_info",
+    "depth_image": "depth/image",
+    "mask": "mask",
+}
+_IMAGES = ("image", "right/image")  # those with a compressed form beside them
+
+
+def declarations(camera: str) -> list[Declaration]:
+    """The parameters ``CAMERA.image`` and so on of one camera."""
+    return [
+        Declaration(
+            f"{camera}.{name}",
+            topic,
+            f"Where this camera's {topic} comes from; relative to /{camera}.",
+            Change.AT_START,
+        )
+        for name, topic in _TOPICS.items()
+    ]
+
+
+class CamerasNode(Node):
+    """Starts a front-end for each name in the parameter ``cameras``, and serves all to the end.
+
+    What goes wrong with one of them, its start included, is in the log and leaves the others alone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("aliked_cameras")
+        backends = SharedBackends()
+        self._frontends: list[FrontendNode] = []
+        self._threads: list[threading.Thread] = []
+        self._starting = threading.Lock()
+        names = self._names()
+        remappings = {name: self._remappings(name) for name in names}
+        for name in names:
+            try:
+                self._frontends.append(self._frontend(name, remappings[name], backends))
+            except Exception as error:
+                if not self.context.ok():
+                    raise ExternalShutdownException from error
+                self.get_logger().error(f"Camera {name} is left out: {reason(error)}")
+        if not self._frontends:
+            raise ConfigurationError("No camera could be started; mend what is said above.")
+
+    def run(self, executor: SingleThreadedExecutor) -> None:
+        """Serve the cameras until shutdown."""
+        self._threads = [
+            threading.Thread(target=self._serve, args=(frontend,), daemon=True)
+            for frontend in self._frontends
+        ]
+        for thread in self._threads:
+            thread.start()
+        executor.spin()
+
+    def close(self) -> None:
+        """End all cameras."""
+        rclpy.try_shutdown(context=self.context)  # which ends their threads
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self, frontend: FrontendNode) -> None:
+        """One camera's thread: starts it, serves it, and takes it away."""
+        executor = SingleThreadedExecutor(context=self.context)
+        executor.add_node(frontend)
+        try:
+            with self._starting:  # one after another: who comes later finds the networks loaded
+                if self.context.ok():
+                    frontend.start()
+            frontend.serve(executor)
+        except ExternalShutdownException:
+            pass
+        except Exception as error:
+            if self.context.ok():
+                frontend.get_logger().fatal(f"This camera has ended: {reason(error)}")
+        finally:
+            frontend.close()
+            executor.shutdown()
+            frontend.destroy_node()
+
+    def _names(self) -> list[str]:
+        try:
+            given = self.declare_parameter("cameras", Parameter.Type.STRING_ARRAY).value or []
+        except InvalidParameterTypeException as error:
+            raise ConfigurationError(
+                f"parameter cameras must be a list of names, such as [front, left]: {error}"
+            ) from error
+        names = [str(name) for name in given]
+        if not names:
+            raise ConfigurationError(
+                "parameter cameras is empty; name the cameras: -p cameras:=[front,left]"
+            )
+        for name in names:
+            if not _NAME.fullmatch(name):
+                raise ConfigurationError(
+                    f"parameter cameras has {name!r}; a name has letters, digits and _, and begins "
+                    "with a letter."
+                )
+        if len(set(names)) < len(names):
+            raise ConfigurationError(f"parameter cameras names one twice: {', '.join(names)}.")
+        return names
+
+    def _remappings(self, camera: str) -> dict[str, str]:
+        """Topics of the front-end that come from elsewhere."""
+        values = declare(self, declarations(camera))
+        remappings = {}
+        for name, topic in _TOPICS.items():
+            given = values[f"{camera}.{name}"]
+            if given != topic:
+                remappings[topic] = given
+                if topic in _IMAGES:
+                    remappings[f"{topic}/compressed"] = f"{given}/compressed"
+        return remappings
+
+    def _frontend(
+        self, camera: str, remappings: dict[str, str], backends: SharedBackends
+    ) -> FrontendNode:
+        """The front-end of one camera; raises ConfigurationError for a topic that cannot be."""
+        namespace = f"{self.get_namespace().rstrip('/')}/{camera}"
+        # Its own rules come before the process's, which are for all cameras or for this node.
+        rules = {"__ns": namespace, "__node": "aliked_frontend"} | remappings
+        arguments = ["--ros-args"]
+        for topic, given in rules.items():
+            try:
+                validate_topic_name(given)
+            except InvalidTopicNameException as error:
+                raise ConfigurationError(f"{camera}'s {topic} is {given!r}: {error}") from error
+            arguments += ["-r", f"{topic}:={given}"]
+        return FrontendNode(
+            backends.open, context=self.context, namespace=namespace, cli_args=arguments
+        )
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run all cameras until SIGINT or SIGTERM."""
+    limit_heaps()
+    return running.run(CamerasNode, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

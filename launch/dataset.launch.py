@@ -1,0 +1,95 @@
+"""Play a recording into the front-end, instead of a camera.
+
+ros2 launch aliked_ros dataset.launch.py source:=/path/to/rgbd_dataset_freiburg1_xyz \
+    publish:=rgbd odometry:=true rviz:=true
+"""
+
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.substitutions import IfElseSubstitution, LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+
+from launch import LaunchDescription
+
+FRONTEND = PathJoinSubstitution([FindPackageShare("aliked_ros"), "launch", "frontend.launch.py"])
+TOPICS = {
+    "image": "image",
+    "camera_info": "camera_info",
+    "right/image": "right_image",
+    "right/camera_info": "right_camera_info",
+    "depth/image": "depth_image",
+}
+START_TIMEOUT = 900.0  # seconds: networks may have to be exported first
+CLOCK = IfElseSubstitution(LaunchConfiguration("clock"), "100.0", "0.0")  # messages a second
+
+
+def parameter(argument: str, kind: type) -> ParameterValue:
+    """The value of a launch argument, in the parameter's type."""
+    return ParameterValue(LaunchConfiguration(argument), value_type=kind)
+
+
+def generate_launch_description() -> LaunchDescription:
+    """frontend.launch.py, and then the player: it needs what that one sets and declares."""
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                "source",
+                description="Folder, data set (TUM, KITTI, EuRoC), bag or video; 'camera:0', "
+                "or 'virtual'",
+            ),
+            DeclareLaunchArgument(
+                "publish",
+                default_value="mono",
+                choices=["mono", "stereo", "rgbd"],
+                description="What of it: images, with the right images, or with depth images",
+            ),
+            DeclareLaunchArgument(
+                "rate",
+                default_value="0.0",
+                description="Images per second; 0 = as they were taken",
+            ),
+            DeclareLaunchArgument(
+                "speed",
+                default_value="1.0",
+                description="How fast the recording's time goes; 0.5 = half as fast; without rate",
+            ),
+            DeclareLaunchArgument(
+                "loop",
+                default_value="false",
+                choices=["true", "false"],
+                description="Start again after the last image",
+            ),
+            DeclareLaunchArgument(
+                "clock",
+                default_value="false",
+                choices=["true", "false"],
+                description="Play the recording's own time on /clock, for all nodes here",
+            ),
+            IncludeLaunchDescription(
+                FRONTEND,
+                launch_arguments={
+                    "input": LaunchConfiguration("publish"),
+                    "use_sim_time": LaunchConfiguration("clock"),
+                }.items(),
+            ),
+            Node(
+                package="aliked_ros",
+                executable="dataset_player",
+                namespace=LaunchConfiguration("namespace"),
+                parameters=[
+                    {
+                        "source": parameter("source", str),
+                        "publish": parameter("publish", str),
+                        "rate": parameter("rate", float),
+                        "speed": parameter("speed", float),
+                        "loop": parameter("loop", bool),
+                        "clock": ParameterValue(CLOCK, value_type=float),
+                        "wait_timeout": START_TIMEOUT,
+                    }
+                ],
+                remappings=[(topic, LaunchConfiguration(name)) for topic, name in TOPICS.items()],
+                output="screen",
+            ),
+        ]
+    )

@@ -1,0 +1,40 @@
+"""Give Fast DDS a shared memory segment for images; included by the other launch files.
+
+An environment that names a profile of its own keeps it.
+"""
+
+from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch.conditions import IfCondition
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch_ros.substitutions import FindPackageShare
+
+from launch import LaunchDescription
+
+PROFILE = PathJoinSubstitution(
+    [FindPackageShare("aliked_ros"), "config", "fastdds_large_messages.xml"]
+)
+# Fast DDS's name for it until Jazzy, and from Kilted on.
+VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Set the variables for all nodes that are started after this."""
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                "large_messages",
+                default_value="true",
+                choices=["true", "false"],
+                description="Give Fast DDS a shared memory segment that holds images, "
+                "unless the environment names a profile of its own",
+            ),
+            *(
+                SetEnvironmentVariable(
+                    name,
+                    EnvironmentVariable(name, default_value=PROFILE),
+                    condition=IfCondition(LaunchConfiguration("large_messages")),
+                )
+                for name in VARIABLES
+            ),
+        ]
+    )

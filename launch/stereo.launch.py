@@ -1,0 +1,48 @@
+"""Start the front-end on a rectified stereo camera.
+
+ros2 launch aliked_ros stereo.launch.py left_image:=/left/image_rect right_image:=/right/image_rect
+"""
+
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.substitutions import FindPackageShare
+
+from launch import LaunchDescription
+
+FRONTEND = PathJoinSubstitution([FindPackageShare("aliked_ros"), "launch", "frontend.launch.py"])
+
+
+def generate_launch_description() -> LaunchDescription:
+    """frontend.launch.py on two images; the topics' defaults are those of image_pipeline."""
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                "left_image",
+                default_value="left/image_rect",
+                description="Left image topic, rectified; keypoints are found in it",
+            ),
+            DeclareLaunchArgument(
+                "left_camera_info",
+                default_value="left/camera_info",
+                description="CameraInfo topic of the left camera",
+            ),
+            DeclareLaunchArgument(
+                "right_image",
+                default_value="right/image_rect",
+                description="Right image topic, rectified, of the same size",
+            ),
+            DeclareLaunchArgument(
+                "right_camera_info",
+                default_value="right/camera_info",
+                description="CameraInfo topic of the right camera, whose P holds the baseline",
+            ),
+            IncludeLaunchDescription(
+                FRONTEND,
+                launch_arguments={
+                    "input": "stereo",
+                    "image": LaunchConfiguration("left_image"),
+                    "camera_info": LaunchConfiguration("left_camera_info"),
+                }.items(),
+            ),
+        ]
+    )
