@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 
 from aliked_ros.errors import ConfigurationError
 
 MODELS = ("aliked-t16", "aliked-n16", "aliked-n16rot", "aliked-n32")
-BACKENDS = ("auto", "cpu", "torch")
-PRECISIONS = ("auto", "float32", "bfloat16")
+BACKENDS = ("auto", "tensorrt", "cpu", "torch")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 MATCHERS = ("lightglue", "nearest", "adaptive")
 VERIFICATIONS = ("fundamental", "essential", "homography", "none")
 
@@ -43,9 +44,15 @@ class FrontendConfig:
     """Settings of extractor, matcher and backend.
 
     model: name of the ALIKED network.
-    backend: where the networks run; ``auto``: the CPU backend.
+    backend: where the networks run; ``auto``: ``tensorrt`` where a GPU and TensorRT are there and
+        work, else ``cpu``. The reason is in the log and in ``~/status``.
+    allow_fallback: with ``tensorrt``, go on on the CPU when it cannot run or fails (``auto``
+        always does).
     precision: ``bfloat16`` runs the convolutions and LightGlue in bfloat16 where the CPU has it;
-        ``auto`` does so exactly where that is supported.
+        ``float16`` is TensorRT's; ``auto`` is the one of the two that is supported, else
+        ``float32``.
+    image_size: TensorRT, images to build the engine for at configure, e.g. ``640x480`` or
+        ``640x480 grey``; for others, and without it, it is built at the first image.
     max_keypoints: the K best-scored keypoints are kept.
     score_threshold: and of those only the ones whose score-map maximum is above this (0 = all).
     grid: cells along the longer side of the image, of which each keeps its share of
@@ -78,7 +85,9 @@ class FrontendConfig:
 
     model: str = "aliked-n16"
     backend: str = "auto"
+    allow_fallback: bool = False
     precision: str = "auto"
+    image_size: str = ""
     max_keypoints: int = 1000
     score_threshold: float = 0.0
     grid: int = 0
@@ -111,11 +120,26 @@ class FrontendConfig:
             value = getattr(self, name)
             if not low <= value <= high:  # also refuses NaN
                 raise ConfigurationError(f"{name} is {value}; it must lie in [{low}, {high}].")
+        if self.image_size:
+            parse_image_size(self.image_size)
         if self.model == "aliked-t16" and self.matcher != "nearest":
             raise ConfigurationError(
                 "aliked-t16 has 64-dimensional descriptors, for which no LightGlue weights exist; "
                 "set matcher to 'nearest', or model to aliked-n16."
             )
+
+
+def parse_image_size(text: str) -> tuple[int, int, int]:
+    """Width, height and channels of e.g. ``640x480`` (3: RGB) or ``640x480 grey`` (1).
+
+    Raises ConfigurationError for any other text.
+    """
+    found = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})( grey)?", text.strip())
+    if found is None:
+        raise ConfigurationError(
+            f"The image size is {text!r}; write it as 640x480, or as '640x480 grey'."
+        )
+    return int(found[1]), int(found[2]), 1 if found[3] else 3
 
 
 def ranges() -> dict[str, tuple[float, float]]:

@@ -8,7 +8,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
@@ -19,6 +18,7 @@ from pathlib import Path
 from aliked_ros.cache import cache_dir
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import AlikedError
+from aliked_ros.gpu import GpuError, find_gpu
 from aliked_ros.machine import cores, processor
 from aliked_ros.models.registry import FETCH_COMMAND, MODELS, weights_dir, weights_path
 from aliked_ros.share import share_path
@@ -29,6 +29,7 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 _PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 _LARGE_MESSAGE = 4 << 20  # bytes: a colour image of 1280×720, or 4096 float32 descriptors, fits
 _INSTALL = "pip install -r requirements/runtime.txt"
+_RTX, _RTX_MODULES = "tensorrt-rtx-cu13", ("tensorrt_rtx", "tensorrt_rtx_bindings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,8 @@ def examine() -> list[Check]:
         _weights(),
         _networks(),
         _backend(),
-        _gpu(),
+        *_gpu(),
+        _engines(),
         _build_tools(),
         _large_messages(),
     ]
@@ -104,6 +106,10 @@ def _libraries() -> Iterator[Check]:
     torch = _version("torch", "torch")
     absent = "not installed (only needed to export networks, and for backend: torch)"
     yield Check("torch", OK, torch or absent)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _version(module: str, *distributions: str) -> str | None:
@@ -196,22 +202,48 @@ def _backend() -> Check:
     except (AlikedError, ImportError) as error:
         return Check("backend", FAIL, str(error), _INSTALL)
     try:
-        return Check("backend", OK, f"{backend.description} (backend: auto, precision: auto)")
+        finding = f"{backend.description} (backend: auto, precision: auto)"
+        return Check("backend", OK, f"{finding}. {_sentence(backend.identity['reason'])}")
     finally:
         backend.close()
 
 
-def _gpu() -> Check:
-    try:
-        query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        names = subprocess.check_output(
-            query, text=True, timeout=10, stderr=subprocess.DEVNULL
-        ).strip()
-    except (OSError, subprocess.SubprocessError):
-        return Check("GPU", OK, "no NVIDIA GPU seen; the networks run on the CPU")
+def _gpu() -> Iterator[Check]:
+    """The GPU and what is needed to compute on it; nothing of it is needed by the CPU backend."""
     tensorrt = _version("tensorrt", "tensorrt")
-    finding = f"{'; '.join(names.splitlines())}; TensorRT {tensorrt or 'not installed'}"
-    return Check("GPU", OK, f"{finding}; not used by this version, the networks run on the CPU")
+    rtx = next(filter(None, (_version(m, f"{_RTX}-bindings", m) for m in _RTX_MODULES)), None)
+    installed = f"TensorRT for RTX {rtx}" if rtx else "TensorRT is not installed"
+    yield Check("TensorRT", OK, f"TensorRT {tensorrt}" if tensorrt else installed)
+    yield Check("pycuda", OK, _version("pycuda", "pycuda") or "not installed (for TensorRT only)")
+    try:
+        gpu = find_gpu()
+    except GpuError as error:
+        yield Check("GPU", OK, f"{error.problem}; the networks run on the CPU")
+        return
+    try:
+        from aliked_ros.inference.cuda import CudaDevice
+
+        device = CudaDevice()
+    except GpuError as error:
+        finding = f"{gpu}, not used: {error.problem}"
+        yield Check("GPU", WARN, finding, f"For backend: tensorrt: {error.remedy}.")
+    else:
+        yield Check("GPU", OK, f"{gpu}, used by {device.library.name}")
+
+
+def _engines() -> Check:
+    """TensorRT engines in the cache."""
+    from aliked_ros.models.engines import engines, engines_dir
+
+    found = engines()
+    refused = [f"{name} ({state})" for name, state in found.items() if state.startswith("refused")]
+    if refused:
+        remedy = f"They are built anew when needed; or remove them from {engines_dir()}."
+        return Check("engines", WARN, "; ".join(refused), remedy)
+    if not found:
+        return Check("engines", OK, "none in the cache (they are built at first use of TensorRT)")
+    listed = "; ".join(f"{name} ({state})" for name, state in found.items())
+    return Check("engines", OK, listed)
 
 
 def _build_tools() -> Check:

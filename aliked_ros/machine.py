@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+_M_ARENA_MAX = -8  # of malloc.h
+_HEAPS = 2
 _EXTENSIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 
 
@@ -39,3 +43,22 @@ def processor() -> Processor:
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def give_back_memory() -> None:
+    """Return what this process has freed to the system, where the C library can (glibc)."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def limit_heaps() -> None:
+    """Let glibc keep few heaps (arenas); to be called before threads start.
+
+    By default there are up to 8 for each core, and threads that come and go leave each of them
+    with holes: 30 MB a minute in the soak test, of which nothing comes back.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, _HEAPS)

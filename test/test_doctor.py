@@ -121,3 +121,21 @@ def test_missing_build_tools_are_a_warning(tmp_path: Path, monkeypatch: pytest.M
     assert found.state == WARN
     assert "no C++ compiler" in found.finding
     assert "apt install build-essential" in found.remedy
+
+
+def test_engines_that_are_not_what_was_built_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALIKED_ROS_CACHE", str(tmp_path))
+    assert findings()["engines"].state == OK
+    (tmp_path / "engines").mkdir()
+    (tmp_path / "engines" / "foreign.engine").write_bytes(b"whatever")
+    found = findings()["engines"]
+    assert found.state == WARN
+    assert found.finding == "foreign (refused: it has no foreign.json)"
+    assert str(tmp_path / "engines") in found.remedy
+
+
+def test_what_tensorrt_needs_is_listed_also_without_a_gpu() -> None:
+    found = findings()
+    assert {"TensorRT", "pycuda", "GPU", "engines"} <= found.keys()

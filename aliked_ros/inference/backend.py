@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import BackendError
+from aliked_ros.gpu import GpuError
 from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from aliked_ros.configuration import FrontendConfig
+    from aliked_ros.inference.tensorrt_backend import TensorRtBackend
 
 
 class FeatureNetwork(Protocol):
@@ -48,11 +51,15 @@ class Backend(Protocol):
     """Networks on one kind of device.
 
     description: for people: what runs, in which precision, on what.
-    identity: name, runtime and precision, for status messages and recordings.
+    identity: name, runtime and precision, why it was chosen (``reason``), TensorRT's ``engine``,
+        for status messages and recordings.
     """
 
-    description: str
-    identity: dict[str, str]
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def identity(self) -> dict[str, str]: ...
 
     def load_extractor(self, model: str) -> FeatureNetwork:
         """Load an ALIKED variant; raises WeightsError or ModelError."""
@@ -60,6 +67,10 @@ class Backend(Protocol):
 
     def load_matcher(self) -> MatchNetwork:
         """Load LightGlue; raises WeightsError or ModelError."""
+        ...
+
+    def release(self) -> None:
+        """Give a GPU's memory back for a while; the next call takes it again."""
         ...
 
     def close(self) -> None:
@@ -71,10 +82,72 @@ def create_backend(
     config: FrontendConfig, progress: Callable[[str], None] | None = None
 ) -> Backend:
     """The backend that ``config.backend`` asks for; BackendError if it cannot run here."""
+    asked = f"asked for by backend: {config.backend}"
     if config.backend == "torch":
-        from aliked_ros.inference.torch_backend import TorchBackend
+        return _torch(config, asked)
+    if config.backend == "cpu":
+        return _cpu(config, progress, asked)
+    may_fall_back = config.backend == "auto" or config.allow_fallback
 
-        return TorchBackend(config)
+    def on_the_cpu(reason: str) -> Backend:
+        # what was asked of TensorRT's precision is not what the CPU should refuse
+        precision = "auto" if config.precision == "float16" else config.precision
+        return _cpu(replace(config, precision=precision), progress, reason)
+
+    try:
+        backend = _tensorrt(config, progress, asked)
+    except GpuError as error:
+        if may_fall_back:
+            return on_the_cpu(f"TensorRT cannot run here: {error.problem}")
+        raise BackendError(f"backend is 'tensorrt', which cannot run here: {error}") from error
+    if not may_fall_back:
+        return backend
+    from aliked_ros.inference.fallback import FallbackBackend
+
+    return FallbackBackend(
+        backend, lambda error: on_the_cpu(f"TensorRT failed: {error}"), progress or (lambda _: None)
+    )
+
+
+def _tensorrt(
+    config: FrontendConfig, progress: Callable[[str], None] | None, asked: str
+) -> TensorRtBackend:
+    """TensorRT on this machine's GPU; GpuError where that cannot be."""
+    from aliked_ros.inference.cuda import CudaDevice
+    from aliked_ros.inference.tensorrt_backend import TensorRtBackend
+
+    device = CudaDevice()
+    backend = TensorRtBackend(config, device, progress)
+    if config.backend == "auto":
+        asked = f"{device.gpu} and {device.library.name} are here"
+    backend.identity["reason"] = asked
+    return backend
+
+
+def _torch(config: FrontendConfig, reason: str) -> Backend:
+    _refuse_float16(config)
+    from aliked_ros.inference.torch_backend import TorchBackend
+
+    backend = TorchBackend(config)
+    backend.identity["reason"] = reason
+    return backend
+
+
+def _cpu(config: FrontendConfig, progress: Callable[[str], None] | None, reason: str) -> Backend:
+    _refuse_float16(config)
     from aliked_ros.inference.cpu import CpuBackend
 
-    return CpuBackend(config, progress)
+    backend = CpuBackend(config, progress)
+    backend.identity["reason"] = reason
+    return backend
+
+
+def _refuse_float16(config: FrontendConfig) -> None:
+    if config.precision == "float16":
+        raise BackendError(
+            f"precision is 'float16', which TensorRT offers only, and backend is {config.backend!r}"
+            "; set precision to 'auto'."
+        )
+
+
+OpenBackend = Callable[[FrontendConfig, Callable[[str], None] | None], Backend]

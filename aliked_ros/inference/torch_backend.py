@@ -49,6 +49,9 @@ class TorchBackend:
         network = lightglue.LightGlue.from_checkpoint(weights_path("aliked-lightglue"))
         return TorchLightGlue(network.to(self._device), self._device)
 
+    def release(self) -> None:
+        """See ``Backend``; the networks stay where they are."""
+
     def close(self) -> None:
         """See ``Backend``; nothing is held here."""
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Progress = Callable[[str], None]
+Maker = Callable[[Path, Path, dict[str, Any], Progress], None]
 
 FORMAT = 4
 """Grows whenever the exported files change, so that folders made by older code are made anew."""
@@ -71,7 +72,8 @@ def exported() -> list[ExportedModel]:
         folder = models_dir() / name
         identity = _read_manifest(folder)
         if identity is not None:
-            found.append(ExportedModel(name, folder, identity, _is_fresh(folder)))
+            fresh = _is_fresh(name, folder, FORMAT)
+            found.append(ExportedModel(name, folder, identity, fresh))
     return found
 
 
@@ -81,8 +83,7 @@ def ensure_exported(name: str, progress: Progress | None = None) -> Path:
     Raises WeightsError for missing or wrong weights, ModelError when PyTorch is needed and not
     installed, its exporter fails, or the cache cannot be written.
     """
-    folder = models_dir() / name
-    return folder if _is_fresh(folder) else _export(name, progress, again=False)
+    return _export(name, progress, again=False)
 
 
 def export(name: str, progress: Progress | None = None) -> Path:
@@ -92,8 +93,22 @@ def export(name: str, progress: Progress | None = None) -> Path:
 
 def _export(name: str, progress: Progress | None, again: bool) -> Path:
     report = progress or (lambda _: None)
+    make = _export_lightglue if name == LIGHTGLUE else _export_aliked
+    return make_folder(name, models_dir() / name, FORMAT, make, report, again)
+
+
+def make_folder(
+    name: str, folder: Path, number: int, make: Maker, report: Progress, again: bool = False
+) -> Path:
+    """Let ``make`` fill ``folder`` with networks of a model, unless they are there already.
+
+    number: of the format; folders of another one are made anew, as all are where ``again``.
+    make: called with the checkpoint, an empty folder, the identity to write into the files (which
+    it may add to), and ``report``. Same errors as ``ensure_exported``.
+    """
+    if not again and _is_fresh(name, folder, number):
+        return folder
     weights = weights_path(name)
-    folder = models_dir() / name
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -105,18 +120,17 @@ def _export(name: str, progress: Progress | None, again: bool) -> Path:
             "requirements/export.txt here, or export on another machine and copy that folder here."
         ) from error
     identity: dict[str, Any] = {
-        "format": FORMAT,
+        "format": number,
         "model": name,
         "weights_sha256": MODELS[name].sha256,
     }
     try:
         with _alone(report):
-            if _is_fresh(folder) and not again:  # another process made it while we waited
+            if not again and _is_fresh(name, folder, number):  # made while we waited
                 return folder
             remove_leftovers(folder)
             with atomic_path(folder) as written:
                 written.mkdir()
-                make = _export_lightglue if name == LIGHTGLUE else _export_aliked
                 make(weights, written, identity, report)
                 files = {file.name: file.stat().st_size for file in sorted(written.iterdir())}
                 manifest = json.dumps({**identity, "files": files}, indent=1)
@@ -187,15 +201,17 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     return identity if isinstance(identity, dict) else None
 
 
-def _is_fresh(folder: Path) -> bool:
+def _is_fresh(name: str, folder: Path, number: int) -> bool:
     """Whether this version's code made the folder's files of the weights in use, and all are there.
+
+    number: the format that this version's code writes.
 
     Sizes show what a full disk or a broken copy leaves, without reading the files.
     """
     identity = _read_manifest(folder)
-    if identity is None or identity.get("format") != FORMAT:
+    if identity is None or identity.get("format") != number:
         return False
-    if identity.get("weights_sha256") != MODELS[folder.name].sha256:
+    if identity.get("weights_sha256") != MODELS[name].sha256:
         return False
     try:
         return all((folder / f).stat().st_size == size for f, size in identity["files"].items())

@@ -273,7 +273,7 @@ def detect(
     """
     height, width = score_map.shape
     radius = NMS_RADIUS
-    maxima = _suppress_non_maxima(score_map[None, None])[0, 0]
+    maxima = suppress_non_maxima(score_map[None, None])[0, 0]
     border = torch.zeros_like(maxima)
     border[radius : height - radius, radius : width - radius] = 1
     if valid is not None:
@@ -301,7 +301,7 @@ def detect(
     return keypoints, scores
 
 
-def _suppress_non_maxima(scores: Tensor) -> Tensor:
+def suppress_non_maxima(scores: Tensor) -> Tensor:
     """Scores at local maxima, else 0; two more rounds find maxima behind suppressed ones."""
 
     def widen(x: Tensor) -> Tensor:

@@ -16,6 +16,12 @@ def deform_conv2d_reads(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
     x: B×C×H×W; offset: B×18×H×W, pairs (dy, dx) for the kernel positions row by row;
     weight: O×C×3×3. Outside the image reads 0. (Dai et al., arXiv 1703.06211, section 2.1)
     """
+    batch, _, height, width = x.shape
+    return (weight.flatten(1) @ deform_reads(x, offset)).reshape(batch, -1, height, width)
+
+
+def deform_reads(x: Tensor, offset: Tensor) -> Tensor:
+    """The nine bilinear reads of each pixel, B×(C·9)×(H·W); see ``deform_conv2d_reads``."""
     batch, channels, height, width = x.shape
     dy, dx = offset.reshape(batch, 9, 2, height, width).unbind(2)
     tick = torch.arange(9, device=x.device)
@@ -27,8 +33,7 @@ def deform_conv2d_reads(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
     grid_y = (rows + kernel_y + dy) * (2.0 / (height - 1)) - 1.0
     grid = torch.stack([grid_x, grid_y], dim=-1).reshape(batch, 9 * height, width, 2)
     reads = F.grid_sample(x, grid, align_corners=True)
-    reads = reads.reshape(batch, channels * 9, height * width)
-    return (weight.flatten(1) @ reads).reshape(batch, -1, height, width)
+    return reads.reshape(batch, channels * 9, height * width)
 
 
 @torch.library.custom_op("aliked_ros::deform_conv2d", mutates_args=())

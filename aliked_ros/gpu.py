@@ -1,0 +1,117 @@
+"""Which NVIDIA GPU this machine has, asked of the driver's own library; nothing else is needed."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aliked_ros.errors import BackendError
+
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+_NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+_DRIVER = "libcuda.so.1"
+
+
+class GpuError(BackendError):
+    """Why nothing can be computed on a GPU: it, or something that is needed, is not there.
+
+    problem, remedy: the two halves of its text.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}; {remedy}.")
+        self.problem, self.remedy = problem, remedy
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """The first NVIDIA GPU, the one that is used.
+
+    compute_capability: of the device, e.g. (8, 9).
+    cuda: the newest CUDA that the driver can run, e.g. (13, 0).
+    memory: bytes in all.
+    """
+
+    name: str
+    compute_capability: tuple[int, int]
+    cuda: tuple[int, int]
+    memory: int
+
+    @property
+    def capability(self) -> str:
+        """The compute capability as text, e.g. 8.9."""
+        return "{}.{}".format(*self.compute_capability)
+
+    def __str__(self) -> str:
+        cuda = "{}.{}".format(*self.cuda)
+        return f"{self.name} (compute capability {self.capability}, driver for CUDA {cuda})"
+
+
+def find_gpu() -> Gpu:
+    """Ask the driver; GpuError where there is none, it does not start, or it shows no GPU."""
+    install = "install NVIDIA's driver, in a container its container toolkit too"
+    try:
+        driver = ctypes.CDLL(_DRIVER)
+    except OSError as error:
+        raise GpuError(f"there is no NVIDIA driver here ({error})", install) from error
+    ask = _Asking(driver)
+    ask("cuInit", 0)
+    count = ask.number("cuDeviceGetCount")
+    if count == 0:
+        raise GpuError("the NVIDIA driver shows no GPU", "look at CUDA_VISIBLE_DEVICES")
+    version = ask.number("cuDriverGetVersion")
+    device = ask.number("cuDeviceGet", 0)
+    name = ctypes.create_string_buffer(256)
+    ask("cuDeviceGetName", name, len(name), device)
+    memory = ctypes.c_size_t()
+    ask("cuDeviceTotalMem_v2", ctypes.byref(memory), device)
+    return Gpu(
+        name.value.decode(errors="replace"),
+        (
+            ask.number("cuDeviceGetAttribute", _MAJOR, device),
+            ask.number("cuDeviceGetAttribute", _MINOR, device),
+        ),
+        (version // 1000, version % 1000 // 10),
+        memory.value,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """Calls the driver and raises GpuError for what it answers in place of an answer."""
+
+    driver: ctypes.CDLL
+
+    def __call__(self, function: str, *arguments: object) -> None:
+        try:
+            call: Callable[..., int] = getattr(self.driver, function)
+        except AttributeError as error:
+            raise GpuError(
+                f"the NVIDIA driver is too old ({_DRIVER} has no {function})", "update the driver"
+            ) from error
+        code = call(*arguments)
+        if code == _NO_DEVICE:
+            raise GpuError(
+                "the NVIDIA driver shows no GPU (CUDA error 100)", "look at CUDA_VISIBLE_DEVICES"
+            )
+        if code != 0:
+            raise GpuError(
+                f"the NVIDIA driver does not work ({function}: CUDA error {code}, "
+                f"{self._explained(code)})",
+                "run nvidia-smi; after an update of the driver, restart the machine",
+            )
+
+    def number(self, function: str, *arguments: object) -> int:
+        """What a function writes into the int that its first argument points to."""
+        value = ctypes.c_int()
+        self(function, ctypes.byref(value), *arguments)
+        return value.value
+
+    def _explained(self, code: int) -> str:
+        text = ctypes.c_char_p()
+        try:
+            self.driver.cuGetErrorString(code, ctypes.byref(text))
+        except AttributeError:
+            return "no explanation"
+        return (text.value or b"no explanation").decode(errors="replace")

@@ -1,0 +1,258 @@
+"""The device of NVIDIA GPUs: engines run by TensorRT; memory, stream and context by pycuda."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aliked_ros.errors import BackendError
+from aliked_ros.gpu import GpuError, find_gpu
+from aliked_ros.inference.tensorrt_backend import BuildProgress, DeviceArray, DeviceNetwork
+from aliked_ros.models.device_export import TensorSpec
+from aliked_ros.models.engines import Engine, Network, ensure_engine
+from aliked_ros.models.tensorrt_library import explained, load_tensorrt, make_logger, target_here
+
+Array = NDArray[Any]
+
+
+class CudaDevice:
+    """The first GPU; see ``Device``. For any thread, one at a time.
+
+    Nothing is taken of the GPU before something is loaded.
+    """
+
+    def __init__(self) -> None:
+        """Raises GpuError for the first thing that is missing or too old."""
+        self.gpu = find_gpu()
+        self.library = load_tensorrt()
+        self._target = target_here(self.library, self.gpu)
+        self._cuda = _load_pycuda()
+        self.name = f"{self.library.name} on {self.gpu.name}"
+        self._stream: Any = None
+        self._written: list[CudaArray] = []  # since the stream was last waited for
+        self._lock = threading.RLock()
+
+    def load(
+        self,
+        network: Network,
+        progress: BuildProgress,
+        size: tuple[int, int] | None = None,
+        given: Mapping[str, DeviceArray] | None = None,
+    ) -> DeviceNetwork:
+        """See ``Device``."""
+        engine = ensure_engine(network, self._target, progress.tell, progress.report)
+        with self.current(f"loading {engine.path.name}"):
+            return TensorRtNetwork(self, engine, size, given or {})
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> CudaArray:
+        """See ``Device``."""
+        array = CudaArray(self, shape, dtype)
+        with self.current(f"taking {array.nbytes / 1e6:.1f} MB of the GPU's memory"):
+            array.memory = self._cuda.mem_alloc(array.nbytes)
+        return array
+
+    def write(self, target: DeviceArray, values: Array) -> None:
+        """See ``Device``; goes through page-locked memory, so that the GPU fetches it itself."""
+        array = _own(target)
+        with self.current("copying to the GPU"):
+            if array in self._written:  # the GPU may still read the page-locked copy
+                self._wait()
+            np.copyto(self._page_locked(array), values, casting="no")
+            self._written.append(array)
+            self._cuda.memcpy_htod_async(int(array), array.page_locked, self.stream)
+
+    def copy(self, target: DeviceArray, source: DeviceArray) -> None:
+        """See ``Device``."""
+        to, origin = _own(target), _own(source)
+        with self.current("copying on the GPU"):
+            self._cuda.memcpy_dtod_async(int(to), int(origin), to.nbytes, self.stream)
+
+    def read(self, *arrays: DeviceArray) -> list[Array]:
+        """See ``Device``."""
+        wanted = [_own(array) for array in arrays]
+        with self.current("computing on the GPU"):
+            for array in wanted:
+                page_locked = self._page_locked(array)
+                self._cuda.memcpy_dtoh_async(page_locked, int(array), self.stream)
+            self._wait()
+            return [self._page_locked(array).copy() for array in wanted]
+
+    def close(self) -> None:
+        """See ``Device``. The process's CUDA context stays: TensorRT itself holds on to it."""
+        with suppress(BackendError), self.current("giving the GPU back"):
+            if self._stream is not None:
+                self._wait()
+            self._stream = None
+
+    @property
+    def stream(self) -> Any:
+        """The stream of everything, made at first use; only within ``current``."""
+        if self._stream is None:
+            self._stream = self._cuda.Stream()
+        return self._stream
+
+    @contextmanager
+    def current(self, doing: str) -> Iterator[None]:
+        """The GPU's context belongs to this thread meanwhile; failures come as BackendError."""
+        with self._lock:
+            try:
+                context = _primary_context()
+                context.push()
+            except Exception as error:  # pycuda's have no common base but this
+                raise explained(doing, error) from error
+            try:
+                yield
+            except BackendError:
+                raise
+            except Exception as error:
+                raise explained(doing, error) from error
+            finally:
+                with suppress(Exception):  # a lost GPU refuses this, too
+                    context.pop()
+
+    def free(self, array: CudaArray) -> None:
+        """Give back an array's memory, also on a lost GPU."""
+        memory, array.memory = array.memory, None
+        page_locked, array.page_locked = array.page_locked, None
+        if memory is None:
+            return
+        with suppress(BackendError), self.current("giving memory back"):
+            self._wait()  # for what still uses it
+            memory.free()
+            if page_locked is not None:
+                page_locked.base.free()
+
+    def _page_locked(self, array: CudaArray) -> Array:
+        """The copy in the computer's memory that an array is written and read through."""
+        if array.page_locked is None:
+            array.page_locked = self._cuda.pagelocked_empty(array.shape, array.dtype)
+        page_locked: Array = array.page_locked
+        return page_locked
+
+    def _wait(self) -> None:
+        self.stream.synchronize()
+        self._written.clear()
+
+
+class CudaArray:
+    """Memory on the GPU; see ``DeviceArray``."""
+
+    def __init__(self, device: CudaDevice, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        """Describe it; the device gives the memory."""
+        self.shape, self.dtype = shape, dtype
+        self.nbytes = int(np.prod(shape)) * dtype.itemsize
+        self.memory: Any = None
+        self.page_locked: Any = None
+        self._device = device
+
+    def __int__(self) -> int:
+        return int(self.memory)
+
+    def free(self) -> None:
+        """See ``DeviceArray``."""
+        self._device.free(self)
+
+
+class TensorRtNetwork:
+    """An engine with memory for all its inputs and outputs; see ``DeviceNetwork``."""
+
+    def __init__(
+        self,
+        device: CudaDevice,
+        engine: Engine,
+        size: tuple[int, int] | None,
+        given: Mapping[str, DeviceArray],
+    ) -> None:
+        """Within ``device.current``; ``engine`` has been proven to be what we built."""
+        trt = device.library.module
+        self.label = engine.label
+        self._device = device
+        self._logger = make_logger(trt)
+        self._owned: list[DeviceArray] = []
+        try:
+            self._runtime = trt.Runtime(self._logger)
+            self._engine = self._runtime.deserialize_cuda_engine(engine.plan)
+            if self._engine is None:
+                raise self._failed("loading")
+            self._context = self._engine.create_execution_context()
+            if self._context is None:
+                raise self._failed("preparing")
+            self.inputs: Mapping[str, DeviceArray] = {
+                name: given.get(name) or self._own(spec, size)
+                for name, spec in engine.inputs.items()
+            }
+            self.outputs: Mapping[str, DeviceArray] = {
+                name: self._own(spec, size) for name, spec in engine.outputs.items()
+            }
+            for name, array in {**self.inputs, **self.outputs}.items():
+                self._bind(name, _own(array), name in engine.inputs)
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self) -> None:
+        """See ``DeviceNetwork``."""
+        with self._device.current(f"running {self.label}"):
+            if not self._context.execute_async_v3(self._device.stream.handle):
+                raise self._failed("running")
+
+    def close(self) -> None:
+        """See ``DeviceNetwork``."""
+        with suppress(BackendError), self._device.current(f"unloading {self.label}"):
+            self._device.stream.synchronize()
+        self._context = self._engine = self._runtime = None  # in this order
+        while self._owned:
+            self._owned.pop().free()
+
+    def _own(self, spec: TensorSpec, size: tuple[int, int] | None) -> DeviceArray:
+        """Memory for a tensor; free sides are H and W, in this order."""
+        free = iter(reversed(size or ()))
+        shape = tuple(next(free) if side is None else side for side in spec.shape)
+        array = self._device.empty(shape, np.dtype(spec.dtype))
+        self._owned.append(array)
+        return array
+
+    def _bind(self, name: str, array: CudaArray, is_input: bool) -> None:
+        good = self._context.set_tensor_address(name, int(array))
+        if good and is_input and -1 in tuple(self._engine.get_tensor_shape(name)):
+            good = self._context.set_input_shape(name, array.shape)
+        if not good:
+            raise self._failed(f"binding {name} of")
+
+    def _failed(self, doing: str) -> BackendError:
+        return explained(f"{doing} {self.label}", self._logger.errors)
+
+
+def _own(array: DeviceArray) -> CudaArray:
+    assert isinstance(array, CudaArray)
+    return array
+
+
+def _load_pycuda() -> Any:
+    """The driver module of pycuda; it needs no compiler here."""
+    try:
+        return importlib.import_module("pycuda.driver")
+    except (ImportError, OSError) as error:
+        raise GpuError(
+            f"pycuda cannot be imported ({error})",
+            "pip install pycuda (it is compiled then, and needs the CUDA toolkit), or take the "
+            "system's package (apt install python3-pycuda)",
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def _primary_context() -> Any:
+    """The context that TensorRT uses too, held until the process ends.
+
+    (Giving it back would free nothing, since TensorRT holds it as well.)
+    """
+    cuda = _load_pycuda()
+    cuda.init()
+    return cuda.Device(0).retain_primary_context()

@@ -1,0 +1,117 @@
+"""A device as long as it works; from its first failure on, the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from aliked_ros.errors import BackendError, ModelError
+from aliked_ros.inference.backend import Backend, FeatureNetwork, MatchNetwork
+from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
+
+_Network = TypeVar("_Network")
+_Result = TypeVar("_Result")
+
+
+class FallbackBackend:
+    """The first backend until it raises BackendError or ModelError, then the second.
+
+    What it returns belongs to no backend, so features of the first go on being matched.
+    """
+
+    def __init__(
+        self, first: Backend, make_second: Callable[[str], Backend], tell: Callable[[str], None]
+    ) -> None:
+        """make_second: gets the first one's error. tell: gets a sentence when it happens."""
+        self._first = first
+        self._second: Backend | None = None
+        self._make_second, self._tell = make_second, tell
+        self.description = first.description
+        self.identity = first.identity  # the same, so that what it learns is known here
+
+    @property
+    def backend(self) -> Backend:
+        """The one in use."""
+        return self._first if self._second is None else self._second
+
+    def load_extractor(self, model: str) -> FeatureNetwork:
+        """See ``Backend``."""
+        return _Extractor(self, lambda backend: backend.load_extractor(model))
+
+    def load_matcher(self) -> MatchNetwork:
+        """See ``Backend``."""
+        return _Matcher(self, lambda backend: backend.load_matcher())
+
+    def release(self) -> None:
+        """See ``Backend``."""
+        self.backend.release()
+
+    def close(self) -> None:
+        """See ``Backend``."""
+        self.backend.close()
+
+    def fall_back(self, error: BackendError | ModelError) -> None:
+        """Go over to the second backend; raises the error when that is the one that failed."""
+        if self._second is not None:
+            raise error
+        self._tell(f"TensorRT failed, going on on the CPU: {error}")
+        second = self._make_second(str(error))
+        self._first.close()
+        self._second = second
+        self.description = second.description
+        self.identity.update({"engine": "", **second.identity})
+
+
+class _Loaded(Generic[_Network]):
+    """A network of the backend in use, loaded again from the next one when that takes over.
+
+    users: how many cameras it serves, in turn.
+    """
+
+    users = 1
+
+    def __init__(self, owner: FallbackBackend, load: Callable[[Backend], _Network]) -> None:
+        self._owner = owner
+        self._load: Callable[[Backend], _Network] = load
+        self._loaded: tuple[Backend, _Network] | None = None
+        self.use(lambda network: None)  # whether it can be loaded shows now
+
+    def use(self, call: Callable[[_Network], _Result]) -> _Result:
+        """Call the network; where it fails, that of the second backend."""
+        try:
+            return self._use(call)
+        except (BackendError, ModelError) as error:
+            self._owner.fall_back(error)
+        return self._use(call)
+
+    def _use(self, call: Callable[[_Network], _Result]) -> _Result:
+        backend = self._owner.backend
+        if self._loaded is None or self._loaded[0] is not backend:
+            self._loaded = None  # it must not outlive its backend
+            self._loaded = backend, self._load(backend)
+        network: Any = self._loaded[1]
+        network.users = self.users
+        return call(network)
+
+
+class _Extractor(_Loaded[FeatureNetwork]):
+    def extract(
+        self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float, grid: int
+    ) -> tuple[Float32Array, Float32Array, Float32Array]:
+        return self.use(lambda network: network.extract(pixels, mask, top_k, threshold, grid))
+
+
+class _Matcher(_Loaded[MatchNetwork]):
+    def match(
+        self,
+        reference: Features,
+        current: Features,
+        match_threshold: float,
+        depth_confidence: float,
+        width_confidence: float,
+    ) -> Matches:
+        return self.use(
+            lambda network: network.match(
+                reference, current, match_threshold, depth_confidence, width_confidence
+            )
+        )

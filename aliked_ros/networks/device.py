@@ -1,0 +1,314 @@
+"""The networks as graphs that never leave a GPU: image → keypoints and descriptors → matches.
+
+The same functions as in ``folded``, with all that the CPU backend does in compiled loops written as
+operations that every TensorRT has (no DeformConv, no plugin, no loop, no condition):
+
+- deformable convolutions are nine bilinear reads in one GridSample, and one matrix product;
+- no two keypoints share one of the 3×3 cells of the score map (non-maximum suppression keeps
+  them 3 pixels apart), so the best K are sought among one candidate per cell;
+- SDDH reads rows of the four feature tables, one Gather per level, and weights them;
+- the number of rows is fixed, and a count says how many of them mean something.
+
+In half precision (``half=True``) the convolutions, feature tables, matrix products and attention
+are float16; coordinates, the score map, sums of squares and match probabilities stay float32.
+Measured: float32 for LightGlue's states, exit heads and assignment too changes no match.
+
+Made to be exported (``aliked_ros.models.device_export``): constants are created on the CPU.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aliked_ros.networks import folded
+from aliked_ros.networks.aliked import ALIKED, Window, pad, suppress_non_maxima
+from aliked_ros.networks.constants import NMS_RADIUS, SOFT_ARGMAX_TEMPERATURE
+from aliked_ros.networks.deform_conv import deform_reads
+from aliked_ros.networks.folded import elu
+from aliked_ros.networks.lightglue import LightGlue, exit_threshold
+
+_CELL = NMS_RADIUS + 1  # pixels: two local maxima are at least so far apart
+_PADDING = -30000.0  # added to the attention of padding rows: no weight, and within half precision
+_IMPOSSIBLE = -1e9  # similarity of padding rows
+_LEAST_PROBABILITY = 1e-37
+_PIXEL_SCALE = 256.0  # a power of two: 8-bit values over it are exact in half precision
+
+
+class _DeformableReads(nn.Module):
+    """A folded deformable convolution, decomposed; positions are in float32."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.offset_conv = conv.offset_conv
+        self.weight = nn.Parameter(conv.conv.weight.flatten(1).detach())
+        self.bias = nn.Parameter(conv.conv.bias[:, None].detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _, height, width = x.shape
+        limit = max(height, width) / 4
+        offset = self.offset_conv(x).float().clamp(-limit, limit)
+        reads = deform_reads(x.float(), offset).to(x.dtype)
+        return (self.weight @ reads + self.bias).reshape(batch, -1, height, width)
+
+
+class DeviceExtractor(nn.Module):
+    """ALIKED from the camera's image to descriptors."""
+
+    def __init__(self, network: ALIKED, channels: int, half: bool) -> None:
+        """``channels``: 3 (RGB) or 1 (grey)."""
+        super().__init__()
+        encoder = folded.FoldedEncoder(network, channels)
+        for block in encoder.blocks[1:]:
+            block.conv1, block.conv2 = (_DeformableReads(c) for c in (block.conv1, block.conv2))
+        encoder.conv1.weight = nn.Parameter(encoder.conv1.weight.detach() * _PIXEL_SCALE)
+        self.encoder = encoder.half() if half else encoder
+        tail = folded.score_tail_weights(network)
+        self.score_tail = nn.ParameterList(nn.Parameter(w) for w in tail)
+        self.offsets = folded.FoldedOffsets(network)
+        self.aggregation = folded.FoldedAggregation(network)
+        if half:
+            self.offsets.half()
+            self.aggregation.half()
+        self.kernel, self.samples = network.shape.kernel, network.shape.samples
+        self.half_precision = half
+
+    def forward(
+        self, image: Tensor, mask: Tensor, threshold: Tensor, slots: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Keypoints K×2, scores K, descriptors K×dim, number of valid rows [1] int32.
+
+        image: 1×H×W×C uint8. mask: H×W uint8, 0 = no keypoint. threshold: [1]. slots: K values
+        that are not read: their number is how many keypoints to give.
+        """
+        dtype = torch.float16 if self.half_precision else torch.float32
+        # TensorRT's only operation on 8-bit inputs is the cast
+        pixels = image.to(dtype).permute(0, 3, 1, 2) * (1 / _PIXEL_SCALE)
+        padded, window = pad(pixels)
+        score_map, levels = self._encode(padded)
+        rows, columns = (
+            slice(window.top, window.top + window.height),
+            slice(window.left, window.left + window.width),
+        )
+        keypoints, scores, count = detect(
+            score_map[0, 0, rows, columns], mask.float() > 0, threshold, slots.shape[0]
+        )
+        return keypoints, scores, self._describe(levels, keypoints, window), count
+
+    def _encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Score map 1×1×H×W float32 and the feature levels 1×(dim/4)×h×w."""
+        encoder = self.encoder
+        x = elu(encoder.conv2(elu(encoder.conv1(x))))
+        stages = [x]
+        for size, block in zip((2, 4, 4), encoder.blocks, strict=True):
+            stages.append(block(F.avg_pool2d(stages[-1], size)))
+        levels = [elu(head(x)) for head, x in zip(encoder.heads, stages, strict=True)]
+        summed, *parts = (F.conv2d(x, w) for x, w in zip(levels, encoder.score_first, strict=True))
+        for part in parts:
+            summed = summed + F.interpolate(
+                part, size=summed.shape[-2:], mode="bilinear", align_corners=True
+            )
+        score = summed.float()
+        for weight in self.score_tail:
+            score = F.conv2d(elu(score), weight, padding=1)
+        return torch.sigmoid(score), levels
+
+    def _describe(self, levels: list[Tensor], keypoints: Tensor, window: Window) -> Tensor:
+        """See ``ALIKED.describe``."""
+        tables = [x[0].permute(1, 2, 0) for x in levels]
+        ticks = torch.arange(self.kernel**2)
+        patch = torch.stack([ticks % self.kernel, ticks // self.kernel], dim=-1) - self.kernel // 2
+        features = _read_pixels(tables, keypoints.floor()[:, None] + patch, window)
+        limit = max(window.height, window.width) / 4
+        offset = self.offsets(features.flatten(1)).float().clamp(-limit, limit)
+        position = keypoints[:, None] + offset.unflatten(1, (2, self.samples)).transpose(1, 2)
+        corner = position.floor()
+        fraction = (position - corner)[:, :, None]
+        ticks = torch.arange(4)
+        step = torch.stack([ticks % 2, ticks // 2], dim=-1)
+        # of the four pixels around: x and y parts of the bilinear weight
+        weight = torch.where(step == 1, fraction, 1 - fraction).prod(-1)
+        pixels = _read_pixels(tables, corner[:, :, None] + step, window)
+        samples = (pixels.float() * weight[..., None]).sum(2).to(pixels.dtype)
+        head = self.aggregation
+        activated = elu(samples @ head.select).flatten(1)  # see FoldedAggregation
+        descriptors = F.normalize((activated @ head.aggregate).float(), dim=-1)
+        return descriptors.to(pixels.dtype)
+
+
+def detect(
+    score_map: Tensor, mask: Tensor, threshold: Tensor, top_k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See ``aliked.detect``: here always ``top_k`` rows, and the number of those that count."""
+    height, width = score_map.shape
+    radius = NMS_RADIUS
+    y, x = torch.arange(height)[:, None], torch.arange(width)
+    inside = (y >= radius) & (y < height - radius) & (x >= radius) & (x < width - radius)
+    maxima = suppress_non_maxima(score_map[None, None])
+    candidates = torch.where(inside & mask, maxima, torch.zeros(()))
+    # the one or two rows and columns left over at the far sides belong to the border
+    best = F.max_pool2d(candidates, _CELL)[0, 0]
+    values, cells = best.flatten().topk(top_k)
+    count = (values > threshold.clamp(min=0.0)).sum(0, keepdim=True).to(torch.int32)
+
+    cells = cells.to(torch.int32)
+    across = best.shape[1]
+    row = torch.div(cells, across, rounding_mode="trunc")
+    ticks = torch.arange(_CELL**2, dtype=torch.int32)
+    first = row * (_CELL * width) + (cells - row * across) * _CELL
+    in_cell = _take(candidates.flatten(), first[:, None] + (ticks // _CELL) * width + ticks % _CELL)
+    place = in_cell.argmax(1).to(torch.int32)
+    place_y = torch.div(place, _CELL, rounding_mode="trunc")
+    x = ((cells - row * across) * _CELL + place - place_y * _CELL).clamp(radius, width - 1 - radius)
+    y = (row * _CELL + place_y).clamp(radius, height - 1 - radius)
+
+    side = 2 * radius + 1
+    ticks = torch.arange(side**2, dtype=torch.int32)
+    step_x, step_y = ticks % side - radius, ticks // side - radius
+    patch = _take(score_map.flatten(), (y * width + x)[:, None] + step_y * width + step_x)
+    weight = ((patch - patch.amax(1, keepdim=True)) / SOFT_ARGMAX_TEMPERATURE).softmax(1)
+    steps = torch.stack([step_x, step_y], dim=-1).float()
+    shift = weight @ steps
+    keypoints = torch.stack([x, y], dim=-1).float() + shift
+    # the bilinear read at the refined position, which lies within the patch
+    near = (1 - (shift[:, None] - steps).abs()).clamp(min=0.0).prod(-1)
+    return keypoints, (patch * near).sum(1), count
+
+
+class DeviceMatcher(nn.Module):
+    """Later layers of LightGlue for two images of K rows each, and the matches after the last."""
+
+    def __init__(self, network: LightGlue, layers: range, half: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(folded.FoldedLayer(network, i) for i in layers)
+        self.assignment = folded.FoldedAssignment(network, layers[-1])
+        self.is_last = layers.stop == network.layers
+        self.exit_threshold = exit_threshold(layers[-1], network.layers)
+        if half:
+            self.half()
+
+    def forward(
+        self,
+        state: Tensor,
+        rotation: Tensor,
+        count0: Tensor,
+        count1: Tensor,
+        match_threshold: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """State, undecided share [1] (neither from the last layer), matches K, their scores K.
+
+        state: 2×K×256. rotation: 2×K×64. count0, count1: [1], valid rows. match_threshold: [1].
+        See ``aliked_ros.models.device_export.matcher_graphs``.
+        """
+        valid, mask = _valid_rows(rotation, count0, count1)
+        for layer in self.layers:
+            state, exits = layer(state, mask, *([] if layer.block is None else [rotation]))
+        matches = self._match(state, exits[..., 0].float(), valid, match_threshold)
+        if self.is_last:
+            return matches
+        unsure = (exits[..., 1].float() < self.exit_threshold) & valid
+        share = unsure.float().sum().reshape(1) / (count0 + count1).clamp(min=1)
+        return state, share, *matches
+
+    def _match(
+        self, state: Tensor, matchability: Tensor, valid: Tensor, threshold: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mutual best pairs of the soft assignment (section 3.2): see ``matcher_graphs``."""
+        similarity = self.assignment(state[0], state[1]).float()
+        pairs = valid[0][:, None] & valid[1]
+        similarity = torch.where(pairs, similarity, torch.scalar_tensor(_IMPOSSIBLE))
+        certainty = matchability.clamp(min=_LEAST_PROBABILITY).log()
+        row_term = certainty[0] - _log_sum_exp(similarity, 1)
+        column_term = certainty[1] - _log_sum_exp(similarity, 0)
+        doubled = 2 * similarity
+        best, forward = (doubled + column_term).topk(1, dim=1)
+        backward = (doubled + row_term[:, None]).argmax(0)
+        score = (best[:, 0] + row_term).exp()
+        forward = forward[:, 0]
+        rows = torch.arange(forward.shape[0])
+        kept = (backward[forward] == rows) & valid[0] & valid[1][forward] & (score > threshold)
+        matches = torch.where(kept, forward, -1).to(torch.int32)
+        return matches, torch.where(kept, score, torch.zeros(()))
+
+
+class DeviceMatcherStart(nn.Module):
+    """``DeviceMatcher`` from keypoints and descriptors on, with the first layers."""
+
+    def __init__(self, network: LightGlue, layers: range, half: bool) -> None:
+        super().__init__()
+        self.embedding = folded.FoldedEmbedding(network)
+        if half:
+            self.embedding.half()
+        self.angles = nn.Parameter(network.posenc.Wr.weight.detach().T.contiguous())
+        self.matcher = DeviceMatcher(network, layers, half)
+
+    def forward(
+        self,
+        keypoints0: Tensor,
+        keypoints1: Tensor,
+        descriptors0: Tensor,
+        descriptors1: Tensor,
+        size: Tensor,
+        count0: Tensor,
+        count1: Tensor,
+        match_threshold: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """As ``DeviceMatcher.forward``, and with the state the rotation.
+
+        keypoints0, keypoints1: K×2 pixels. descriptors0, descriptors1: K×D. size: width, height.
+        """
+        points = torch.stack([keypoints0, keypoints1])
+        angles = ((points - size / 2) / (size.amax(0) / 2)) @ self.angles
+        rotation = torch.cat([angles.cos(), angles.sin()], dim=-1).to(descriptors0.dtype)
+        _, mask = _valid_rows(rotation, count0, count1)
+        state = self.embedding(torch.stack([descriptors0, descriptors1]), rotation, mask)
+        outputs = self.matcher(state, rotation, count0, count1, match_threshold)
+        if self.matcher.is_last:
+            return outputs
+        return outputs[0], rotation, *outputs[1:]
+
+
+def _valid_rows(rotation: Tensor, count0: Tensor, count1: Tensor) -> tuple[Tensor, Tensor]:
+    """Which rows hold points, 2×K, and what is added to the attention that they get."""
+    valid = torch.arange(rotation.shape[1]) < torch.stack([count0, count1])
+    mask = torch.where(valid, 0.0, _PADDING).to(rotation.dtype)
+    return valid, mask[:, None, None]
+
+
+def _log_sum_exp(x: Tensor, dim: int) -> Tensor:
+    """As torch.logsumexp; TensorRT's ReduceLogSumExp does not subtract the maximum."""
+    largest = x.amax(dim, keepdim=True)
+    return (x - largest).exp().sum(dim).log() + largest.squeeze(dim)
+
+
+def _take(table: Tensor, rows: Tensor) -> Tensor:
+    """``table[rows]`` as one Gather with 32-bit indices."""
+    return torch.index_select(table, 0, rows.flatten()).reshape(*rows.shape, *table.shape[1:])
+
+
+def _read_pixels(tables: list[Tensor], xy: Tensor, window: Window) -> Tensor:
+    """Normalised features ...×dim at integer pixels (floats, ...×2), 0 outside the image.
+
+    tables: h×w×(dim/4) of each level of the padded image.
+    """
+    x, y = xy.unbind(-1)
+    inside = (x >= 0) & (x < window.width) & (y >= 0) & (y < window.height)
+    x = x.clamp(0, window.width - 1) + window.left
+    y = y.clamp(0, window.height - 1) + window.top
+    full_height, full_width = tables[0].shape[:2]
+    parts = [_take(tables[0].flatten(0, 1), y.int() * full_width + x.int()).float()]
+    for table in tables[1:]:
+        height, width = table.shape[:2]
+        u = x * ((width - 1) / (full_width - 1))
+        v = y * ((height - 1) / (full_height - 1))
+        left, top = u.floor(), v.floor()
+        a, b = u - left, v - top
+        weight = torch.stack([(1 - a) * (1 - b), a * (1 - b), (1 - a) * b, a * b], dim=-1)
+        columns = torch.stack([left, left + 1], dim=-1).int().clamp(max=width - 1)
+        rows = torch.stack([top, top + 1], dim=-1).int().clamp(max=height - 1)
+        corners = (rows[..., :, None] * width + columns[..., None, :]).flatten(-2)
+        values = _take(table.flatten(0, 1), corners).float()
+        parts.append((values * weight[..., None]).sum(-2))
+    features = F.normalize(torch.cat(parts, dim=-1), dim=-1) * inside[..., None]
+    return features.to(tables[0].dtype)

@@ -1,0 +1,148 @@
+"""A cache for engines, and a device of the TensorRT backend's that is the CPU.
+
+The device runs the graphs in ONNX Runtime.
+
+It has what a GPU has, as far as the backend can tell: memory that must be taken and given back,
+networks whose inputs and outputs stay in their places. All of the backend above it runs for real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from aliked_ros.cache import cache_dir
+from aliked_ros.errors import BackendError
+from aliked_ros.inference.tensorrt_backend import BuildProgress
+from aliked_ros.machine import cores
+from aliked_ros.models.device_export import TensorSpec
+from aliked_ros.models.engines import Network, extractor_network
+
+
+def start_with_graphs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache without engines that has the weights, networks and graphs of the real one."""
+    small_network().graph(print)
+    for name in ("weights", "models", "graphs"):
+        (folder / name).symlink_to(cache_dir() / name)
+    monkeypatch.setenv("ALIKED_ROS_CACHE", str(folder))
+
+
+def small_network(top_k: int = 256) -> Network:
+    """The one that is exported and built in the least time."""
+    return extractor_network("aliked-t16", (160, 128), 3, top_k, "float16")
+
+
+class OnnxArray:
+    """Memory of the device."""
+
+    def __init__(self, device: OnnxDevice, shape: tuple[int, ...], dtype: Any) -> None:
+        self.values: np.ndarray | None = np.full(shape, 77, dtype)  # as memory is: never zero
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        self._device = device
+        device.memory += self.values.nbytes
+
+    def free(self) -> None:
+        assert self.values is not None, "freed twice"
+        self._device.memory -= self.values.nbytes
+        self.values = None
+
+
+class OnnxNetwork:
+    """A graph with its inputs and outputs."""
+
+    def __init__(
+        self,
+        device: OnnxDevice,
+        network: Network,
+        progress: BuildProgress,
+        size: tuple[int, int] | None,
+        given: Mapping[str, Any],
+    ) -> None:
+        graph = network.graph(progress.tell)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = cores()
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            graph.onnx, options, providers=["CPUExecutionProvider"]
+        )
+        self.label = f"{network.name}.engine 0123456789ab"
+        self._device = device
+        self._owned: list[OnnxArray] = []
+        self.inputs = {
+            name: given[name] if name in given else self._take(spec, size)
+            for name, spec in graph.inputs.items()
+        }
+        self.outputs = {name: self._take(spec, size) for name, spec in graph.outputs.items()}
+        device.networks.append(self)
+
+    def run(self) -> None:
+        self._device.check()
+        values = {name: array.values for name, array in self.inputs.items()}
+        for name, result in zip(
+            self.outputs, self._session.run(list(self.outputs), values), strict=True
+        ):
+            self.outputs[name].values[...] = result
+
+    def close(self) -> None:
+        self._device.networks.remove(self)
+        for array in self._owned:
+            array.free()
+
+    def _take(self, spec: TensorSpec, size: tuple[int, int] | None) -> OnnxArray:
+        free = iter(reversed(size or ()))
+        shape = tuple(next(free) if side is None else side for side in spec.shape)
+        array = self._device.empty(shape, np.dtype(spec.dtype))
+        self._owned.append(array)
+        return array
+
+
+class OnnxDevice:
+    """See ``Device``.
+
+    memory: bytes taken. uploaded: arrays written to it. failure: raised by the next computation.
+    """
+
+    name = "ONNX Runtime"
+
+    def __init__(self) -> None:
+        self.memory = self.uploaded = 0
+        self.networks: list[OnnxNetwork] = []
+        self.failure: BackendError | None = None
+        self.closed = False
+
+    def load(
+        self,
+        network: Network,
+        progress: BuildProgress,
+        size: tuple[int, int] | None = None,
+        given: Mapping[str, Any] | None = None,
+    ) -> OnnxNetwork:
+        return OnnxNetwork(self, network, progress, size, given or {})
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> OnnxArray:
+        return OnnxArray(self, shape, dtype)
+
+    def write(self, target: OnnxArray, values: np.ndarray) -> None:
+        assert (target.shape, target.dtype) == (values.shape, values.dtype)
+        self.uploaded += 1
+        target.values[...] = values
+
+    def copy(self, target: OnnxArray, source: OnnxArray) -> None:
+        assert (target.shape, target.dtype) == (source.shape, source.dtype)
+        target.values[...] = source.values
+
+    def read(self, *arrays: OnnxArray) -> list[np.ndarray]:
+        self.check()
+        return [array.values.copy() for array in arrays]
+
+    def close(self) -> None:
+        self.closed = True
+
+    def check(self) -> None:
+        if self.failure is not None:
+            raise self.failure
