@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint bench clean
+.PHONY: help setup demo test test-fast test-gpu lint bench clean
 
 BIN := .venv/bin
 FIND_PYTHON := $(or $(PYTHON),python3)
@@ -20,16 +20,20 @@ setup:  ## make .venv: dependencies, messages, weights, networks (does only what
 	it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(FIND_PYTHON) tools/environment.py $(if $(PYTHON),--python $(PYTHON))
 
-demo: setup  ## a sequence through the real node (SOURCE=, LIMIT=, RATE=, PROFILE=, OUTPUT=)
+demo: setup  ## a sequence through the real node (SOURCE=, LIMIT=, RATE=, PROFILE=, OUTPUT=, VIEW=1)
 	$(BIN)/python -m aliked_ros.ros.demo $(if $(SOURCE),--source "$(SOURCE)") \
 	    $(if $(LIMIT),--limit $(LIMIT)) $(if $(RATE),--rate $(RATE)) \
-	    $(if $(PROFILE),--profile $(PROFILE)) $(if $(OUTPUT),--output "$(OUTPUT)")
+	    $(if $(PROFILE),--profile $(PROFILE)) $(if $(OUTPUT),--output "$(OUTPUT)") \
+	    $(if $(VIEW),--view)
 
 test: setup lint  ## all checks and tests
 	ROS_PYTHON_CHECK_FIELDS=1 $(BIN)/python -m pytest
 
 test-fast: setup  ## the tests that take seconds
 	ROS_PYTHON_CHECK_FIELDS=1 $(BIN)/python -m pytest -m "not long"
+
+test-gpu: setup  ## the tests that need an NVIDIA GPU, TensorRT and pycuda
+	$(BIN)/python -m pytest -m gpu
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .

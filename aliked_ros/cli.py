@@ -20,12 +20,12 @@ from contextlib import closing, contextmanager
 from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
-from aliked_ros.configuration import FrontendConfig, choices, ranges
+from aliked_ros.configuration import FrontendConfig, choices, parse_image_size, ranges
 from aliked_ros.errors import AlikedError, BackendError, ImageError, SourceError
 
 if TYPE_CHECKING:
@@ -39,6 +39,18 @@ class ExportFormat(str, Enum):
 
     colmap = "colmap"
     tum = "tum"
+
+
+class EnginePrecision(str, Enum):
+    """Numbers in TensorRT engines."""
+
+    fp16 = "fp16"
+    fp32 = "fp32"
+
+    @property
+    def type(self) -> Literal["float16", "float32"]:
+        """By the name that the settings use."""
+        return "float16" if self is EnginePrecision.fp16 else "float32"
 
 
 class _Commands(TyperGroup):
@@ -246,7 +258,8 @@ def track(
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder of images or with a frames.csv, video file, 'camera:0', or 'virtual'."
+            help="Folder of images, data set (TUM RGB-D, KITTI, EuRoC), recording "
+            "(RECORDING#/image/topic), video file, 'camera:0', or 'virtual'."
         ),
     ],
     config: FrontendConfig,
@@ -351,6 +364,48 @@ def export(names: Names = None, force: Force = False, as_json: AsJson = False) -
     _show(paths, as_json)
 
 
+@models_app.command(
+    epilog="Example: aliked_ros models build --size 640x480 --top-k 1024 --precision fp16"
+)
+def build(
+    size: Annotated[str, typer.Option(help="Width and height of the images, e.g. 640x480.")],
+    model: Annotated[str, typer.Option(help=_one_of("model"))] = FrontendConfig().model,
+    top_k: Annotated[int, typer.Option(help="max_keypoints.")] = FrontendConfig().max_keypoints,
+    precision: Annotated[EnginePrecision, typer.Option()] = EnginePrecision.fp16,
+    grey: Annotated[bool, typer.Option("--grey", help="For grey images, not RGB.")] = False,
+    max_size: Annotated[
+        str | None, typer.Option(help="One engine for all sizes from --size to this one.")
+    ] = None,
+    compute_capability: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="TensorRT for RTX: build for GPUs that are not here, e.g. 8.9; repeatable."
+        ),
+    ] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build TensorRT engines of ALIKED and LightGlue; those in the cache that fit are kept."""
+    from aliked_ros.models.engine_builder import Sides
+    from aliked_ros.models.engines import ensure_engine, extractor_network, matcher_networks
+    from aliked_ros.models.tensorrt_library import choose_target
+    from aliked_ros.progress import share_progress
+
+    FrontendConfig(model=model, max_keypoints=top_k, matcher="nearest")  # says what is impossible
+    smallest = parse_image_size(size)[:2]
+    images = Sides(smallest, parse_image_size(max_size)[:2]) if max_size else smallest
+    networks = [extractor_network(model, images, 1 if grey else 3, top_k, precision.type)]
+    if model != "aliked-t16":  # for whose descriptors there is no LightGlue
+        networks += matcher_networks(top_k, precision.type)
+    target = choose_target(compute_capability or ())
+    facts: dict[str, str] = {}
+    with share_progress(_console()) as report:
+        for network in networks:
+            engine = ensure_engine(network, target, _say, report, force)
+            facts[str(engine.path)] = f"built: {engine.built}" if engine.built else "fits"
+    print(json.dumps(facts, indent=2) if as_json else "\n".join(map(": ".join, facts.items())))
+
+
 @app.command("export", epilog="Example: aliked_ros export run.mcap --format colmap --output sfm/")
 def export_recording(
     recording: Annotated[Path, typer.Argument(help=".mcap file, or folder of 'ros2 bag record'.")],
@@ -415,7 +470,8 @@ def bench(
     suites: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Of extractor, matcher, frontend, adaptive, memory; default: the first three."
+            help="Of extractor, matcher, frontend, adaptive, memory, node; "
+            "default: the first three."
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=3, help="Every contender runs once a round.")] = 40,
@@ -448,25 +504,122 @@ def demo(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Play at most so many images.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo_output"),
+    view_page: Annotated[
+        bool, typer.Option("--view", help="Show it live on a page in the browser, too.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Play a sequence through the ROS 2 node in real time: MCAP, video, contact sheet, figures."""
-    missing = [name for name in ("rclpy", "aliked_msgs") if find_spec(name) is None]
-    if missing:
-        raise BackendError(
-            f"the demo needs ROS 2 ({' and '.join(missing)} not found): run 'make setup', or build "
-            "the workspace with colcon and source it."
-        )
+    _require_ros("the demo needs")
     command = [sys.executable, "-m", "aliked_ros.ros.demo", "--output", str(output)]
+    command += ["--view"] if view_page else []
     command += ["--source", source] if source else []
     command += ["--limit", str(limit)] if limit else []
     command += ["--json"] if as_json else []
     os.execv(sys.executable, command)  # in our place, so that Ctrl-C reaches it alone
 
 
+@app.command(epilog="Example: aliked_ros soak --minutes 1 --source virtual")
+def soak(
+    minutes: Annotated[float, typer.Option(min=0.1, help="How long.")] = 10.0,
+    source: Annotated[str | None, typer.Option(help="Images as for 'demo'.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides what is injected, in which order.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write the JSON to this file too.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the real node while everything around it goes wrong; status 1 when it does not hold."""
+    _require_ros("the soak test needs")
+    command = [sys.executable, "-m", "aliked_ros.ros.soak"]
+    command += ["--minutes", str(minutes), "--seed", str(seed)]
+    command += ["--source", source] if source else []
+    command += ["--output", str(output)] if output else []
+    command += ["--json"] if as_json else []
+    os.execv(sys.executable, command)  # in our place, so that Ctrl-C reaches it alone
+
+
+@app.command(epilog="Example: aliked_ros view demo_output/demo.mcap")
+def view(
+    recording: Annotated[
+        Path | None,
+        typer.Argument(help="A .mcap file or rosbag2 folder; without: the running nodes (ROS 2)."),
+    ] = None,
+    frontend: Annotated[str, typer.Option(help="Name of the front-end.")] = "aliked_frontend",
+    odometry: Annotated[str, typer.Option(help="Name of the odometry node, live.")] = "odometry",
+    image: Annotated[str, typer.Option(help="Topic of the image, live.")] = "image",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0: any.")] = 9090,
+    memory_limit: Annotated[
+        str, typer.Option(help="Of what is kept for the page; the oldest goes first.")
+    ] = "500MB",
+    open_browser: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page, where there is a display.")
+    ] = True,
+) -> None:
+    """Show tracks, stage times, drops and map on a page in the browser: live, or a recording."""
+    from aliked_ros.viewing.server import has_display, require_viewer
+
+    require_viewer()
+    open_browser = open_browser and has_display()
+    if recording is not None:
+        from aliked_ros.progress import share_progress
+        from aliked_ros.viewing.playback import serve_recording
+
+        with share_progress(_console()) as progress:
+            page = serve_recording(recording, frontend, port, memory_limit, progress)
+        page.stay(open_browser)
+        return
+    _require_ros("the live page needs", "Or give a recording: it needs no ROS.")
+    parameters = {
+        "frontend": frontend,
+        "odometry": odometry,
+        "image": image,
+        "port": port,
+        "memory_limit": memory_limit,
+        "open_browser": open_browser,
+    }
+    command = [sys.executable, "-m", "aliked_ros.ros.view_node", "--ros-args"]
+    for name, value in parameters.items():
+        command += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is a part of YAML
+    os.execv(sys.executable, command)  # in our place, so that Ctrl-C reaches it alone
+
+
+@app.command(epilog="Example: aliked_ros report demo_output/demo.mcap --output report.html")
+def report(
+    recording: Annotated[Path, typer.Argument(help="A .mcap file or rosbag2 folder.")],
+    output: Annotated[
+        Path, typer.Option(dir_okay=False, help="The page: one file, nothing outside of it.")
+    ] = Path("report.html"),
+    frontend: Annotated[str, typer.Option(help="Name of the front-end.")] = "aliked_frontend",
+    as_json: AsJson = False,
+) -> None:
+    """Write figures, plots and pictures of a recording to one HTML file."""
+    from aliked_ros.progress import share_progress
+    from aliked_ros.viewing.report import write_report
+
+    with share_progress(_console()) as progress:
+        facts = write_report(recording, frontend, output, progress)
+    _show(facts, as_json)
+
+
 def main() -> None:
     """Run the command line."""
     app()
+
+
+def build_engine() -> None:
+    """Run ``models build`` alone, for ``ros2 run aliked_ros build_engine``."""
+    app(["models", "build", *sys.argv[1:]], prog_name="aliked_ros")
+
+
+def _require_ros(who: str, otherwise: str = "") -> None:
+    """BackendError, unless ROS 2 and the messages can be imported."""
+    missing = [name for name in ("rclpy", "aliked_msgs") if find_spec(name) is None]
+    if missing:
+        raise BackendError(
+            f"{who} ROS 2 ({' and '.join(missing)} not found): run 'make setup', or build the "
+            f"workspace with colcon and source it. {otherwise}".rstrip()
+        )
 
 
 @contextmanager

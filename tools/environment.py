@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 OLDEST, NEWEST = (3, 10), (3, 12)
-DISK_NEEDED = 4e9  # bytes: the environment, and what pip unpacks on the way
+DISK_NEEDED = 5e9  # bytes: the environment, and what pip unpacks on the way
 ROOT = Path(__file__).resolve().parent.parent
 
 # A sourced ROS 2, or another environment, must not leak into this one.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ from aliked_ros.ros.processes import Child, Watcher, children, join_private_doma
 from aliked_ros.ros.report import report_of, write_pictures
 from aliked_ros.share import share_path
 from aliked_ros.sources import default_source, open_source
+from aliked_ros.viewing.server import default_port, has_display, require_viewer
 
 _PRELOAD = 300  # images decoded before the play: a camera would not take the front-end's cores
 _START_TIMEOUT = 900.0  # seconds: networks may have to be exported first
@@ -47,11 +49,16 @@ def run_demo(
     rate: float | None,
     console: Console,
     profile: Profile = Profile.cpu,
+    view: bool = False,
 ) -> dict[str, Any]:
     """Run the three processes to the end of the source; returns the content of summary.json.
 
+    view: two more, the odometry and the page that shows all of it live.
+
     Raises SourceError for a bad source, ProcessError when a process fails.
     """
+    if view:
+        require_viewer()
     opened = open_source(source, limit)  # says what is wrong with it before anything starts
     output.mkdir(parents=True, exist_ok=True)
     recording = output / "demo.mcap"
@@ -77,6 +84,9 @@ def run_demo(
                 },
                 output / "recorder.log",
             )
+            others = [frontend, recorder]
+            if view:
+                others += _start_view(start, output, console)
             player = start(
                 "player",
                 "aliked_ros.ros.player",
@@ -86,13 +96,14 @@ def run_demo(
                     "rate": rate or 0.0,
                     "reliability": "reliable",
                     "preload": _PRELOAD,
-                    "wait_for_subscribers": 2,  # the recorder, and the front-end once it is active
+                    # the recorder, the page, and the front-end once it is active
+                    "wait_for_subscribers": 2 + view,
                     "wait_timeout": _START_TIMEOUT,
                 },
                 output / "player.log",
             )
-            watcher.wait_for_start(_START_TIMEOUT, frontend, recorder, player)
-            _follow_play(watcher, opened.length, player, (frontend, recorder), console)
+            watcher.wait_for_start(_START_TIMEOUT, player, *others)
+            _follow_play(watcher, opened.length, player, others, console)
     finally:
         watcher.close()
     console.print("Drawing the video ...")
@@ -102,8 +113,22 @@ def run_demo(
     return summary
 
 
+def _start_view(start: Callable[..., Child], output: Path, console: Console) -> list[Child]:
+    """Start the live page, and the odometry, whose map and trajectory it shows."""
+    odometry = start("odometry", "aliked_ros.ros.odometry_node", {}, output / "odometry.log")
+    port = default_port()
+    page = start(
+        "live page",
+        "aliked_ros.ros.view_node",
+        {"port": port, "open_browser": has_display()},
+        output / "view.log",
+    )
+    console.print(f"The page, while the demo runs: http://localhost:{port}")
+    return [odometry, page]
+
+
 def _follow_play(
-    watcher: Watcher, length: int | None, player: Child, others: tuple[Child, ...], console: Console
+    watcher: Watcher, length: int | None, player: Child, others: list[Child], console: Console
 ) -> None:
     with image_progress(console) as progress:
         task = progress.add_task("images", total=length, note="")
@@ -157,7 +182,7 @@ def demo(
     source: Annotated[
         str | None,
         typer.Option(
-            help="Folder, folder with a frames.csv, video, 'camera:N' or 'virtual'. "
+            help="Folder, data set, recording, video, 'camera:N' or 'virtual'. "
             "Default: $SOURCE, a sequence of the shared data, or 'virtual'."
         ),
     ] = None,
@@ -169,6 +194,9 @@ def demo(
     profile: Annotated[
         Profile, typer.Option(help="Parameters: config/PROFILE.yaml.")
     ] = Profile.cpu,
+    view: Annotated[
+        bool, typer.Option("--view", help="Show it live on a page in the browser, too.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json, no table.")] = False,
 ) -> None:
     """Play a sequence through the real front-end node and show what comes out.
@@ -179,7 +207,8 @@ def demo(
     """
     console = Console(stderr=as_json)
     try:
-        summary = run_demo(source or default_source(), limit, output, rate, console, profile)
+        source = source or default_source()
+        summary = run_demo(source, limit, output, rate, console, profile, view)
     except AlikedError as error:
         raise _exit(f"error: {error}") from error
     except OSError as error:
@@ -192,6 +221,8 @@ def demo(
     console.print(summary_table(summary))
     for name in ("demo.mcap", "tracks.mp4", "contact_sheet.png", "summary.json"):
         console.print(f"  {output / name}")
+    if view:
+        console.print(f"The page again, without the nodes: aliked_ros view {output / 'demo.mcap'}")
 
 
 def _exit(text: str, status: int = 1) -> typer.Exit:

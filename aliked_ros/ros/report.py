@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mcap.reader import make_reader
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus
+from aliked_ros.bags import stream_mcap
 from aliked_ros.errors import SourceError
-from aliked_ros.messages import features_from_message, matches_from_message, tracks_from_message
 from aliked_ros.results import TrackStatistics, VideoFile, caption_of, milliseconds, write_picture
 from aliked_ros.ros.conversions import (
     image_from_message,
     seconds,
 )
-from aliked_ros.types import FrameResult, Matches, UInt8Array
+from aliked_ros.types import UInt8Array
+from aliked_ros.viewing.recorded import result_of
 from aliked_ros.visualization import Trails, contact_sheet, draw_tracks
 
 _KINDS = {
@@ -52,20 +52,18 @@ class Recorded:
 
 
 def read_recording(path: Path, kinds: Sequence[type]) -> Iterator[Recorded]:
-    """The messages of these types in order of arrival; SourceError for an unreadable file."""
-    try:
-        with path.open("rb") as file:
-            reader = make_reader(file)
-            for schema, _, message in reader.iter_messages():
-                kind = _KINDS.get(schema.name if schema else "")
-                if kind in kinds:
-                    yield Recorded(
-                        deserialize_message(message.data, kind),
-                        message.publish_time * 1e-9,
-                        message.log_time * 1e-9,
-                    )
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}.") from error
+    """The messages of these types in order of arrival; SourceError for an unreadable file.
+
+    Of a file whose recorder was killed, those that are whole.
+    """
+    for schema, _, message in stream_mcap(path):
+        kind = _KINDS.get(schema.name)
+        if kind in kinds:
+            yield Recorded(
+                deserialize_message(message.data, kind),
+                message.publish_time * 1e-9,
+                message.log_time * 1e-9,
+            )
 
 
 def report_of(recording: Path) -> dict[str, Any]:
@@ -98,7 +96,7 @@ def report_of(recording: Path) -> dict[str, Any]:
             end_to_end.append(item.received - seconds(message.header.stamp))
             waiting[message.frame_index] = message
         elif isinstance(message, FeatureMatches) and message.frame_index in waiting:
-            statistics.add(_result(waiting.pop(message.frame_index), message))
+            statistics.add(result_of(waiting.pop(message.frame_index), message))
     summary = statistics.summary()
     if not summary["frames"]:
         raise SourceError(f"{recording} holds no features: the front-end processed no image.")
@@ -123,19 +121,6 @@ def report_of(recording: Path) -> dict[str, Any]:
     }
 
 
-def _result(frame: FeatureFrame, matches: FeatureMatches | None = None) -> FrameResult:
-    """The pipeline's result as a subscriber can rebuild it."""
-    first = matches is None or matches.reference_index == frame.frame_index
-    return FrameResult(
-        frame.frame_index,
-        seconds(frame.header.stamp),
-        features_from_message(frame),
-        Matches.empty() if matches is None else matches_from_message(matches),
-        tracks_from_message(frame),
-        None if first else matches.reference_index,
-    )
-
-
 def pictures(recording: Path) -> Iterator[UInt8Array]:
     """The processed images with their tracks drawn, H×W×3 RGB, in order."""
     images: dict[float, UInt8Array] = {}
@@ -150,7 +135,7 @@ def pictures(recording: Path) -> Iterator[UInt8Array]:
         images = {later: image for later, image in images.items() if later > stamp}
         if pixels is None:
             continue
-        result = _result(message)
+        result = result_of(message)
         trails.update(result)
         caption = f"{caption_of(result)}, {(item.received - stamp) * 1e3:.0f} ms"
         yield draw_tracks(pixels, result, trails, caption=caption)

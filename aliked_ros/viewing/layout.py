@@ -1,0 +1,69 @@
+"""Which view shows what: the page is right without a click."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import rerun as rr
+import rerun.blueprint as rrb
+
+TIMELINE = "time"
+CAMERA = "world/camera"
+IMAGE, POINTS, TAILS = f"{CAMERA}/image", f"{CAMERA}/tracks/points", f"{CAMERA}/tracks/tails"
+TRAJECTORY, MAP = "world/trajectory", "world/map"
+STAGES, RATES, COUNTS = "stages", "rates", "counts"
+LENGTHS, INLIERS, ABOUT = "lengths", "inliers", "about"
+_WINDOW = 30.0  # seconds of a live run that the plots show
+
+
+def layout(live: bool) -> rrb.Blueprint:
+    """The views of the page; live: the plots show the last seconds instead of all."""
+    ranges = None
+    if live:
+        start = rr.TimeRangeBoundary.cursor_relative(seconds=-_WINDOW)
+        end = rr.TimeRangeBoundary.cursor_relative()
+        ranges = rrb.VisibleTimeRange(TIMELINE, start=start, end=end)
+
+    def plot(
+        origin: str, name: str, legend: rrb.Corner2D = rrb.Corner2D.LeftTop, **more: Any
+    ) -> rrb.TimeSeriesView:
+        return rrb.TimeSeriesView(
+            origin=origin,
+            name=name,
+            time_ranges=ranges,
+            plot_legend=rrb.PlotLegend(corner=legend),
+            **more,
+        )
+
+    scene = [f"+ /{TRAJECTORY}/**", f"+ /{MAP}", f"+ /{CAMERA}", f"+ /{IMAGE}"]
+    return rrb.Blueprint(
+        rrb.Horizontal(
+            rrb.Vertical(
+                rrb.Spatial2DView(origin=CAMERA, name="Image and tracks"),
+                rrb.Spatial3DView(origin="world", contents=scene, name="Map and trajectory"),
+                row_shares=[3, 2],
+            ),
+            rrb.Vertical(
+                plot(STAGES, "Stage times, ms"),
+                rrb.Horizontal(
+                    plot(RATES, "Images a second"),
+                    plot(COUNTS, "Features of an image", rrb.Corner2D.LeftBottom),
+                ),
+                rrb.Horizontal(
+                    rrb.BarChartView(
+                        origin=LENGTHS, name="Tracks by length, images",
+                        plot_legend=rrb.PlotLegend(visible=False),
+                    ),
+                    plot(
+                        INLIERS, "Share of the matches that are inliers",
+                        axis_y=rrb.ScalarAxis(range=(0.0, 1.05)),
+                    ),
+                ),
+                rrb.TextDocumentView(origin=ABOUT, name="Front-end"),
+                row_shares=[4, 4, 4, 2],
+            ),
+        ),
+        rrb.TimePanel(state="collapsed", timeline=TIMELINE, play_state="following"),
+        rrb.BlueprintPanel(state="collapsed"),
+        rrb.SelectionPanel(state="collapsed"),
+    )  # fmt: skip

@@ -1,0 +1,150 @@
+"""Recordings as people look at them: which topic is what, and images with their features."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from aliked_ros.bags import Bag, Topic
+from aliked_ros.errors import SourceError
+from aliked_ros.messages import (
+    features_from_message,
+    matches_from_message,
+    nanoseconds,
+    seconds,
+    tracks_from_message,
+)
+from aliked_ros.types import FrameResult, Matches
+
+FEATURES, MATCHES, STATUS, IMAGE = "features", "matches", "status", "image"
+CAMERA, ODOMETRY, MAP = "camera_info", "odometry", "map"
+_TYPES = {
+    FEATURES: ("aliked_msgs/msg/FeatureFrame",),
+    MATCHES: ("aliked_msgs/msg/FeatureMatches",),
+    STATUS: ("aliked_msgs/msg/FrontendStatus",),
+    IMAGE: ("sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image"),
+    CAMERA: ("sensor_msgs/msg/CameraInfo",),
+    ODOMETRY: ("nav_msgs/msg/Odometry",),
+    MAP: ("sensor_msgs/msg/PointCloud2",),
+}
+_OF_FRONTEND = (FEATURES, MATCHES, STATUS)
+# words in the names of topics that are not the image
+_OTHER_IMAGES = re.compile(r"(^|[/_])(right|depth|mask)([/_]|$)")
+_WAITING = 300  # images that wait for their features
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One message. time: of its arrival, nanoseconds; kind: what it is, such as FEATURES."""
+
+    time: int
+    kind: str
+    message: Any
+
+
+class RecordedRun:
+    """A recording of a front-end. Use as a context manager.
+
+    topics: kind → name of the topic that is read; kinds that were not recorded are missing.
+    count: messages of each kind.
+    cut_off: whether its end is missing.
+    """
+
+    def __init__(self, path: Path, frontend: str = "aliked_frontend") -> None:
+        """Open it. Raises SourceError when it cannot be read or holds no features.
+
+        frontend: name of the node, where the recording has several.
+        """
+        if not path.exists():
+            raise SourceError(f"{path} does not exist; give a .mcap file or a rosbag2 folder.")
+        self.path = path
+        self._bag = Bag(path)
+        try:
+            self.topics, self.count = self._choose(frontend.strip("/"))
+        except SourceError:
+            self._bag.close()
+            raise
+        self.cut_off = bool(self._bag.cut_off)
+
+    def __enter__(self) -> RecordedRun:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bag.close()
+
+    def items(self) -> Iterator[Item]:
+        """All messages in order of arrival; an image comes right before its features.
+
+        Images that were not processed are left out. Raises SourceError for damage.
+        """
+        kinds = {topic: kind for kind, topic in self.topics.items()}
+        waiting: dict[int, Item] = {}
+        for time, topic, message in self._bag.messages(list(kinds)):
+            item = Item(time, kinds[topic], message)
+            if item.kind == IMAGE:
+                waiting[nanoseconds(message.header.stamp)] = item
+                if len(waiting) > _WAITING:
+                    del waiting[next(iter(waiting))]
+                continue
+            if item.kind == FEATURES:
+                stamp = nanoseconds(message.header.stamp)
+                if stamp in waiting:
+                    yield Item(time, IMAGE, waiting[stamp].message)
+                    waiting = {key: value for key, value in waiting.items() if key > stamp}
+            yield item
+
+    def _choose(self, frontend: str) -> tuple[dict[str, str], dict[str, int]]:
+        topics: dict[str, str] = {}
+        count: dict[str, int] = {}
+        for kind, types in _TYPES.items():
+            found = [topic for topic in self._bag.topics if topic.msgtype in types]
+            if kind in _OF_FRONTEND and len(found) > 1:
+                found = [t for t in found if t.name.strip("/").startswith(f"{frontend}/")] or found
+            if kind == FEATURES and len(found) != 1:
+                self._refuse(found)
+            if kind == IMAGE:
+                found = [t for t in found if _is_the_image(t.name, topics[FEATURES])]
+                found.sort(key=lambda t: (t.msgtype != types[0], len(t.name)))
+            if found:
+                topics[kind], count[kind] = found[0].name, found[0].count
+        return topics, count
+
+    def _refuse(self, found: list[Topic]) -> None:
+        if found:
+            names = ", ".join(topic.name.rpartition("/")[0].strip("/") for topic in found)
+            raise SourceError(
+                f"{self.path} has the features of several front-ends: {names}; name one with "
+                "--frontend."
+            )
+        raise SourceError(
+            f"{self.path} has no features (aliked_msgs/msg/FeatureFrame); {self._bag.contents} "
+            "Record a running front-end: 'ros2 run aliked_ros recorder'."
+        )
+
+
+def result_of(frame: Any, matches: Any = None) -> FrameResult:
+    """The pipeline's result as a subscriber can rebuild it of FeatureFrame and FeatureMatches."""
+    first = matches is None or matches.reference_index == frame.frame_index
+    return FrameResult(
+        frame.frame_index,
+        seconds(frame.header.stamp),
+        features_from_message(frame),
+        Matches.empty() if matches is None else matches_from_message(matches),
+        tracks_from_message(frame),
+        None if first else matches.reference_index,
+    )
+
+
+def _is_the_image(topic: str, features: str) -> bool:
+    """Whether a topic can be the front-end's input: not its own drawing, nor another camera."""
+    own = topic.startswith(features.rpartition("/")[0] + "/")
+    return not own and not _OTHER_IMAGES.search(topic)
