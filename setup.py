@@ -37,11 +37,14 @@ setup(
     entry_points={
         "console_scripts": [
             "aliked_ros = aliked_ros.cli:main",
+            "build_engine = aliked_ros.cli:build_engine",
             "frontend_node = aliked_ros.ros.frontend_node:main",
+            "cameras_node = aliked_ros.ros.cameras_node:main",
             "dataset_player = aliked_ros.ros.player:main",
             "odometry_node = aliked_ros.ros.odometry_node:main",
             "recorder = aliked_ros.ros.recorder:main",
             "demo = aliked_ros.ros.demo:main",
+            "soak = aliked_ros.ros.soak:main",
         ],
     },
 )

@@ -156,7 +156,10 @@ def stream_mcap(path: Path) -> Iterator[tuple[Schema, Channel, Message]]:
     try:
         with path.open("rb") as file:
             if file.read(len(_MAGIC)) != _MAGIC:
-                raise SourceError(f"{path} is no MCAP file, or an empty one.")
+                raise SourceError(
+                    f"{path} is no MCAP file, or an empty one; give a file of the recorder or of "
+                    "'ros2 bag record'."
+                )
             file.seek(0)
             records = StreamReader(file, validate_crcs=True).records
             while True:

@@ -9,6 +9,7 @@ networks whose inputs and outputs stay in their places. All of the backend above
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from aliked_ros.cache import cache_dir
 from aliked_ros.errors import BackendError
 from aliked_ros.inference.tensorrt_backend import BuildProgress
 from aliked_ros.machine import cores
-from aliked_ros.models.device_export import TensorSpec
+from aliked_ros.models.device_export import DeviceGraph, TensorSpec
 from aliked_ros.models.engines import Network, extractor_network
 
 
@@ -37,6 +38,26 @@ def small_network(top_k: int = 256) -> Network:
     return extractor_network("aliked-t16", (160, 128), 3, top_k, "float16")
 
 
+def session_of(graph: DeviceGraph) -> onnxruntime.InferenceSession:
+    """The graph, ready to run on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cores()
+    # threads that wait would take the time of the other process's on a busy machine
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph.onnx, options, providers=["CPUExecutionProvider"])
+
+
+_networks: dict[str, Network] = {}
+
+
+@lru_cache(maxsize=12)
+def _ready(name: str) -> tuple[DeviceGraph, onnxruntime.InferenceSession]:
+    """The network of this name, which tests of a whole session share: it remembers nothing."""
+    graph = _networks[name].graph(lambda line: None)
+    return graph, session_of(graph)
+
+
 class OnnxArray:
     """Memory of the device."""
 
@@ -49,6 +70,8 @@ class OnnxArray:
     def free(self) -> None:
         assert self.values is not None, "freed twice"
         self._device.memory -= self.values.nbytes
+        if self._device.room is not None:
+            self._device.room += self.values.nbytes
         self.values = None
 
 
@@ -59,17 +82,11 @@ class OnnxNetwork:
         self,
         device: OnnxDevice,
         network: Network,
-        progress: BuildProgress,
         size: tuple[int, int] | None,
         given: Mapping[str, Any],
     ) -> None:
-        graph = network.graph(progress.tell)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = cores()
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            graph.onnx, options, providers=["CPUExecutionProvider"]
-        )
+        _networks[network.name] = network
+        graph, self._session = _ready(network.name)
         self.label = f"{network.name}.engine 0123456789ab"
         self._device = device
         self._owned: list[OnnxArray] = []
@@ -104,7 +121,8 @@ class OnnxNetwork:
 class OnnxDevice:
     """See ``Device``.
 
-    memory: bytes taken. uploaded: arrays written to it. failure: raised by the next computation.
+    memory: bytes taken. room: bytes that are left, None = enough. uploaded: arrays written to it.
+    failure: raised by the next computation.
     """
 
     name = "ONNX Runtime"
@@ -112,6 +130,7 @@ class OnnxDevice:
     def __init__(self) -> None:
         self.memory = self.uploaded = 0
         self.networks: list[OnnxNetwork] = []
+        self.room: int | None = None
         self.failure: BackendError | None = None
         self.closed = False
 
@@ -122,9 +141,14 @@ class OnnxDevice:
         size: tuple[int, int] | None = None,
         given: Mapping[str, Any] | None = None,
     ) -> OnnxNetwork:
-        return OnnxNetwork(self, network, progress, size, given or {})
+        return OnnxNetwork(self, network, size, given or {})
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> OnnxArray:
+        nbytes = int(np.prod(shape)) * dtype.itemsize
+        if self.room is not None:
+            if nbytes > self.room:
+                raise BackendError("taking memory failed: the GPU's memory is full; close others.")
+            self.room -= nbytes
         return OnnxArray(self, shape, dtype)
 
     def write(self, target: OnnxArray, values: np.ndarray) -> None:

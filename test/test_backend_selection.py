@@ -198,7 +198,8 @@ def test_auto_takes_tensorrt_where_all_is_there(driver: Callable[..., None], pyc
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"max_keypoints": 5000}, "max_keypoints is 5000, and TensorRT finds at most 3840"),
+        ({"max_keypoints": 5000}, "max_keypoints is 5000, and TensorRT finds 2 to 3840"),
+        ({"max_keypoints": 1}, "max_keypoints is 1, and TensorRT finds 2 to 3840"),
         ({"precision": "bfloat16"}, "precision is 'bfloat16', which is the CPU's"),
     ],
 )

@@ -20,7 +20,7 @@ from aliked_ros.results import SUMMARY, TRACKS, VIDEO
 from aliked_ros.virtual_camera import VirtualCamera
 
 COMMANDS = (
-    "extract", "match", "track", "export", "doctor", "bench", "demo",
+    "extract", "match", "track", "export", "doctor", "bench", "demo", "soak",
     "models list", "models fetch", "models export",
 )  # fmt: skip
 PROGRAM = [sys.executable, "-m", "aliked_ros.cli"]
@@ -332,7 +332,7 @@ def test_export_says_what_it_cannot_do(tmp_path: Path) -> None:
         options = ("--format", form, "--output", output)
         assert "nowhere.mcap" in refused("export", tmp_path / "nowhere.mcap", *options)
         (tmp_path / "broken.mcap").write_bytes(b"broken" * 100)
-        assert "mcap recover" in refused("export", tmp_path / "broken.mcap", *options)
+        assert "is no MCAP file" in refused("export", tmp_path / "broken.mcap", *options)
     assert not output.exists()
     done = run("export", tmp_path / "broken.mcap", "--output", output, "--format", "xyz", status=2)
     assert "colmap" in done.stderr

@@ -237,6 +237,16 @@ def test_the_folder_above_names_what_is_in_it(kitti_tree: Path) -> None:
         open_source(str(kitti_tree.parents[1]))
 
 
+def test_images_named_after_their_times_are_not_counted_up_to(kitti_tree: Path) -> None:
+    folder = kitti_tree.with_name("times") / "image_0"
+    folder.mkdir(parents=True)
+    first = next((kitti_tree / "image_0").iterdir())
+    (folder / f"1403636579763555584{first.suffix}").write_bytes(first.read_bytes())
+    with pytest.raises(SourceError, match="give that folder itself"):
+        open_source(str(folder.parent))
+    assert open_source(str(folder)).length == 1
+
+
 def test_an_unknown_layout_is_told_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     with pytest.raises(SourceError, match=r"no images.*TUM RGB-D.*KITTI.*EuRoC.*\.mcap.*video"):

@@ -5,6 +5,7 @@ Built for real by TensorRT for RTX, which needs no GPU for that.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +26,7 @@ from aliked_ros.errors import BackendError, ConfigurationError
 from aliked_ros.gpu import GpuError
 from aliked_ros.models import engines
 from aliked_ros.models.device_export import DeviceGraph
-from aliked_ros.models.engine_builder import Sides
+from aliked_ros.models.engine_builder import Sides, _timing_cache
 from aliked_ros.models.engines import (
     Engine,
     EngineRefused,
@@ -39,6 +41,7 @@ from aliked_ros.models.engines import (
 from aliked_ros.models.registry import MODELS
 from aliked_ros.models.tensorrt_library import (
     Target,
+    TensorRt,
     choose_target,
     explained,
     load_tensorrt,
@@ -285,15 +288,21 @@ def test_two_commands_build_once(own_cache: Path) -> None:
 
 
 def test_ctrl_c_ends_the_command_and_leaves_nothing(own_cache: Path) -> None:
+    """While it waits for another builder, which is us: in the end it would build."""
+    lock = engines_dir() / ".lock"
     shutil.rmtree(engines_dir())
-    process = command(*SMALL, *FOR_ADA)
-    deadline = time.monotonic() + 120
-    while not (engines_dir() / ".lock").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=120)
+    engines_dir().mkdir()
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        process = command(*SMALL, *FOR_ADA)
+        files = Path(f"/proc/{process.pid}/fd")
+        deadline = time.monotonic() + 120
+        while all(file.resolve() != lock for file in files.iterdir()):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=120)
     assert (process.returncode, error.splitlines()[-1]) == (130, "interrupted")
     assert [file.name for file in engines_dir().iterdir()] == [".lock"]
 
@@ -331,6 +340,12 @@ def test_one_engine_for_a_range_of_sizes(own_cache: Path, target: Target) -> Non
     assert find_ranged("aliked-t16", (160, 128), 1, 256, "float16") is None
     with pytest.raises(ConfigurationError, match="no side may get smaller"):
         Sides((160, 128), (320, 100))
+    for sizes in ([[300, 200], [160, 128]], [["a", 1], [2, 3]], [[160, 128]], 5):
+        rewritten(engine.path, sizes=sizes)  # as somebody may have written it
+        assert find_ranged("aliked-t16", (160, 128), 3, 256, "float16") is None
+    few = Sides((64, 48), (96, 64))
+    with pytest.raises(ConfigurationError, match="64x48 pixels has room for 336 at most"):
+        ensure_engine(extractor_network("aliked-t16", few, 3, 337, "float16"), target)
 
 
 @pytest.mark.long
@@ -368,6 +383,54 @@ def test_a_graph_that_tensorrt_cannot_build_is_told_in_one_line(
         ) as raised:
             ensure_engine(bad, target, again=True)
         assert "\n" not in str(raised.value)
+
+
+def test_a_builder_that_is_none_says_what_tensorrt_logged(own_cache: Path, target: Target) -> None:
+    """All that the bindings say is that pybind11's factory function returned nothing."""
+    said = "CUDA initialization failure with error: 35: CUDA driver version is insufficient"
+
+    class WithoutBuilder:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(target.library.module, name)
+
+        def Builder(self, logger: Any) -> None:
+            logger.log(self.ILogger.Severity.ERROR, said)
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    without = replace(target, library=replace(target.library, module=WithoutBuilder()))
+    with pytest.raises(BackendError, match=r"^building .* failed: the NVIDIA driver is too old"):
+        ensure_engine(small_network(), without, again=True)
+
+
+def test_a_damaged_timing_cache_is_begun_anew(tmp_path: Path) -> None:
+    """TensorRT's; the one for RTX has none."""
+    library = TensorRt(False, "10.3.0", 12, None)
+    given: list[bytes | None] = []
+
+    class Config:
+        """As the bindings are: a damaged cache is None, and None cannot be set."""
+
+        def create_timing_cache(self, content: bytes) -> bytes | None:
+            return None if content == b"damaged" else content
+
+        def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
+            if cache is None:
+                raise TypeError("incompatible function arguments")
+            given.append(cache)
+            return cache != b"of another GPU"
+
+        def get_timing_cache(self) -> Any:
+            return SimpleNamespace(serialize=lambda: b"measured")
+
+    file = tmp_path / "timing_10.3.0.cache"
+    for content, set_to in (
+        (b"damaged", [b""]), (b"of another GPU", [b"of another GPU", b""]), (b"fine", [b"fine"]),
+    ):  # fmt: skip
+        file.write_bytes(content)
+        with _timing_cache(library, Config(), tmp_path):
+            pass
+        assert (given, file.read_bytes()) == (set_to, b"measured")
+        given.clear()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rcl_interfaces.srv import GetParameters
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.msg import ParameterValue
+from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.parameter import parameter_value_to_python
 from ros_helpers import BEST_EFFORT, RELIABLE, START_TIMEOUT, Probe, RosProcess
 from sensor_msgs.msg import CameraInfo, CompressedImage
@@ -23,6 +25,7 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame
+from aliked_msgs.srv import Relocalize
 from aliked_ros.camera import CameraModel
 from aliked_ros.messages import descriptors_from_message
 from aliked_ros.ros.conversions import (
@@ -306,6 +309,54 @@ def test_parameters_that_may_change_do_so_at_once(node, probe, camera, frames):
         ("verification", "fundamental"),
     ):  # fmt: skip
         assert probe.set_parameter(name, value) == ""
+
+
+def test_services_answer_in_every_state(node, probe, camera, frames):
+    """What cannot be done is answered with the state; pause and resume may be said twice."""
+    names = ("reset", "pause", "resume")
+
+    def answers() -> dict[str, bool]:
+        found = {}
+        for name in names:
+            answer = probe.trigger(name)
+            assert answer.message
+            assert answer.success or probe.state() in answer.message
+            found[name] = answer.success
+        request = Relocalize.Request()
+        relocalized = probe.call(Relocalize, "aliked_frontend/relocalize", request)
+        assert not relocalized.success
+        assert relocalized.message
+        return found
+
+    assert answers() == {"reset": True, "pause": True, "resume": True}
+    for name in ("pause", "pause", "reset", "resume", "resume"):
+        assert probe.trigger(name).success
+    assert len(probe.send(camera.message(frames[0])).scores) > 0
+    assert probe.transition("deactivate")
+    assert answers() == {"reset": True, "pause": False, "resume": False}
+    assert probe.transition("cleanup")
+    assert answers() == {"reset": False, "pause": False, "resume": False}
+    assert probe.transition("configure")
+
+
+def test_the_answer_to_a_locked_parameter_holds_the_commands(node, probe):
+    reason = probe.set_parameter("max_keypoints", 100)
+    for label in ("deactivate", "cleanup", "configure", "activate"):
+        assert f"ros2 lifecycle set /aliked_frontend {label}" in reason
+    assert "--ros-args -p autostart:=VALUE" in probe.set_parameter("autostart", False)
+
+
+def test_a_request_that_ros_cannot_read_does_not_end_the_node(node, probe, camera, frames):
+    """Rclpy raises at a parameter of a type that there is not; the executor must survive it."""
+    value = ParameterValue(type=99)
+    request = SetParameters.Request(parameters=[ParameterMessage(name="model", value=value)])
+    client = probe.node.create_client(SetParameters, "aliked_frontend/set_parameters")
+    assert client.wait_for_service(20.0)
+    client.call_async(request)
+    probe.wait(lambda: "ROS could not read something" in probe.status.last_error)
+    probe.node.destroy_client(client)
+    assert len(probe.send(camera.message(frames[0])).scores) > 0
+    assert probe.set_parameter("publish_matches", True) == ""
 
 
 @pytest.mark.parametrize(

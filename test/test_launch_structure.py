@@ -44,6 +44,7 @@ class Context:
     declared: dict[str, Declare] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     nodes: list[Started] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
 
     def node(self, executable: str) -> Started:
         (found,) = [node for node in self.nodes if node.executable == executable]
@@ -169,6 +170,16 @@ class SetVariable:
 
 
 @dataclass
+class Log:
+    msg: str
+    condition: Unless
+
+    def execute(self, context: Context) -> None:
+        if self.condition.holds(context):
+            context.said.append(self.msg)
+
+
+@dataclass
 class Opaque:
     function: Callable[[Context], list[Any]]
 
@@ -183,6 +194,11 @@ class If:
 
     def holds(self, context: Context) -> bool:
         return {"true": True, "false": False}[text(self.value, context)]
+
+
+class Unless(If):
+    def holds(self, context: Context) -> bool:
+        return not super().holds(context)
 
 
 @dataclass
@@ -234,9 +250,9 @@ MODULES = {
     "launch": {"LaunchDescription": list, "LaunchContext": Context},
     "launch.actions": {
         "DeclareLaunchArgument": Declare, "IncludeLaunchDescription": Include,
-        "OpaqueFunction": Opaque, "SetEnvironmentVariable": SetVariable,
+        "LogInfo": Log, "OpaqueFunction": Opaque, "SetEnvironmentVariable": SetVariable,
     },
-    "launch.conditions": {"IfCondition": If},
+    "launch.conditions": {"IfCondition": If, "UnlessCondition": Unless},
     "launch.substitutions": {
         "EnvironmentVariable": Variable, "IfElseSubstitution": IfElse,
         "LaunchConfiguration": Configuration, "PathJoinSubstitution": PathJoin,
@@ -389,11 +405,23 @@ def test_dataset_plays_what_the_frontend_listens_to() -> None:
         launched("dataset")
 
 
-def test_demo_loops_the_virtual_camera_and_shows_it() -> None:
+def test_demo_loops_the_virtual_camera_and_shows_it_where_rviz_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = tmp_path / "share" / "ament_index" / "resource_index" / "packages"
+    index.mkdir(parents=True)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
     run = launched("demo")
     assert run.node("dataset_player").parameters["source"] == "virtual"
     assert run.node("dataset_player").parameters["loop"] is True
+    assert {node.executable for node in run.nodes} == {"frontend_node", "dataset_player"}
+    assert "aliked_ros view" in " ".join(run.said)
+    (index / "rviz2").touch()
+    run = launched("demo")
     assert {node.executable for node in run.nodes} == {"frontend_node", "dataset_player", "rviz2"}
+    assert not run.said
+    asked = launched("demo", rviz="false")
+    assert {node.executable for node in asked.nodes} == {"frontend_node", "dataset_player"}
 
 
 def test_cameras_are_named_in_the_argument_or_in_the_parameter_file() -> None:

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 pytest.importorskip("pycolmap", reason="pycolmap is not installed")
 
+from geometry_msgs.msg import PoseArray
 from nav_msgs.msg import Odometry as OdometryMessage
 from nav_msgs.msg import Path as PathMessage
 from rclpy.publisher import Publisher
@@ -85,6 +86,7 @@ def orientation(message: OdometryMessage) -> Rotation:
 
 def test_poses_path_and_map_of_a_camera(probe, tmp_path):
     probe.listen(PathMessage, "odometry/path")
+    probe.listen(PoseArray, "odometry/keyframes")
     probe.listen(PointCloud2, "odometry/map")
     publisher = probe.node.create_publisher(FeatureFrame, "eye/features", RELIABLE)
     process = RosProcess(MODULE, tmp_path / "log", "-p", "frontend:=eye", "-p", "frame_id:=world")
@@ -102,9 +104,13 @@ def test_poses_path_and_map_of_a_camera(probe, tmp_path):
         turned = Rotation.from_matrix(OPTICAL_TO_BODY @ camera.rotation)
         assert (orientation(message).inv() * turned).magnitude() < 0.01
     probe.wait(lambda: probe.received["odometry/path"] and probe.received["odometry/map"])
+    probe.spin(0.5)
     path, cloud = probe.received["odometry/path"][-1], probe.received["odometry/map"][-1]
     assert 1 < len(path.poses) < 40  # the keyframes'
     assert path.poses[0].header.stamp == stamp_from_seconds(0.0)
+    keyframes = probe.received["odometry/keyframes"][-1]
+    assert keyframes.header == path.header
+    assert keyframes.poses == [keyframe.pose for keyframe in path.poses]
     assert (cloud.header.frame_id, cloud.point_step) == ("world", 12)
     assert [field.name for field in cloud.fields] == ["x", "y", "z"]
     points = np.frombuffer(cloud.data, np.float32).reshape(-1, 3)

@@ -19,7 +19,10 @@ from aliked_ros.share import share_path
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"aliked_ros": ROOT, "aliked_msgs": ROOT / "aliked_msgs"}
 DATA_FOLDERS = ("launch", "config", "rviz", "models")
-EXECUTABLES = ("aliked_ros", "dataset_player", "demo", "frontend_node", "odometry_node", "recorder")
+EXECUTABLES = (
+    "aliked_ros", "build_engine", "cameras_node", "dataset_player", "demo", "frontend_node",
+    "odometry_node", "recorder", "soak",
+)  # fmt: skip
 BIN = Path(sys.executable).parent
 MADE = shutil.ignore_patterns(
     ".venv", ".git", "build", "install", "log", "demo_output", "__pycache__", ".*_cache",

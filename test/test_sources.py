@@ -105,6 +105,7 @@ def test_sequence_with_times_and_calibration(tmp_path: Path) -> None:
         ("0,0.0\n", "line 1"),
         ("0,0.0,a.png\n1,soon,b.png\n", "line 2"),
         ("0,nan,a.png\n", "line 1"),
+        ("0,1403636579763555584,a.png\n", "line 1"),  # nanoseconds
         ("# nothing\n", "no images"),
         ("\xff\xfe\x00", "cannot read"),
     ],

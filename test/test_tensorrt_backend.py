@@ -258,7 +258,35 @@ def test_an_engine_is_prepared_for_the_size_that_is_named() -> None:
     (network,) = device.networks
     extractor.extract(np.zeros((128, 160), np.uint8))
     assert device.networks == [network]
+    backend.load_extractor("aliked-t16")  # a camera that comes back
+    assert device.networks == [network], "the networks of the first time are its own still"
     backend.close()
+    assert device.networks == []
+    spread = replace(config, grid=4)
+    extractor = Extractor(spread, TensorRtBackend(spread, device))
+    (network,) = device.networks
+    extractor.extract(np.zeros((128, 160), np.uint8))
+    assert device.networks == [network], "of more candidates than are kept"
+
+
+def test_features_that_do_not_fit_beside_the_networks_take_no_memory() -> None:
+    """The device is full after the networks, when features are to be kept."""
+    config = FrontendConfig(
+        "aliked-t16", max_keypoints=256, image_size="160x128 grey", matcher="nearest"
+    )
+    device = OnnxDevice()
+    backend = TensorRtBackend(config, device)
+    extractor = Extractor(config, backend)
+    image = np.random.default_rng(0).integers(0, 255, (128, 160), np.uint8)
+    before, device.room = device.memory, 3000  # bytes: for keypoints, not for descriptors
+    for _ in range(2):
+        with pytest.raises(BackendError, match="memory is full"):
+            extractor.extract(image)
+        assert device.memory == before
+    device.room = None
+    assert len(extractor.extract(image)) > 50
+    backend.close()
+    assert device.memory == 0
 
 
 @pytest.mark.long

@@ -86,8 +86,10 @@ class CudaDevice:
 
     def close(self) -> None:
         """See ``Device``. The process's CUDA context stays: TensorRT itself holds on to it."""
+        if self._stream is None:  # nothing was taken
+            return
         with suppress(BackendError), self.current("giving the GPU back"):
-            if self._stream is not None:
+            with suppress(Exception):  # a lost GPU computes nothing any more
                 self._wait()
             self._stream = None
 
@@ -102,10 +104,12 @@ class CudaDevice:
     def current(self, doing: str) -> Iterator[None]:
         """The GPU's context belongs to this thread meanwhile; failures come as BackendError."""
         with self._lock:
+            context = None
             try:
                 context = _primary_context()
                 context.push()
             except Exception as error:  # pycuda's have no common base but this
+                _abandon(context)
                 raise explained(doing, error) from error
             try:
                 yield
@@ -114,8 +118,10 @@ class CudaDevice:
             except Exception as error:
                 raise explained(doing, error) from error
             finally:
-                with suppress(Exception):  # a lost GPU refuses this, too
+                try:
                     context.pop()
+                except Exception:  # a lost GPU refuses this, too
+                    _abandon(context)
 
     def free(self, array: CudaArray) -> None:
         """Give back an array's memory, also on a lost GPU."""
@@ -124,7 +130,8 @@ class CudaDevice:
         if memory is None:
             return
         with suppress(BackendError), self.current("giving memory back"):
-            self._wait()  # for what still uses it
+            with suppress(Exception):  # a lost GPU computes nothing any more
+                self._wait()  # for what still uses it
             memory.free()
             if page_locked is not None:
                 page_locked.base.free()
@@ -193,8 +200,10 @@ class TensorRtNetwork:
             }
             for name, array in {**self.inputs, **self.outputs}.items():
                 self._bind(name, _own(array), name in engine.inputs)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, TypeError):  # all that the bindings say of a Runtime that is none
+                raise self._failed("loading") from error
             raise
 
     def run(self) -> None:
@@ -206,8 +215,9 @@ class TensorRtNetwork:
     def close(self) -> None:
         """See ``DeviceNetwork``."""
         with suppress(BackendError), self._device.current(f"unloading {self.label}"):
-            self._device.stream.synchronize()
-        self._context = self._engine = self._runtime = None  # in this order
+            with suppress(Exception):  # a lost GPU computes nothing any more
+                self._device.stream.synchronize()
+            self._context = self._engine = self._runtime = None  # in this order
         while self._owned:
             self._owned.pop().free()
 
@@ -256,3 +266,14 @@ def _primary_context() -> Any:
     cuda = _load_pycuda()
     cuda.init()
     return cuda.Device(0).retain_primary_context()
+
+
+def _abandon(context: Any) -> None:
+    """Let go of the context of a lost GPU.
+
+    pycuda ends the process when a thread ends that has one on its stack, and when memory is
+    collected whose context cannot be pushed. A detached one is on no stack, and not pushed.
+    """
+    if context is not None:
+        with suppress(Exception):
+            context.detach()

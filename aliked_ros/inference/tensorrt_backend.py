@@ -126,7 +126,8 @@ class TensorRtBackend:
         self._progress = BuildProgress(progress or (lambda _: None))
         self._precision: GraphPrecision = "float32" if config.precision == "float32" else "float16"
         self._ring = FeatureRing(device)
-        self._parts: list[DeviceExtractor | DeviceLightGlue] = []
+        self._extractors: dict[str, DeviceExtractor] = {}
+        self._matcher: DeviceLightGlue | None = None
         self.description = f"tensorrt: {device.name}, {self._precision}"
         self.identity = {
             "backend": "tensorrt",
@@ -137,25 +138,29 @@ class TensorRtBackend:
         }
 
     def load_extractor(self, model: str) -> DeviceExtractor:
-        """See ``Backend``; its engine is built now only where ``image_size`` is set."""
-        extractor = DeviceExtractor(self, model)
-        self._parts.append(extractor)
+        """See ``Backend``; its engine is built now only where ``image_size`` is set.
+
+        One for each model: who loads it again, since a camera came back, gets the same.
+        """
+        extractor = self._extractors.setdefault(model, DeviceExtractor(self, model))
         if self._config.image_size:
             width, height, channels = parse_image_size(self._config.image_size)
-            extractor.prepare((1, height, width, channels), self._config.max_keypoints)
+            top_k = _candidates(self._config.max_keypoints, self._config.grid)
+            extractor.prepare((1, height, width, channels), top_k)
         return extractor
 
     def load_matcher(self) -> DeviceLightGlue:
         """See ``Backend``."""
-        matcher = DeviceLightGlue(self, self._config.max_keypoints)
-        self._parts.append(matcher)
-        matcher.prepare()
-        return matcher
+        if self._matcher is None:
+            self._matcher = DeviceLightGlue(self, self._config.max_keypoints)
+        self._matcher.prepare()
+        return self._matcher
 
     def release(self) -> None:
         """See ``Backend``."""
-        for part in self._parts:
-            part.release()
+        for part in (*self._extractors.values(), self._matcher):
+            if part is not None:
+                part.release()
         self._ring.free()
 
     def close(self) -> None:
@@ -191,12 +196,17 @@ class TensorRtBackend:
         return loaded
 
 
+def _candidates(top_k: int, grid: int) -> int:
+    """How many keypoints to ask the device for: spreading needs a choice."""
+    return LARGEST_TOP_K if grid else top_k
+
+
 def check_settings(config: FrontendConfig) -> None:
     """GpuError for settings that TensorRT cannot follow."""
-    if config.max_keypoints > LARGEST_TOP_K:
+    if not 2 <= config.max_keypoints <= LARGEST_TOP_K:
         raise GpuError(
-            f"max_keypoints is {config.max_keypoints}, and TensorRT finds at most {LARGEST_TOP_K}",
-            "lower it, or set backend to 'cpu'",
+            f"max_keypoints is {config.max_keypoints}, and TensorRT finds 2 to {LARGEST_TOP_K}",
+            "set it within that, or backend to 'cpu'",
         )
     if config.precision == "bfloat16":
         raise GpuError(
@@ -224,7 +234,7 @@ class DeviceExtractor:
         """See ``FeatureNetwork``. With a ``grid``, of as many candidates as the device can find."""
         height, width = pixels.shape[:2]
         image = np.ascontiguousarray(pixels).reshape(1, height, width, -1)
-        network = self.prepare(image.shape, LARGEST_TOP_K if grid else top_k)
+        network = self.prepare(image.shape, _candidates(top_k, grid))
         device = self._backend.device
         device.write(network.inputs["image"], image)
         self._write_mask(network, mask)
@@ -273,12 +283,11 @@ class DeviceExtractor:
         if mask is None and network in self._unmasked:
             return
         target = network.inputs["mask"]
+        self._unmasked.discard(network)
+        everywhere = np.ones(target.shape, np.uint8)
+        self._backend.device.write(target, everywhere if mask is None else mask)
         if mask is None:
-            mask = np.ones(target.shape, np.uint8)
             self._unmasked.add(network)
-        else:
-            self._unmasked.discard(network)
-        self._backend.device.write(target, mask)
 
 
 class DeviceLightGlue:
@@ -388,14 +397,17 @@ class FeatureRing:
         while len(self._entries) > count:
             _free(self._entries.pop(0)[1])
         arrays = self._entries.pop(0)[1] if len(self._entries) == count else {}
-        for name in _KEPT:
-            source = outputs[name]
-            known = arrays.get(name)
-            if known is None or known.shape != source.shape:
-                if known is not None:
-                    known.free()
-                arrays[name] = self._device.empty(source.shape, source.dtype)
-            self._device.copy(arrays[name], source)
+        try:
+            for name in _KEPT:
+                source = outputs[name]
+                if name in arrays and arrays[name].shape != source.shape:
+                    arrays.pop(name).free()
+                if name not in arrays:
+                    arrays[name] = self._device.empty(source.shape, source.dtype)
+                self._device.copy(arrays[name], source)
+        except BaseException:
+            _free(arrays)
+            raise
         self._entries.append((descriptors, arrays))
 
     def find(self, descriptors: Float32Array) -> dict[str, DeviceArray] | None:

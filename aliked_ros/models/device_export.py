@@ -104,18 +104,8 @@ def extractor_graph(
     """
     check_top_k(top_k)
     if size is not None:
-        if min(size) < SMALLEST_SIDE:
-            raise ConfigurationError(
-                f"An image of {size[0]}x{size[1]} pixels is too small for TensorRT's graph, whose "
-                f"sides have {SMALLEST_SIDE} or more; set backend to 'cpu'."
-            )
-        room = (size[0] // 3) * (size[1] // 3)
-        if room < top_k:
-            raise ConfigurationError(
-                f"max_keypoints is {top_k}, but an image of {size[0]}x{size[1]} pixels has room "
-                f"for {room} at most; set max_keypoints to {room} or less."
-            )
-    folder = _ensure(model, model, precision, progress)
+        check_size(size, top_k)
+    folder = _ensure(model, precision, progress)
     graph = _load(folder / _EXTRACTOR)
     if channels == 1:
         _take_grey(graph.graph)
@@ -130,12 +120,9 @@ def extractor_graph(
 def matcher_graphs(
     top_k: int,
     precision: GraphPrecision,
-    whole: bool = False,
     progress: Progress | None = None,
 ) -> list[DeviceGraph]:
     """LightGlue for two images of ``top_k`` rows each, as segments of three layers.
-
-    One graph (all nine layers, no early exit) where ``whole``.
 
     first graph, inputs:  ``keypoints0``, ``keypoints1`` float32 K×2 pixels; ``descriptors0``,
         ``descriptors1`` K×128 (float32, or float16 by precision: what the extractor gives);
@@ -154,12 +141,27 @@ def matcher_graphs(
     Raises as ``extractor_graph``.
     """
     check_top_k(top_k)
-    folder = _ensure(f"{LIGHTGLUE}-whole" if whole else LIGHTGLUE, LIGHTGLUE, precision, progress)
+    folder = _ensure(LIGHTGLUE, precision, progress)
     graphs = []
     for path in sorted(folder.glob("*.onnx")):
         of = {"kind": "matcher", "part": path.stem, "top_k": top_k, "precision": precision}
         graphs.append(_finish(f"{LIGHTGLUE}-{path.stem}", _load(path), {"k": top_k}, of))
     return graphs
+
+
+def check_size(size: tuple[int, int], top_k: int) -> None:
+    """ConfigurationError where an extractor's graph cannot have images of this width, height."""
+    if min(size) < SMALLEST_SIDE:
+        raise ConfigurationError(
+            f"An image of {size[0]}x{size[1]} pixels is too small for TensorRT's graph, whose "
+            f"sides have {SMALLEST_SIDE} or more; set backend to 'cpu'."
+        )
+    room = (size[0] // 3) * (size[1] // 3)
+    if room < top_k:
+        raise ConfigurationError(
+            f"max_keypoints is {top_k}, but an image of {size[0]}x{size[1]} pixels has room "
+            f"for {room} at most; set max_keypoints to {room} or less."
+        )
 
 
 def check_top_k(top_k: int) -> None:
@@ -171,19 +173,18 @@ def check_top_k(top_k: int) -> None:
         )
 
 
-def _ensure(name: str, model: str, precision: GraphPrecision, progress: Progress | None) -> Path:
+def _ensure(model: str, precision: GraphPrecision, progress: Progress | None) -> Path:
     """Folder of the exported graphs with free sides, made first where missing or stale."""
 
     def make(weights: Path, folder: Path, identity: dict[str, Any], report: Progress) -> None:
         identity["precision"] = precision
-        report(f"{name}: {precision} graph for TensorRT")
+        report(f"{model}: {precision} graph for TensorRT")
         if model == LIGHTGLUE:
-            whole = name != LIGHTGLUE
-            _export_matcher(weights, folder, identity, precision == "float16", whole, report)
+            _export_matcher(weights, folder, identity, precision == "float16", report)
         else:
             _export_extractor(weights, folder, identity, precision == "float16")
 
-    folder = graphs_dir() / f"{name}-{precision}"
+    folder = graphs_dir() / f"{model}-{precision}"
     return make_folder(model, folder, FORMAT, make, progress or (lambda _: None))
 
 
@@ -215,7 +216,6 @@ def _export_matcher(
     folder: Path,
     identity: dict[str, Any],
     half: bool,
-    whole: bool,
     report: Progress,
 ) -> None:
     import torch
@@ -243,9 +243,8 @@ def _export_matcher(
         "state": torch.zeros(2, rows, DIM, dtype=dtype),
         "rotation": torch.zeros(2, rows, HEAD_DIM, dtype=dtype),
     }
-    step = network.layers if whole else SEGMENT_LAYERS
-    for start in range(0, network.layers, step):
-        layers = range(start, min(start + step, network.layers))
+    for start in range(0, network.layers, SEGMENT_LAYERS):
+        layers = range(start, min(start + SEGMENT_LAYERS, network.layers))
         last = layers.stop == network.layers
         report(f"{LIGHTGLUE}: layers {layers.start} to {layers.stop - 1}")
         kept = [] if last else ["new_state", *([] if start else ["rotation"]), "undecided"]

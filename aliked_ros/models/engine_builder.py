@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aliked_ros.cache import atomic_path
-from aliked_ros.errors import ConfigurationError
+from aliked_ros.errors import BackendError, ConfigurationError
 from aliked_ros.models.device_export import DeviceGraph
 from aliked_ros.models.tensorrt_library import Target, TensorRt, explained, make_logger
 
@@ -128,10 +128,13 @@ def build_plan(
     outcome: list[bytes | BaseException] = []
 
     def build() -> None:
+        logger = make_logger(target.library.module)
         try:
-            outcome.append(_build(what, graph, target, sides, work, timing))
-        except BaseException as error:
+            outcome.append(_build(what, graph, target, sides, work, timing, logger))
+        except (BackendError, OSError) as error:
             outcome.append(error)
+        except BaseException as error:  # from the bindings, e.g. a TypeError for no Builder
+            outcome.append(explained(what, logger.errors or error))
 
     thread = threading.Thread(target=build, name="building", daemon=True)
     thread.start()
@@ -157,12 +160,10 @@ def _build(
     sides: Sides | None,
     work: _Work,
     timing: Path,
+    logger: Any,
 ) -> bytes:
     library, trt = target.library, target.library.module
-    logger = make_logger(trt)
     builder = trt.Builder(logger)
-    if builder is None:
-        raise explained(doing, logger.errors)
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(graph.onnx):
@@ -207,8 +208,9 @@ def _timing_cache(library: TensorRt, config: Any, folder: Path) -> Iterator[None
         return
     path = folder / f"timing_{library.version}.cache"
     kept = path.read_bytes() if path.is_file() else b""
-    if not config.set_timing_cache(config.create_timing_cache(kept), False):
-        config.set_timing_cache(config.create_timing_cache(b""), False)  # of another GPU
+    cache = config.create_timing_cache(kept)
+    if cache is None or not config.set_timing_cache(cache, False):  # damaged, or of another GPU
+        config.set_timing_cache(config.create_timing_cache(b""), False)
     yield
     with atomic_path(path) as written:
         written.write_bytes(bytes(config.get_timing_cache().serialize()))

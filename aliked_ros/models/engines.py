@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from aliked_ros.cache import atomic_path, cache_dir, remove_leftovers
-from aliked_ros.errors import BackendError
+from aliked_ros.errors import BackendError, ConfigurationError
 from aliked_ros.models import device_export
 from aliked_ros.models.device_export import (
     SEGMENT_LAYERS,
     DeviceGraph,
     GraphPrecision,
     TensorSpec,
+    check_size,
     extractor_graph,
     matcher_graphs,
 )
@@ -107,6 +108,8 @@ def extractor_network(
     kind = {"kind": "extractor", "width": width, "height": height, "channels": channels}
 
     def graph(tell: Tell) -> DeviceGraph:
+        if sides is not None:
+            check_size(sides.smallest, top_k)
         return extractor_graph(model, size, channels, top_k, precision, tell)
 
     return Network(
@@ -240,11 +243,13 @@ def find_ranged(
     for described in sorted(engines_dir().glob("*.json")):
         try:
             facts = json.loads(described.read_text(encoding="utf-8"))
-            sides = Sides(*(tuple(side) for side in facts["sizes"] or ()))
-            network = facts["network"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if sides.holds(size) and all(network.get(key) == v for key, v in wanted.items()):
+            if not facts["sizes"]:
+                continue
+            sides = Sides(*(tuple(side) for side in facts["sizes"]))
+            fits = sides.holds(size) and facts["network"].items() >= wanted.items()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigurationError):
+            continue  # damaged
+        if fits:
             return sides
     return None
 

@@ -203,7 +203,7 @@ _EXPLANATIONS = (
     (
         (
             "unspecified launch failure", "illegal memory access", "illegal address", "device lost",
-            "devices unavailable", "device is unavailable", "uncorrectable ecc", "unknown error",
+            "busy or unavailable", "misaligned address", "uncorrectable ecc", "unknown error",
             "no cuda-capable device", "context is destroyed", "context_is_destroyed",
             "launch timed out", "launch_failed", "launch_timeout", "hardware stack error",
         ),

@@ -6,9 +6,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from aliked_ros.errors import AlikedError
 
+_PACKAGE = Path(__file__).parents[1]
 _PERIOD = 5.0  # seconds between two log entries about one subject
 
 
@@ -62,6 +64,12 @@ class Complaints:
         """All that stands."""
         with self._lock:
             return " ".join(self._standing.values())
+
+
+def passed_through_us(error: Exception) -> bool:
+    """Whether this package's code raised it, or called what did; who caught it does not count."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    return any(Path(frame.filename).is_relative_to(_PACKAGE) for frame in frames)
 
 
 def reason(error: Exception) -> str:

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 from std_msgs.msg import Header
@@ -31,18 +34,21 @@ from aliked_ros.camera import CameraModel
 from aliked_ros.errors import BackendError
 from aliked_ros.frontend.masks import read_mask
 from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.inference.backend import OpenBackend, create_backend
+from aliked_ros.machine import give_back_memory, limit_heaps
 from aliked_ros.ros import running
-from aliked_ros.ros.complaints import Complaints, reason
+from aliked_ros.ros.complaints import Complaints, passed_through_us, reason
 from aliked_ros.ros.conversions import (
     candidate_message,
     feature_frame,
     image_from_message,
 )
+from aliked_ros.ros.diagnostics import Diagnostics
 from aliked_ros.ros.inputs import Arrival, Inputs
 from aliked_ros.ros.numbering import Numbering
 from aliked_ros.ros.outputs import Frame, Outputs
-from aliked_ros.ros.parameters import NodeParameters
-from aliked_ros.ros.statistics import Statistics, diagnostic
+from aliked_ros.ros.parameters import NodeParameters, refused_read_only
+from aliked_ros.ros.statistics import Statistics
 from aliked_ros.ros.worker import LatestWorker
 from aliked_ros.types import Features, FrameResult, Matches, Tracks, UInt8Array
 
@@ -80,8 +86,10 @@ class FrontendNode(LifecycleNode):
     reason in its log, in ``~/status`` and in ``/diagnostics``.
     """
 
-    def __init__(self) -> None:
-        super().__init__("aliked_frontend")
+    def __init__(self, open_backend: OpenBackend = create_backend, **options: Any) -> None:
+        """open_backend: see ``Pipeline``. options: of rclpy's Node."""
+        super().__init__("aliked_frontend", **options)
+        self._open_backend = open_backend
         self._state = "unconfigured"
         self._pipeline: Pipeline | None = None
         self._pipeline_lock = threading.Lock()
@@ -94,12 +102,16 @@ class FrontendNode(LifecycleNode):
         self._latest: Frame | None = None
         self._statistics = Statistics()
         self._complaints = Complaints(self.get_logger().warning, self._statistics.error)
-        self._reported_refused = 0
+        self._step = ""  # of a long load
+        self._failure = ""  # why the last transition failed, until one succeeds
+        self._process_itself = psutil.Process()
 
         # These two speak in every state: a node that could not be configured has to say why.
         self._status = self.create_publisher(FrontendStatus, "~/status", _REPORT_QOS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", _REPORT_QOS)
         self._settings = NodeParameters(self, self._is_configured, self._apply_parameters)
+        name = self.get_fully_qualified_name().lstrip("/")  # several cameras, several names
+        self._diagnosis = Diagnostics(name, self._settings)
         self._status_timer = self.create_timer(
             self._settings["status_period"],
             self._publish_status,
@@ -121,6 +133,11 @@ class FrontendNode(LifecycleNode):
 
     def run(self, executor: SingleThreadedExecutor) -> None:
         """Start as the parameter ``autostart`` says, then serve until shutdown."""
+        self.start()
+        self.serve(executor)
+
+    def start(self) -> None:
+        """Configure and activate, if the parameter ``autostart`` says so."""
         if self._settings["autostart"]:
             started = self.trigger_configure() == _SUCCESS and self.trigger_activate() == _SUCCESS
             if not started and self.context.ok():  # the failed transition has said why
@@ -128,7 +145,30 @@ class FrontendNode(LifecycleNode):
                     f"Not started: the node stays {self._state}. Mend the cause, then configure "
                     "and activate it (ros2 lifecycle set)."
                 )
-        executor.spin()
+
+    def serve(self, executor: SingleThreadedExecutor) -> None:
+        """Answer until shutdown."""
+        while self.context.ok():
+            try:
+                executor.spin()
+            except ExternalShutdownException:
+                raise
+            except Exception as error:
+                if not self.context.ok():
+                    raise
+                self._survive(error)
+
+    def _survive(self, error: Exception) -> None:
+        """A callback failed: that must not take the node from the robot."""
+        if passed_through_us(error):
+            sentence = f"A callback failed, the node goes on: {reason(error)}"
+        else:  # a request that rclpy cannot read, a parameter of no known type, say
+            sentence = (
+                f"ROS could not read something it received ({error}); it is ignored, and a caller "
+                "gets no answer. Look for a program built for another version of the interfaces."
+            )
+        self._statistics.error(sentence)
+        self.get_logger().warning(sentence, throttle_duration_sec=_LOG_PERIOD)
 
     def close(self) -> None:
         """End the threads and free the networks, whatever state the node is in."""
@@ -147,7 +187,7 @@ class FrontendNode(LifecycleNode):
             config = self._settings.frontend_config()
             mask_file = self._settings["mask_file"]
             self._static_mask = read_mask(Path(mask_file)) if mask_file else None
-            self._pipeline = Pipeline(config, progress=self._tell)
+            self._pipeline = Pipeline(config, self._tell, self._open_backend)
         except Exception as error:
             if not self.context.ok():  # interrupted: nobody is left to tell
                 raise
@@ -157,8 +197,13 @@ class FrontendNode(LifecycleNode):
         if not self.context.ok():
             raise ExternalShutdownException
         self._identity = self._pipeline.identity | {"backend": self._pipeline.backend}
-        self._outputs = Outputs(self, self._settings, self._complaints)
-        self.get_logger().info(f"Configured: {config.model} on {self._pipeline.backend}")
+        backend = self._identity["backend"]
+        self._outputs = Outputs(self, self._settings, self._complaints, backend)
+        self._failure = ""
+        why = self._identity["reason"]
+        self.get_logger().info(f"Configured: {config.model} on {backend} ({why})")
+        if config.backend == "tensorrt" and not backend.startswith("tensorrt"):
+            self._warn_of_fallback()
         self._enter("inactive")
         return super().on_configure(state)
 
@@ -167,7 +212,6 @@ class FrontendNode(LifecycleNode):
         """Subscribe and start the threads."""
         self._statistics.clear()
         self._complaints.clear()
-        self._reported_refused = 0
         self._numbering.restart()
         self._outputs.start()
         self._worker = LatestWorker("frontend", self._process)
@@ -177,16 +221,17 @@ class FrontendNode(LifecycleNode):
         )  # fmt: skip
         self._inputs.open()
         result = super().on_activate(state)
+        self._failure = ""
         self.get_logger().info(f"Active: waiting for images on {self._inputs.topic}")
         self._enter("active")
         return result
 
     @_logged
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe and end the threads; the networks stay loaded, the tracks end."""
+        """Unsubscribe, end the threads and tracks; give back what a GPU holds of the networks."""
         self._stop()
         with self._pipeline_lock:
-            self._pipeline.reset()
+            self._pipeline.release()
         self._enter("inactive")
         return super().on_deactivate(state)
 
@@ -213,18 +258,33 @@ class FrontendNode(LifecycleNode):
 
     def _enter(self, state: str) -> None:
         self._state = state
+        self._step = ""
         self._publish_status()
 
     def _complain(self, sentence: str) -> None:
         """An error of the node itself: into the log, ``~/status`` and ``/diagnostics``."""
+        self._failure = sentence
         self._statistics.error(sentence)
         self.get_logger().error(sentence)
 
     def _tell(self, progress: str) -> None:
-        """Log a step of a long load; and here is where Ctrl-C ends it."""
+        """Tell a step of a long load, in /diagnostics too; and here is where Ctrl-C ends it."""
         if not self.context.ok():
             raise ExternalShutdownException
         self.get_logger().info(progress)
+        self._step = progress
+        self._publish_status()
+
+    def _warn_of_fallback(self) -> None:
+        sentence = f"On the CPU instead of TensorRT: {self._identity['reason']}"
+        self._statistics.error(sentence)
+        self.get_logger().warning(sentence)
+
+    def _ask_backend(self, pipeline: Pipeline) -> None:
+        """Take over what a backend learns while working: its engine, and that it had to give up."""
+        before, self._identity = self._identity, pipeline.identity | {"backend": pipeline.backend}
+        if before["reason"] != self._identity["reason"]:
+            self._warn_of_fallback()
 
     def _is_configured(self) -> bool:
         return self._pipeline is not None
@@ -249,6 +309,9 @@ class FrontendNode(LifecycleNode):
                 self._numbering.retire(pipeline.epoch)
                 self._identity = {}
                 pipeline.close()
+        if pipeline is not None:
+            del pipeline
+            give_back_memory()
 
     def _epoch(self) -> int:
         """The tracker's epoch, counted over the life of the node."""
@@ -308,6 +371,7 @@ class FrontendNode(LifecycleNode):
             pipeline.camera = inputs.calibration.camera
             pipeline.baseline = inputs.calibration.baseline
             result = pipeline.process(image)
+            self._step = ""
             stamp = arrival.message.header.stamp
             result = self._numbering.renumbered(result, stamp, pipeline.keyframes)
             frame = Frame(arrival, image.pixels, result, self._numbering.reference_stamp(result))
@@ -322,6 +386,7 @@ class FrontendNode(LifecycleNode):
             publisher.publish(message)
         lap("publish")
         stages["total"] = clock[-1] - arrival.time
+        stages |= outputs.drawing()
         self._statistics.processed(result, stages)
         outputs.draw(frame)
 
@@ -330,6 +395,9 @@ class FrontendNode(LifecycleNode):
     def _publish_status(self) -> None:
         if not self.context.ok():
             return
+        pipeline = self._pipeline
+        if pipeline is not None and self._identity:
+            self._ask_backend(pipeline)
         status = self._statistics.status(
             "paused" if self._inputs is not None and self._inputs.paused else self._state
         )
@@ -339,22 +407,23 @@ class FrontendNode(LifecycleNode):
         status.backend = self._identity.get("backend", "")
         status.model = self._identity.get("model", self._settings["model"])
         status.model_checksum = self._identity.get("model_checksum", "")
+        status.backend_reason = self._identity.get("reason", "")
+        status.engine = self._identity.get("engine", "")
         status.precision = self._identity.get("precision", "")
+        status.memory = self._process_itself.memory_info().rss
         self._status.publish(status)
-        report = diagnostic(f"{self.get_name()}: front-end", status, self._complaint(status))
-        self._diagnostics.publish(DiagnosticArray(header=Header(stamp=stamp), status=[report]))
-
-    def _complaint(self, status: FrontendStatus) -> str:
-        """What a person should look at now; empty = nothing."""
-        if status.state == "unconfigured":
-            return status.last_error
-        if status.state != "active" or self._inputs is None:
-            return ""
-        refused = status.frames_refused - self._reported_refused
-        self._reported_refused = status.frames_refused
-        if refused:
-            return f"{refused} images refused: {status.last_error}"
-        return self._inputs.silence() or str(self._complaints)
+        inputs = self._inputs
+        report = self._diagnosis.report(
+            status,
+            self._statistics.recent(),
+            failure=self._failure,
+            complaints="" if inputs is None else str(self._complaints),
+            silence="" if inputs is None else inputs.silence(),
+        )
+        for entry in report:
+            if self._step and entry.message == status.state:  # nothing worse is to be told
+                entry.message = self._step
+        self._diagnostics.publish(DiagnosticArray(header=Header(stamp=stamp), status=report))
 
     # Services and parameters
 
@@ -376,6 +445,8 @@ class FrontendNode(LifecycleNode):
     def _on_resume(self, request: Trigger.Request, response: Trigger.Response):
         if self._inputs is None:
             return _answer(response, False, f"nothing to resume in state {self._state}")
+        if self._inputs.paused:
+            self._statistics.resume()
         self._inputs.paused = False
         self._publish_status()
         return _answer(response, True, "active")
@@ -446,6 +517,13 @@ class FrontendNode(LifecycleNode):
             yield
         time.sleep(_TURN)  # the lock is not fair: let who waits for it have it
 
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """As rclpy's, but whoever sets a read-only one is told what to do."""
+        result = super().set_parameters_atomically(parameter_list)
+        if not result.successful and "read-only" in result.reason:
+            result.reason = refused_read_only([parameter.name for parameter in parameter_list])
+        return result
+
     def _apply_parameters(self) -> None:
         """After parameters were set: what can change while working does so now."""
         self._status_timer.timer_period_ns = int(self._settings["status_period"] * 1e9)
@@ -472,6 +550,7 @@ def _answer(response: Any, success: bool, message: str) -> Any:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM."""
+    limit_heaps()
     return running.run(FrontendNode, args)
 
 

@@ -41,7 +41,7 @@ _RELIABILITY = {
     "reliable": ReliabilityPolicy.RELIABLE,
 }
 _MASK_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)  # it may come only once
-_SILENCE = 5.0  # seconds without an image after which /diagnostics warns
+_SILENCE = 5.0  # seconds without a partner that leave no doubt that none come
 _STATIC_SHARE = 0.01  # of the image, that is worth a word
 _ALONE = 10  # images in a row without their partner, after which the node says so
 
@@ -149,12 +149,9 @@ class Inputs:
         return str(self._images.topic_name)
 
     def silence(self) -> str:
-        """What to say when no images come; empty = they do."""
-        silence = self._statistics.silence()
-        if silence <= _SILENCE:
-            return ""
+        """What to say when no images come."""
         return (
-            f"no image on {self.topic} for {silence:.0f} s: "
+            f"no image on {self.topic} for {self._statistics.silence():.0f} s: "
             f"{self._images.get_publisher_count()} matching publishers. "
             "Check the topic's name, and input_reliability against the camera's QoS."
         )

@@ -178,6 +178,23 @@ def _pipeline_declarations() -> list[Declaration]:
     ]
 
 
+def _thresholds(
+    name: str, figure: str, warn: float, error: float, largest: float
+) -> tuple[Declaration, Declaration]:
+    """The two levels of one figure in ``/diagnostics``; see docs/operations.md."""
+    first, second = (
+        Declaration(
+            f"diagnostics.{name}_{level}",
+            default,
+            f"/diagnostics: {level.upper()} {figure}; 0 = off.",
+            Change.ANYTIME,
+            (0.0, largest),
+        )
+        for level, default in (("warn", warn), ("error", error))
+    )
+    return first, second
+
+
 DECLARATIONS: tuple[Declaration, ...] = (
     *_pipeline_declarations(),
     Declaration(
@@ -298,12 +315,36 @@ DECLARATIONS: tuple[Declaration, ...] = (
         Change.ANYTIME,
         (0.05, 60.0),
     ),
+    *_thresholds("max_silence", "after so many seconds without an image", 5.0, 15.0, 3600.0),
+    *_thresholds("max_refused", "above this share of images refused", 0.01, 0.5, 1.0),
+    *_thresholds(
+        "min_tracked", "below this share of keypoints that continue a track", 0.1, 0.0, 1.0
+    ),
+    *_thresholds("min_rate", "below so many images processed a second", 0.0, 0.0, 1000.0),
+    *_thresholds(
+        "max_latency", "above so many seconds from received to published, mean", 0.0, 0.0, 60.0
+    ),
+    *_thresholds("max_dropped", "above this share of images dropped", 0.0, 0.0, 1.0),
+    *_thresholds("max_memory", "above so many MB of the node's process", 0.0, 0.0, 1e6),
     Declaration(
         "trail_length",
         15,
-        "Recent positions of each track drawn into ~/tracks/image, frames.",
+        "Length of the tails in ~/tracks/image and ~/annotations, frames.",
         Change.UNCONFIGURED,
         (1, 1000),
+    ),
+    Declaration(
+        "draw_text",
+        True,
+        "Write a line of text into ~/tracks/image: rate, features, tracked, inliers, model, "
+        "backend.",
+        Change.ANYTIME,
+    ),
+    Declaration(
+        "draw_legend",
+        True,
+        "Draw the colour scale of the track lengths into ~/tracks/image.",
+        Change.ANYTIME,
     ),
 )
 
@@ -359,8 +400,9 @@ class NodeParameters:
                 # The value it has is welcome at any time: ros2 param load sets them all.
                 if declaration.checked(value) != self[name] and locked:
                     raise ConfigurationError(
-                        f"parameter {name} may be set {declaration.change.value}: deactivate and "
-                        "clean up the node, set it, then configure and activate again."
+                        f"parameter {name} may be set {declaration.change.value}: "
+                        f"{_transitions(self.node, 'deactivate', 'cleanup')}; set it; "
+                        f"{_transitions(self.node, 'configure', 'activate')}."
                     )
             settings = {name: values.get(name, self[name]) for name in names()}
             FrontendConfig(**settings)
@@ -372,6 +414,22 @@ class NodeParameters:
         for parameter in parameters:
             self._problems.pop(parameter.name, None)
         self.changed()
+
+
+def _transitions(node: Node, *labels: str) -> str:
+    """The commands that take a node through lifecycle transitions."""
+    name = node.get_fully_qualified_name()
+    return " && ".join(f"ros2 lifecycle set {name} {label}" for label in labels)
+
+
+def refused_read_only(names: Sequence[str]) -> str:
+    """The answer to setting parameters of ``Change.AT_START``; rclpy's own has no remedy."""
+    fixed = {item.name for item in DECLARATIONS if item.change is Change.AT_START}
+    named = next((name for name in names if name in fixed), ", ".join(names))
+    return (
+        f"parameter {named} is read-only: it is read when the node starts. Put it into the "
+        f"parameter file, or start the node with --ros-args -p {named}:=VALUE."
+    )
 
 
 def reference() -> str:

@@ -1,4 +1,4 @@
-"""Counts, rates and recent stage times of the front-end, and the messages that report them."""
+"""Counts, rates and recent stage times of the front-end, and the message that reports them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import math
 import threading
 import time
 from collections import defaultdict, deque
+from dataclasses import dataclass
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from aliked_msgs.msg import FrontendStatus
 from aliked_ros.types import FrameResult
 
-_RATE_WINDOW = 5.0  # seconds over which rates are taken
+WINDOW = 5.0  # seconds over which rates and recent figures are taken
 _RECENT = 100  # images over which stage times are taken
 
 
@@ -28,11 +28,50 @@ class Rate:
 
     def hertz(self, now: float) -> float:
         """Rate at ``now``: it falls towards 0 when events stop."""
-        while self._times and self._times[0] < now - _RATE_WINDOW:
+        while self._times and self._times[0] < now - WINDOW:
             self._times.popleft()
         if len(self._times) < 2:
             return 0.0
         return (len(self._times) - 1) / max(now - self._times[0], 1e-9)
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """The last ``WINDOW`` seconds, or less after activation; NaN = nothing to tell it from.
+
+    rate: images processed, Hz. dropped, refused: shares of the images. latency_mean, latency_max:
+    from received to published, seconds. features, recovered: an image. tracked: share of the
+    features. inliers: share of the matches that were verified. silence: seconds since the last
+    image, or since images are expected.
+    settled: images have come for so long that the figures can be judged.
+    """
+
+    rate: float
+    dropped: float
+    refused: float
+    latency_mean: float
+    latency_max: float
+    features: float
+    tracked: float
+    inliers: float
+    recovered: float
+    silence: float
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """An image that is done with: processed, unless dropped or refused."""
+
+    time: float
+    dropped: bool = False
+    refused: bool = False
+    latency: float = math.nan
+    features: int = 0
+    tracked: int = 0
+    verified: int = 0
+    inliers: int = 0
+    recovered: int = 0
 
 
 class Statistics:
@@ -46,6 +85,8 @@ class Statistics:
         """Start counting anew."""
         with self._lock:
             self._last_arrival = time.monotonic()
+            self._first_arrival = math.inf
+            self._ended: deque[_Ended] = deque(maxlen=10_000)
             self._received = self._processed = self._dropped = self._refused = 0
             self._input, self._output = Rate(), Rate()
             self._stages: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))
@@ -55,11 +96,19 @@ class Statistics:
             self._offset = math.nan
             self._last_error = ""
 
+    def resume(self) -> None:
+        """Images are expected from now on: what was before says nothing about now."""
+        with self._lock:
+            self._last_arrival = time.monotonic()
+            self._first_arrival = math.inf
+            self._ended.clear()
+
     def received(self) -> None:
         """Count an image that arrived."""
         with self._lock:
             self._received += 1
             self._last_arrival = time.monotonic()
+            self._first_arrival = min(self._first_arrival, self._last_arrival)
             self._input.add(self._last_arrival)
 
     def paired(self, offset: float | None) -> None:
@@ -76,12 +125,14 @@ class Statistics:
         """Count images that a newer one replaced."""
         with self._lock:
             self._dropped += count
+            self._ended.extend([_Ended(time.monotonic(), dropped=True)] * count)
 
     def refused(self, reason: str) -> int:
         """Count an image that could not be used; returns how many there were."""
         with self._lock:
             self._refused += 1
             self._last_error = reason
+            self._ended.append(_Ended(time.monotonic(), refused=True))
             return self._refused
 
     def error(self, reason: str) -> None:
@@ -93,7 +144,9 @@ class Statistics:
         """Count an image whose results were published; stages: seconds by name."""
         with self._lock:
             self._processed += 1
-            self._output.add(time.monotonic())
+            now = time.monotonic()
+            self._output.add(now)
+            self._ended.append(_ended(now, result, stages["total"]))
             self._latest = result
             self._keyframes += result.is_keyframe
             self._matchers.append(result.matches.matcher)
@@ -127,10 +180,59 @@ class Statistics:
                 message.stage_max.append(max(recent))
         return message
 
+    def recent(self) -> Recent:
+        """The figures of the last seconds."""
+        now = time.monotonic()
+        with self._lock:
+            while self._ended and self._ended[0].time < now - WINDOW:
+                self._ended.popleft()
+            ended = list(self._ended)
+            silence, since = now - self._last_arrival, self._first_arrival
+            rate = self._output.hertz(now)
+        processed = [image for image in ended if not (image.dropped or image.refused)]
+        latencies = [image.latency for image in processed]
+        features = sum(image.features for image in processed)
+        return Recent(
+            rate=rate,
+            dropped=_share(sum(image.dropped for image in ended), len(ended)),
+            refused=_share(sum(image.refused for image in ended), len(ended)),
+            latency_mean=_share(sum(latencies), len(processed)),
+            latency_max=max(latencies, default=math.nan),
+            features=_share(features, len(processed)),
+            # images without any features track nothing, which is known
+            tracked=_share(sum(i.tracked for i in processed), features)
+            if features
+            else _share(0, len(processed)),
+            inliers=_share(
+                sum(image.inliers for image in processed),
+                sum(image.verified for image in processed),
+            ),
+            recovered=_share(sum(image.recovered for image in processed), len(processed)),
+            silence=silence,
+            settled=now - since >= WINDOW,
+        )
+
     def silence(self) -> float:
-        """Seconds since the last image, or since the start of counting."""
+        """Seconds since the last image, or since images are expected."""
         with self._lock:
             return time.monotonic() - self._last_arrival
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
+
+
+def _ended(now: float, result: FrameResult, latency: float) -> _Ended:
+    inliers, recovered = result.matches.inliers, result.tracks.recovered
+    return _Ended(
+        now,
+        latency=latency,
+        features=len(result.features),
+        tracked=int((result.tracks.lengths > 1).sum()),
+        verified=0 if inliers is None else len(inliers),
+        inliers=0 if inliers is None else int(inliers.sum()),
+        recovered=0 if recovered is None else int(recovered.sum()),
+    )
 
 
 def _describe(result: FrameResult, message: FrontendStatus) -> None:
@@ -145,34 +247,3 @@ def _describe(result: FrameResult, message: FrontendStatus) -> None:
     message.with_depth = 0 if result.depth is None else int(np.isfinite(result.depth).sum())
     message.calibrated = result.normalized is not None
     message.static_share = float(result.static_share)
-
-
-def diagnostic(name: str, status: FrontendStatus, complaint: str) -> DiagnosticStatus:
-    """The entry in /diagnostics of one status; complaint: what is wrong now, empty = nothing."""
-    stages = dict(zip(status.stage_names, status.stage_mean, strict=True))
-    level = DiagnosticStatus.OK
-    if complaint:
-        failed = status.state == "unconfigured"
-        level = DiagnosticStatus.ERROR if failed else DiagnosticStatus.WARN
-    values = {
-        "state": status.state,
-        "input rate (Hz)": f"{status.input_rate:.1f}",
-        "output rate (Hz)": f"{status.output_rate:.1f}",
-        "latency, mean (ms)": f"{stages.get('total', 0.0) * 1e3:.1f}",
-        "frames received": str(status.frames_received),
-        "frames processed": str(status.frames_processed),
-        "frames dropped": str(status.frames_dropped),
-        "frames refused": str(status.frames_refused),
-        "frames alone": str(status.frames_alone),
-        "tracked": str(status.tracked),
-        "calibrated": str(status.calibrated).lower(),
-        "epoch": str(status.epoch),
-        "last error": status.last_error,
-    }
-    return DiagnosticStatus(
-        level=level,
-        name=name,
-        message=complaint or status.state,
-        hardware_id=status.backend,
-        values=[KeyValue(key=key, value=value) for key, value in values.items()],
-    )

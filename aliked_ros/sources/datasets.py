@@ -41,6 +41,7 @@ _TUM_CALIBRATIONS = {
     "2": (520.9, 521.0, 325.1, 249.7, 0.2312, -0.7849, -0.0033, -0.0001, 0.9172),
     "3": (535.4, 539.2, 320.1, 247.6, 0.0, 0.0, 0.0, 0.0, 0.0),  # undistorted as published
 }
+_KITTI_IMAGES = 1_000_000  # at most: names have six digits, those that are times have more
 _KITTI_RATE = 10.0  # Hz, where times.txt is missing
 _EUROC_TOLERANCE = 0.002  # seconds between the images of the two cameras, which one trigger takes
 _EUROC_MODELS = {
@@ -100,13 +101,17 @@ def kitti(path: Path, limit: int | None, partner: Partner) -> ImageFiles:
     if partner == "depth":
         raise no_partner(str(path), partner, "it is a KITTI sequence")
     left = next(n for n in (0, 2) if (path / f"image_{n}").is_dir())
-    files = {int(f.stem): f for f in image_files(path / f"image_{left}") if f.stem.isdecimal()}
-    if not files:
-        raise SourceError(f"{path / f'image_{left}'} holds no images 000000.png, 000001.png, ...")
+    folder = path / f"image_{left}"
+    files = {int(f.stem): f for f in image_files(folder) if f.stem.isdecimal()}
+    if not files or max(files) >= _KITTI_IMAGES:
+        raise SourceError(
+            f"{folder} does not hold the images 000000.png, 000001.png, ... of a KITTI sequence; "
+            "give that folder itself to see it as a folder of images."
+        )
     numbers = range(max(files) + 1)
     stamps = _kitti_times(path / "times.txt", len(numbers))
     # What lies between two images and is missing is skipped and counted when it is read.
-    paths = [files.get(n, path / f"image_{left}" / f"{n:06d}.png") for n in numbers][: len(stamps)]
+    paths = [files.get(n, folder / f"{n:06d}.png") for n in numbers][: len(stamps)]
     calibration = calibration_file(path) or _kitti_calibration(path, left, list(files.values()))
     complete: Step | None = None
     if partner == "right":

@@ -31,6 +31,7 @@ from aliked_ros.types import Image
 logger = logging.getLogger("aliked_ros.sources")
 
 Step = Callable[[Path, Image], Image]
+_LATEST = 2**31 * SECOND
 _LEFT, _RIGHT = "image_0", "image_1"  # folders of a stereo sequence, as KITTI names them
 
 
@@ -165,11 +166,15 @@ def read_table(path: Path, columns: str, separator: str | None = None) -> list[l
 
 
 def nanoseconds_of(seconds: str) -> int | None:
-    """Exact nanoseconds of a decimal number of seconds; None for anything else."""
+    """Exact nanoseconds of a decimal number of seconds; None for anything else.
+
+    Also for what no stamp of ROS holds (32 bits of seconds): a table in milli- or nanoseconds.
+    """
     try:
-        return round(Decimal(seconds.strip()).scaleb(9))
+        nanoseconds = round(Decimal(seconds.strip()).scaleb(9))
     except (InvalidOperation, ValueError, OverflowError):  # no number; NaN; infinite
         return None
+    return nanoseconds if abs(nanoseconds) < _LATEST else None
 
 
 def calibration_file(path: Path) -> dict[str, Any] | None:

@@ -1,0 +1,102 @@
+"""Memory, threads and open files of a process over time, and whether they grow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+from scipy.stats import theilslopes
+
+_MEGABYTE = 1e6
+_WINDOWS = 12  # of whose lowest figures the slope is taken: work in progress is no leak
+_LEAST_WINDOW = 10.0  # seconds, in which a few faults have come and gone
+_LEAST_GROWTH = 5.0  # MB; an allocator keeps and gives back that much without any leak
+_CONFIDENCE = 0.95
+_LEAST_LOOKS = 8  # fewer have no interval worth the name
+_THREADS, _FILES = 3, 5  # more than at the beginning; fewer may be a pool's
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """One look at a process.
+
+    time: seconds. memory: MB of its own, without files and memory it shares. resident: MB with
+    them. threads, files: their numbers.
+    """
+
+    time: float
+    memory: float
+    resident: float
+    threads: int
+    files: int
+
+
+def vitals_of(process: psutil.Process, time: float) -> Vitals:
+    """Look at a process on Linux; raises psutil.NoSuchProcess when it has ended."""
+    memory = process.memory_info()
+    return Vitals(
+        time,
+        (memory.rss - memory.shared) / _MEGABYTE,
+        memory.rss / _MEGABYTE,
+        process.num_threads(),
+        process.num_fds(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Of a process's own memory, MB a minute: slope by Theil and Sen, with its interval."""
+
+    slope: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.slope:+.2f} MB/min ({self.low:+.2f} to {self.high:+.2f})"
+
+
+def growth(samples: Sequence[Vitals]) -> Growth:
+    """How fast memory grows: zeros with fewer than three looks.
+
+    Time is cut into windows; the lowest figure of each counts, so that what an image in work needs
+    for a moment does not. The median of the slopes between them is not moved by single steps.
+    """
+    if len(samples) < 3:
+        return Growth(0.0, 0.0, 0.0)
+    times = np.array([sample.time for sample in samples]) / 60.0
+    memory = np.array([sample.memory for sample in samples])
+    count = int(np.clip((samples[-1].time - samples[0].time) / _LEAST_WINDOW, 3, _WINDOWS))
+    edges = np.linspace(times[0], times[-1], count + 1)
+    window = np.clip(np.searchsorted(edges, times, side="right") - 1, 0, count - 1)
+    lowest = [min(np.flatnonzero(window == i), key=memory.__getitem__) for i in np.unique(window)]
+    slope, _, low, high = theilslopes(memory[lowest], times[lowest], _CONFIDENCE)
+    return Growth(float(slope), float(low), float(high))
+
+
+def least_leak(samples: Sequence[Vitals], limit: float, caches: float = 0.0) -> float:
+    """The slowest leak, MB a minute, that these looks can tell from what is none.
+
+    caches: MB that may fill meanwhile, besides an allocator's habits. It is ``limit`` when the
+    looks are over long enough.
+    """
+    minutes = (samples[-1].time - samples[0].time) / 60.0 if samples else 0.0
+    return max(limit, (_LEAST_GROWTH + caches) / minutes) if minutes > 0.0 else np.inf
+
+
+def leaks(samples: Sequence[Vitals], limit: float, caches: float = 0.0) -> list[str]:
+    """What has grown, in sentences; limit: MB a minute that are no leak; see ``least_leak``."""
+    if len(samples) < _LEAST_LOOKS:
+        return []
+    found = []
+    grown = growth(samples)
+    if grown.low > least_leak(samples, limit, caches):
+        found.append(f"memory grows by {grown}, {limit:g} MB/min are allowed")
+    third = max(len(samples) // 3, 1)
+    for name, allowed in (("threads", _THREADS), ("files", _FILES)):
+        counts = [getattr(sample, name) for sample in samples]
+        begin, end = max(counts[:third]), min(counts[-third:])
+        if end > begin + allowed:
+            found.append(f"{name} grew from {begin} to {end}, and none of them went again")
+    return found

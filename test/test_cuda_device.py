@@ -1,0 +1,332 @@
+"""Memory, streams and contexts of the TensorRT backend, on a GPU that is played.
+
+Where there is no GPU, pycuda and TensorRT are replaced by what their sources say that they do, in
+the least forgiving way: a copy or network runs only once the stream is waited for, nothing works
+without the context being current in this thread, and everything must be given back once.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aliked_ros.errors import BackendError
+from aliked_ros.gpu import Gpu
+from aliked_ros.inference import cuda
+from aliked_ros.inference.cuda import CudaDevice, TensorRtNetwork
+from aliked_ros.models.device_export import TensorSpec
+from aliked_ros.models.engines import Engine
+from aliked_ros.models.tensorrt_library import TensorRt
+
+LOST = "cuStreamSynchronize failed: an illegal memory access was encountered"
+
+
+class PlayedGpu:
+    """pycuda.driver, and TensorRT's runtime, whose only network adds one to ``x``.
+
+    failure: what waiting and taking memory raise. refused: what context changes raise. room: bytes.
+    log: what was given back of TensorRT's. said: what TensorRT logs where it returns nothing.
+    """
+
+    def __init__(self) -> None:
+        self.failure = self.refused = self.said = ""
+        self.room = 1 << 20
+        self.memory: dict[int, np.ndarray] = {}
+        self.page_locked = self.contexts = 0
+        self.streams: list[Any] = []
+        self.log: list[str] = []
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.stacks = threading.local()
+
+    @property
+    def stack(self) -> list[Any]:
+        if not hasattr(self.stacks, "value"):
+            self.stacks.value = []
+        return self.stacks.value
+
+    def needs_context(self) -> None:
+        if not self.stack:
+            raise RuntimeError("explicit_context_dependent failed: invalid device context")
+
+    def view(self, address: int, like: tuple[tuple[int, ...], Any]) -> np.ndarray:
+        shape, dtype = like
+        return (
+            self.memory[address][: int(np.prod(shape)) * np.dtype(dtype).itemsize]
+            .view(dtype)
+            .reshape(shape)
+        )
+
+
+def played_pycuda(gpu: PlayedGpu) -> SimpleNamespace:
+    class Context:
+        valid = True
+
+        def push(self) -> None:
+            if gpu.refused:
+                raise RuntimeError(gpu.refused)
+            gpu.stack.append(self)
+
+        def pop(self) -> None:
+            if gpu.refused:
+                raise RuntimeError(gpu.refused)
+            gpu.stack.pop()
+
+        def detach(self) -> None:
+            self.valid = False
+            while self in gpu.stack:
+                gpu.stack.remove(self)
+
+    class Device:
+        def __init__(self, number: int) -> None:
+            assert number == 0
+
+        def retain_primary_context(self) -> Context:
+            gpu.contexts += 1
+            return Context()
+
+    class Stream:
+        def __init__(self) -> None:
+            gpu.needs_context()
+            self.queue: list[Callable[[], None]] = []
+            gpu.streams.append(self)
+            self.handle = len(gpu.streams) - 1
+
+        def synchronize(self) -> None:
+            gpu.needs_context()
+            if gpu.failure:
+                raise RuntimeError(gpu.failure)
+            while self.queue:
+                self.queue.pop(0)()
+
+    class Allocation:
+        def __init__(self, size: int) -> None:
+            gpu.needs_context()
+            if size > gpu.room:
+                raise MemoryError("cuMemAlloc failed: out of memory")
+            gpu.room -= size
+            self.size, self.address = size, 1 + max(gpu.memory, default=0)
+            gpu.memory[self.address] = np.full(size, 77, np.uint8)
+
+        def __int__(self) -> int:
+            return self.address
+
+        def free(self) -> None:
+            gpu.needs_context()
+            gpu.room += self.size
+            del gpu.memory[self.address]
+
+    class HostAllocation:
+        def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+            gpu.needs_context()
+            gpu.page_locked += 1
+            self.values = np.full(shape, 77, dtype)
+            self.__array_interface__ = self.values.__array_interface__
+
+        def free(self) -> None:
+            gpu.needs_context()
+            gpu.page_locked -= 1
+            self.values[...] = 99  # who still reads it sees that
+
+    def up(target: int, source: np.ndarray, stream: Stream) -> None:
+        def copy() -> None:
+            gpu.view(target, (source.shape, source.dtype))[...] = source
+
+        stream.queue.append(copy)
+
+    def down(target: np.ndarray, source: int, stream: Stream) -> None:
+        def copy() -> None:
+            target[...] = gpu.view(source, (target.shape, target.dtype))
+
+        stream.queue.append(copy)
+
+    def across(target: int, source: int, size: int, stream: Stream) -> None:
+        def copy() -> None:
+            gpu.memory[target][:size] = gpu.memory[source][:size]
+
+        stream.queue.append(copy)
+
+    return SimpleNamespace(
+        init=lambda: None,
+        Device=Device,
+        Stream=Stream,
+        mem_alloc=Allocation,
+        pagelocked_empty=lambda shape, dtype: np.asarray(HostAllocation(shape, dtype)),
+        memcpy_htod_async=up,
+        memcpy_dtoh_async=down,
+        memcpy_dtod_async=across,
+    )
+
+
+def played_tensorrt(gpu: PlayedGpu) -> SimpleNamespace:
+    class ILogger:
+        Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=2)
+
+        def __init__(self) -> None: ...
+
+    class Part:
+        def __del__(self) -> None:
+            gpu.log.append(type(self).__name__ if gpu.stack else "without a context")
+
+    class Runtime(Part):
+        def __init__(self, logger: Any) -> None:
+            if gpu.said:
+                logger.log(ILogger.Severity.ERROR, gpu.said)
+                raise TypeError("pybind11::init(): factory function returned nullptr")
+
+        def deserialize_cuda_engine(self, plan: bytes) -> Any:
+            return CudaEngine()
+
+    class CudaEngine(Part):
+        def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+            return (-1, -1)
+
+        def create_execution_context(self) -> Any:
+            return ExecutionContext()
+
+    class ExecutionContext(Part):
+        def __init__(self) -> None:
+            self.places: dict[str, int] = {}
+
+        def set_tensor_address(self, name: str, address: int) -> bool:
+            self.places[name] = address
+            return True
+
+        def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+            gpu.shapes[name] = shape
+            return True
+
+        def execute_async_v3(self, stream: int) -> bool:
+            gpu.needs_context()
+            x, y = (
+                gpu.view(self.places[name], (gpu.shapes["x"], np.float32)) for name in ("x", "y")
+            )
+            gpu.streams[stream].queue.append(lambda: np.copyto(y, x + 1))
+            return True
+
+    return SimpleNamespace(ILogger=ILogger, Runtime=Runtime)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PlayedGpu]:
+    gpu = PlayedGpu()
+    driver = played_pycuda(gpu)
+    library = TensorRt(False, "10.3.0", 12, played_tensorrt(gpu))
+    monkeypatch.setattr(cuda, "find_gpu", lambda: Gpu("Played", (8, 9), (12, 6), 1 << 20))
+    monkeypatch.setattr(cuda, "load_tensorrt", lambda: library)
+    monkeypatch.setattr(cuda, "_load_pycuda", lambda: driver)
+    cuda._primary_context.cache_clear()
+    yield gpu
+    cuda._primary_context.cache_clear()
+    assert gpu.stack == [], "pycuda would end the process when this thread ends"
+
+
+def load(device: CudaDevice, size: tuple[int, int] = (3, 2), **given: Any) -> TensorRtNetwork:
+    free = {"x": TensorSpec((None, None), "float32")}, {"y": TensorSpec((None, None), "float32")}
+    engine = Engine(Path("add.engine"), b"plan", "0123456789abcdef", *free)
+    with device.current("loading add.engine"):
+        return TensorRtNetwork(device, engine, size, given)
+
+
+def run(device: CudaDevice, network: TensorRtNetwork, value: float) -> np.ndarray:
+    x = network.inputs["x"]
+    device.write(x, np.full(x.shape, value, np.float32))
+    network.run()
+    return device.read(network.outputs["y"])[0]
+
+
+def test_values_go_up_are_computed_and_come_down(gpu: PlayedGpu) -> None:
+    device = CudaDevice()
+    assert gpu.contexts == 0, "nothing is taken before something is loaded"
+    network = load(device)
+    assert gpu.shapes["x"] == (2, 3)
+    kept = run(device, network, 1.0)
+    assert run(device, network, 5.0).tolist() == [[6.0] * 3] * 2
+    assert kept.tolist() == [[2.0] * 3] * 2, "what was read is the reader's own"
+    after = load(device, x=network.outputs["y"])  # on the outputs of the first
+    network.run()
+    after.run()
+    assert device.read(after.outputs["y"])[0][0, 0] == 7.0
+    other = device.empty((2, 3), np.dtype(np.float32))
+    device.copy(other, after.outputs["y"])
+    # written again before the GPU has fetched the values of the first time
+    for value in (8.0, 9.0):
+        device.write(network.inputs["x"], np.full((2, 3), value, np.float32))
+        network.run()
+    assert [a[0, 0] for a in device.read(network.outputs["y"], other)] == [10.0, 7.0]
+    for part in (other, after, network):
+        part.free() if part is other else part.close()
+    device.close()
+    assert (gpu.memory, gpu.page_locked) == ({}, 0)
+    assert gpu.log == ["ExecutionContext", "CudaEngine", "Runtime"] * 2
+    assert gpu.contexts == 1
+
+
+def test_any_thread_may_use_it(gpu: PlayedGpu) -> None:
+    device = CudaDevice()
+    network = load(device)
+    found: list[Any] = []
+
+    def work(value: float) -> None:
+        found.append(run(device, network, value)[0, 0] - value)
+        found.append(gpu.stack)
+
+    for value in range(3):
+        thread = threading.Thread(target=work, args=(float(value),))
+        thread.start()
+        thread.join()
+    assert found == [1.0, []] * 3
+    closing = threading.Thread(target=network.close)
+    closing.start()
+    closing.join()
+    assert (gpu.memory, gpu.page_locked) == ({}, 0)
+
+
+def test_a_network_that_does_not_fit_leaves_nothing(gpu: PlayedGpu) -> None:
+    device = CudaDevice()
+    gpu.room = 40  # one of two arrays
+    with pytest.raises(BackendError, match=r"taking .* failed: the GPU's memory is full"):
+        load(device)
+    assert (gpu.memory, gpu.room) == ({}, 40)
+    gpu.room = 48
+    load(device).close()
+
+
+@pytest.mark.parametrize("refused", ["", "cuCtxPopCurrent failed: unknown error"])
+def test_a_lost_gpu_is_left_without_ending_the_process(gpu: PlayedGpu, refused: str) -> None:
+    """Given back is everything that can be, within the context; else no context stays behind."""
+    device = CudaDevice()
+    network = load(device)
+    run(device, network, 1.0)
+    gpu.failure = LOST
+    with pytest.raises(BackendError, match="computing on the GPU failed: the GPU was lost"):
+        run(device, network, 2.0)
+    with device.current("testing"):
+        gpu.refused = refused  # from within: the context is on the stack, and stays there
+    if refused:
+        assert not cuda._primary_context().valid, "memory is not given back in it any more"
+        with pytest.raises(BackendError, match="the GPU was lost"):
+            run(device, network, 3.0)
+    network.close()
+    device.close()
+    gc.collect()
+    if not refused:
+        assert (gpu.memory, gpu.page_locked) == ({}, 0)
+        assert gpu.log == ["ExecutionContext", "CudaEngine", "Runtime"]
+
+
+def test_a_runtime_that_is_none_says_what_tensorrt_logged(gpu: PlayedGpu) -> None:
+    gpu.said = "CUDA initialization failure with error: 35: CUDA driver version is insufficient"
+    with pytest.raises(BackendError, match=r"loading add\.engine .*: the NVIDIA driver is too old"):
+        load(CudaDevice())
+
+
+def test_an_unused_device_takes_no_context_to_be_closed(gpu: PlayedGpu) -> None:
+    CudaDevice().close()
+    assert gpu.contexts == 0

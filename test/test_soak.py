@@ -1,0 +1,96 @@
+"""The soak test itself: it holds with a node that is well, and finds a leak, a crash, a hang."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+
+from aliked_ros.vitals import Vitals, growth, leaks
+
+COMMAND = [sys.executable, "-m", "aliked_ros.ros.soak", "--source", "virtual", "--json"]
+
+
+def looks(minutes: float, leak: float, seed: int = 0, **more: np.ndarray) -> list[Vitals]:
+    """Vitals every two seconds: a heap that goes up and down, steps, and a leak in MB a minute."""
+    rng = np.random.default_rng(seed)
+    times = np.arange(0.0, minutes * 60.0, 2.0)
+    work = rng.choice([0.0, 5.0, 40.0, 120.0], len(times), p=[0.3, 0.4, 0.2, 0.1])
+    memory = 400.0 + work + rng.normal(0.0, 1.0, len(times)) + leak * times / 60.0
+    count = len(times)
+    threads = more.get("threads", np.full(count, 40) + rng.integers(0, 3, count))
+    files = more.get("files", np.full(count, 23))
+    return [
+        Vitals(t, m, m + 250.0, int(n), int(f))
+        for t, m, n, f in zip(times, memory, threads, files, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_allocators_habits_are_no_leak(seed):
+    assert leaks(looks(1.0, 0.0, seed), 1.0) == []
+    assert leaks(looks(10.0, 0.0, seed), 1.0) == []
+    assert leaks(looks(10.0, 0.5, seed), 1.0) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_leaks_are_found(seed):
+    """The longer the run, the smaller those that can be told."""
+    (found,) = leaks(looks(10.0, 3.0, seed), 1.0)
+    assert "memory grows by +" in found
+    assert growth(looks(10.0, 3.0, seed)).slope == pytest.approx(3.0, abs=1.0)
+    assert leaks(looks(1.0, 60.0, seed), 1.0)
+
+
+def test_threads_and_files_that_stay_are_found():
+    count = len(looks(2.0, 0.0))
+    assert "threads grew from 59" in leaks(looks(2.0, 0.0, threads=40 + np.arange(count)), 1.0)[0]
+    assert "files grew" in leaks(looks(2.0, 0.0, files=20 + np.arange(count) // 2), 1.0)[0]
+    assert leaks([], 1.0) == []
+
+
+@pytest.mark.ros
+@pytest.mark.long
+def test_a_minute_of_everything_going_wrong(tmp_path: Path):
+    output = tmp_path / "soak.json"
+    arguments = ["--minutes", "0.9", "--seed", "7", "--output", str(output)]
+    arguments += ["--log", str(tmp_path / "log")]
+    result = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr[-3000:]
+    figures = json.loads(output.read_text(encoding="utf-8"))
+    assert json.loads(result.stdout) == figures
+    assert figures["failures"] == []
+    kinds = [name for name in figures["injected"] if not name.startswith(" ")]
+    assert len(kinds) == 9
+    frames = figures["frames"]
+    assert frames["sent"] == frames["received"] + frames.get("ignored", 0)
+    assert frames["received"] == frames["processed"] + frames["dropped"] + frames["refused"]
+    assert frames["processed"] > 20
+    assert 0 < frames["refused"] <= frames["bad"]
+
+
+@pytest.mark.ros
+@pytest.mark.long
+def test_a_node_that_dies_is_named(tmp_path: Path):
+    log = tmp_path / "log"
+    arguments = ["--minutes", "0.5", "--log", str(log)]
+    with (tmp_path / "out").open("wb") as output:
+        soak = subprocess.Popen([*COMMAND, *arguments], stdout=output, stderr=output)
+    deadline = time.monotonic() + 120.0
+    while not (log.exists() and "Active: " in log.read_text(errors="replace")):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    (node,) = psutil.Process(soak.pid).children()
+    node.send_signal(signal.SIGSEGV)
+    assert soak.wait(120.0) in (1, 2)  # 2: it had not begun
+    said = (tmp_path / "out").read_text(errors="replace")
+    assert "the front-end ended with status -11" in said
