@@ -11,11 +11,11 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from heapq import merge
+from heapq import heappop, heappush, merge
 from pathlib import Path
 from typing import Any, Protocol
 
-from mcap.records import Channel, Message, Schema
+from mcap.records import Channel, Message, Metadata, Schema
 from mcap.stream_reader import StreamReader
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
@@ -26,7 +26,9 @@ logger = logging.getLogger(__name__)
 
 _STORAGE_SUFFIXES = (".mcap", ".db3")  # files of rosbag2
 _SPLIT = re.compile(r"_\d+(?=\.\w+$)")  # what rosbag2 adds to the names of one recording's files
+MACHINE, SETTINGS = "machine", "front-end"  # names of an MCAP file's metadata
 _MAGIC = b"\x89MCAP0\r\n"
+_DISORDER = 8 << 20  # bytes of messages among which those of a file are put in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class Bag:
                 reason = str(error)
         files = sorted(f for f in self.path.iterdir() if f.suffix in _STORAGE_SUFFIXES)
         if not files:
-            raise SourceError(reason)
+            raise SourceError(f"{self.path} holds no recording: no .mcap and no .db3 file.")
         if len({_SPLIT.sub("", file.name) for file in files}) > 1:
             names = ", ".join(file.name for file in files)
             raise SourceError(f"{self.path} holds several recordings ({names}); name one of them.")
@@ -146,11 +148,29 @@ class Bag:
 
 
 def stream_mcap(path: Path) -> Iterator[tuple[Schema, Channel, Message]]:
-    """The messages of an MCAP file in the order they were written, to the last whole chunk.
+    """The messages of an MCAP file in order of arrival, to the last whole chunk.
 
     Needs no index, so the file may be cut off, or still be written to. Raises SourceError when it
     cannot be read or is no MCAP file.
+
+    A recorder that was held up takes what waited from one topic after the other: features may be
+    written before their image, which arrived before them.
     """
+    waiting: list[tuple[int, int, tuple[Schema, Channel, Message]]] = []
+    size = 0
+    for number, item in enumerate(_written(path)):
+        heappush(waiting, (item[2].log_time, number, item))
+        size += len(item[2].data)
+        while size > _DISORDER:
+            first = heappop(waiting)[2]
+            size -= len(first[2].data)
+            yield first
+    while waiting:
+        yield heappop(waiting)[2]
+
+
+def _written(path: Path) -> Iterator[tuple[Schema, Channel, Message]]:
+    """The messages in the order they were written."""
     schemas: dict[int, Schema] = {}
     channels: dict[int, Channel] = {}
     try:
@@ -182,6 +202,22 @@ def stream_mcap(path: Path) -> Iterator[tuple[Schema, Channel, Message]]:
                         yield schema, channel, record
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}.") from error
+
+
+def facts_of(path: Path) -> dict[str, dict[str, str]]:
+    """What the recorder stored about a run (MACHINE, SETTINGS); nothing for other recordings."""
+    facts: dict[str, dict[str, str]] = {}
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_MAGIC)) != _MAGIC:
+                return facts
+            file.seek(0)
+            for record in StreamReader(file, emit_chunks=True).records:
+                if isinstance(record, Metadata):
+                    facts[record.name] = record.metadata
+    except Exception:  # a folder; by kind of record that stops in the middle
+        pass
+    return facts
 
 
 def _has_its_end(path: Path) -> bool:
@@ -231,12 +267,19 @@ class _CutOff:
         self._path = path
         self._store = get_typestore(Stores.EMPTY)
         counts: Counter[tuple[str, str]] = Counter()
+        unknown: set[str] = set()
         for schema, channel, _ in stream_mcap(path):
             if (schema.encoding, channel.message_encoding) != ("ros2msg", "cdr"):
                 continue
-            counts[channel.topic, schema.name] += 1
-            if schema.name not in self._store.fielddefs:
-                self._store.register(get_types_from_msg(schema.data.decode(), schema.name))
+            if schema.name not in self._store.fielddefs and schema.name not in unknown:
+                try:
+                    self._store.register(get_types_from_msg(schema.data.decode(), schema.name))
+                except Exception as error:  # UnicodeDecodeError, and what rosbags' parser raises
+                    unknown.add(schema.name)
+                    logger.warning("%s: %s is left out, its definition cannot be read: %s",
+                                   path, schema.name, error)  # fmt: skip
+            if schema.name not in unknown:
+                counts[channel.topic, schema.name] += 1
         if not counts:
             raise SourceError(f"cannot read {path}, nothing in it is whole ({reason}).")
         self.topics = [Topic(*key, count) for key, count in counts.items()]

@@ -61,6 +61,7 @@ def examine() -> list[Check]:
         _backend(),
         *_gpu(),
         _engines(),
+        *_viewing(),
         _build_tools(),
         _large_messages(),
     ]
@@ -244,6 +245,16 @@ def _engines() -> Check:
         return Check("engines", OK, "none in the cache (they are built at first use of TensorRT)")
     listed = "; ".join(f"{name} ({state})" for name, state in found.items())
     return Check("engines", OK, listed)
+
+
+def _viewing() -> Iterator[Check]:
+    """What page and report need; nothing of it is needed by the front-end."""
+    for name, module, distribution, command in (
+        ("rerun", "rerun", "rerun-sdk", "view"),
+        ("Plotly", "plotly", "plotly", "report"),
+    ):
+        absent = f"not installed (only needed by aliked_ros {command}: requirements/view.txt)"
+        yield Check(name, OK, _version(module, distribution) or absent)
 
 
 def _build_tools() -> Check:

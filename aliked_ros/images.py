@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 MAX_SIDE = 8192
 """Pixels; a few bytes can claim to be an image of gigabytes."""
 
+# Most pixels in a byte: of a JPEG one bit for each block of 8×8, of a PNG 8 in a byte, which its
+# compression makes 1032 times smaller at best.
+_DENSEST_JPEG, _DENSEST_PNG = 8 * 64, 8 * 1032
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 # Two bytes that begin a JPEG segment or end the image; the pairs left out (stuffing, fill, restart
@@ -47,8 +50,11 @@ def decode_image(data: Buffer, upright: bool = True) -> UInt8Array:
     flags = cv2.IMREAD_ANYCOLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
     problem = "not an image that OpenCV can decode"
     pixels = None
-    if encoded[:2].tobytes() == _JPEG and not _has_its_end(view):
+    is_jpeg = encoded[:2].tobytes() == _JPEG
+    if is_jpeg and not _has_its_end(view):
         problem = "its end is missing"  # some decoders fill up such a JPEG with grey
+    elif width * height > encoded.size * (_DENSEST_JPEG if is_jpeg else _DENSEST_PNG):
+        problem = f"they cannot hold the {width}×{height} pixels that it claims"
     elif encoded.size:
         try:
             pixels = cv2.imdecode(encoded, flags)

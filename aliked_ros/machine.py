@@ -9,6 +9,8 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 _M_ARENA_MAX = -8  # of malloc.h
 _HEAPS = 2
 _EXTENSIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16")
@@ -43,6 +45,39 @@ def processor() -> Processor:
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def free_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this process may still take: the machine's, or less in a container (cgroup v2).
+
+    groups: where the control groups are mounted.
+    """
+    free: int = psutil.virtual_memory().available
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    own = groups / "".join(line.removeprefix("0::/") for line in lines if line.startswith("0::"))
+    for group in (own, *own.parents):
+        if group.is_relative_to(groups):
+            free = min(free, _left_in(group, free))
+    return max(free, 0)
+
+
+def _left_in(group: Path, unlimited: int) -> int:
+    """Bytes below a control group's limit; ``unlimited`` where it has none."""
+    try:
+        limit, used, stat = (
+            (group / f"memory.{name}").read_text(encoding="utf-8")
+            for name in ("max", "current", "stat")
+        )
+    except OSError:
+        return unlimited
+    if limit.strip() == "max":
+        return unlimited
+    # what was read from files is counted as used, and goes when memory is needed
+    files = sum(int(line.split()[1]) for line in stat.splitlines() if "inactive_file " in line)
+    return int(limit) - int(used) + files
 
 
 def give_back_memory() -> None:

@@ -9,12 +9,16 @@ import numpy as np
 import psutil
 from scipy.stats import theilslopes
 
+LEAST_LOOKS = 3
+"""Fewer tell nothing."""
+
 _MEGABYTE = 1e6
 _WINDOWS = 12  # of whose lowest figures the slope is taken: work in progress is no leak
-_LEAST_WINDOW = 10.0  # seconds, in which a few faults have come and gone
-_LEAST_GROWTH = 5.0  # MB; an allocator keeps and gives back that much without any leak
+_LEAST_WINDOW = 30.0  # seconds, in which an allocator gives back what it kept (measured)
+# MB that come without any leak: what an allocator keeps for a while, and what is left of that when
+# the looks are over so many minutes that there are lowest figures to compare.
+_KEPT, _LEFT, _LONG = 40.0, 5.0, 3.0
 _CONFIDENCE = 0.95
-_LEAST_LOOKS = 8  # fewer have no interval worth the name
 _THREADS, _FILES = 3, 5  # more than at the beginning; fewer may be a pool's
 
 
@@ -63,7 +67,7 @@ def growth(samples: Sequence[Vitals]) -> Growth:
     Time is cut into windows; the lowest figure of each counts, so that what an image in work needs
     for a moment does not. The median of the slopes between them is not moved by single steps.
     """
-    if len(samples) < 3:
+    if len(samples) < LEAST_LOOKS:
         return Growth(0.0, 0.0, 0.0)
     times = np.array([sample.time for sample in samples]) / 60.0
     memory = np.array([sample.memory for sample in samples])
@@ -75,28 +79,32 @@ def growth(samples: Sequence[Vitals]) -> Growth:
     return Growth(float(slope), float(low), float(high))
 
 
-def least_leak(samples: Sequence[Vitals], limit: float, caches: float = 0.0) -> float:
+def least_leak(samples: Sequence[Vitals], limit: float) -> float:
     """The slowest leak, MB a minute, that these looks can tell from what is none.
 
-    caches: MB that may fill meanwhile, besides an allocator's habits. It is ``limit`` when the
-    looks are over long enough.
+    It is ``limit`` when the looks are over five minutes or more.
     """
     minutes = (samples[-1].time - samples[0].time) / 60.0 if samples else 0.0
-    return max(limit, (_LEAST_GROWTH + caches) / minutes) if minutes > 0.0 else np.inf
+    return max(limit, (_LEFT if minutes >= _LONG else _KEPT) / minutes) if minutes > 0.0 else np.inf
 
 
-def leaks(samples: Sequence[Vitals], limit: float, caches: float = 0.0) -> list[str]:
-    """What has grown, in sentences; limit: MB a minute that are no leak; see ``least_leak``."""
-    if len(samples) < _LEAST_LOOKS:
+def leaks(samples: Sequence[Vitals], limit: float) -> list[str]:
+    """What has grown, in sentences; nothing is told from fewer than three looks.
+
+    limit: MB a minute that are no leak; see ``least_leak``. Memory has grown when the slope is
+    above that, and even the low end of its interval above zero.
+    """
+    if len(samples) < LEAST_LOOKS:
         return []
     found = []
     grown = growth(samples)
-    if grown.low > least_leak(samples, limit, caches):
-        found.append(f"memory grows by {grown}, {limit:g} MB/min are allowed")
+    allowed = least_leak(samples, limit)
+    if grown.slope > allowed and grown.low > 0.0:
+        found.append(f"memory grows by {grown}, {allowed:.3g} MB/min are allowed")
     third = max(len(samples) // 3, 1)
-    for name, allowed in (("threads", _THREADS), ("files", _FILES)):
+    for name, more in (("threads", _THREADS), ("files", _FILES)):
         counts = [getattr(sample, name) for sample in samples]
         begin, end = max(counts[:third]), min(counts[-third:])
-        if end > begin + allowed:
+        if end > begin + more:
             found.append(f"{name} grew from {begin} to {end}, and none of them went again")
     return found

@@ -15,6 +15,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus
+from aliked_ros.bags import MACHINE, SETTINGS
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.images import grey
@@ -70,9 +71,17 @@ def write(
     recorded: Recorded,
     without: Collection[str] = (),
     frontends: Sequence[str] = ("aliked_frontend",),
+    image_last: bool = False,
+    image_delay: float = 0.0,
 ) -> None:
-    """Write (again) what was recorded; of several front-ends, the second one image later."""
+    """Write (again) what was recorded; of several front-ends, the second one image later.
+
+    image_last: images are written after what was made of them, as a busy recorder does.
+    image_delay: seconds from the image's stamp to its arrival.
+    """
     recording = Recording(recorded.path)
+    recording.add_facts(MACHINE, {"cpu": "a processor & more"})
+    recording.add_facts(SETTINGS, {"max_keypoints": "300", "grid": "0"})
     kept = [topic for topic in TOPICS if not any(word in topic for word in without)]
     names = {topic: _names(topic, frontends) for topic in kept}
     for topic, of_it in names.items():
@@ -85,7 +94,7 @@ def write(
         processed = taken + int(LATENCY * 1e9)
         picture = jpeg_message(image_message(recorded.pixels[index], header))
         messages: dict[str, tuple[int, Any]] = {
-            "/image/compressed": (taken, picture),
+            "/image/compressed": (taken + int(image_delay * 1e9), picture),
             "/camera_info": (taken, camera_info(header, result)),
             "/aliked_frontend/features": (processed, feature_frame(result, header)),
             "/aliked_frontend/matches": (
@@ -95,7 +104,7 @@ def write(
             "/odometry/odometry": (processed + 2, pose(index, header)),
             "/odometry/map": (processed + 3, cloud(header)),
         }  # fmt: skip
-        for topic in kept:
+        for topic in sorted(kept, key=lambda topic: image_last and "image" in topic):
             time, message = messages[topic]
             for name in names[topic][: index + 1]:
                 recording.add(name, serialize_message(message), time, time)

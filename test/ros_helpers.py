@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -27,12 +26,13 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_srvs.srv import Trigger
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus
+from aliked_ros.ros.processes import free_domain
 
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 # Loading networks compiles them, and other tests may have the cores.
 START_TIMEOUT = 120.0
-DOMAIN = random.randrange(1, 102)
+DOMAIN = free_domain()
 
 
 def environment(**changes: str) -> dict[str, str]:

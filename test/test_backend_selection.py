@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -312,6 +313,42 @@ def test_from_a_lost_device_the_tracks_go_on_on_the_cpu(tum_images) -> None:
         assert (result.tracks.lengths > 1).sum() > 100
     assert results[-1].tracks.lengths.max() == 4
     pipeline.close()
+
+
+def test_cameras_that_fail_at_once_fall_back_once() -> None:
+    """One loads its network while the other's computes, and the GPU is lost to both."""
+    both = threading.Barrier(2, timeout=60)
+
+    class Lost:
+        description, identity = "first", {"backend": "first"}
+
+        def load_extractor(self, model: str) -> None:
+            both.wait()
+            raise BackendError("loading failed: the GPU was lost; restart.")
+
+        def close(self) -> None: ...
+
+    class Second:
+        description, identity = "second", {"backend": "second"}
+
+        def load_extractor(self, model: str) -> object:
+            return SimpleNamespace()
+
+    made: list[str] = []
+    backend = FallbackBackend(Lost(), lambda why: made.append(why) or Second(), lambda _: None)
+    loaded: list[object] = []
+
+    def camera() -> None:
+        with suppress(BackendError):
+            loaded.append(backend.load_extractor("aliked-n16"))
+
+    threads = [threading.Thread(target=camera) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(made), len(loaded)) == (1, 2)
+    assert backend.identity["backend"] == "second"
 
 
 def test_without_fallback_a_lost_device_is_an_error_with_the_cause(tum_images) -> None:

@@ -9,13 +9,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import cv2
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
+import rclpy
+from rclpy.context import Context
+from recordings import Recorded, record_run, write
+from ros_helpers import environment
 from rosbags.highlevel import AnyReader
+
+from aliked_ros.bags import facts_of
+from aliked_ros.ros import processes
+from aliked_ros.ros.report import pictures
+from aliked_ros.viewing.run import read_run
 
 pytestmark = [pytest.mark.ros, pytest.mark.long]
 COMMAND = [sys.executable, "-m", "aliked_ros.ros.demo"]
@@ -50,9 +60,41 @@ def test_the_demo_plays_records_and_draws(tmp_path):
     assert first.descriptor_encoding == first.FLOAT16  # as config/robot.yaml says
     assert counts["/aliked_frontend/features"] == frames["processed"]
     assert counts["/image/compressed"] == 30
+    facts = facts_of(tmp_path / "demo.mcap")
+    assert facts["front-end"]["descriptor_encoding"] == "float16"
+    assert facts["machine"]["cores"].isdigit()
     video = cv2.VideoCapture(str(tmp_path / "tracks.mp4"))
     assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == frames["processed"]
     assert cv2.imread(str(tmp_path / "contact_sheet.png")).shape[1] > 500
+
+
+def test_no_picture_is_lost_to_a_busy_recorder(tmp_path):
+    """Its images come after their features: in the file, or even by the time of arrival."""
+    run = record_run(tmp_path / "run.mcap", frames=12)
+    for delay in (0.0, 0.3):
+        late = Recorded(tmp_path / f"late{delay}.mcap", run.results, run.pixels)
+        write(late, image_last=True, image_delay=delay)
+        assert len(list(pictures(late.path))) == 12
+    cut = tmp_path / "cut.mcap"  # which is read as it was written
+    cut.write_bytes((tmp_path / "late0.0.mcap").read_bytes()[:-100])
+    assert len(read_run(cut, "aliked_frontend", lambda *_: None).pictures) == 6
+
+
+def test_a_private_domain_is_nobody_elses(monkeypatch):
+    with patch.dict(os.environ, environment()):  # the middleware reads it
+        used = processes.free_domain()
+        processes._claims.pop().close()  # the node alone has it
+        context = Context()
+        rclpy.init(context=context, domain_id=used)
+        node = rclpy.create_node("other", context=context)
+    try:
+        monkeypatch.setattr(processes.random, "sample", lambda *_: [used, *range(1, 102)])
+        chosen = [processes.free_domain() for _ in range(3)]
+    finally:
+        node.destroy_node()
+        context.shutdown()
+    assert used not in chosen
+    assert len(set(chosen)) == 3
 
 
 def test_a_bad_source_is_one_clear_line(tmp_path):

@@ -31,6 +31,7 @@ def test_on_a_machine_that_is_set_up_nothing_fails():
     found = findings()
     assert [check for check in found.values() if check.state == FAIL] == []
     assert "float" in found["backend"].finding
+    assert found.keys() >= {"rerun", "Plotly"}  # what page and report need
     assert str(len(MODELS)) in found["weights"].finding
 
 

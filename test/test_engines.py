@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from device_helpers import small_network, start_with_graphs
 
 from aliked_ros.errors import BackendError, ConfigurationError
 from aliked_ros.gpu import GpuError
-from aliked_ros.models import engines
+from aliked_ros.models import engine_builder, engines
 from aliked_ros.models.device_export import DeviceGraph
 from aliked_ros.models.engine_builder import Sides, _timing_cache
 from aliked_ros.models.engines import (
@@ -261,6 +262,27 @@ def test_an_interrupted_build_leaves_what_was_there(own_cache: Path, target: Tar
     assert (own_cache.read_bytes(), own_cache.with_suffix(".json").read_text()) == before
     assert {f.suffix for f in engines_dir().iterdir()} == {".engine", ".json", ""}
     assert ensure_engine(replace(small_network(), graph=never), target).built == ""
+
+
+def test_ctrl_c_waits_for_the_builder_to_stop(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that ends while TensorRT builds crashes."""
+    stopped = threading.Event()
+
+    def build(doing: Any, graph: Any, target: Any, sides: Any, work: Any, *_: Any) -> bytes:
+        time.sleep(0.3)  # until the main thread waits
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        work.cancelled.wait()
+        time.sleep(0.3)  # TensorRT looks at it now and then
+        stopped.set()
+        return b""
+
+    monkeypatch.setattr(engine_builder, "_build", build)
+    graph = DeviceGraph("", b"", {}, {}, {})
+    with pytest.raises(KeyboardInterrupt):
+        engine_builder.build_plan("x", graph, target, None, lambda *_: None, tmp_path)
+    assert stopped.is_set()
 
 
 def test_progress_only_grows_and_ends(own_cache: Path, target: Target) -> None:

@@ -34,6 +34,7 @@ from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError, ImageError
 from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.machine import free_memory
 from aliked_ros.ros.calibration import Calibration
 from aliked_ros.ros.complaints import Complaints
 from aliked_ros.ros.conversions import (
@@ -183,14 +184,14 @@ def _png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("kind", ["png", "jpeg", "ppm", "bmp"])
+@pytest.mark.parametrize("kind", ["png", "jpeg", "jpeg of 8000", "ppm", "bmp"])
 def test_a_small_message_cannot_ask_for_a_huge_image(kind):
     if kind == "png":
         data = _png(20_000, 20_000)
-    elif kind == "jpeg":
+    elif kind.startswith("jpeg"):
         data = cv2.imencode(".jpg", np.zeros((16, 16), np.uint8))[1].tobytes()
         frame = data.index(b"\xff\xc0")
-        size = struct.pack(">HH", 30_000, 30_000)
+        size = struct.pack(">HH", *2 * (8000 if "8000" in kind else 30_000,))
         data = data[: frame + 5] + size + data[frame + 9 :]
     elif kind == "ppm":
         data = b"P5 30000 30000 255\n" + bytes(100)
@@ -215,6 +216,28 @@ def test_an_image_that_does_not_fit_into_memory_is_refused(monkeypatch):
         assert len(pipeline.process(Image(noise)).features) > 0
     finally:
         pipeline.close()
+
+
+def test_free_memory_ends_at_a_containers_limit(tmp_path):
+    """Linux's files, of the process's own control group or one above it; files can be given up."""
+    machine = free_memory(tmp_path / "none")
+    assert machine > 10_000_000
+    values = {"max": "9000000", "current": "7000000", "stat": "anon 9\ninactive_file 500000\n"}
+    for name, value in values.items():
+        (tmp_path / f"memory.{name}").write_text(value)
+    assert free_memory(tmp_path) == 2_500_000
+    (tmp_path / "memory.current").write_text("9900000")
+    assert free_memory(tmp_path) == 0
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory(tmp_path) > 10_000_000
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+def test_images_that_compress_as_well_as_can_be_are_whole(extension):
+    for options in ([], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_OPTIMIZE, 1]):
+        data = cv2.imencode(extension, np.zeros((2000, 2000), np.uint8), options)[1].tobytes()
+        image = image_from_message(CompressedImage(format=extension[1:], data=data))
+        assert image.pixels.shape == (2000, 2000)
 
 
 NUMBERS = st.one_of(

@@ -87,6 +87,14 @@ def test_the_page_shows_the_run(run, page):
         path = browser.evaluate("document.getElementById('trajectory').data[0].y")
         sizes = browser.evaluate("[...document.images].map((i) => [i.naturalWidth, i.width])")
         light = pixels_of(browser.picture(whole=True))
+        scheme = {"name": "prefers-color-scheme", "value": "dark"}
+        browser.call("Emulation.setEmulatedMedia", features=[scheme])  # the user changes it
+        tick = "getComputedStyle(document.querySelector('#stages .xtick text')).fill"
+        browser.wait(
+            lambda: min(map(int, re.findall(r"\d+", browser.evaluate(tick))[:3])) > 180,
+            60, "the plots do not become readable on a dark page",
+        )  # fmt: skip
+        dark = pixels_of(browser.picture())
         requests, console = browser.requests, browser.console
     assert shown["counts/features"] == features
     assert shown["counts/matches"] == [len(result.matches) for result in run.results]
@@ -105,6 +113,7 @@ def test_the_page_shows_the_run(run, page):
     assert all(natural == 640 and wide > 300 for natural, wide in sizes)
     for words in (
         "received 43, processed 14, dropped 28, refused 1", ERROR, "no GPU & no <wish>",
+        "a processor & more", "max_keypoints\t300",
         f"{LATENCY * 1e3:.1f}", "2026-09-21",
     ):  # fmt: skip
         assert words in text
@@ -112,22 +121,11 @@ def test_the_page_shows_the_run(run, page):
     assert [r for r in requests if not r.startswith(("data:", page.as_uri()))] == []
     assert console == []
     assert light[2, 2].min() > 240
+    assert dark[2, 2].max() < 40
     violet = (np.abs(light.astype(int) - (0x8A, 0x63, 0xD2)).max(-1) < 8).sum()
     assert violet > 1000, "no bars of the histogram"
     yellow = (np.abs(light.astype(int) - (253, 231, 37)).max(-1) < 8).sum()
     assert yellow > 50, "no best-covered cell of the heat map"
-
-
-@pytest.mark.long
-def test_the_page_follows_dark_colours(page):
-    with Browser(chromium(), 1280, 900, dark=True) as browser:
-        browser.open(page.as_uri())
-        drawn = "document.querySelector('#stages .xtick text')"
-        browser.wait(lambda: browser.evaluate(f"{drawn} !== null"), 60, "the plots do not appear")
-        fill = browser.evaluate(f"getComputedStyle({drawn}).fill")
-        dark = pixels_of(browser.picture())
-    assert dark[2, 2].max() < 40
-    assert min(int(value) for value in re.findall(r"\d+", fill)[:3]) > 180  # readable on it
 
 
 def test_nothing_outside_the_page_is_named(page):
@@ -170,7 +168,9 @@ def test_a_killed_recorder_still_gives_a_report(run, tmp_path):
     cut.write_bytes(data[: int(0.9 * len(data))])
     done = report(cut, "--output", tmp_path / "cut.html", "--json")
     assert done.returncode == 0, done.stderr
-    assert "The end of the recording is missing" in (tmp_path / "cut.html").read_text()
+    text = (tmp_path / "cut.html").read_text()
+    assert "The end of the recording is missing" in text
+    assert "max_keypoints" in text
     assert 0 < json.loads(done.stdout)["images"] < len(whole.series["features"])
 
 

@@ -71,7 +71,10 @@ class Rig:
         probe, wanted = self.probe, INPUTS | settings
         if probe.state() == "active":
             assert probe.transition("deactivate")
+        # so that the old subscription is not taken for the one to come
+        probe.wait(lambda: probe.images.get_subscription_count() == 0)
         if wanted != self.settings:
+            self.settings = {}  # unknown until all is done: a failure here is not the next test's
             if probe.state() == "inactive":
                 assert probe.transition("cleanup")
             for name, value in wanted.items():
@@ -101,9 +104,10 @@ class Rig:
         return self.probe.send(message)
 
     def tell(self, name: str, message: CameraInfo | ImageMessage) -> None:
-        """Publish what the following images depend on; gives it time to arrive."""
+        """Publish what the following images depend on, and see that it has arrived."""
         self.publishers[name].publish(message)
         self.probe.spin(0.15)
+        self.probe.state()  # the node answers after it has taken what came before the question
 
     def complaint(self, words: str) -> None:
         """Wait until log, status and diagnostics have said this."""

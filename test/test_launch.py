@@ -27,10 +27,11 @@ from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
 arguments = [tuple(argument.split(":=")) for argument in sys.argv[2:]]
+arguments.append(("sigterm_timeout", "60"))  # on a busy machine the nodes need their time to end
 include = IncludeLaunchDescription(
     PythonLaunchDescriptionSource(sys.argv[1]), launch_arguments=arguments
 )
-service = LaunchService()
+service = LaunchService(noninteractive=True)  # else the terminal has to tell the nodes of Ctrl-C
 service.include_launch_description(LaunchDescription([include]))
 sys.exit(service.run())
 """
@@ -88,7 +89,7 @@ def launched(
     finally:
         probe.close()
         process.send_signal(2)
-        status = process.wait(30)
+        status = process.wait(90)
     assert status == 0, log.read_text()
     assert "finished cleanly" in log.read_text()
 

@@ -292,7 +292,8 @@ def required(name: str) -> dict[str, str]:
 
 
 @pytest.fixture(autouse=True)
-def no_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(ROOT))  # where no package is installed
     for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
         monkeypatch.delenv(name, raising=False)
 

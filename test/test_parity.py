@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 import cv2
@@ -15,7 +16,7 @@ from aliked_ros.configuration import MODELS, FrontendConfig
 from aliked_ros.errors import BackendError
 from aliked_ros.frontend.extractor import Extractor, create_extractor
 from aliked_ros.frontend.matcher import create_matcher
-from aliked_ros.inference.cpu import CpuExtractor, CpuLightGlue
+from aliked_ros.inference.cpu import CpuExtractor, CpuLightGlue, _rounded
 from aliked_ros.inference.kernels import Workers
 from aliked_ros.inference.onnxruntime_runtime import OnnxRuntime
 from aliked_ros.models.export import ensure_exported
@@ -110,6 +111,32 @@ def test_features_bfloat16(reference: Reference) -> None:
     # what is missing ranks last: scores near the K-th best change places
     assert min(shares) >= 0.95, shares
     assert np.mean(shares) >= 0.97, shares
+
+
+def test_graphs_run_with_few_numbers_of_rows() -> None:
+    """The runtimes keep code for each of them."""
+    assert {_rounded(count, 500) for count in range(1, 501)} == {125, 250, 375, 500}
+    assert [_rounded(count, 3) for count in (1, 2, 3, 4)] == [1, 2, 3, 4]
+    assert all(count <= _rounded(count, 10) < count + 3 for count in range(1, 50))
+
+
+def test_few_keypoints_are_described_like_many(reference: Reference) -> None:
+    """Graphs run with few numbers of rows; those that are no keypoint's change nothing."""
+    pixels = reference.pixels("tum_0")
+    points = 400
+    config = FrontendConfig(precision="float32", matcher="nearest", max_keypoints=points)
+    extractor = create_extractor(config)
+    whole = extractor.extract(pixels)
+    counts = []
+    for rank in (0.01, 0.1, 0.4, 0.7):
+        threshold = float(np.quantile(whole.scores, 1 - rank))
+        extractor.reconfigure(replace(config, score_threshold=threshold))
+        found = extractor.extract(pixels)
+        counts.append(len(found))
+        distance, row = cKDTree(whole.keypoints).query(found.keypoints)
+        assert distance.max() == 0.0
+        np.testing.assert_allclose(found.descriptors, whole.descriptors[row], atol=1e-5)
+    assert len({_rounded(count, points) for count in counts}) > 2, counts
 
 
 def _agreement(found: Matches, expected: np.ndarray) -> float:

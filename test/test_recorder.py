@@ -21,6 +21,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import Odometry
+from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message, serialize_message
 from ros_helpers import BEST_EFFORT, RELIABLE, Probe, RosProcess, environment
@@ -31,7 +32,7 @@ from std_msgs.msg import Header, String
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus, Keyframe
 from aliked_ros.bags import Bag, stream_mcap
-from aliked_ros.errors import ConfigurationError
+from aliked_ros.errors import ConfigurationError, OutputError
 from aliked_ros.exporting.recording import RecordingReader
 from aliked_ros.ros.conversions import feature_frame, feature_matches, image_message
 from aliked_ros.ros.recorder import Recording, message_definition
@@ -176,7 +177,11 @@ def test_what_is_safe_can_be_read_from_the_unfinished_file(recording):
     assert file.partial.exists()
 
 
-def test_other_suffixes_are_refused(tmp_path):
+def test_outputs_that_cannot_be_are_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"cannot write .*Free space") as error:
+        Recording(tmp_path / "file" / "run.mcap")
+    assert "What was recorded" not in str(error.value)
     with pytest.raises(ConfigurationError, match=r"must end in \.mcap"):
         Recording(tmp_path / "run.bag")
 
@@ -309,6 +314,27 @@ def test_nothing_that_it_called_safe_is_lost_when_it_is_killed(probe, tmp_path):
             probe.node.destroy_publisher(topic)
     assert len(set(partials)) == 4  # none was written over by the next run
     assert f"{partials[0]} is of a recording that did not come to its end" in process.text()
+
+
+@pytest.mark.ros
+def test_what_has_arrived_when_it_is_asked_to_end_is_recorded(probe, tmp_path):
+    output = tmp_path / "run.mcap"
+    process = RosProcess(
+        MODULE, tmp_path / "log", "-p", f"output:={output}", "-p", "record_images:=jpeg",
+        "-p", "image_reliability:=reliable",
+    )  # fmt: skip
+    noise = np.random.default_rng(0).integers(0, 256, (1080, 1920), np.uint8)  # slow to encode
+    message = image_message(noise, Header(frame_id="camera"))
+    probe.wait(lambda: probe.images.get_subscription_count() == 1)
+    probe.spin(1.0)
+    for number in range(60):
+        message.header.stamp.sec = number
+        probe.images.publish(message)
+    assert probe.images.wait_for_all_acked(Duration(seconds=60))
+    assert process.stop() == 0, process.text()
+    with Bag(output) as bag:
+        stamps = [image.header.stamp.sec for _, _, image in bag.messages(["/image/compressed"])]
+    assert stamps == list(range(60))
 
 
 @pytest.mark.ros

@@ -296,12 +296,15 @@ def test_a_cut_off_file_is_read_to_its_last_whole_chunk(
             open_source(str(path))
 
 
-def with_checksums(mcap: Path, path: Path) -> bytearray:
+def with_checksums(mcap: Path, path: Path, odd: bytes = b"") -> bytearray:
     """The file as Foxglove's library and our recorder write it: compressed, with checksums."""
     with mcap.open("rb") as stream, path.open("wb") as output:
         writer = McapWriter(output, chunk_size=1 << 20, compression=CompressionType.LZ4)
         writer.start("ros2")
         channels: dict[int, int] = {}
+        if odd:  # the definition of a type that some other program made
+            number = writer.register_schema("odd_msgs/msg/Odd", "ros2msg", odd)
+            writer.add_message(writer.register_channel("/odd", "cdr", number), 1, bytes(4), 1)
         for schema, channel, message in make_reader(stream).iter_messages():
             if channel.id not in channels:
                 number = writer.register_schema(schema.name, schema.encoding, schema.data)
@@ -328,6 +331,15 @@ def test_damage_is_an_error_after_what_is_whole(mcap: Path, tmp_path: Path) -> N
     database.write_bytes(b"SQLite format 3\0" + bytes(5000))
     with pytest.raises(SourceError, match=r"cannot read .*run\.db3"):
         open_source(str(database))
+
+
+def test_a_definition_that_cannot_be_read_is_left_out(
+    mcap: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "run.mcap"
+    with_checksums(mcap, path, odd=b"= no definition ;")
+    assert len(list(open_source(str(path)))) == 8
+    assert "odd_msgs/msg/Odd is left out" in caplog.text
 
 
 def test_memory_does_not_grow_with_the_recording(

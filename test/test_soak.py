@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
-from aliked_ros.vitals import Vitals, growth, leaks
+from aliked_ros.vitals import LEAST_LOOKS, Vitals, growth, leaks, vitals_of
 
 COMMAND = [sys.executable, "-m", "aliked_ros.ros.soak", "--source", "virtual", "--json"]
 
@@ -45,10 +45,36 @@ def test_an_allocators_habits_are_no_leak(seed):
 @pytest.mark.parametrize("seed", range(20))
 def test_leaks_are_found(seed):
     """The longer the run, the smaller those that can be told."""
-    (found,) = leaks(looks(10.0, 3.0, seed), 1.0)
+    (found,) = leaks(looks(6.0, 2.0, seed), 1.0)
     assert "memory grows by +" in found
-    assert growth(looks(10.0, 3.0, seed)).slope == pytest.approx(3.0, abs=1.0)
-    assert leaks(looks(1.0, 60.0, seed), 1.0)
+    assert growth(looks(6.0, 2.0, seed)).slope == pytest.approx(2.0, abs=0.9)
+    assert leaks(looks(0.6, 100.0, seed), 1.0)
+
+
+LEAKING = """
+import sys
+kept, numbers = [], iter(range(10**9))
+for line in sys.stdin:
+    work = [bytearray(b"x") * (n * 50_000) for n in range(1, next(numbers) % 7 + 2)]
+    kept.append(bytearray(b"x") * int(line))
+    print(flush=True)
+"""
+
+
+@pytest.mark.parametrize("leak", [0.0, 2.0])
+def test_a_process_that_leaks_is_found(leak):
+    """A real one; only the clock is ours: six minutes, a look every three seconds."""
+    found = []
+    with subprocess.Popen(
+        [sys.executable, "-c", LEAKING], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        for look in range(120):
+            child.stdin.write(f"{int(leak * 1e6 / 20)}\n".encode())
+            child.stdin.flush()
+            child.stdout.readline()
+            found.append(vitals_of(psutil.Process(child.pid), 3.0 * look))
+        child.stdin.close()
+    assert bool(leaks(found, 1.0)) == (leak > 0.0), growth(found)
 
 
 def test_threads_and_files_that_stay_are_found():
@@ -62,7 +88,7 @@ def test_threads_and_files_that_stay_are_found():
 @pytest.mark.long
 def test_a_minute_of_everything_going_wrong(tmp_path: Path):
     output = tmp_path / "soak.json"
-    arguments = ["--minutes", "0.9", "--seed", "7", "--output", str(output)]
+    arguments = ["--minutes", "0.5", "--seed", "7", "--output", str(output)]
     arguments += ["--log", str(tmp_path / "log")]
     result = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -76,6 +102,7 @@ def test_a_minute_of_everything_going_wrong(tmp_path: Path):
     assert frames["received"] == frames["processed"] + frames["dropped"] + frames["refused"]
     assert frames["processed"] > 20
     assert 0 < frames["refused"] <= frames["bad"]
+    assert len(figures["active"]["looks"]) >= LEAST_LOOKS
 
 
 @pytest.mark.ros

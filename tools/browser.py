@@ -44,7 +44,7 @@ class Browser:
     """One page of a headless Chromium. Use as a context manager.
 
     requests: addresses that the page asked for, all of them since the start.
-    console: what the page wrote to its console, errors included.
+    console: the warnings and errors that the page wrote to its console.
     loaded: whether the page that was asked for last has been loaded.
     """
 
@@ -69,6 +69,7 @@ class Browser:
                 f"--window-size={width},{height}", "about:blank",
             ],
             pass_fds=(3, 4, to_browser, from_browser), preexec_fn=wire, start_new_session=True,
+            env=os.environ | {"TMPDIR": self._profile.name},  # where it leaves folders behind
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(to_browser)
@@ -175,7 +176,7 @@ class Browser:
             self.loaded = True
         elif event == "Network.requestWillBeSent":
             self.requests.append(facts["request"]["url"])
-        elif event == "Runtime.consoleAPICalled":
+        elif event == "Runtime.consoleAPICalled" and facts["type"] in ("warning", "error"):
             self.console.append(" ".join(str(a.get("value", "")) for a in facts["args"]))
         elif event == "Runtime.exceptionThrown":
             self.console.append(str(facts["exceptionDetails"].get("exception", facts)))

@@ -10,20 +10,19 @@ from typing import cast
 
 import cv2
 import numpy as np
-import psutil
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError, ImageError, ModelError
 from aliked_ros.inference import kernels
 from aliked_ros.inference.detection import detect
 from aliked_ros.inference.runtime import Array, Network, Runtime
-from aliked_ros.machine import cores
+from aliked_ros.machine import cores, free_memory
 from aliked_ros.models.export import LIGHTGLUE, ensure_exported, load_arrays, read_manifest
 from aliked_ros.networks.constants import PAD_MULTIPLE
 from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
 
 _MASKED = np.float32(-1e9)
-_COUNT_STEP = 32
+_ROW_COUNTS = 4  # that graphs are run with up to the usual number of points
 _BYTES_PER_PIXEL = 370  # measured with bfloat16 at 2048×2048 and 3072×3072; at least that else
 
 
@@ -90,10 +89,11 @@ def _create_runtime(threads: int) -> Runtime:
 def _rounded(count: int, usual: int) -> int:
     """Rows to give a graph for ``count`` points.
 
-    The runtimes prepare code and memory for every new number of rows, and keep it; so there
-    should be few numbers, and the usual one should stay as it is.
+    The runtimes prepare code and memory for every new number of rows, and keep it (6 MB for all
+    graphs at 512 points); so there are few: quarters of the usual number.
     """
-    rounded = -(-count // _COUNT_STEP) * _COUNT_STEP
+    step = -(-usual // _ROW_COUNTS)
+    rounded = -(-count // step) * step
     return min(rounded, usual) if count <= usual else rounded
 
 
@@ -313,7 +313,7 @@ def _require_memory(shape: tuple[int, ...]) -> None:
     shape: of the encoder's input, 1×H×W×C.
     """
     height, width = shape[1:3]
-    needed, free = _BYTES_PER_PIXEL * height * width, psutil.virtual_memory().available
+    needed, free = _BYTES_PER_PIXEL * height * width, free_memory()
     if needed > free:
         raise ImageError(
             f"The image is {width}×{height} pixels; to find its features takes "

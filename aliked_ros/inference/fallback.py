@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +27,7 @@ class FallbackBackend:
         self._first = first
         self._second: Backend | None = None
         self._make_second, self._tell = make_second, tell
+        self._lock = threading.Lock()
         self.description = first.description
         self.identity = first.identity  # the same, so that what it learns is known here
 
@@ -50,16 +52,19 @@ class FallbackBackend:
         """See ``Backend``."""
         self.backend.close()
 
-    def fall_back(self, error: BackendError | ModelError) -> None:
+    def fall_back(self, failed: Backend, error: BackendError | ModelError) -> None:
         """Go over to the second backend; raises the error when that is the one that failed."""
-        if self._second is not None:
-            raise error
-        self._tell(f"TensorRT failed, going on on the CPU: {error}")
-        second = self._make_second(str(error))
-        self._first.close()
-        self._second = second
-        self.description = second.description
-        self.identity.update({"engine": "", **second.identity})
+        with self._lock:  # one camera may load a network while another's fails
+            if failed is self._second:
+                raise error
+            if self._second is not None:
+                return
+            self._tell(f"TensorRT failed, going on on the CPU: {error}")
+            second = self._make_second(str(error))
+            self._first.close()
+            self._second = second
+            self.description = second.description
+            self.identity.update({"engine": "", **second.identity})
 
 
 class _Loaded(Generic[_Network]):
@@ -78,14 +83,14 @@ class _Loaded(Generic[_Network]):
 
     def use(self, call: Callable[[_Network], _Result]) -> _Result:
         """Call the network; where it fails, that of the second backend."""
-        try:
-            return self._use(call)
-        except (BackendError, ModelError) as error:
-            self._owner.fall_back(error)
-        return self._use(call)
-
-    def _use(self, call: Callable[[_Network], _Result]) -> _Result:
         backend = self._owner.backend
+        try:
+            return self._use(backend, call)
+        except (BackendError, ModelError) as error:
+            self._owner.fall_back(backend, error)
+        return self._use(self._owner.backend, call)
+
+    def _use(self, backend: Backend, call: Callable[[_Network], _Result]) -> _Result:
         if self._loaded is None or self._loaded[0] is not backend:
             self._loaded = None  # it must not outlive its backend
             self._loaded = backend, self._load(backend)

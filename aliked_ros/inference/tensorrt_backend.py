@@ -284,8 +284,8 @@ class DeviceExtractor:
             return
         target = network.inputs["mask"]
         self._unmasked.discard(network)
-        everywhere = np.ones(target.shape, np.uint8)
-        self._backend.device.write(target, everywhere if mask is None else mask)
+        where = np.ones(target.shape, np.uint8) if mask is None else mask
+        self._backend.device.write(target, where)
         if mask is None:
             self._unmasked.add(network)
 

@@ -126,6 +126,7 @@ def build_plan(
     what = f"building {name} with {target.library.name}"
     work = _Work()
     outcome: list[bytes | BaseException] = []
+    ended = threading.Event()
 
     def build() -> None:
         logger = make_logger(target.library.module)
@@ -135,17 +136,21 @@ def build_plan(
             outcome.append(error)
         except BaseException as error:  # from the bindings, e.g. a TypeError for no Builder
             outcome.append(explained(what, logger.errors or error))
+        finally:
+            ended.set()
 
     thread = threading.Thread(target=build, name="building", daemon=True)
     thread.start()
     try:
-        while thread.is_alive():
+        report(what, work.share)
+        # not join(timeout): up to Python 3.12 a thread passes for ended when Ctrl-C comes then
+        while not ended.wait(_POLL):
             report(what, work.share)
-            thread.join(_POLL)
     except BaseException:
         work.cancelled.set()
-        thread.join()
+        thread.join()  # a process that ends within the builder crashes
         raise
+    thread.join()
     (result,) = outcome
     if isinstance(result, BaseException):
         raise result

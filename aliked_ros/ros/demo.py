@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from diagnostic_msgs.msg import DiagnosticArray
 from rich.console import Console
 from rich.table import Table
+from std_srvs.srv import Trigger
 
 from aliked_ros.errors import AlikedError
+from aliked_ros.messages import seconds
 from aliked_ros.progress import image_progress
 from aliked_ros.results import write_json
 from aliked_ros.ros.processes import Child, Watcher, children, join_private_domain
@@ -99,10 +102,12 @@ def run_demo(
                     # the recorder, the page, and the front-end once it is active
                     "wait_for_subscribers": 2 + view,
                     "wait_timeout": _START_TIMEOUT,
+                    "start_paused": True,
                 },
                 output / "player.log",
             )
             watcher.wait_for_start(_START_TIMEOUT, player, *others)
+            _begin_play(watcher, player, *others)
             _follow_play(watcher, opened.length, player, others, console)
     finally:
         watcher.close()
@@ -127,6 +132,24 @@ def _start_view(start: Callable[..., Child], output: Path, console: Console) -> 
     return [odometry, page]
 
 
+def _begin_play(watcher: Watcher, *needed: Child) -> None:
+    """Let the player go once the recorder hears the front-end: no result is lost before that."""
+    heard: list[int] = []
+
+    def look(diagnostics: DiagnosticArray) -> None:
+        for status in diagnostics.status:
+            if status.name == "recorder: recording":
+                heard[:] = [int(fact.value) for fact in status.values if fact.key == "received"]
+
+    watcher.node.create_subscription(DiagnosticArray, "/diagnostics", look, 10)
+    failure = "the recorder does not hear the front-end"
+    watcher.wait(lambda: any(heard), _START_TIMEOUT, failure, *needed)
+    resume = watcher.node.create_client(Trigger, "/dataset_player/resume")
+    failure = "the player does not answer"
+    watcher.wait(resume.service_is_ready, _START_TIMEOUT, failure, *needed)
+    watcher.wait(resume.call_async(Trigger.Request()).done, _START_TIMEOUT, failure, *needed)
+
+
 def _follow_play(
     watcher: Watcher, length: int | None, player: Child, others: list[Child], console: Console
 ) -> None:
@@ -149,10 +172,11 @@ def _follow_play(
             show()
             status = watcher.status
             done = status.frames_processed + status.frames_dropped + status.frames_refused
-            return status.frames_received == done and time.monotonic() > settled
+            # an older status does not know of the last images
+            return status.frames_received == done and seconds(status.header.stamp) > settled
 
         watcher.wait(played, float("inf"), "", *others)
-        settled = time.monotonic() + _SETTLING_TIME
+        settled = time.time() + _SETTLING_TIME
         watcher.wait(drained, _DRAIN_TIMEOUT, "the front-end did not finish its images", *others)
 
 

@@ -144,6 +144,7 @@ _DECLARATIONS = (
 )
 _PARTNERS: dict[str, Partner] = {"mono": "none", "stereo": "right", "rgbd": "depth"}
 _MODELS = {"radtan": "plumb_bob", "none": "plumb_bob", "equidistant": "equidistant"}
+_LONGEST_QUEUE = 100  # images that wait for a reliable subscriber which is held up
 _ACKNOWLEDGEMENT_TIMEOUT = 5.0  # seconds
 _SETTLING_TIME = 0.5  # seconds from our knowing of a subscriber to its knowing of us
 _LONGEST_SPIN = 0.5  # seconds without a look whether we are to end
@@ -179,7 +180,7 @@ class PlayerNode(Node):
         )
         reliable = settings["reliability"] == "reliable"
         qos = QoSProfile(
-            depth=10,
+            depth=_LONGEST_QUEUE if reliable else 10,
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
         )
         calibration = self._source.calibration

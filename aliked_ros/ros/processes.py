@@ -6,11 +6,12 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from aliked_ros.errors import AlikedError
 from aliked_ros.share import share_path
 
 FRONTEND = "aliked_frontend"
+_FIRST_PORT, _PORTS = 7400, 250  # of a DDS domain
+_claims: list[socket.socket] = []
 _STOP_TIMEOUT = 15.0  # seconds for a process to end after SIGINT
 
 
@@ -136,9 +139,30 @@ class Watcher:
         self.status = status
 
 
+def free_domain() -> int:
+    """A ROS domain without nodes on this machine; the next call here gets another one.
+
+    Raises ProcessError when there is none.
+    """
+    # DDS: a domain has 250 UDP ports, of which a node takes two or more. Domains to 101: those
+    # whose ports are free on every Linux.
+    for domain in random.sample(range(1, 102), 101):
+        first = _FIRST_PORT + _PORTS * domain
+        try:
+            with ExitStack() as taken:
+                for port in range(first, first + _PORTS):
+                    last = taken.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+                    last.bind(("", port))
+                _claims.append(last.dup())  # for as long as this process lives
+        except OSError:
+            continue
+        return domain
+    raise ProcessError("every ROS domain from 1 to 101 has nodes on this machine; end some.")
+
+
 def join_private_domain() -> int:
     """Set up this process and its children for a domain of this machine that nobody else uses."""
-    domain = random.randrange(1, 102)  # those whose ports are free on every Linux
+    domain = free_domain()
     profile = str(share_path("config/fastdds_large_messages.xml"))
     os.environ.update(
         ROS_DOMAIN_ID=str(domain),

@@ -18,8 +18,10 @@ import os
 import re
 import signal
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future as Written
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,14 +34,19 @@ from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
+from rclpy.parameter import parameter_value_to_python
+from rclpy.parameter_client import AsyncParameterClient
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
+from rclpy.task import Future
 from rclpy.validate_topic_name import validate_topic_name
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus, Keyframe
+from aliked_ros import bags
+from aliked_ros.benchmark.timing import machine
 from aliked_ros.errors import ConfigurationError, ImageError, OutputError
 from aliked_ros.ros import running
 from aliked_ros.ros.conversions import jpeg_message
@@ -153,7 +160,7 @@ class Recording:
         self.partial = output.with_suffix(".partial.mcap")
         self.left_over: Path | None = None
         self.count = self.safe = 0
-        self._syncing: tuple[int, Future[None]] | None = None
+        self._syncing: tuple[int, Written[None]] | None = None
         self._channels: dict[str, int] = {}
         self._schemas: dict[str, int] = {}
         try:
@@ -191,6 +198,13 @@ class Recording:
         except OSError as error:
             raise self._failure(error) from error
         self.count += 1
+
+    def add_facts(self, name: str, facts: dict[str, str]) -> None:
+        """Store what describes the run, as MCAP metadata."""
+        try:
+            self._writer.add_metadata(name, facts)
+        except OSError as error:
+            raise self._failure(error) from error
 
     def flush(self) -> None:
         """Begin to bring what was added to the disk; ``safe`` tells how far the last call came.
@@ -240,9 +254,10 @@ class Recording:
                 self.partial = self.output.with_suffix(f".partial{number}.mcap")
 
     def _failure(self, error: OSError) -> OutputError:
+        kept = "What was recorded until then is in that file ('mcap recover' rebuilds its index). "
         return OutputError(
-            f"cannot write {self.partial}: {error.strerror}. What was recorded until then is in "
-            "that file ('mcap recover' rebuilds its index). Free space, or choose another output."
+            f"cannot write {self.partial}: {error.strerror}. {kept if self.count else ''}"
+            "Free space, or choose another output."
         )
 
 
@@ -274,9 +289,16 @@ class RecorderNode(Node):
         except Exception:
             self._recording.discard()
             raise
+        facts = machine()
+        facts |= facts.pop("packages")
+        self._recording.add_facts(bags.MACHINE, {name: str(fact) for name, fact in facts.items()})
+        self._frontend: AsyncParameterClient | None = AsyncParameterClient(
+            self, settings["frontend"]
+        )
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # also while simulated time stands
         self.create_timer(settings["flush_period"], self._flush, clock=steady)
         self.create_timer(_DISCOVERY_PERIOD, self._discover, clock=steady)
+        self.create_timer(_DISCOVERY_PERIOD, self._ask_for_settings, clock=steady)
 
     def _subscribe(self, settings: dict[str, Any]) -> None:
         reliable = QoSProfile(depth=_LONGEST_QUEUE, reliability=ReliabilityPolicy.RELIABLE)
@@ -324,11 +346,26 @@ class RecorderNode(Node):
     def close(self) -> None:
         """Complete the file, unless writing it failed."""
         if self._failure is None:
+            self._take_the_rest()
             self._recording.finish()
             # Not the node's logger: its topic is gone once the context is shut down.
             get_logger("recording").info(
                 f"Recorded {self._recording.count} messages in {self._recording.output}"
             )
+
+    def _take_the_rest(self) -> None:
+        """Record what has arrived, but still waited when we were asked to end."""
+        rest = []
+        for subscription in self.subscriptions:
+            handle = subscription.handle
+            for _ in range(_LONGEST_QUEUE):  # at most: its publisher may go on
+                with handle:
+                    taken = handle.take_message(subscription.msg_type, subscription.raw)
+                if taken is None:
+                    break
+                rest.append((taken[1]["received_timestamp"], subscription.callback, taken))
+        for _, store, taken in sorted(rest, key=itemgetter(0)):
+            store(*taken)
 
     def _resolved(self, topic: str) -> str:
         """The topic's full name; raises InvalidTopicNameException for what is none."""
@@ -389,6 +426,24 @@ class RecorderNode(Node):
                 self._record(topic, kind, qos)
             except OutputError as error:
                 self.get_logger().error(f"{topic} is not recorded: {error}")
+
+    def _ask_for_settings(self) -> None:
+        """Store the parameters of the front-end, as they are when it is seen first."""
+        frontend = self._frontend
+        if frontend is None or not frontend.services_are_ready():
+            return
+        self._frontend = None
+
+        def ask(listed: Future) -> None:
+            names = listed.result().result.names
+            frontend.get_parameters(names).add_done_callback(lambda got: store(names, got))
+
+        def store(names: list[str], got: Future) -> None:
+            values = map(parameter_value_to_python, got.result().values)
+            facts = {name: str(value) for name, value in zip(names, values, strict=True)}
+            self._recording.add_facts(bags.SETTINGS, facts)
+
+        frontend.list_parameters().add_done_callback(ask)
 
     def _flush(self) -> None:
         self._recording.flush()

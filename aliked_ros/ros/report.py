@@ -5,7 +5,7 @@ Everything is computed from the recorded messages alone, as a subscriber saw the
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ _KINDS = {
     )
 }
 _SHEET_PICTURES = 9
+_WAITING = 30  # frames that wait for the image of the first of them
 
 
 @dataclass(slots=True)
@@ -123,22 +124,40 @@ def report_of(recording: Path) -> dict[str, Any]:
 
 def pictures(recording: Path) -> Iterator[UInt8Array]:
     """The processed images with their tracks drawn, H×W×3 RGB, in order."""
-    images: dict[float, UInt8Array] = {}
     trails = Trails()
+    for item, pixels in _frames_with_images(recording):
+        result = result_of(item.message)
+        trails.update(result)
+        if pixels is not None:
+            caption = f"{caption_of(result)}, {(item.received - result.stamp) * 1e3:.0f} ms"
+            yield draw_tracks(pixels, result, trails, caption=caption)
+
+
+def _frames_with_images(recording: Path) -> Iterator[tuple[Recorded, UInt8Array | None]]:
+    """Each FeatureFrame with its image, which a busy recorder may have got after it; None: lost."""
+    images: dict[float, UInt8Array] = {}
+    frames: deque[Recorded] = deque()
+
+    def first() -> tuple[Recorded, UInt8Array | None]:
+        item = frames.popleft()
+        stamp = seconds(item.message.header.stamp)
+        pixels = images.get(stamp)
+        for older in [other for other in images if other <= stamp]:
+            del images[older]
+        return item, pixels
+
     for item in read_recording(recording, (FeatureFrame, ImageMessage, CompressedImage)):
         message = item.message
-        stamp = seconds(message.header.stamp)
-        if not isinstance(message, FeatureFrame):
-            images[stamp] = image_from_message(message).pixels
-            continue
-        pixels = images.get(stamp)
-        images = {later: image for later, image in images.items() if later > stamp}
-        if pixels is None:
-            continue
-        result = result_of(message)
-        trails.update(result)
-        caption = f"{caption_of(result)}, {(item.received - stamp) * 1e3:.0f} ms"
-        yield draw_tracks(pixels, result, trails, caption=caption)
+        if isinstance(message, FeatureFrame):
+            frames.append(item)
+        else:
+            images[seconds(message.header.stamp)] = image_from_message(message).pixels
+        while frames and (
+            seconds(frames[0].message.header.stamp) in images or len(frames) > _WAITING
+        ):
+            yield first()
+    while frames:
+        yield first()
 
 
 def write_pictures(recording: Path, video: Path, sheet: Path, summary: dict[str, Any]) -> None:

@@ -5,8 +5,9 @@ after the other. After each one the books are balanced: every image that was sen
 processed, dropped or refused by the node's own counts; images come by a reliable topic with room
 for all, so that none may be lost on the way. Memory, threads and files are watched meanwhile.
 
-Memory is compared where it can be: in the first part of a run the node stays active, in the second
-one it is taken down again and again, and looked at when it has freed all.
+Memory is compared where it can be: before the time begins, what fills once is filled. In the first
+part of it the node stays active, in the second one it is taken down again and again, and looked at
+when it has freed all.
 
 The seed decides what is injected and in which order; how much of it fits into the time depends on
 the machine.
@@ -26,12 +27,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import psutil
 import typer
 from builtin_interfaces.msg import Time
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 from rich.console import Console
@@ -59,7 +62,7 @@ from aliked_ros.ros.processes import (
 from aliked_ros.share import share_path
 from aliked_ros.sources import default_source, open_source
 from aliked_ros.types import UInt8Array
-from aliked_ros.vitals import Vitals, growth, leaks, least_leak, vitals_of
+from aliked_ros.vitals import LEAST_LOOKS, Vitals, growth, leaks, least_leak, vitals_of
 
 LEAK_LIMIT = 1.0
 """MB a minute of the node's own memory."""
@@ -72,11 +75,12 @@ _PATIENCE = 60.0  # seconds without what has to come, after which the node hangs
 _IMAGES = 60  # of the sequence, there and back again
 _PERIOD = 0.05  # seconds between two images
 _UNDER_WAY = 25  # images; a quarter of the queues on both sides, and they fit into shared memory
-# MB: the graph runtimes keep code for each number of keypoints, in steps of 32 (measured: 73 MB for
-# 13 of the 16 numbers up to 512, none when they come again); cleanup frees it.
-_CACHES = 90.0
+# What the graph runtimes keep for each number of keypoints and layers is filled by images with so
+# large shares of the keypoints, matched with layers that end at so large shares of certain points.
+_SHARES = (0.03, 0.2, 0.45, 1.0)
+_DEPTHS = (0.05, 0.2, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, -1.0)
 _FIRST_PART = 0.6  # of a run, in which the node stays active
-_OFTEN = 3  # after so many faults the node is looked at, in the second part by a lifecycle cycle
+_OFTEN = 3  # after so many faults of the second part comes a lifecycle cycle
 _PARAMETERS = {
     "status_period": 0.1, "input_reliability": "reliable", "input_depth": 100,
     "diagnostics.max_silence_warn": 1.0,
@@ -103,7 +107,7 @@ class Soak:
         self._process = psutil.Process(node.pid)
         self._ros = watcher.node
         self._stamp = time.time_ns()
-        self._number = 0
+        self._number = self._marks = 0
         self._sent: Counter[str] = Counter()  # since the last balance: good, bad
         self._base = FrontendStatus()
         self._camera = self._ros.create_publisher(ImageMessage, "image", _RELIABLE)
@@ -130,34 +134,74 @@ class Soak:
         }
 
     def run(self, seconds: float, progress: Callable[[str, float], None]) -> None:
-        """Inject for so long; the first round, one fault of each kind, is warming up.
+        """One fault of each kind to warm up, then inject for so long.
 
         progress: called with what happens and the seconds since the beginning. Raises
         ProcessError when the node dies or hangs.
         """
-        begin = time.monotonic()
         self._connect()
-        warming = list(self._acts)
-        self._rng.shuffle(warming)
         others = [name for name in self._acts if name != "lifecycle"]
+        self._rng.shuffle(others)
+        for name in ("lifecycle", *others):
+            progress(f"warming up: {name}", 0.0)
+            self._inject(name)
+        progress("warming up: caches", 0.0)
+        self._fill_caches()
+        begin = time.monotonic()
         number = 0
-        while (now := time.monotonic() - begin) < seconds or warming:
-            second_part = now > _FIRST_PART * seconds and not warming
-            if warming:
-                name = warming.pop()
-            elif second_part and number % _OFTEN == 0:
-                name = "lifecycle"
-            else:
-                name = self._rng.choice(others)
-            number += 1
+        while (now := time.monotonic() - begin) < seconds or len(self.active) < LEAST_LOOKS:
+            second_part = now > _FIRST_PART * seconds and len(self.active) >= LEAST_LOOKS
+            cycle = second_part and number % _OFTEN == 0
+            name = "lifecycle" if cycle else self._rng.choice(others)
+            number += second_part
             progress(name, now)
-            self.injected[name] += 1
-            self._acts[name]()
-            self._stream(self._rng.uniform(0.2, 1.0))
-            self._balance(name)
-            if not warming and not second_part and number % _OFTEN == 0:
+            self._inject(name)
+            if not second_part:
                 self._level()
                 self.active.append(vitals_of(self._process, time.monotonic()))
+
+    def _inject(self, name: str) -> None:
+        self.injected[name] += 1
+        self._acts[name]()
+        self._stream(self._rng.uniform(0.2, 1.0))
+        self._balance(name)
+
+    def _fill_caches(self) -> None:
+        """Bring about every number of rows and layers that a graph can be asked for."""
+        upright = self._images[0]
+        pair = (upright, np.ascontiguousarray(upright[::-1]))  # which have no matches
+        seen: list[FeatureFrame] = []
+        subscription = self._ros.create_subscription(
+            FeatureFrame, f"{FRONTEND}/features", seen.append, _RELIABLE
+        )
+
+        def features(pixels: UInt8Array) -> FeatureFrame:
+            message = image_message(pixels, self._header())
+            self._send(message)
+            self._wait(
+                lambda: any(found.header.stamp == message.header.stamp for found in seen),
+                "hang: no features of an image",
+            )
+            found = seen[-1]
+            seen.clear()
+            return found
+
+        self._wait(lambda: self._ros.count_publishers(f"{FRONTEND}/features"), "hang: no topic")
+        self._watcher.spin(0.5)  # discovery
+        scores = np.concatenate([features(pixels).scores for pixels in pair])
+        for share in _SHARES if scores.size else ():
+            threshold = float(np.quantile(scores, 1.0 - share)) if share < 1.0 else 0.0
+            for depth in _DEPTHS:
+                for name, value in (("score_threshold", threshold), ("depth_confidence", depth)):
+                    message = Parameter(name, value=value).to_parameter_msg()
+                    self._answer(self._set(message), f"setting {name}")
+                for pixels in pair:
+                    features(pixels)
+        for message in faults.usual_parameters():
+            if message.name in ("score_threshold", "depth_confidence"):
+                self._answer(self._set(message), f"setting {message.name}")
+        self._ros.destroy_subscription(subscription)
+        self._balance("warming up")
 
     def _level(self) -> None:
         """Bring the node into a state that can be compared: these two sizes, a new epoch."""
@@ -189,12 +233,7 @@ class Soak:
 
     def _send(self, message: ImageMessage, kind: str = "good") -> None:
         """Publish an image; a node that lags behind is waited for, or the middleware drops some."""
-
-        def room() -> bool:
-            received = self._watcher.status.frames_received - self._base.frames_received
-            return sum(self._sent.values()) - received < _UNDER_WAY
-
-        self._wait(room, "", allowed=True)
+        self._wait_for_arrivals(sum(self._sent.values()) - _UNDER_WAY + 1)
         self._camera.publish(message)
         self._sent[kind] += 1
 
@@ -202,25 +241,36 @@ class Soak:
         """Wait until images arrive, and count from there."""
         self._wait(self._camera.get_subscription_count, "the node does not subscribe to images")
         before = self._fresh_status().frames_received
+        deadline = time.monotonic() + _PATIENCE
         while self._fresh_status().frames_received == before:
+            if time.monotonic() > deadline:
+                raise ProcessError(f"hang: the node, {self._watcher.status.state}, gets no images")
             self._camera.publish(self._good())
             self.frames["sent to connect"] += 1
             self._watcher.spin(0.2)
-        self._watcher.spin(0.5)
+        self._mark()
         self._base = self._settled_status()
         self._sent.clear()
+
+    def _mark(self) -> None:
+        """Wait until all images sent so far have arrived: the last one's error says so."""
+        self._marks += 1
+        message = self._good()
+        message.encoding = f"mark {self._marks}"
+        self._camera.publish(message)
+        self._sent["bad"] += 1
+        error = f"encoding {message.encoding!r}"
+        self._wait(lambda: error in self._watcher.status.last_error, "hang: an image is lost")
 
     # The books
 
     def _balance(self, after: str, paused: bool = False) -> None:
         """Every image sent is accounted for; those sent while ``paused`` may be ignored."""
+        if paused:
+            self._mark()
         sent = sum(self._sent.values())
         if not paused:
-
-            def arrived() -> bool:
-                return self._watcher.status.frames_received - self._base.frames_received >= sent
-
-            self._wait(arrived, "", allowed=True)
+            self._wait_for_arrivals(sent)
         status, base = self._settled_status(), self._base
         counts = {
             name: getattr(status, f"frames_{name}") - getattr(base, f"frames_{name}")
@@ -231,7 +281,8 @@ class Soak:
                 self.frames["ignored"] += sent - counts["received"]
             else:
                 self._fail(
-                    f"silent loss after {after}: {sent} images sent, {counts['received']} received"
+                    f"silent loss after {after}: {sent} images sent, {counts['received']} "
+                    f"received; the node is {status.state}"
                 )
         if counts["refused"] > self._sent["bad"] or counts["processed"] > self._sent["good"]:
             self._fail(
@@ -243,6 +294,17 @@ class Soak:
         self.frames.update(counts)
         self._base = status
         self._sent.clear()
+
+    def _wait_for_arrivals(self, count: int) -> None:
+        """Wait until so many images have arrived since the last balance, as long as any do."""
+
+        def arrived() -> int:
+            return self._watcher.status.frames_received - self._base.frames_received
+
+        before = -1
+        while before < arrived() < count:
+            before = arrived()
+            self._wait(lambda known=before: arrived() > known, "", allowed=True)
 
     def _settled_status(self) -> FrontendStatus:
         """A new status in which no image waits or is in work, and none came since the one before.
@@ -389,7 +451,8 @@ class Soak:
             answer = self._answer(future, f"~/{name}")
             if not answer.success and name != "relocalize":
                 self._fail(f"~/{name} of an active node failed: {answer.message}")
-        self._answer(self._call("resume"), "~/resume")  # calls do not overtake answers
+        # Each service has a queue of its own: only now has no pause been left behind.
+        self._answer(self._call("resume"), "~/resume")
         self._balance("services", paused="pause" in names)
 
     def _camera_loss(self) -> None:
@@ -475,9 +538,8 @@ def run_soak(
         watcher.close()
     failures += soak.failures + _said(log)
     resting = soak.resting[1:]  # the first one is of the warming up
-    for state, looks, caches in (("active", soak.active, _CACHES), ("unconfigured", resting, 0.0)):
-        found = leaks(looks, LEAK_LIMIT, caches)
-        failures += [f"while {state}, {sentence}" for sentence in found]
+    for state, looks in (("active", soak.active), ("unconfigured", resting)):
+        failures += [f"while {state}, {sentence}" for sentence in leaks(looks, LEAK_LIMIT)]
     return {
         "source": source,
         "seed": seed,
@@ -485,17 +547,17 @@ def run_soak(
         "minutes": round(seconds / 60.0, 2),
         "injected": dict(soak.injected),
         "frames": dict(soak.frames),
-        "active": _course(soak.active, _CACHES),
+        "active": _course(soak.active),
         "unconfigured": _course(resting),
         "failures": failures,
     }
 
 
-def _course(looks: list[Vitals], caches: float = 0.0) -> dict[str, Any]:
+def _course(looks: list[Vitals]) -> dict[str, Any]:
     """How the process fared in one state; ``looks``: seconds, MB, threads, files."""
     if not looks:
         return {}
-    grown, least = growth(looks), least_leak(looks, LEAK_LIMIT, caches)
+    grown, least = growth(looks), least_leak(looks, LEAK_LIMIT)
     begin, end = looks[0], looks[-1]
     return {
         "minutes": round((end.time - begin.time) / 60.0, 2),

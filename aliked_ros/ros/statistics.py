@@ -90,6 +90,7 @@ class Statistics:
             self._received = self._processed = self._dropped = self._refused = 0
             self._input, self._output = Rate(), Rate()
             self._stages: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))
+            self._staged: dict[str, float] = {}  # when each was measured last
             self._matchers: deque[str] = deque(maxlen=_RECENT)
             self._latest: FrameResult | None = None
             self._keyframes = self._alone = 0
@@ -152,6 +153,9 @@ class Statistics:
             self._matchers.append(result.matches.matcher)
             for name, duration in stages.items():
                 self._stages[name].append(duration)
+                self._staged[name] = now
+            for name in [n for n, last in self._staged.items() if last < now - WINDOW]:
+                del self._stages[name], self._staged[name]  # nobody looks at pictures any more
 
     def status(self, state: str) -> FrontendStatus:
         """The message on ~/status, without header, epoch and identity."""

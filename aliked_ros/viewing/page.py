@@ -30,6 +30,10 @@ _TRAJECTORY = 5000  # poses
 _TRAJECTORY_PERIOD = 500_000_000  # nanoseconds between two drawings of it
 _MAP_POINTS = 50_000
 _ASSUMED_FOCAL = 0.8  # of the width, of a camera without a CameraInfo
+_STAGE_COLOURS = (  # of neighbours in a status well apart
+    (31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189),
+    (140, 86, 75), (227, 119, 194), (188, 189, 34), (23, 190, 207), (60, 50, 120),
+)  # fmt: skip
 _POINT_SIZE, _TAIL_SIZE = 2.5, 0.8  # radii on the screen
 
 
@@ -173,9 +177,12 @@ class Page:
             self._scalar(f"{layout.RATES}/refused", (status.frames_refused - refused) * rate)
         if status.frames_processed > self._processed:
             self._processed = status.frames_processed
-            for stage, duration in zip(status.stage_names, status.stage_last, strict=True):
+            times = zip(status.stage_names, status.stage_last, strict=True)
+            for number, (stage, duration) in enumerate(times):
                 if duration > _LEAST_STAGE or stage in self._stages:
-                    self._stages.add(stage)
+                    if stage not in self._stages:
+                        self._stages.add(stage)
+                        self._log_stage(stage, number)
                     self._scalar(f"{layout.STAGES}/{stage}", duration * 1e3)
         about = about_text(status)
         if about != self._about:
@@ -255,6 +262,13 @@ class Page:
         log(f"{layout.COUNTS}/keyframe", keyframe, static=True)
         line = rr.SeriesLines(colors=(40, 160, 70), names="inliers", widths=1.5)
         log(f"{layout.INLIERS}/share", line, static=True)
+
+    def _log_stage(self, stage: str, number: int) -> None:
+        colour = _STAGE_COLOURS[number % len(_STAGE_COLOURS)]
+        line = rr.SeriesLines(colors=(110, 110, 110), names=stage, widths=2.5)
+        if stage != "total":
+            line = rr.SeriesLines(colors=colour, names=stage, widths=1.5)
+        self._stream.log(f"{layout.STAGES}/{stage}", line, static=True)
 
     def _log_camera(self) -> None:
         width, height = (round(side * self._scale) for side in self._size)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from aliked_ros.bags import MACHINE, SETTINGS
 from aliked_ros.errors import BackendError
 from aliked_ros.results import output_path
 from aliked_ros.viewing import recorded
@@ -132,6 +133,7 @@ def page_of(run: Run) -> str:
 {_pictures(run)}
 <h2>What ran</h2>
 {_identity(run)}
+{_facts(run)}
 {_not_recorded(run)}
 <script>{get_plotlyjs()}</script>
 <script type="application/json" id="figures">{drawn}</script>
@@ -328,6 +330,17 @@ def _identity(run: Run) -> str:
         return "<p>Not recorded.</p>"
     rows = [[name.replace("_", " "), value] for name, value in run.identity.items()]
     return f'<div class="wide">{_table([], rows)}</div>'
+
+
+def _facts(run: Run) -> str:
+    return "".join(
+        f'<h2>{title}</h2><div class="wide">{_table([], sorted(run.facts[name].items()))}</div>'
+        for name, title in (
+            (MACHINE, "Where it was recorded"),
+            (SETTINGS, "Parameters of the front-end at the beginning"),
+        )
+        if name in run.facts
+    )
 
 
 def _not_recorded(run: Run) -> str:

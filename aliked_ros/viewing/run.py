@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from aliked_ros.bags import facts_of
 from aliked_ros.errors import ImageError
 from aliked_ros.image_messages import image_from_message
 from aliked_ros.messages import matches_from_message, seconds
@@ -88,6 +89,7 @@ class Run:
     pictures: JPEGs of images with their tracks drawn, and a line for each.
     identity: what ran, from the last status. counts: of images, from the statuses.
     errors: what the front-end complained of, in order.
+    facts: what the recorder stored: its machine, the front-end's settings.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Run:
     identity: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+    facts: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:
@@ -141,6 +144,7 @@ class _Reading:
         self._run = Run(
             recording.path.name,
             cut_off=recording.cut_off,
+            facts=facts_of(recording.path),
             missing=[kind for kind in kinds if kind not in recording.topics],
         )
         frames = recording.count[recorded.FEATURES]

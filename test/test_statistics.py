@@ -1,0 +1,37 @@
+"""What the status says of the stages of an image."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+
+from aliked_ros.ros import statistics
+from aliked_ros.types import Features, FrameResult, Matches, Tracks
+
+
+def test_a_stage_that_happens_no_more_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(statistics, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    none = np.zeros(0, np.float32)
+    features = Features(none.reshape(0, 2), none, none.reshape(0, 128), 640, 480, "aliked-n16")
+    tracks = Tracks(none.astype(np.uint64), none.astype(np.uint32), 0)
+    result = FrameResult(0, 0.0, features, Matches.empty(), tracks)
+    counts = statistics.Statistics()
+
+    counts.processed(result, {"total": 0.1, "draw": 0.3})
+    counts.processed(result, {"total": 0.1})  # the next one is not drawn yet
+    assert counts.status("active").stage_names == ["total", "draw"]
+    now[0] += 1.5 * statistics.WINDOW
+    assert counts.status("active").stage_names == ["total", "draw"], "no images: as they were"
+    counts.processed(result, {"total": 0.2})
+    status = counts.status("active")
+    assert status.stage_names == ["total"]
+    assert status.stage_last.tolist() == [pytest.approx(0.2)]
+    counts.processed(result, {"total": 0.1, "draw": 0.5})  # somebody looks again
+    status = counts.status("active")
+    assert status.stage_names == ["total", "draw"]
+    assert status.stage_mean[1] == pytest.approx(0.5)
