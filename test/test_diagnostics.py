@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from aliked_msgs.msg import FrontendStatus
+from aliked_ros.ros.complaints import Complaints
 from aliked_ros.ros.conversions import image_message
 from aliked_ros.ros.diagnostics import ERROR, OK, PREFIX, STALE, WARN, Diagnostics
 from aliked_ros.ros.parameters import DECLARATIONS
@@ -125,6 +127,23 @@ def test_complaints_about_the_inputs_come_after_what_is_worse():
     )
     assert found["input"].level == ERROR
     assert found["input"].message == f"{SILENCE} No baseline."
+
+
+def test_what_stands_is_logged_even_when_it_came_and_went_before(monkeypatch):
+    logged: list[str] = []
+    complaints = Complaints(logged.append, lambda _: None)
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for _ in range(4):  # flickers, each second
+        complaints.file("mask", "bad mask")
+        complaints.settle("mask")
+        now += 1.0
+    assert logged == ["bad mask"]
+    for _ in range(8):  # and stands from now on
+        complaints.file("mask", "bad mask")
+        now += 1.0
+    assert logged == ["bad mask"] * 2
+    assert str(complaints) == "bad mask"
 
 
 @pytest.mark.parametrize("state", ["unconfigured", "inactive", "paused", "finalized"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import traceback
@@ -17,7 +18,8 @@ _PERIOD = 5.0  # seconds between two log entries about one subject
 class Complaints:
     """One sentence for each subject that something is wrong with; safe from several threads.
 
-    A sentence stands until its subject is well again; it is logged when it begins to stand.
+    A sentence stands until its subject is well again; it is logged once while it stands, at the
+    beginning, or when the last entry about its subject is five seconds old.
     """
 
     def __init__(self, log: Callable[[str], None], remember: Callable[[str], None]) -> None:
@@ -27,29 +29,35 @@ class Complaints:
         self._lock = threading.Lock()
         self._standing: dict[str, str] = {}
         self._logged: dict[str, float] = {}
+        self._unsaid: set[str] = set()  # subjects that stand and have not been logged yet
 
     def file(self, subject: str, sentence: str) -> None:
         """Something is wrong; replaces what was said about the subject before."""
         now = time.monotonic()
         with self._lock:
-            begins = subject not in self._standing
+            if subject not in self._standing:
+                self._unsaid.add(subject)
             self._standing[subject] = sentence
-            begins = begins and now - self._logged.get(subject, -_PERIOD) >= _PERIOD
-            if begins:
+            old = now - self._logged.get(subject, -math.inf) >= _PERIOD
+            say = old and subject in self._unsaid
+            if say:
+                self._unsaid.remove(subject)
                 self._logged[subject] = now
         self._remember(sentence)
-        if begins:
+        if say:
             self._log(sentence)
 
     def settle(self, subject: str) -> None:
         """All is well with the subject."""
         with self._lock:
             self._standing.pop(subject, None)
+            self._unsaid.discard(subject)
 
     def clear(self) -> None:
         """Forget all: a new beginning."""
         with self._lock:
             self._standing.clear()
+            self._unsaid.clear()
             self._logged.clear()
 
     def mention(self, sentence: str) -> None:
