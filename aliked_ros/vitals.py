@@ -17,7 +17,7 @@ _WINDOWS = 12  # of whose lowest figures the slope is taken: work in progress is
 _LEAST_WINDOW = 30.0  # seconds, in which an allocator gives back what it kept (measured)
 # MB that come without any leak: what an allocator keeps for a while, and what is left of that when
 # the looks are over so many minutes that there are lowest figures to compare.
-_KEPT, _LEFT, _LONG = 40.0, 5.0, 3.0
+_KEPT, _LEFT, _LONG = 25.0, 5.0, 3.0
 _CONFIDENCE = 0.95
 _THREADS, _FILES = 3, 5  # more than at the beginning; fewer may be a pool's
 

@@ -128,10 +128,9 @@ def test_a_node_that_dies_or_hangs_is_named(tmp_path: Path, number: int, words: 
             [*command, "--minutes", "0.5", "--log", str(log)], stdout=output, stderr=output
         )
     deadline = time.monotonic() + 120.0
-    while not (log.exists() and "Active: " in log.read_text(errors="replace")):
-        assert time.monotonic() < deadline
+    while not (log.exists() and "'mark 1'" in log.read_text(errors="replace")):
+        assert time.monotonic() < deadline  # until it refuses the first image that it has to
         time.sleep(0.2)
-    time.sleep(2.0)  # images are on their way
     (node,) = psutil.Process(soak.pid).children()
     node.send_signal(number)
     assert soak.wait(120.0) == 1

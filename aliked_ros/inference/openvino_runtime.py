@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,18 @@ def _deform_conv(node: Any) -> Any:
     ).outputs()
 
 
+@cache
+def _core() -> ov.Core:
+    """The one of this process.
+
+    Each sets its thread's stack for signals. When two have come and gone the thread is left with
+    one that is no more, and the next signal that Python handles, Ctrl-C, kills the process.
+    """
+    core = ov.Core()
+    core.add_extension(ConversionExtension("DeformConv", _deform_conv))
+    return core
+
+
 class _Network:
     def __init__(self, compiled: ov.CompiledModel) -> None:
         self._request = compiled.create_infer_request()
@@ -38,8 +51,7 @@ class OpenVinoRuntime:
     """Loads ONNX files as OpenVINO models compiled for this CPU."""
 
     def __init__(self, threads: int) -> None:
-        self._core = ov.Core()
-        self._core.add_extension(ConversionExtension("DeformConv", _deform_conv))
+        self._core = _core()
         self._threads = threads
         self.name = f"OpenVINO {ov.__version__.split('-')[0]}"
         capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -182,7 +182,8 @@ def children() -> Iterator[Callable[..., Child]]:
     started: list[Child] = []
 
     def start(*arguments: Any) -> Child:
-        started.append(Child(*arguments))
+        with _no_interrupt():  # or a child that runs already would not be among them
+            started.append(Child(*arguments))
         return started[-1]
 
     try:
@@ -192,3 +193,16 @@ def children() -> Iterator[Callable[..., Child]]:
             child.stop()
     for child in started:
         child.ended()
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Ctrl-C counts when the block has ended. For the main thread."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import sys
 import tempfile
@@ -79,6 +80,9 @@ _UNDER_WAY = 25  # images; a quarter of the queues on both sides, and they fit i
 # large shares of the keypoints, matched with layers that end at so large shares of certain points.
 _SHARES = (0.03, 0.2, 0.45, 1.0)
 _DEPTHS = (0.05, 0.2, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, -1.0)
+# glibc's own choice of these grows to 32 and 64 MB, and what it keeps hides what leaks.
+_EAGER_ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
+_SETTLING = 0.1  # of a run, which is not looked at: rare things come for the first time
 _FIRST_PART = 0.6  # of a run, in which the node stays active
 _OFTEN = 3  # after so many faults of the second part comes a lifecycle cycle
 _PARAMETERS = {
@@ -156,7 +160,7 @@ class Soak:
             number += second_part
             progress(name, now)
             self._inject(name)
-            if not second_part:
+            if not second_part and now > _SETTLING * seconds:
                 self._level()
                 self.active.append(vitals_of(self._process, time.monotonic()))
 
@@ -575,6 +579,7 @@ def _course(looks: list[Vitals]) -> dict[str, Any]:
 
 @contextmanager
 def _frontend(log: Path) -> Iterator[Child]:
+    os.environ.update(_EAGER_ALLOCATOR)
     with children() as start:
         yield start(
             "front-end",
