@@ -51,8 +51,10 @@ def decode_image(data: Buffer, upright: bool = True) -> UInt8Array:
     problem = "not an image that OpenCV can decode"
     pixels = None
     is_jpeg = encoded[:2].tobytes() == _JPEG
-    if is_jpeg and not _has_its_end(view):
-        problem = "its end is missing"  # some decoders fill up such a JPEG with grey
+    is_png = encoded[: len(_PNG)].tobytes() == _PNG
+    # Some decoders fill up such a JPEG with grey, and take the memory that a PNG's part claims.
+    if (is_jpeg and not _has_its_end(view)) or (is_png and not _has_its_parts(view)):
+        problem = "its end is missing"
     elif width * height > encoded.size * (_DENSEST_JPEG if is_jpeg else _DENSEST_PNG):
         problem = f"they cannot hold the {width}×{height} pixels that it claims"
     elif encoded.size:
@@ -89,6 +91,16 @@ def _claimed_size(image: memoryview) -> tuple[int, int]:
 def _has_its_end(jpeg: memoryview) -> bool:
     """Whether a JPEG's segments are followed by the end of its own image, not a thumbnail's."""
     return any(marker == _END_OF_IMAGE for marker, _ in _segments(jpeg))
+
+
+def _has_its_parts(png: memoryview) -> bool:
+    """Whether a PNG's chunks (length, name, content, checksum), to the last one, are all there."""
+    begin = len(_PNG)
+    while begin + 12 <= len(png):
+        if png[begin + 4 : begin + 8] == b"IEND":
+            return True
+        begin += 12 + _big_endian(png[begin : begin + 4])
+    return False
 
 
 def _segments(jpeg: memoryview) -> Iterator[tuple[bytes, int]]:
