@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import time
 import types
 from collections.abc import Iterator
 from dataclasses import replace
@@ -303,6 +304,24 @@ class TestNode:
         features = next(f for f in rig.probe.features if f.header == points.header)
         rays = np.array(features.normalized).reshape(-1, 2)
         np.testing.assert_allclose(places(points)[:, :2], rays, atol=1e-6)
+        rig.unwatch(subscription)
+
+    def test_no_more_pictures_than_asked_for(self, rig: Rig):
+        subscription = rig.watch(ImageMessage, "tracks/image")
+        pictures = rig.probe.received["tracks/image"]
+        counts = []
+        for rate in (1.0, 0.0):
+            assert rig.probe.set_parameter("picture_rate", rate) == ""
+            before, begin = len(pictures), time.monotonic()
+            for _ in range(12):
+                rig.send()
+                rig.probe.spin(0.05)  # to draw it
+            rig.probe.spin(0.5)
+            counts.append(len(pictures) - before)
+            if rate:
+                assert 1 <= counts[0] <= 2 + rate * (time.monotonic() - begin)
+        assert counts[0] < counts[1]
+        assert rig.probe.set_parameter("picture_rate", 10.0) == ""
         rig.unwatch(subscription)
 
     def test_text_and_legend_can_be_switched_while_it_draws(self, rig: Rig):

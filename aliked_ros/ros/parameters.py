@@ -334,6 +334,14 @@ DECLARATIONS: tuple[Declaration, ...] = (
         (1, 1000),
     ),
     Declaration(
+        "picture_rate",
+        10.0,
+        "At most so many pictures a second on ~/tracks/image, ~/tracks/markers and ~/annotations, "
+        "which people look at; 0 = one for each image.",
+        Change.ANYTIME,
+        (0.0, 1000.0),
+    ),
+    Declaration(
         "draw_text",
         True,
         "Write a line of text into ~/tracks/image: rate, features, tracked, inliers, model, "

@@ -33,7 +33,10 @@ class Scene:
 
 
 class Pictures:
-    """Draws the newest image in a thread of its own, and only what somebody subscribes to."""
+    """Draws the newest image in a thread of its own, and only what somebody subscribes to.
+
+    At most ``picture_rate`` times a second: drawing takes processor time from the next images.
+    """
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class Pictures:
     def start(self) -> None:
         """Begin a sequence of images."""
         self._rate = Rate()
+        self._due = 0.0  # when the next picture may be drawn
         self._took: float | None = None
         self._trails = Trails(self._settings["trail_length"])
         self._track_markers = TrackMarkers()
@@ -72,7 +76,12 @@ class Pictures:
         """Show an image, soon, unless nobody looks; a newer one may take its place."""
         now = time.monotonic()
         self._rate.add(now)
+        if now < self._due:
+            return
         if any(publisher.get_subscription_count() for publisher, _ in self._kinds):
+            rate = self._settings["picture_rate"]
+            if rate > 0.0:  # from when it was due, so that the mean rate is what was asked for
+                self._due = max(self._due + 1.0 / rate, now)
             self._worker.submit(Scene(header, pixels, result, self._rate.hertz(now)))
 
     def took(self) -> dict[str, float]:
