@@ -97,7 +97,7 @@ def _has_its_parts(png: memoryview) -> bool:
     """Whether a PNG's chunks (length, name, content, checksum), to the last one, are all there."""
     begin = len(_PNG)
     while begin + 12 <= len(png):
-        if png[begin + 4 : begin + 8] == b"IEND":
+        if bytes(png[begin + 4 : begin + 8]) == b"IEND":
             return True
         begin += 12 + _big_endian(png[begin : begin + 4])
     return False
