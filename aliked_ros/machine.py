@@ -1,4 +1,4 @@
-"""What this machine's processor is."""
+"""The machine's processor and memory, and how this process uses them."""
 
 from __future__ import annotations
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ImageError
 from aliked_ros.frontend.depth import depth_in_metres
 from aliked_ros.images import decode_image
@@ -89,6 +91,37 @@ def read_depth(path: Path, units_per_metre: float) -> Float32Array:
         return depth_in_metres(np.asarray(raw), units_per_metre)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
+
+
+def calibration_of(
+    width: int,
+    height: int,
+    matrix: NDArray[np.float64],
+    distortion_model: str = "none",
+    distortion: Sequence[float] = (),
+) -> dict[str, Any]:
+    """What a ``calib.json`` says of a camera; matrix: its K (3×3), or P (3×4) when rectified."""
+    return {
+        "width": width,
+        "height": height,
+        "fx": float(matrix[0, 0]),
+        "fy": float(matrix[1, 1]),
+        "cx": float(matrix[0, 2]),
+        "cy": float(matrix[1, 2]),
+        "distortion_model": distortion_model,
+        "distortion": list(distortion),
+    }
+
+
+def calibration_of_camera(camera: CameraModel) -> dict[str, Any]:
+    """What a ``calib.json`` says of a camera model."""
+    return calibration_of(
+        camera.width,
+        camera.height,
+        camera.matrix,
+        camera.distortion_model,
+        camera.distortion.tolist(),
+    )
 
 
 def image_at(pixels: UInt8Array, nanoseconds: int) -> Image:

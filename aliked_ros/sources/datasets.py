@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, ImageError, SourceError
-from aliked_ros.sources.base import SECOND, Partner, nearest, rate_of, read_image
+from aliked_ros.sources.base import (
+    SECOND,
+    Partner,
+    calibration_of,
+    calibration_of_camera,
+    nearest,
+    rate_of,
+    read_image,
+)
 from aliked_ros.sources.files import (
     ImageFiles,
     Step,
@@ -142,7 +150,7 @@ def euroc(root: Path, limit: int | None, partner: Partner) -> ImageFiles:
         raise no_partner(str(root), partner, "it is a EuRoC data set")
     stamps, paths = _euroc_table(root / "cam0" / "data.csv")
     sensor = _euroc_sensor(root / "cam0" / "sensor.yaml")
-    calibration = calibration_file(root) or (sensor and _euroc_calibration(sensor[0]))
+    calibration = calibration_file(root) or (sensor and calibration_of_camera(sensor[0]))
     complete = finish = None
     if partner == "right":
         if not (root / "cam1" / "data.csv").is_file():
@@ -249,17 +257,7 @@ def _kitti_calibration(path: Path, left: int, files: list[Path]) -> dict[str, An
         )
     if size is None:
         return None
-    calibration = {
-        "width": size[0],
-        "height": size[1],
-        "fx": float(matrix[0, 0]),
-        "fy": float(matrix[1, 1]),
-        "cx": float(matrix[0, 2]),
-        "cy": float(matrix[1, 2]),
-        "distortion_model": "none",
-        "distortion": [],
-        "rectified": True,
-    }
+    calibration = calibration_of(*size, matrix) | {"rectified": True}
     if right is not None:
         calibration["stereo_baseline_m"] = float((matrix[0, 3] - right[0, 3]) / matrix[0, 0])
     return calibration
@@ -318,16 +316,3 @@ def _euroc_sensor(path: Path) -> tuple[CameraModel, NDArray[np.float64]] | None:
     if not np.allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-3):
         raise SourceError(f"{path}: T_BS is no rigid motion.")
     return camera, pose
-
-
-def _euroc_calibration(camera: CameraModel) -> dict[str, Any]:
-    return {
-        "width": camera.width,
-        "height": camera.height,
-        "fx": float(camera.matrix[0, 0]),
-        "fy": float(camera.matrix[1, 1]),
-        "cx": float(camera.matrix[0, 2]),
-        "cy": float(camera.matrix[1, 2]),
-        "distortion_model": camera.distortion_model,
-        "distortion": camera.distortion.tolist(),
-    }

@@ -23,7 +23,14 @@ from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, ImageError, SourceError
 from aliked_ros.image_messages import depth_from_message, image_from_message
 from aliked_ros.messages import nanoseconds
-from aliked_ros.sources.base import SECOND, Partner, image_at, rate_of, shorter
+from aliked_ros.sources.base import (
+    SECOND,
+    Partner,
+    calibration_of_camera,
+    image_at,
+    rate_of,
+    shorter,
+)
 from aliked_ros.sources.rectification import Rectification, View
 from aliked_ros.types import Image
 
@@ -231,13 +238,15 @@ class Recording:
             if self._kind == "right" and self._topics.partner is not None:
                 right = self._info(self._topics.partner.removesuffix(_SUFFIX))
                 return self._pair_calibration(info, right)
-            return _calibration(CameraModel.from_info(info, _says_rectified(self._topics.base)))
+            return calibration_of_camera(
+                CameraModel.from_info(info, _says_rectified(self._topics.base))
+            )
         except (ConfigurationError, ValueError) as error:
             logger.warning("camera_info of %s is not used: %s", self._path, error)
             return None
 
     def _pair_calibration(self, info: Any, right: Any) -> dict[str, Any]:
-        calibration = _calibration(CameraModel.from_info(info, rectified=True))
+        calibration = calibration_of_camera(CameraModel.from_info(info, rectified=True))
         if right is None:
             logger.warning(
                 "%s has no camera_info of %s: the images are taken as rectified, their baseline "
@@ -297,16 +306,3 @@ def _view(info: Any) -> View:
     camera = CameraModel.from_info(info, rectified=False)
     rotation = np.reshape(info.r, (3, 3)).astype(np.float64)
     return View(camera, rotation, np.reshape(info.p, (3, 4)).astype(np.float64))
-
-
-def _calibration(camera: CameraModel) -> dict[str, Any]:
-    return {
-        "width": camera.width,
-        "height": camera.height,
-        "fx": float(camera.matrix[0, 0]),
-        "fy": float(camera.matrix[1, 1]),
-        "cx": float(camera.matrix[0, 2]),
-        "cy": float(camera.matrix[1, 2]),
-        "distortion_model": camera.distortion_model,
-        "distortion": camera.distortion.tolist(),
-    }

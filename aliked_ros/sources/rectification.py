@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError
+from aliked_ros.sources.base import calibration_of
 from aliked_ros.types import Image, UInt8Array
 
 Matrix = NDArray[np.float64]
@@ -43,15 +44,7 @@ class Rectification:
                 "the right of the left one. Swap the cameras, or correct the calibration."
             )
         matrix = left.projection
-        self.calibration: dict[str, Any] = {
-            "width": left.camera.width,
-            "height": left.camera.height,
-            "fx": float(matrix[0, 0]),
-            "fy": float(matrix[1, 1]),
-            "cx": float(matrix[0, 2]),
-            "cy": float(matrix[1, 2]),
-            "distortion_model": "none",
-            "distortion": [],
+        self.calibration = calibration_of(left.camera.width, left.camera.height, matrix) | {
             "stereo_baseline_m": -shift / focal,
             "rectified": True,
         }
