@@ -97,9 +97,10 @@ def _has_its_parts(png: memoryview) -> bool:
     """Whether a PNG's chunks (length, name, content, checksum), to the last one, are all there."""
     begin = len(_PNG)
     while begin + 12 <= len(png):
+        size = _big_endian(png[begin : begin + 4])
         if bytes(png[begin + 4 : begin + 8]) == b"IEND":
-            return True
-        begin += 12 + _big_endian(png[begin : begin + 4])
+            return size == 0  # OpenCV takes the memory for any other
+        begin += 12 + size
     return False
 
 

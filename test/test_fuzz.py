@@ -184,14 +184,18 @@ def _png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("kind", ["png", "chunk", "jpeg", "jpeg of 8000", "ppm", "bmp"])
+@pytest.mark.parametrize(
+    "kind", ["png", "chunk", "last chunk", "jpeg", "jpeg of 8000", "ppm", "bmp"]
+)
 def test_a_small_message_cannot_ask_for_a_huge_image(kind):
     if kind == "png":
         data = _png(20_000, 20_000)
     elif kind == "chunk":  # of two gigabytes, in a PNG of 80 bytes
         data = bytearray(_png(16, 16))
         data[data.index(b"IDAT") - 4] = 0x80
-        data = bytes(data)
+    elif kind == "last chunk":  # the same, where no pixels came before
+        data = bytearray(_png(16, 16).replace(b"IDAT", b"IDaT"))
+        data[data.index(b"IEND") - 4] = 0x80
     elif kind.startswith("jpeg"):
         data = cv2.imencode(".jpg", np.zeros((16, 16), np.uint8))[1].tobytes()
         frame = data.index(b"\xff\xc0")
