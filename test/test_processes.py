@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 
+import psutil
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
@@ -11,12 +14,15 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 from aliked_ros.ros import processes
 
 
-def test_ctrl_c_while_a_child_starts_still_ends_it(monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_a_signal_while_a_child_starts_still_ends_it(monkeypatch, number, expected):
     made = []
 
     class Slow:
         def __init__(self) -> None:
-            signal.raise_signal(signal.SIGINT)  # the process is there, we do not know it yet
+            signal.raise_signal(number)  # the process is there, we do not know it yet
             made.append(self)
             self.stopped = False
 
@@ -27,7 +33,28 @@ def test_ctrl_c_while_a_child_starts_still_ends_it(monkeypatch):
             return True
 
     monkeypatch.setattr(processes, "Child", Slow)
-    with pytest.raises(KeyboardInterrupt), processes.children() as start:
+    with pytest.raises(expected), processes.children() as start:
         start()
     assert [child.stopped for child in made] == [True]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_who_is_terminated_leaves_no_child(tmp_path):
+    """A parent in the middle of its work gets SIGTERM, as from systemd or `timeout`."""
+    parent = f"""
+import time
+from pathlib import Path
+from aliked_ros.ros.processes import children
+with children() as start:
+    child = start("listener", "aliked_ros.ros.listener", {{}}, Path({str(tmp_path / "log")!r}))
+    print(child.pid, flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True
+    ) as process:
+        child = psutil.Process(int(process.stdout.readline()))
+        process.terminate()
+        assert process.wait(30) == 143
+    assert not child.is_running()

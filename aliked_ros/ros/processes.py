@@ -26,6 +26,7 @@ from aliked_ros.share import share_path
 FRONTEND = "aliked_frontend"
 _FIRST_PORT, _PORTS = 7400, 250  # of a DDS domain
 _claims: list[socket.socket] = []
+_TERMINATED = 128 + signal.SIGTERM  # a shell's status of a process that SIGTERM ended
 _STOP_TIMEOUT = 15.0  # seconds for a process to end after SIGINT
 
 
@@ -177,9 +178,11 @@ def join_private_domain() -> int:
 def children() -> Iterator[Callable[..., Child]]:
     """A function that starts children; all are stopped, latest first, when the block ends.
 
+    So they are when this process gets SIGTERM, which ends it with status 143. For the main thread.
     Raises ProcessError when one of them did not end well after a block that did.
     """
     started: list[Child] = []
+    before = signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(_TERMINATED))
 
     def start(*arguments: Any) -> Child:
         with _no_interrupt():  # or a child that runs already would not be among them
@@ -191,18 +194,23 @@ def children() -> Iterator[Callable[..., Child]]:
     finally:
         for child in reversed(started):
             child.stop()
+        signal.signal(signal.SIGTERM, before)
     for child in started:
         child.ended()
 
 
 @contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """Ctrl-C counts when the block has ended. For the main thread."""
+    """Ctrl-C and SIGTERM count when the block has ended. For the main thread."""
     came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    before = {
+        number: signal.signal(number, lambda number, _frame: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if came:
-        raise KeyboardInterrupt
+        signal.raise_signal(came[0])
