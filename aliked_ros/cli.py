@@ -27,6 +27,7 @@ from typer.core import TyperGroup
 
 from aliked_ros.configuration import FrontendConfig, choices, parse_image_size, ranges
 from aliked_ros.errors import AlikedError, BackendError, ImageError, SourceError
+from aliked_ros.evaluation.commands import evaluate_app
 
 if TYPE_CHECKING:
     from aliked_ros.inference.backend import Backend
@@ -77,6 +78,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(no_args_is_help=True, help="Weights and networks: list, fetch, export.")
 app.add_typer(models_app, name="models")
+app.add_typer(evaluate_app, name="evaluate")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Names = Annotated[list[str] | None, typer.Argument(help="Names as in 'models list'; default: all.")]

@@ -1,0 +1,206 @@
+"""docs/benchmarks/REPORT.md: every evaluation and benchmark on the shared data, on one page.
+
+Each section is the outcome of one command of this package, run as users run it and printed beside
+its figures. What a former run has finished is kept, so an interrupted one goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aliked_ros.benchmark.timing import machine
+from aliked_ros.errors import OutputError, SourceError
+from aliked_ros.results import output_path, write_json
+
+PAGE, PICTURES = "REPORT.md", "report"
+_TEXT, _DONE = "summary.md", "done.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One command and what its figures are about.
+
+    arguments: of ``aliked_ros``; DATA stands for the folder of the shared data. question: one
+    sentence above the table. needs: folder in DATA without which the section is left out; empty =
+    none.
+    """
+
+    name: str
+    title: str
+    question: str
+    arguments: tuple[str, ...]
+    needs: str = ""
+
+    def command(self, data: str, output: str) -> list[str]:
+        """The arguments with their paths."""
+        placed = [argument.replace("DATA", data) for argument in self.arguments]
+        return [*placed, "--output", output]
+
+
+def _evaluation(kind: str, data: str, title: str, question: str, *more: str) -> Section:
+    return Section(
+        f"{kind}_{data}", title, question, ("evaluate", kind, f"DATA/{data}", *more), data
+    )
+
+
+SECTIONS = (
+    _evaluation(
+        "homography", "oxford_affine", "Matching across viewpoint, zoom, blur and light",
+        "Oxford affine regions: how many matches are right, and is the homography they give?",
+    ),
+    _evaluation(
+        "epipolar", "tum_fr1_xyz", "Matches and tracks of a moving camera",
+        "TUM fr1_xyz, poses by motion capture: matches 1, 5 and 10 images apart, and how long "
+        "tracks last as far as they are right.",
+    ),
+    _evaluation(
+        "epipolar", "realsense_desk", "The same where motion is fast and images are blurred",
+        "A hand-held RealSense in an office; no ground truth, so the geometry that the matches of "
+        "all methods together agree on.",
+    ),
+    _evaluation(
+        "odometry", "tum_fr1_xyz", "Odometry, RGB-D",
+        "The reference back-end on each front-end's messages, against motion capture.",
+    ),
+    _evaluation(
+        "odometry", "kitti_00_first40", "Odometry, stereo",
+        "The same on KITTI 00, against GPS and IMU.",
+    ),
+    _evaluation(
+        "odometry", "vamr_box_210", "Odometry, one camera",
+        "The same with one calibrated camera; the trajectory is scaled to the ground truth.",
+    ),
+    _evaluation(
+        "reconstruction", "tum_fr1_xyz", "Structure from motion",
+        "COLMAP's incremental mapping on each front-end's tracks and matches.",
+    ),
+    _evaluation(
+        "relocalization", "tum_fr1_xyz", "Finding a place again",
+        "The harder half of the sequence against keyframes of the other half.",
+    ),
+    Section(
+        "peers", "Speed against other implementations",
+        "The same work by others, interleaved in one run; more than 1 is faster than the first.",
+        ("bench", "peers", "--rounds", "15"),
+    ),
+    Section(
+        "scaling", "Speed over size, keypoints, model, backend, threads",
+        "One factor at a time, around 640×480 with 1000 keypoints on all cores.",
+        ("bench", "scaling", "--rounds", "10"),
+    ),
+    Section(
+        "node", "Through ROS 2",
+        "From the image's publication to the features' arrival, with more or fewer subscribers.",
+        ("bench", "node", "--rounds", "3"),
+    ),
+)  # fmt: skip
+
+
+def write_document(
+    data: Path,
+    output: Path,
+    work: Path,
+    only: Sequence[str] = (),
+    restart: bool = False,
+    say: Callable[[str], None] = lambda _text: None,
+) -> dict[str, Any]:
+    """Run what has not been run yet and write the page; returns name → state of each section.
+
+    data: folder of the shared data. output: folder for REPORT.md and its pictures. work: folder
+    that keeps each section's results between runs. only: names of sections to run now; the page
+    has all that are there. restart: run again what is there.
+    Raises SourceError for a name that is no section's, OutputError when nothing can be written.
+    """
+    known = [section.name for section in SECTIONS]
+    for name in only:
+        if name not in known:
+            raise SourceError(f"There is no section {name!r}; choose from {', '.join(known)}.")
+    states: dict[str, Any] = {}
+    for section in SECTIONS:
+        folder = work / section.name
+        if section.needs and not (data / section.needs).is_dir():
+            states[section.name] = f"left out: no {section.needs} in {data}"
+        elif only and section.name not in only:
+            states[section.name] = "kept" if (folder / _DONE).is_file() else "not run"
+        elif (folder / _DONE).is_file() and not restart:
+            states[section.name] = "kept"
+        else:
+            say(f"{section.name} ...")
+            states[section.name] = _run(section, data, folder, restart)
+    _write_page(output, work, data)
+    return states
+
+
+def _run(section: Section, data: Path, folder: Path, restart: bool) -> str:
+    """Run a section's command; its state."""
+    if restart and folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    benchmark = section.arguments[0] == "bench"
+    target = folder / "results.json" if benchmark else folder
+    begin = time.monotonic()
+    command = [sys.executable, "-m", "aliked_ros.cli", *section.command(str(data), str(target))]
+    outcome = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if outcome.returncode != 0:
+        return f"failed with status {outcome.returncode}"
+    with output_path(folder / _TEXT) as path:
+        path.write_text(outcome.stdout, encoding="utf-8")
+    seconds = time.monotonic() - begin
+    write_json(folder / _DONE, {"machine": machine(), "seconds": round(seconds)})
+    return f"done in {seconds:.0f} s"
+
+
+def _write_page(output: Path, work: Path, data: Path) -> None:
+    lines = [
+        "# Report",
+        "",
+        "Every evaluation and benchmark on the shared data, made by `make report` "
+        "(`aliked_ros bench report`), which runs the command that stands above each table. What is "
+        "measured, and how: [evaluation](../evaluation.md), [benchmarks](README.md).",
+    ]
+    for section in SECTIONS:
+        folder = work / section.name
+        try:
+            done = json.loads((folder / _DONE).read_text(encoding="utf-8"))
+            text = (folder / _TEXT).read_text(encoding="utf-8").strip()
+        except OSError:
+            continue
+        command = " ".join(section.command("../shared/data", f"build/report/{section.name}"))
+        lines += ["", f"## {section.title}", "", section.question, ""]
+        lines += [f"    aliked_ros {command}", "", _provenance(done), "", text]
+        lines += _pictures(section, folder, output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make {output}: {error.strerror}.") from error
+    with output_path(output / PAGE) as path:
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _pictures(section: Section, folder: Path, output: Path) -> list[str]:
+    """Copy a section's plots beside the page; the lines that show them."""
+    lines = []
+    for plot in sorted(folder.glob("*.png")):
+        name = f"{section.name}_{plot.name}"
+        with output_path(output / PICTURES / name) as path:
+            shutil.copyfile(plot, path)
+        lines += ["", f"![{section.title}: {plot.stem.replace('_', ' ')}]({PICTURES}/{name})"]
+    return lines
+
+
+def _provenance(done: dict[str, Any]) -> str:
+    on = done["machine"]
+    packages = ", ".join(f"{name} {number}" for name, number in on["packages"].items())
+    revision = f", revision {on['revision']}" if on.get("revision") else ""
+    return (
+        f"{on['date']}{revision}, {done['seconds']} s on {on['cores']} cores of {on['cpu']} "
+        f"(load {on['load_1min']} at the end); Python {on['python']}, {packages}."
+    )

@@ -1,0 +1,151 @@
+"""``aliked_ros evaluate ...``: this front-end and what one could take instead, on the same data."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aliked_ros.configuration import FrontendConfig, choices
+from aliked_ros.errors import BackendError, ConfigurationError
+
+if TYPE_CHECKING:
+    from aliked_ros.evaluation.outcome import Outcome
+
+evaluate_app = typer.Typer(
+    no_args_is_help=True,
+    help="How good: against ground truth, and against ORB, SIFT and optical flow in the same run.",
+)
+
+_DEFAULTS = FrontendConfig()
+_DEFAULT_METHODS = "aliked+lightglue,aliked+nearest,sift,orb,gftt+lk"
+
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        file_okay=False, help="Folder for results.json, rows.csv, plots; default evaluation/NAME."
+    ),
+]
+Methods = Annotated[str, typer.Option(help="Comma-separated; all are compared with the first one.")]
+TopK = Annotated[int, typer.Option("--top-k", help="Keypoints an image, the same for all.")]
+Model = Annotated[
+    str, typer.Option(help=f"Of the aliked methods: {', '.join(choices()['model'])}.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only so many of them, for a short run.")]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Forget what an interrupted run has done already.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+
+@evaluate_app.command(epilog="Example: aliked_ros evaluate homography hpatches-sequences-release")
+def homography(
+    folder: Annotated[Path, typer.Argument(help="pairs.txt, Oxford affine or HPatches layout.")],
+    output: Output = None,
+    methods: Methods = _DEFAULT_METHODS,
+    top_k: TopK = _DEFAULTS.max_keypoints,
+    model: Model = _DEFAULTS.model,
+    limit: Limit = None,
+    restart: Restart = False,
+    as_json: AsJson = False,
+) -> None:
+    """Image pairs with a known homography: matching and homography accuracy, repeatability."""
+    _require_libraries()
+    from aliked_ros.evaluation.homography import evaluate_homography
+    from aliked_ros.evaluation.plots import plot_homography
+    from aliked_ros.progress import share_progress
+
+    target = output or _default(folder)
+    with share_progress(_console()) as report:
+        outcome = evaluate_homography(
+            folder, _names(methods), _config(model, top_k), target, report, limit, restart, _say
+        )
+    plot_homography(outcome, target)
+    _show({"": outcome}, target, as_json)
+
+
+@evaluate_app.command(epilog="Example: aliked_ros evaluate epipolar rgbd_dataset_freiburg1_xyz")
+def epipolar(
+    sequence: Annotated[str, typer.Argument(help="As for 'track'.")],
+    gap: Annotated[str, typer.Option(help="Images between the two of a pair.")] = "1,5,10",
+    output: Output = None,
+    methods: Methods = _DEFAULT_METHODS,
+    top_k: TopK = _DEFAULTS.max_keypoints,
+    model: Model = _DEFAULTS.model,
+    limit: Limit = None,
+    restart: Restart = False,
+    as_json: AsJson = False,
+) -> None:
+    """Sequences: precision and coverage of matches against true poses, how long tracks last."""
+    _require_libraries()
+    from aliked_ros.evaluation.epipolar import evaluate_epipolar
+    from aliked_ros.evaluation.plots import plot_epipolar
+    from aliked_ros.progress import share_progress
+
+    target = output or _default(Path(sequence))
+    with share_progress(_console()) as report:
+        pairs, tracks = evaluate_epipolar(
+            sequence, _names(methods), _config(model, top_k), _gaps(gap), target, report, limit,
+            restart, _say,
+        )  # fmt: skip
+    plot_epipolar(pairs, tracks, target)
+    _show({"pairs": pairs, "tracks": tracks}, target, as_json)
+
+
+def _gaps(text: str) -> list[int]:
+    words = text.split(",")
+    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+        raise ConfigurationError(
+            f"--gap is {text!r}; give numbers of images from 1, separated by commas: 1,5,10."
+        )
+    return sorted({int(word) for word in words})
+
+
+def _names(methods: str) -> list[str]:
+    return [name.strip() for name in methods.split(",") if name.strip()]
+
+
+def _config(model: str, top_k: int) -> FrontendConfig:
+    """Settings of all methods; each replaces the matcher by its own."""
+    return FrontendConfig(model=model, max_keypoints=top_k, matcher="nearest")
+
+
+def _default(data: Path) -> Path:
+    return Path("evaluation") / data.resolve().name
+
+
+def _require_libraries() -> None:
+    try:
+        import evo  # noqa: F401
+    except ImportError as error:
+        raise BackendError(
+            f"evaluations need evo and pycolmap ({error}): pip install -r "
+            "requirements/evaluation.txt."
+        ) from error
+
+
+def _show(outcomes: dict[str, Outcome], target: Path, as_json: bool) -> None:
+    """Print outcomes, by their titles; a single one has none."""
+    if as_json:
+        found = {title: outcome.as_dict() for title, outcome in outcomes.items()}
+        print(json.dumps(found.get("", found), indent=2))
+    else:
+        tables = [
+            f"{title.capitalize()}\n\n{outcome.as_text()}" if title else outcome.as_text()
+            for title, outcome in outcomes.items()
+        ]
+        print("\n\n".join(tables))
+    _say(f"tables, rows and plots: {target}")
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

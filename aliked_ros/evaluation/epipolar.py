@@ -1,0 +1,392 @@
+"""Matches and tracks against a sequence's epipolar geometry (``aliked_ros evaluate epipolar``).
+
+Two geometries of two images are judged by. One comes from their true poses and the calibration; it
+is as good as the motion capture and its clock are, and misses where there is no ground truth. The
+other is the consensus of all methods together: estimated from their pooled matches, an equal number
+of each, so that it favours none. Tracks are judged by the consensus: over many images, errors of
+the motion capture of some pixels would end them, those that last longest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from aliked_ros.benchmark.timing import machine
+from aliked_ros.camera import CameraModel
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import SourceError
+from aliked_ros.evaluation.ledger import Ledger, Row, Unit
+from aliked_ros.evaluation.methods import Method, Pairs, View, open_methods
+from aliked_ros.evaluation.outcome import Metric, Outcome, Report
+from aliked_ros.evaluation.poses import has_truth, true_poses
+from aliked_ros.odometry.geometry import Transform
+from aliked_ros.sources import open_source
+from aliked_ros.types import Float32Array, FrameResult, Image
+
+Float64Array = NDArray[np.float64]
+
+_CORRECT = 3.0  # pixels from the epipolar line
+_COLUMNS, _ROWS = 8, 6  # cells of the image, for coverage
+_LEAST_BASELINE = 1e-3  # metres between two cameras; nearer ones have no epipolar geometry
+_POOLED = 300  # matches of each method, for the consensus
+_POOLED_THRESHOLD = 1.0  # pixels
+_POOLED_LEAST = 0.2  # of the pooled matches: fewer inliers are no consensus
+_FLAT = 0.9  # of the epipolar inliers on one homography: the scene is flat, or the camera turned
+_ITERATIONS, _CONFIDENCE = 5000, 0.9999
+_AGES = (2, 10, 30)  # images
+_LONGEST_BREAK = 60  # images for which a track may be out of sight
+_BLOCKS = 10  # neighbouring images that are drawn together by the bootstrap
+
+PAIR_METRICS = (
+    Metric("matches", "matches", better="", digits=0),
+    Metric("correct", "correct at 3 px", digits=0),
+    Metric("precision_1", "precision at 1 px", percent=True),
+    Metric("precision_3", "precision at 3 px", percent=True),
+    Metric("coverage", "coverage", percent=True),
+    Metric("true_precision_1", "at 1 px of true poses", percent=True),
+    Metric("true_precision_3", "at 3 px of true poses", percent=True),
+)
+PAIR_REMARKS = (
+    "Correct, precision, coverage: matches within so many pixels of the consensus geometry of all "
+    "methods, undistorted; of true poses: of the ground truth's epipolar lines, whose own error is "
+    "in it. Coverage: share of 8×6 cells with a correct match.",
+)
+TRACK_METRICS = (
+    Metric("right", "right, of what goes on", percent=True),
+    *(Metric(f"tracked_{n}", f"points tracked over {n} images or more", digits=0) for n in _AGES),
+    Metric("age", "mean age of what is tracked, images"),
+)
+TRACK_REMARKS = (
+    "Units are images. At equal precision: a track counts from its first observation, or the last "
+    "that was farther than 3 px from the consensus geometry with an earlier one. Mean age: over "
+    "points in their second image or later.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What correspondences of two images have to agree with; points in pixels, undistorted.
+
+    matrix: 3×3, x2ᵀ·F·x1 = 0 (fundamental matrix), or with ``flat`` x2 ~ H·x1 (homography).
+    """
+
+    matrix: Float64Array
+    flat: bool = False
+
+    def errors(self, first: NDArray[Any], second: NDArray[Any]) -> Float64Array:
+        """Pixels K of each correspondence (K×2, K×2) from it; the larger of both images'."""
+        forth = _homogeneous(first) @ self.matrix.T
+        if self.flat:
+            back = _homogeneous(second) @ np.linalg.inv(self.matrix).T
+            return np.maximum(  # type: ignore[no-any-return]
+                np.linalg.norm(forth[:, :2] / forth[:, 2:] - second, axis=1),
+                np.linalg.norm(back[:, :2] / back[:, 2:] - first, axis=1),
+            )
+        back = _homogeneous(second) @ self.matrix
+        residual = np.abs((_homogeneous(second) * forth).sum(1))
+        lengths = np.minimum(
+            np.linalg.norm(forth[:, :2], axis=1), np.linalg.norm(back[:, :2], axis=1)
+        )
+        return np.asarray(residual / np.maximum(lengths, 1e-12))
+
+
+Geometries = Mapping[tuple[int, int], Geometry]
+"""Of pairs of images, by their numbers, the earlier one first."""
+
+
+class Lens:
+    """Pixels of an ideal pinhole with the camera's focal length and centre (0, 0)."""
+
+    def __init__(self, camera: CameraModel | None) -> None:
+        """Without a camera, pixels stay as they are."""
+        self._camera = camera
+        self.focal = (
+            1.0 if camera is None else float(np.sqrt(camera.matrix[0, 0] * camera.matrix[1, 1]))
+        )
+
+    def __call__(self, keypoints: Float32Array) -> Float64Array:
+        """N×2 pixels → N×2; NaN where the lens model ends."""
+        if self._camera is None:
+            return keypoints.astype(np.float64)
+        return self._camera.normalize(keypoints).astype(np.float64) * self.focal
+
+
+def evaluate_epipolar(
+    source: str,
+    names: Sequence[str],
+    config: FrontendConfig,
+    gaps: Sequence[int],
+    output: Path,
+    report: Report,
+    limit: int | None = None,
+    restart: bool = False,
+    say: Callable[[str], None] = lambda _text: None,
+) -> tuple[Outcome, Outcome]:
+    """Pairs of images ``gaps`` apart, and the tracks through the whole sequence.
+
+    The first outcome is of the pairs, the second of the tracks, whose rows are images. Both, and
+    the ledger, are written to ``output``.
+    names: of methods. limit: only so many images. restart: forget an interrupted run.
+    Raises SourceError for a source that cannot be read, is too short for the gaps, or has true
+    poses but no calibration; ConfigurationError, OutputError.
+    """
+    opened = open_source(source, limit)
+    images = list(opened)
+    if len(images) <= max(gaps):
+        raise SourceError(
+            f"{opened.name} gave {len(images)} images; the largest gap is {max(gaps)}: choose "
+            "smaller ones by --gap."
+        )
+    truth = has_truth(source)
+    if truth and opened.calibration is None:
+        raise SourceError(
+            f"{source} has true poses but no calibration; put a calib.json there "
+            "(width, height, fx, fy, cx, cy, distortion_model, distortion)."
+        )
+    camera = (
+        None if opened.calibration is None else CameraModel.from_calibration(opened.calibration)
+    )
+    lens = Lens(camera)
+    question = {
+        "evaluation": "epipolar",
+        "data": opened.name,
+        "methods": list(names),
+        "model": config.model,
+        "max_keypoints": config.max_keypoints,
+        "gaps": list(gaps),
+        "images": len(images),
+        "true_poses": truth,
+    }
+    with Ledger(output, question, restart) as ledger, open_methods(names, config, say) as methods:
+        views = _Views(images, methods, max(gaps))
+        poses = true_poses(source, [image.stamp for image in images]) if truth else None
+        pairs = [(j - gap, j) for j in range(len(images)) for gap in gaps if j >= gap]
+        units = [
+            Unit(f"pair {i}-{j}", partial(_measure_pair, views, lens, poses, i, j))
+            for i, j in pairs
+        ]
+        rows = ledger.measure(units, partial(report, "pairs"))
+        known = {
+            (row["pair"][0], row["pair"][1]): Geometry(
+                np.reshape(row["matrix"], (3, 3)), row["flat"]
+            )
+            for row in rows
+            if not row["method"]
+        }
+        track_rows = ledger.measure(
+            [
+                Unit(
+                    f"tracks {method.name}", partial(_measure_tracks, images, method, camera, known)
+                )
+                for method in methods
+            ],
+            partial(report, "tracks"),
+        )
+        facts = question | {
+            "descriptions": {method.name: method.description for method in methods},
+            "machine": machine(),
+        }
+    judged = [row for row in rows if row["method"]]
+    metrics = [m for m in PAIR_METRICS if truth or not m.key.startswith("true")]
+    of_pairs = Outcome(
+        facts, judged, metrics, list(names), ("gap",), _BLOCKS * len(gaps), PAIR_REMARKS
+    )
+    of_tracks = Outcome(facts, track_rows, TRACK_METRICS, list(names), (), _BLOCKS, TRACK_REMARKS)
+    of_pairs.write(output, "pairs")
+    of_tracks.write(output, "tracks")
+    return of_pairs, of_tracks
+
+
+class _Views:
+    """Views of the images by all methods, the last few kept."""
+
+    def __init__(
+        self, images: Sequence[Image], methods: Sequence[Method], largest_gap: int
+    ) -> None:
+        self.methods = methods
+        self.images = images
+        self._kept: dict[int, list[View]] = {}
+        self._largest_gap = largest_gap
+
+    def __getitem__(self, index: int) -> list[View]:
+        if index not in self._kept:
+            for old in [k for k in self._kept if abs(k - index) > self._largest_gap]:
+                del self._kept[old]
+            pixels = self.images[index].pixels
+            self._kept[index] = [method.view(pixels) for method in self.methods]
+        return self._kept[index]
+
+
+def _measure_pair(
+    views: _Views, lens: Lens, poses: Sequence[Transform | None] | None, i: int, j: int
+) -> list[Row]:
+    """A row a method, and one that keeps the consensus; none where there is no consensus."""
+    before, now = views[i], views[j]
+    found = [method.match(a, b) for method, a, b in zip(views.methods, before, now, strict=True)]
+    points = [(lens(pairs.first), lens(pairs.second)) for pairs in found]
+    geometry = consensus(points)
+    if geometry is None:
+        return []
+    truth = None if poses is None else true_geometry(poses[i], poses[j], lens.focal)
+    matrix = geometry.matrix.ravel().tolist()
+    rows: list[Row] = [{"method": "", "pair": [i, j], "matrix": matrix, "flat": geometry.flat}]
+    shape = views.images[j].pixels.shape
+    for method, pairs, (first, second) in zip(views.methods, found, points, strict=True):
+        errors = geometry.errors(first, second)
+        right = errors <= _CORRECT
+        true_errors = None if truth is None else truth.errors(first, second)
+        rows.append(
+            {
+                "unit": f"{i}-{j}",
+                "method": method.name,
+                "gap": j - i,
+                "matches": len(pairs),
+                "correct": int(right.sum()),
+                "precision_1": _share(errors <= 1.0),
+                "precision_3": _share(right),
+                "coverage": coverage(pairs, right, shape),
+                "true_precision_1": None if true_errors is None else _share(true_errors <= 1.0),
+                "true_precision_3": None
+                if true_errors is None
+                else _share(true_errors <= _CORRECT),
+            }
+        )
+    return rows
+
+
+def true_geometry(
+    first: Transform | None, second: Transform | None, focal: float
+) -> Geometry | None:
+    """Of two cameras' poses (world_from_camera); None where one is not known, or both are one."""
+    if first is None or second is None:
+        return None
+    motion = second.inverse() @ first  # second camera from first camera
+    if np.linalg.norm(motion.translation) < _LEAST_BASELINE:
+        return None
+    x, y, z = motion.translation
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    to_rays = np.diag([1.0 / focal, 1.0 / focal, 1.0])
+    return Geometry(to_rays @ cross @ motion.rotation @ to_rays)
+
+
+def consensus(points: Sequence[tuple[Float64Array, Float64Array]]) -> Geometry | None:
+    """What the matches of all methods together agree on; an equal number of each counts."""
+    rng = np.random.default_rng(0)
+    chosen = [rng.permutation(len(first))[:_POOLED] for first, _ in points]
+    first = np.concatenate([a[rows] for (a, _), rows in zip(points, chosen, strict=True)])
+    second = np.concatenate([b[rows] for (_, b), rows in zip(points, chosen, strict=True)])
+    known = np.isfinite(first).all(1) & np.isfinite(second).all(1)
+    first, second = first[known], second[known]
+    settings = (cv2.USAC_MAGSAC, _POOLED_THRESHOLD)
+    try:
+        general, inside = cv2.findFundamentalMat(first, second, *settings, _CONFIDENCE, _ITERATIONS)
+        flat, on_plane = cv2.findHomography(
+            first, second, *settings, None, _ITERATIONS, _CONFIDENCE
+        )
+    except cv2.error:
+        return None
+    inliers = 0 if inside is None or general is None else int(inside.sum())
+    coplanar = 0 if on_plane is None or flat is None else int(on_plane.sum())
+    if max(inliers, coplanar) < _POOLED_LEAST * len(first):
+        return None
+    if flat is not None and coplanar >= _FLAT * inliers:
+        return Geometry(np.array(flat, np.float64), flat=True)
+    return None if general is None else Geometry(np.array(general[:3], np.float64))
+
+
+def coverage(pairs: Pairs, right: NDArray[np.bool_], shape: tuple[int, ...]) -> float:
+    """Share of 8×6 cells of the second image (of ``shape``) that hold a correct match."""
+    height, width = shape[:2]
+    cells = (pairs.second[right] + 0.5) / (width, height) * (_COLUMNS, _ROWS)
+    columns, rows = np.clip(cells.astype(int), 0, (_COLUMNS - 1, _ROWS - 1)).T
+    return len(np.unique(rows * _COLUMNS + columns)) / (_COLUMNS * _ROWS)
+
+
+def _measure_tracks(
+    images: Sequence[Image], method: Method, camera: CameraModel | None, known: Geometries
+) -> list[Row]:
+    """Rows of the images: what a method's front-end still follows there, as far as it is right."""
+    frontend = method.frontend()
+    frontend.camera = camera
+    results = (frontend.process(Image(image.pixels, image.stamp)) for image in images)
+    return [
+        {"unit": f"image {index}", "method": method.name, **figures}
+        for index, figures in enumerate(judge_tracks(results, Lens(camera), known))
+    ]
+
+
+def judge_tracks(results: Iterable[FrameResult], lens: Lens, known: Geometries) -> Iterator[Row]:
+    """What is tracked in each image; where a track is wrong, it begins anew.
+
+    It is wrong where it lies more than 3 px from a geometry with an earlier image, of those that
+    are ``known``, in which the track was seen since it began.
+    """
+    frames: list[_Observed] = []
+    for now, result in enumerate(results):
+        order = np.argsort(result.tracks.ids)
+        ids, points = result.tracks.ids[order], lens(result.features.keypoints[order])
+        begun, ages = np.full(len(ids), now), np.ones(len(ids), int)
+        for before in reversed(frames):  # the last observation of each that goes on
+            unknown = np.flatnonzero(ages == 1)
+            _, here, there = np.intersect1d(ids[unknown], before.ids, return_indices=True)
+            begun[unknown[here]] = before.begun[there]
+            ages[unknown[here]] = before.ages[there] + 1
+            if before.index < now - _LONGEST_BREAK:
+                break
+        judged, wrong = np.zeros(len(ids), bool), np.zeros(len(ids), bool)
+        for before in frames:
+            geometry = known.get((before.index, now))
+            if geometry is None:
+                continue
+            _, here, there = np.intersect1d(ids, before.ids, return_indices=True)
+            since = before.index >= begun[here]
+            here, there = here[since], there[since]
+            errors = geometry.errors(before.points[there], points[here])
+            judged[here] = True
+            wrong[here] |= ~(errors <= _CORRECT)
+        begun[wrong], ages[wrong] = now, 1
+        frames.append(_Observed(now, ids, points, begun, ages))
+        followed = ages[ages > 1]
+        yield {
+            "right": 1.0 - float(wrong.sum() / judged.sum()) if judged.any() else None,
+            "age": float(followed.mean()) if len(followed) else None,
+            **{f"tracked_{least}": int((ages >= least).sum()) for least in _AGES},
+            "ages": np.bincount(ages, minlength=1).tolist() if len(ages) else [],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Observed:
+    """An image's tracks by rising id: undistorted points, image where each began, age in images."""
+
+    index: int
+    ids: NDArray[np.uint64]
+    points: Float64Array
+    begun: NDArray[np.int64]
+    ages: NDArray[np.int64]
+
+
+def survival(outcome: Outcome, method: str) -> Float64Array:
+    """Mean number of points an image that are tracked, and right, over n images or more, by n."""
+    counts = [row["ages"] for row in outcome.rows if row["method"] == method]
+    longest = max((len(one) for one in counts), default=0)
+    total = np.zeros(longest)
+    for one in counts:
+        total[: len(one)] += one
+    return np.asarray(total[::-1].cumsum()[::-1] / max(len(counts), 1))
+
+
+def _homogeneous(points: NDArray[Any]) -> Float64Array:
+    return np.hstack([np.asarray(points, np.float64), np.ones((len(points), 1))])
+
+
+def _share(which: NDArray[np.bool_]) -> float:
+    return float(which.mean()) if len(which) else 0.0

@@ -1,0 +1,191 @@
+"""Matching of image pairs whose homography is known (``aliked_ros evaluate homography``).
+
+The measures are those of the field: mean matching accuracy (Dusmanu et al., D2-Net, CVPR 2019),
+homography accuracy by the corners' mean error (DeTone et al., SuperPoint, CVPRW 2018), the area
+under its curve (Sarlin et al., SuperGlue, CVPR 2020), repeatability (Mikolajczyk et al., IJCV
+2005).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from aliked_ros.benchmark.timing import machine
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.evaluation.layouts import HomographyPair, homography_pairs
+from aliked_ros.evaluation.ledger import Ledger, Row, Unit
+from aliked_ros.evaluation.methods import Method, View, open_methods
+from aliked_ros.evaluation.outcome import Metric, Outcome, Report
+from aliked_ros.evaluation.statistics import area_under_recall
+from aliked_ros.sources import read_image
+
+ACCURACY_CURVE = tuple(range(1, 11))
+"""Pixels at which the mean matching accuracy is kept."""
+
+_CORRECT = 3.0  # pixels
+_RANSAC_THRESHOLD = 3.0  # pixels, for every method the same
+_ITERATIONS, _CONFIDENCE = 5000, 0.9999
+_LEAST = 4  # points of a homography
+
+METRICS = (
+    Metric("matches", "matches", better="", digits=0),
+    Metric("correct", "correct at 3 px", digits=0),
+    Metric("mma_1", "MMA at 1 px", percent=True),
+    Metric("mma_3", "MMA at 3 px", percent=True),
+    Metric("mma_5", "MMA at 5 px", percent=True),
+    Metric("h_1", "homography within 1 px", percent=True, digits=0),
+    Metric("h_3", "within 3 px", percent=True, digits=0),
+    Metric("h_5", "within 5 px", percent=True, digits=0),
+    Metric("auc_5", "AUC to 5 px", percent=True),
+    Metric("auc_10", "AUC to 10 px", percent=True),
+    Metric("repeatability", "repeatability at 3 px", percent=True),
+)
+REMARKS = (
+    "MMA: share of a pair's matches that the true homography maps within so many pixels. "
+    "Homography within: share of the pairs whose estimated homography (USAC MAGSAC, 3 px, the same "
+    "for all) moves the image's corners by that mean error at most. AUC: area under that share up "
+    "to the limit. Repeatability: share of the keypoints in the part that both images show which "
+    "have one of the other image within 3 px.",
+)
+
+
+def evaluate_homography(
+    folder: Path,
+    names: Sequence[str],
+    config: FrontendConfig,
+    output: Path,
+    report: Report,
+    limit: int | None = None,
+    restart: bool = False,
+    say: Callable[[str], None] = lambda _text: None,
+) -> Outcome:
+    """Match every pair by every method; the files of the outcome and of the ledger in ``output``.
+
+    names: of methods. limit: only so many pairs. restart: forget what an interrupted run has done.
+    Raises SourceError for a folder in no known layout; ConfigurationError, OutputError.
+    """
+    pairs = homography_pairs(folder)[:limit]
+    question = {
+        "evaluation": "homography",
+        "data": folder.resolve().name,
+        "methods": list(names),
+        "model": config.model,
+        "max_keypoints": config.max_keypoints,
+        "pairs": [pair.name for pair in pairs],
+    }
+    with Ledger(output, question, restart) as ledger, open_methods(names, config, say) as methods:
+        units = [
+            Unit(f"{pair.name} {method.name}", partial(_measure, pair, method))
+            for pair in pairs
+            for method in methods
+        ]
+        rows = ledger.measure(units, partial(report, "pairs"))
+        facts = question | {
+            "descriptions": {method.name: method.description for method in methods},
+            "machine": machine(),
+        }
+    outcome = Outcome(facts, rows, METRICS, list(names), groups=("kind",), remarks=REMARKS)
+    outcome.write(output)
+    return outcome
+
+
+def _measure(pair: HomographyPair, method: Method) -> list[Row]:
+    first, second = (method.view(read_image(path)) for path in (pair.first, pair.second))
+    found = method.match(first, second)
+    errors = transfer_errors(pair.homography, found.first, found.second)
+    corner = corner_error(pair.homography, found.first, found.second, first.pixels.shape)
+    row: Row = {
+        "unit": pair.name,
+        "method": method.name,
+        "kind": pair.kind,
+        "matches": len(found),
+        "correct": int((errors <= _CORRECT).sum()),
+        "corner_error": corner if np.isfinite(corner) else None,
+        "repeatability": _known(repeatability(pair.homography, first, second)),
+    }
+    for limit in ACCURACY_CURVE:
+        # who finds no match has matched nothing right
+        row[f"mma_{limit}"] = float((errors <= limit).mean()) if len(errors) else 0.0
+    for limit in (1, 3, 5):
+        row[f"h_{limit}"] = float(corner <= limit)
+    for limit in (5, 10):
+        row[f"auc_{limit}"] = float(area_under_recall([corner], limit)[0])
+    return [row]
+
+
+def transfer_errors(
+    homography: NDArray[np.float64], first: NDArray[np.float32], second: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Pixels K between where the homography maps ``first`` (K×2) and ``second``."""
+    return np.asarray(np.linalg.norm(_map(homography, first) - second, axis=1))
+
+
+def corner_error(
+    homography: NDArray[np.float64],
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    shape: tuple[int, ...],
+) -> float:
+    """Mean distance in pixels of the first image's corners under the estimated and the true one.
+
+    shape: of the first image. Infinite where no homography can be estimated.
+    """
+    if len(first) < _LEAST:
+        return float("inf")
+    try:
+        estimated, _ = cv2.findHomography(
+            first, second, cv2.USAC_MAGSAC, _RANSAC_THRESHOLD, None, _ITERATIONS, _CONFIDENCE
+        )
+    except cv2.error:  # points that determine none
+        return float("inf")
+    if estimated is None:
+        return float("inf")
+    found: NDArray[np.float64] = estimated.astype(np.float64)
+    height, width = shape[:2]
+    corners = np.array(
+        [(0, 0), (width - 1, 0), (width - 1, height - 1), (0, height - 1)], np.float64
+    )
+    moved = _map(found, corners) - _map(homography, corners)
+    return float(np.linalg.norm(moved, axis=1).mean())
+
+
+def repeatability(homography: NDArray[np.float64], first: View, second: View) -> float:
+    """Share of the keypoints that both images can show which lie within 3 px of the other's.
+
+    NaN where there are none. Each keypoint counts once, whichever image it is of.
+    """
+    inverse: NDArray[Any] = np.linalg.inv(homography)
+    forth = _inside(_map(homography, first.features.keypoints), second.pixels.shape)
+    back = _inside(_map(inverse, second.features.keypoints), first.pixels.shape)
+    a = _map(homography, first.features.keypoints[forth])
+    b = np.asarray(second.features.keypoints[back], np.float64)
+    if not len(a) or not len(b):
+        return float("nan")
+    near = cKDTree(b).query(a)[0] <= _CORRECT
+    near_back = cKDTree(a).query(b)[0] <= _CORRECT
+    return float((near.sum() + near_back.sum()) / (len(a) + len(b)))
+
+
+def _map(homography: NDArray[Any], points: NDArray[Any]) -> NDArray[np.float64]:
+    if not len(points):
+        return np.zeros((0, 2))
+    mapped = cv2.perspectiveTransform(np.asarray(points, np.float64)[:, None], homography)
+    return np.asarray(mapped[:, 0])
+
+
+def _inside(points: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    height, width = shape[:2]
+    x, y = points[:, 0], points[:, 1]
+    return np.asarray((x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1))
+
+
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -1,0 +1,113 @@
+"""Image pairs with a ground-truth homography, in the layouts that publish them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aliked_ros.errors import SourceError
+from aliked_ros.sources import IMAGE_SUFFIXES
+
+LAYOUTS = (
+    "a pairs.txt (lines 'IMAGE1 IMAGE2 HOMOGRAPHY', paths relative to it), the Oxford affine "
+    "regions (SCENE/img1.ppm ... and SCENE/H1to2p ...), or HPatches sequences (v_NAME or i_NAME "
+    "with 1.ppm ... and H_1_2 ...)"
+)
+# What changes between the images of a scene, by name: Mikolajczyk et al., IJCV 2005, figure 9.
+_OXFORD = {
+    "bark": "zoom + rotation",
+    "boat": "zoom + rotation",
+    "graf": "viewpoint",
+    "graffiti": "viewpoint",
+    "wall": "viewpoint",
+    "bikes": "blur",
+    "trees": "blur",
+    "leuven": "light",
+    "ubc": "compression",
+}
+_HPATCHES = {"v_": "viewpoint", "i_": "light"}
+_OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class HomographyPair:
+    """Two images of a plane, or from one place.
+
+    homography: 3×3, x2 ~ H·x1 in pixels (origin at the centre of the top-left one). kind: what
+    changes: viewpoint, zoom + rotation, blur, light, compression; ``other`` where that is not
+    known.
+    """
+
+    name: str
+    first: Path
+    second: Path
+    homography: NDArray[np.float64]
+    kind: str
+
+
+def homography_pairs(folder: Path) -> list[HomographyPair]:
+    """All pairs of a folder; SourceError when it has none of LAYOUTS, or a file is broken."""
+    if not folder.is_dir():
+        raise SourceError(f"{folder} is no folder; give one with {LAYOUTS}.")
+    if (folder / "pairs.txt").is_file():
+        return list(_listed(folder / "pairs.txt"))
+    scenes = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
+    pairs = [pair for scene in scenes for pair in _scene(scene)]
+    if not pairs:
+        raise SourceError(f"{folder} is in no layout that is known here; give {LAYOUTS}.")
+    return pairs
+
+
+def _listed(table: Path) -> Iterator[HomographyPair]:
+    for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), start=1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        if len(words) != 3:
+            raise SourceError(
+                f"{table}:{number} is {line!r}; expected IMAGE1 IMAGE2 HOMOGRAPHY, e.g. "
+                "graf/img1.png graf/img2.png graf/H_1_2.txt."
+            )
+        first, second, matrix = (table.parent / word for word in words)
+        yield _pair(first, second, matrix)
+
+
+def _scene(folder: Path) -> Iterator[HomographyPair]:
+    """Pairs 1→k of one scene, Oxford or HPatches."""
+    images = {
+        int(found[1]): path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and (found := re.fullmatch(r"(?:img)?(\d+)", path.stem))
+    }
+    for number in sorted(images):
+        for name in (f"H1to{number}p", f"H1to{number}p.txt", f"H_1_{number}", f"H_1_{number}.txt"):
+            if number != 1 and 1 in images and (folder / name).is_file():
+                yield _pair(images[1], images[number], folder / name)
+                break
+
+
+def _pair(first: Path, second: Path, matrix: Path) -> HomographyPair:
+    scene = first.parent.resolve().name
+    return HomographyPair(
+        name=f"{scene} {first.stem}-{second.stem}",
+        first=first,
+        second=second,
+        homography=_homography(matrix),
+        kind=_OXFORD.get(scene.lower(), _HPATCHES.get(scene[:2], _OTHER)),
+    )
+
+
+def _homography(path: Path) -> NDArray[np.float64]:
+    try:
+        matrix = np.loadtxt(path)
+    except (OSError, ValueError) as error:
+        raise SourceError(f"cannot read the homography {path}: {error}.") from error
+    if matrix.shape != (3, 3) or abs(np.linalg.det(matrix)) < 1e-12:
+        raise SourceError(f"{path} is no homography: expected three lines of three numbers.")
+    return matrix

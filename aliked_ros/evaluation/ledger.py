@@ -1,0 +1,125 @@
+"""What an evaluation has measured so far, on disk: who interrupts it loses one unit at most."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from aliked_ros.errors import OutputError
+
+FILE = "progress.jsonl"
+
+Row = dict[str, Any]
+"""One measurement: names of things (method, scene, ...) and figures, as JSON has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A piece of work that gives rows; ``key`` is its name, the same in every run."""
+
+    key: str
+    run: Callable[[], list[Row]]
+
+
+class Ledger:
+    """A file of JSON lines: what was asked, then the rows of each unit that is done.
+
+    Use as a context manager.
+    """
+
+    def __init__(self, folder: Path, question: Row, restart: bool = False) -> None:
+        """Open the ledger in a folder, which is made where it is not there.
+
+        question: what decides the figures: evaluation, data, settings. restart: forget what is
+        there.
+        Raises OutputError when the folder holds the answers to another question, or cannot be
+        written.
+        """
+        self._path = folder / FILE
+        self._done: dict[str, list[Row]] = {}
+        question = json.loads(json.dumps(question))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            whole = 0 if restart or not self._path.exists() else self._read(question)
+            self._file = self._path.open("ab")
+            self._file.truncate(whole)
+            if not whole:
+                self._write(question)
+        except OSError as error:
+            raise OutputError(f"cannot write {self._path}: {error.strerror or error}.") from error
+
+    @property
+    def resumed(self) -> int:
+        """How many units an earlier run has done."""
+        return len(self._done)
+
+    def measure(self, units: Iterable[Unit], report: Callable[[float], None]) -> list[Row]:
+        """Rows of all units in their order; those that are done are not run again.
+
+        report: called with the share that is done. Raises OutputError when the disk is full.
+        """
+        units = list(units)
+        rows: list[Row] = []
+        for number, unit in enumerate(units):
+            if unit.key not in self._done:
+                found = json.loads(json.dumps(unit.run()))  # resumed or not, the rows are the same
+                try:
+                    self._write({"unit": unit.key, "rows": found})
+                except OSError as error:
+                    raise OutputError(
+                        f"cannot write {self._path}: {error.strerror or error}."
+                    ) from error
+                self._done[unit.key] = found
+            rows += self._done[unit.key]
+            report((number + 1) / len(units))
+        return rows
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _read(self, question: Row) -> int:
+        """Size of the whole lines of an earlier run; what a kill cut off at the end is none."""
+        lines = self._path.read_bytes().splitlines(keepends=True)
+        whole = 0
+        for line in lines:
+            try:
+                content = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                content = None
+            if not isinstance(content, dict):
+                break
+            if not whole and content != question:
+                raise OutputError(
+                    f"{self._path} is of an evaluation that differs in "
+                    f"{_differing(content, question)}; choose another --output, or overwrite it "
+                    "with --restart."
+                )
+            if whole:
+                self._done[content["unit"]] = content["rows"]
+            whole += len(line)
+        return whole
+
+    def _write(self, content: Row) -> None:
+        self._file.write(json.dumps(content).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def _differing(there: Row, here: Row) -> str:
+    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    name = names[0]
+    return f"{name} ({there.get(name)!r}, now {here.get(name)!r})"

@@ -1,0 +1,229 @@
+"""What is compared: ways from two images to correspondences, and from a sequence to tracks.
+
+All get the same number of keypoints, and their matches go through the same verification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import ConfigurationError
+from aliked_ros.evaluation.baselines import (
+    CornerDetector,
+    DescriptorFrontend,
+    FlowFrontend,
+    Frontend,
+    HammingMatcher,
+    OrbDetector,
+    RatioMatcher,
+    SiftDetector,
+    flow,
+)
+from aliked_ros.frontend.extractor import Extractor
+from aliked_ros.frontend.matcher import Matcher, build_matcher
+from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.inference.sharing import SharedBackends
+from aliked_ros.types import Features, Float32Array, UInt8Array
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One image as a method sees it.
+
+    pixels: H×W (grey) or H×W×3 (RGB) uint8. features: by falling score; descriptors have no
+    columns where the method has none.
+    """
+
+    pixels: UInt8Array
+    features: Features
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Correspondences of two views. first, second: K×2 float32, pixels. scores: K float32."""
+
+    first: Float32Array
+    second: Float32Array
+    scores: Float32Array
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class Method(Protocol):
+    """A way to match images.
+
+    name: short, for tables and ``--methods``. description: for people, with its settings.
+    matcher: finds rows of two images' features; None where a method follows points by their
+    surroundings, without descriptors.
+    """
+
+    name: str
+    description: str
+    matcher: Matcher | None
+
+    def view(self, pixels: UInt8Array, mask: UInt8Array | None = None) -> View:
+        """Detect and describe an image's keypoints."""
+        ...
+
+    def match(self, first: View, second: View) -> Pairs:
+        """Correspondences, before any geometric verification."""
+        ...
+
+    def frontend(self) -> Frontend:
+        """A fresh front-end for one sequence, with verification and tracks."""
+        ...
+
+
+class DescribedMethod:
+    """Keypoints and descriptors, found by one function and matched by another."""
+
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        detect: Callable[[UInt8Array, UInt8Array | None], Features],
+        matcher: Matcher,
+        frontend: Callable[[], Frontend],
+    ) -> None:
+        self.name, self.description = name, description
+        self.matcher: Matcher | None = matcher
+        self._matcher = matcher
+        self._detect, self._frontend = detect, frontend
+
+    def view(self, pixels: UInt8Array, mask: UInt8Array | None = None) -> View:
+        """See ``Method``."""
+        return View(pixels, self._detect(pixels, mask))
+
+    def match(self, first: View, second: View) -> Pairs:
+        """See ``Method``."""
+        matches = self._matcher.match(first.features, second.features)
+        return Pairs(
+            first.features.keypoints[matches.reference_indices],
+            second.features.keypoints[matches.current_indices],
+            matches.scores,
+        )
+
+    def frontend(self) -> Frontend:
+        """See ``Method``."""
+        return self._frontend()
+
+
+class FlowMethod:
+    """Corners of the first image, followed into the second by pyramidal Lucas-Kanade."""
+
+    name = "gftt+lk"
+    description = (
+        "OpenCV goodFeaturesToTrack, pyramidal Lucas-Kanade (21×21, 4 levels), forward and back "
+        "within 1 px"
+    )
+    matcher: Matcher | None = None
+
+    def __init__(self, config: FrontendConfig) -> None:
+        self._config = config
+        self._detect = CornerDetector(config.max_keypoints)
+
+    def view(self, pixels: UInt8Array, mask: UInt8Array | None = None) -> View:
+        """See ``Method``."""
+        return View(pixels, self._detect(pixels, mask))
+
+    def match(self, first: View, second: View) -> Pairs:
+        """See ``Method``; ``second`` is where the points arrive, not its own corners."""
+        start = first.features.keypoints
+        arrived, found = flow(first.pixels, second.pixels, start)
+        return Pairs(start[found], arrived[found], np.ones(int(found.sum()), np.float32))
+
+    def frontend(self) -> Frontend:
+        """See ``Method``."""
+        return FlowFrontend(self._config)
+
+
+def _aliked(
+    matcher: str, config: FrontendConfig, shared: SharedBackends, stack: ExitStack, say: Progress
+) -> Method:
+    own = replace(config, matcher=matcher)
+    backend = shared.open(own, say)
+    stack.callback(backend.close)
+    extractor = Extractor(own, backend)
+
+    def frontend() -> Frontend:
+        pipeline = Pipeline(own, say, shared.open)
+        stack.callback(pipeline.close)
+        return pipeline
+
+    return DescribedMethod(
+        f"aliked+{matcher}",
+        f"{config.model}, {matcher}, {backend.description}",
+        extractor.extract,
+        build_matcher(own, backend),
+        frontend,
+    )
+
+
+def _orb(config: FrontendConfig) -> Method:
+    detector, matcher = OrbDetector(config.max_keypoints), HammingMatcher()
+    return DescribedMethod(
+        "orb",
+        "OpenCV ORB, brute force, mutually least Hamming distance",
+        detector,
+        matcher,
+        lambda: DescriptorFrontend(config, detector, matcher),
+    )
+
+
+def _sift(config: FrontendConfig) -> Method:
+    detector, matcher = SiftDetector(config.max_keypoints), RatioMatcher()
+    return DescribedMethod(
+        "sift",
+        "OpenCV SIFT, brute force, ratio test 0.8, mutual",
+        detector,
+        matcher,
+        lambda: DescriptorFrontend(config, detector, matcher),
+    )
+
+
+METHODS = ("aliked+lightglue", "aliked+nearest", "sift", "orb", "gftt+lk")
+
+
+@contextmanager
+def open_methods(
+    names: Sequence[str], config: FrontendConfig, say: Progress = lambda _text: None
+) -> Iterator[list[Method]]:
+    """The methods of these names, in this order; the first is the one others are compared with.
+
+    config: model, number of keypoints, verification and backend of all; its matcher is not looked
+    at. say: called with a line on each long step.
+    Raises ConfigurationError for a name that is none of METHODS or comes twice; WeightsError,
+    ModelError, BackendError.
+    """
+    for name in names:
+        if name not in METHODS:
+            raise ConfigurationError(
+                f"there is no method {name!r} to evaluate; choose of {', '.join(METHODS)}."
+            )
+    if not names or len(set(names)) < len(names):
+        raise ConfigurationError(
+            f"the methods are {', '.join(names) or 'none'}; name at least one, and each once."
+        )
+    shared = SharedBackends()
+    with ExitStack() as stack:
+        methods: list[Method] = []
+        for name in names:
+            if name.startswith("aliked+"):
+                matcher = name.removeprefix("aliked+")
+                methods.append(_aliked(matcher, config, shared, stack, say))
+            elif name == "orb":
+                methods.append(_orb(config))
+            elif name == "sift":
+                methods.append(_sift(config))
+            else:
+                methods.append(FlowMethod(config))
+        yield methods
