@@ -47,7 +47,11 @@ class Section:
 
 def _evaluation(kind: str, data: str, title: str, question: str, *more: str) -> Section:
     return Section(
-        f"{kind}_{data}", title, question, ("evaluate", kind, f"DATA/{data}", *more), data
+        f"{kind}_{data.partition('/')[0]}",
+        title,
+        question,
+        ("evaluate", kind, f"DATA/{data}", *more),
+        data,
     )
 
 
@@ -58,13 +62,12 @@ SECTIONS = (
     ),
     _evaluation(
         "epipolar", "tum_fr1_xyz", "Matches and tracks of a moving camera",
-        "TUM fr1_xyz, poses by motion capture: matches 1, 5 and 10 images apart, and how long "
-        "tracks last as far as they are right.",
+        "TUM fr1_xyz: are matches 1, 5 and 10 images apart right, and how long do tracks last, as "
+        "far as they are?",
     ),
     _evaluation(
-        "epipolar", "realsense_desk", "The same where motion is fast and images are blurred",
-        "A hand-held RealSense in an office; no ground truth, so the geometry that the matches of "
-        "all methods together agree on.",
+        "epipolar", "realsense_desk/rgb", "The same where motion is fast and images are blurred",
+        "A hand-held RealSense in an office; there is no ground truth.",
     ),
     _evaluation(
         "odometry", "tum_fr1_xyz", "Odometry, RGB-D",

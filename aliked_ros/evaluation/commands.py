@@ -29,7 +29,12 @@ Output = Annotated[
         file_okay=False, help="Folder for results.json, rows.csv, plots; default evaluation/NAME."
     ),
 ]
-Methods = Annotated[str, typer.Option(help="Comma-separated; all are compared with the first one.")]
+Methods = Annotated[
+    str,
+    typer.Option(
+        help="Comma-separated; all are compared with the first one. Also: disk+lightglue."
+    ),
+]
 TopK = Annotated[int, typer.Option("--top-k", help="Keypoints an image, the same for all.")]
 Model = Annotated[
     str, typer.Option(help=f"Of the aliked methods: {', '.join(choices()['model'])}.")

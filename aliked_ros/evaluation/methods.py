@@ -190,7 +190,26 @@ def _sift(config: FrontendConfig) -> Method:
     )
 
 
-METHODS = ("aliked+lightglue", "aliked+nearest", "sift", "orb", "gftt+lk")
+def _disk(config: FrontendConfig) -> Method:
+    from aliked_ros.evaluation.disk import DiskDetector, DiskMatcher
+
+    detector, matcher = DiskDetector(config.max_keypoints), DiskMatcher(config)
+    return DescribedMethod(
+        "disk+lightglue",
+        "DISK (kornia, PyTorch) with LightGlue's weights for it",
+        detector,
+        matcher,
+        lambda: DescriptorFrontend(config, detector, matcher),
+    )
+
+
+METHODS = ("aliked+lightglue", "aliked+nearest", "sift", "orb", "gftt+lk", "disk+lightglue")
+_MAKERS: dict[str, Callable[[FrontendConfig], Method]] = {
+    "sift": _sift,
+    "orb": _orb,
+    "gftt+lk": FlowMethod,
+    "disk+lightglue": _disk,
+}
 
 
 @contextmanager
@@ -220,10 +239,6 @@ def open_methods(
             if name.startswith("aliked+"):
                 matcher = name.removeprefix("aliked+")
                 methods.append(_aliked(matcher, config, shared, stack, say))
-            elif name == "orb":
-                methods.append(_orb(config))
-            elif name == "sift":
-                methods.append(_sift(config))
             else:
-                methods.append(FlowMethod(config))
+                methods.append(_MAKERS[name](config))
         yield methods

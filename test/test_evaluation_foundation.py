@@ -1,0 +1,183 @@
+"""What evaluations rest on: intervals, tables, the ledger that resumes, true poses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+pytest.importorskip("evo", reason="evaluations need requirements/evaluation.txt")
+
+from aliked_ros.errors import OutputError, SourceError
+from aliked_ros.evaluation.ledger import FILE, Ledger, Unit
+from aliked_ros.evaluation.outcome import Metric, Outcome
+from aliked_ros.evaluation.poses import has_truth, true_poses
+from aliked_ros.evaluation.statistics import area_under_recall, difference_of, mean_of
+
+
+def test_an_interval_holds_the_true_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    held = [
+        estimate.low <= 3.0 <= estimate.high
+        for estimate in (mean_of(rng.normal(3.0, 2.0, 40)) for _ in range(200))
+    ]
+    assert 0.90 <= np.mean(held) <= 0.99
+    assert mean_of([]).units == 0
+    assert np.isnan(mean_of([np.nan]).value)
+    assert mean_of([1.0, np.nan, 3.0]).value == 2.0
+
+
+def test_neighbours_that_depend_on_each_other_widen_the_interval():
+    values = np.repeat(np.random.default_rng(0).normal(0.0, 1.0, 12), 10)
+    alone, together = mean_of(values), mean_of(values, blocks=10)
+    assert together.high - together.low > 2.0 * (alone.high - alone.low)
+
+
+def test_a_paired_difference_is_seen_where_the_means_alone_overlap():
+    rng = np.random.default_rng(0)
+    hardness = rng.normal(100.0, 50.0, 40)  # of the pairs, the same for both
+    ours, others = hardness + rng.normal(5.0, 2.0, 40), hardness
+    assert mean_of(ours).low < mean_of(others).high
+    assert 3.5 < difference_of(ours, others).low < 5.0 < difference_of(ours, others).high < 6.5
+
+
+def test_area_under_recall_is_the_integral_of_the_recall():
+    errors = np.array([0.5, 1.0, 2.5, 7.0, np.nan, np.inf])
+    limits = np.linspace(0.0, 5.0, 50_001)
+    recall = [(errors <= limit).mean() for limit in limits]
+    expected = np.trapezoid(recall, limits) / 5.0
+    assert abs(area_under_recall(errors, 5.0).mean() - expected) < 1e-4
+
+
+def _rows(method: str, values: list[float | None]) -> list[dict]:
+    return [
+        {"unit": str(i), "method": method, "kind": "even" if i % 2 == 0 else "odd", "score": value}
+        for i, value in enumerate(values)
+    ]
+
+
+def test_a_table_says_who_is_ahead_beyond_chance(tmp_path):
+    rng = np.random.default_rng(0)
+    base = rng.normal(0.5, 0.2, 60)
+    rows = (
+        _rows("ours", base.tolist())
+        + _rows("worse", (base - 0.1).tolist())
+        + _rows("better", (base + 0.1).tolist())
+        + _rows("same", (base + rng.normal(0.0, 0.02, 60)).tolist())
+        + _rows("fails", [None] * 60)
+    )
+    methods = ["ours", "worse", "better", "same", "fails"]
+    metric = Metric("score", "score", percent=True)
+    outcome = Outcome({"data": "made"}, rows, [metric], methods, groups=("kind",))
+    table = {line.split(" | ")[0]: line for line in outcome.as_text().splitlines()[:7]}
+    assert "**" in table["| worse"]
+    assert "_" in table["| better"]
+    assert "*" not in table["| same"] + table["| ours"]
+    assert "_" not in table["| same"] + table["| ours"]
+    assert table["| fails"] == "| fails | – |"
+    assert [name for name, _ in outcome.parts()] == ["all", "kind even", "kind odd"]
+    outcome.write(tmp_path)
+    content = json.loads((tmp_path / "results.json").read_text())
+    found = content["parts"]["all"]["worse"]["score"]
+    assert abs(found["first_minus_this"]["value"] - 0.1) < 1e-9
+    assert content["parts"]["all"]["fails"]["score"]["mean"]["value"] is None
+    with (tmp_path / "rows.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(rows)
+
+
+def test_units_that_are_done_are_not_run_again(tmp_path):
+    runs = []
+
+    def unit(number: int) -> Unit:
+        def run() -> list[dict]:
+            runs.append(number)
+            return [{"unit": str(number), "method": "m", "value": number / 3}]
+
+        return Unit(f"unit {number}", run)
+
+    question = {"data": "d", "top_k": 1000}
+    with Ledger(tmp_path, question) as ledger:
+        first = ledger.measure([unit(0), unit(1)], lambda _share: None)
+    with (tmp_path / FILE).open("ab") as file:
+        file.write(b'{"unit": "unit 2", "rows": [{"unit": "2"')  # killed while it wrote
+    with Ledger(tmp_path, question) as ledger:
+        assert ledger.resumed == 2
+        rows = ledger.measure([unit(0), unit(1), unit(2)], lambda _share: None)
+    assert runs == [0, 1, 2]
+    assert rows[:2] == first
+    with Ledger(tmp_path, question) as ledger:
+        assert ledger.resumed == 3
+    with pytest.raises(OutputError, match=r"differs in top_k \(1000, now 500\).*--restart"):
+        Ledger(tmp_path, question | {"top_k": 500})
+    with Ledger(tmp_path, question | {"top_k": 500}, restart=True) as ledger:
+        assert ledger.resumed == 0
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(shared, tmp_path):
+    """SIGKILL in the middle; the second run's figures are those of one that nobody disturbed."""
+
+    def command(name: str) -> list[str]:
+        return [
+            sys.executable, "-m", "aliked_ros.cli", "evaluate", "homography",
+            str(shared / "data/oxford_affine"), "--output", str(tmp_path / name),
+            "--methods", "orb,sift", "--limit", "6",
+        ]  # fmt: skip
+
+    progress = tmp_path / "killed" / FILE
+    with subprocess.Popen(command("killed"), stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60.0
+        while not progress.exists() or progress.read_bytes().count(b"\n") < 3:
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    done = progress.read_bytes().splitlines(keepends=True)[:3]
+    outputs = [
+        subprocess.run(command(name), capture_output=True, text=True, check=True).stdout
+        for name in ("killed", "whole")
+    ]
+    assert outputs[0] == outputs[1]
+    assert progress.read_bytes().splitlines(keepends=True)[:3] == done
+    rows = [(tmp_path / name / "rows.csv").read_text() for name in ("killed", "whole")]
+    assert rows[0] == rows[1]
+
+
+def test_true_poses_are_interpolated_and_holes_are_none(tmp_path):
+    lines = ["# stamp x y z qx qy qz qw"]
+    for stamp, angle in ((0.0, 0.0), (0.05, 10.0), (1.0, 20.0), (1.05, 30.0)):
+        turn = Rotation.from_euler("z", angle, degrees=True).as_quat()
+        lines.append(" ".join(map(str, (stamp, 2.0 * stamp, 0.0, 0.0, *turn))))
+    lines.append("1.06 nan nan nan nan nan nan nan")
+    (tmp_path / "groundtruth.txt").write_text("\n".join(lines))
+    start, middle, hole, late, after = true_poses(str(tmp_path), [0.0, 0.025, 0.5, 1.05, 1.2])
+    assert start.translation[0] == 0.0
+    np.testing.assert_allclose(middle.translation, (0.05, 0.0, 0.0))
+    expected = Rotation.from_euler("z", 5.0, degrees=True).as_matrix()
+    np.testing.assert_allclose(middle.rotation, expected, atol=1e-9)
+    assert (hole, after) == (None, None)
+    np.testing.assert_allclose(late.translation, (2.1, 0.0, 0.0))
+
+
+def test_poses_of_kitti_are_those_of_the_tum_file(shared):
+    folder = shared / "data/kitti_00_first40"
+    times = np.loadtxt(folder / "times.txt")[:40]
+    matrices = np.loadtxt(folder / "poses.txt").reshape(-1, 3, 4)
+    for pose, matrix in zip(true_poses(str(folder), times), matrices, strict=True):
+        np.testing.assert_allclose(pose.rotation, matrix[:, :3], atol=1e-5)
+        np.testing.assert_allclose(pose.translation, matrix[:, 3], atol=1e-5)
+
+
+def test_a_sequence_without_ground_truth_says_what_would_be_one(tmp_path):
+    assert not has_truth(str(tmp_path))
+    with pytest.raises(SourceError, match=r"no ground truth.*groundtruth\.txt.*poses\.txt"):
+        true_poses(str(tmp_path), [0.0])
+    (tmp_path / "groundtruth.txt").write_text("1 2 3\n")
+    with pytest.raises(SourceError, match=r"has 3 numbers a line.*qx qy qz qw"):
+        true_poses(str(tmp_path), [0.0])
