@@ -271,6 +271,15 @@ def detect(
     at most ``top_k``, each a local maximum above ``threshold`` where ``valid`` (H×W bool) holds;
     always ``top_k`` of them, local maximum or not, where ``threshold`` is None.
     """
+    x, y = peaks(score_map, top_k, threshold, valid)
+    keypoints, scores, _ = refine(score_map, x, y)
+    return keypoints, scores
+
+
+def peaks(
+    score_map: Tensor, top_k: int, threshold: float | None, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Pixels x and y, N integers each, of what ``detect`` refines; see there."""
     height, width = score_map.shape
     radius = NMS_RADIUS
     maxima = suppress_non_maxima(score_map[None, None])[0, 0]
@@ -282,8 +291,17 @@ def detect(
     values, rows = candidates.topk(min(top_k, candidates.numel()))
     if threshold is not None:
         rows = rows[values > max(threshold, 0.0)]
-    x, y = rows % width, rows // width
+    return rows % width, rows // width
 
+
+def refine(score_map: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sub-pixel keypoints N×2 by soft-argmax around pixels, their scores N and dispersities N.
+
+    The dispersity is the mean distance in pixels of the softmax's weight from the keypoint
+    (ALIKE, arXiv 2112.02906): small where the score map has a sharp peak.
+    """
+    height, width = score_map.shape
+    radius = NMS_RADIUS
     ticks = torch.arange(-radius, radius + 1, device=score_map.device)
     patch_y, patch_x = torch.meshgrid(ticks, ticks, indexing="ij")
     padded = F.pad(score_map, (radius,) * 4)
@@ -292,13 +310,15 @@ def detect(
     ]
     weight = ((patch - patch.amax(dim=1, keepdim=True)) / SOFT_ARGMAX_TEMPERATURE).exp()
     grid = torch.stack([patch_x.flatten(), patch_y.flatten()], dim=-1).to(weight.dtype)
-    shift = weight @ grid / weight.sum(dim=1, keepdim=True)
+    total = weight.sum(dim=1, keepdim=True)
+    shift = weight @ grid / total
     keypoints = torch.stack([x, y], dim=-1) + shift
     scale = torch.tensor([width - 1, height - 1], device=score_map.device)
     scores = F.grid_sample(
         score_map[None, None], (keypoints / scale * 2 - 1)[None, None], align_corners=True
     )[0, 0, 0]
-    return keypoints, scores
+    distance = torch.linalg.vector_norm(grid - shift[:, None], dim=-1)
+    return keypoints, scores, (weight * distance).sum(dim=1) / total[:, 0]
 
 
 def suppress_non_maxima(scores: Tensor) -> Tensor:

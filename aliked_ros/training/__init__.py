@@ -1,0 +1,1 @@
+"""Training: ALIKED's losses, image pairs with known correspondences, fine-tuning."""

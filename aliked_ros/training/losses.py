@@ -1,0 +1,236 @@
+"""ALIKED's losses (arXiv 2304.03608, its section on training losses), one function each.
+
+Symbols: p_A keypoints of image A (N×2 pixels), p_AB where the ground truth has them in image B, d_A
+their descriptors (unit rows), s_A their scores. Weights and temperatures are those of the paper's
+training: reprojection 1, dispersity peakiness 0.5, sparse NRE 5, reliability 1; t_des 0.1, t_rel 1.
+The losses of the keypoints come from ALIKE (arXiv 2112.02906), the neural reprojection error from
+Germain et al. (arXiv 2103.07153).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aliked_ros.training.detection import Detections
+from aliked_ros.training.warps import Warp, sample
+
+_NONE = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class LossSettings:
+    """Weights and constants; the defaults are the paper's.
+
+    reprojection, peakiness, descriptors, reliability: weights. threshold: pixels up to which a
+    keypoint of B is that of A. t_des, t_rel: temperatures. no_match: None leaves keypoints that
+    have no partner in B out of the descriptors' loss, as published; a cosine adds the answer "no
+    match" as if a descriptor were as similar as that, which is then right for those keypoints.
+    """
+
+    reprojection: float = 1.0
+    peakiness: float = 0.5
+    descriptors: float = 5.0
+    reliability: float = 1.0
+    threshold: float = 5.0
+    t_des: float = 0.1
+    t_rel: float = 1.0
+    no_match: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Correspondence:
+    """What the ground truth says of two images' keypoints.
+
+    warped_a, warped_b: where A's keypoints lie in B, and B's in A; visible_a, visible_b: whether
+    they are seen there. a, b: rows of keypoints that are each other's nearest, within the
+    threshold in both images.
+    """
+
+    warped_a: Tensor
+    visible_a: Tensor
+    warped_b: Tensor
+    visible_b: Tensor
+    a: Tensor
+    b: Tensor
+
+
+def correspond(
+    a: Detections, b: Detections, a_to_b: Warp, b_to_a: Warp, threshold: float
+) -> Correspondence:
+    """Warp both images' keypoints and pair those that are the same."""
+    warped_a, visible_a = a_to_b(a.keypoints)
+    warped_b, visible_b = b_to_a(b.keypoints)
+    rows_a, rows_b = mutual_nearest(
+        warped_a.detach(), visible_a, b.keypoints.detach(), warped_b.detach(), visible_b,
+        a.keypoints.detach(), threshold,
+    )  # fmt: skip
+    return Correspondence(warped_a, visible_a, warped_b, visible_b, rows_a, rows_b)
+
+
+def mutual_nearest(
+    warped_a: Tensor,
+    visible_a: Tensor,
+    keypoints_b: Tensor,
+    warped_b: Tensor,
+    visible_b: Tensor,
+    keypoints_a: Tensor,
+    threshold: float,
+) -> tuple[Tensor, Tensor]:
+    """Rows of A and of B that are mutually nearest, by the mean of both images' distances."""
+    if not len(warped_a) or not len(warped_b):
+        none = torch.zeros(0, dtype=torch.long, device=warped_a.device)
+        return none, none
+    distance = 0.5 * (torch.cdist(warped_a, keypoints_b) + torch.cdist(keypoints_a, warped_b))
+    seen = visible_a[:, None] & visible_b[None, :]
+    distance = torch.where(seen, distance, torch.full_like(distance, torch.inf))
+    nearest_b, nearest_a = distance.argmin(1), distance.argmin(0)
+    rows = torch.arange(len(warped_a), device=warped_a.device)
+    kept = (nearest_a[nearest_b] == rows) & (distance[rows, nearest_b] <= threshold)
+    return rows[kept], nearest_b[kept]
+
+
+def reprojection_loss(a: Detections, b: Detections, pairs: Correspondence) -> Tensor:
+    """L_rp = mean over pairs of ½(‖p_AB − p_B‖ + ‖p_BA − p_A‖), pixels (ALIKE).
+
+    The gradient moves the keypoints through the soft-argmax of both score maps.
+    """
+    if not len(pairs.a):
+        return a.keypoints.sum() * 0.0
+    forth = _length(pairs.warped_a[pairs.a] - b.keypoints[pairs.b])
+    back = _length(pairs.warped_b[pairs.b] - a.keypoints[pairs.a])
+    return 0.5 * (forth + back).mean()
+
+
+def peakiness_loss(detections: Detections) -> Tensor:
+    """L_pk = mean over keypoints of Σ softmax(s / t) · ‖pixel − p‖, pixels (ALIKE).
+
+    Small where the score map has one sharp peak exactly at the keypoint.
+    """
+    if not len(detections):
+        return detections.dispersities.sum()
+    return detections.dispersities.mean()
+
+
+def matching_log_probability(
+    queries: Tensor, descriptors: Tensor, temperature: float, no_match: float | None = None
+) -> Tensor:
+    """Logarithms of q_m = softmax((cosine − 1) / temperature), N×M, with ``no_match`` N×(M+1).
+
+    queries: N×D; descriptors: M×D; unit rows. The last column is the answer "no match".
+    """
+    logits = (queries @ descriptors.T - 1.0) / temperature
+    if no_match is not None:
+        none = torch.full_like(logits[:, :1], (no_match - 1.0) / temperature)
+        logits = torch.cat([logits, none], dim=1)
+    return logits.log_softmax(1)
+
+
+def sparse_nre_loss(
+    queries: Tensor,
+    descriptors: Tensor,
+    warped: Tensor,
+    visible: Tensor,
+    keypoints: Tensor,
+    threshold: float,
+    temperature: float,
+    no_match: float | None = None,
+) -> Tensor:
+    """Neural reprojection error over sparse keypoints (ALIKED), one way.
+
+    For each keypoint of A the reprojection probability q_r is 1 at the keypoint of B nearest to
+    where the ground truth has it, if that is within ``threshold`` pixels; the loss is the
+    cross-entropy −Σ q_r log q_m with the matching probability over B's keypoints.
+
+    queries: N×D, A's descriptors; warped, visible: N×2, N: their true places in B. descriptors,
+    keypoints: M×D, M×2, B's. no_match: see ``LossSettings``.
+    """
+    answers, judged = _answers(warped, visible, keypoints, threshold, no_match is not None)
+    log_probability = matching_log_probability(queries, descriptors, temperature, no_match)
+    found = -log_probability.gather(1, answers[:, None])[:, 0]
+    return (found * judged).sum() / judged.sum().clamp(min=1)
+
+
+def _answers(
+    warped: Tensor, visible: Tensor, keypoints: Tensor, threshold: float, with_none: bool
+) -> tuple[Tensor, Tensor]:
+    """Right column of q_m for each query, and N bool: whether it has one."""
+    if not len(keypoints):
+        column = torch.zeros(len(warped), dtype=torch.long, device=warped.device)
+        return column, torch.full_like(visible, with_none)
+    distance, nearest = torch.cdist(warped.detach(), keypoints.detach()).min(1)
+    found = visible & (distance <= threshold)
+    if not with_none:
+        return nearest, found
+    return torch.where(found, nearest, len(keypoints)), torch.ones_like(found)
+
+
+def dense_nre_loss(
+    queries: Tensor,
+    features: Tensor,
+    warped: Tensor,
+    visible: Tensor,
+    temperature: float,
+    no_match: float | None = None,
+) -> Tensor:
+    """Neural reprojection error over all pixels (arXiv 2103.07153), one way; to compare with.
+
+    features: C×H×W, unit columns, B's descriptor at every pixel. −log q_m is read bilinearly at the
+    true place; a query that is not seen there is left out, or is "no match".
+    """
+    channels, height, width = features.shape
+    table = features.reshape(channels, -1).T
+    log_probability = matching_log_probability(queries, table, temperature, no_match)
+    maps = log_probability[:, : height * width].reshape(-1, 1, height, width)
+    at = torch.where(visible[:, None], warped, torch.zeros_like(warped))
+    found = torch.stack(
+        [sample(one, point[None])[0, 0] for one, point in zip(maps, at, strict=True)]
+    )
+    judged = visible
+    if no_match is not None:
+        found = torch.where(visible, found, log_probability[:, -1])
+        judged = torch.ones_like(visible)
+    return -(found * judged).sum() / judged.sum().clamp(min=1)
+
+
+def reliability_loss(a: Detections, b: Detections, pairs: Correspondence, t_rel: float) -> Tensor:
+    """L_re = Σ w (1 − r) with w = s_A s_B / Σ s_A s_B over pairs (ALIKED), one way.
+
+    r = exp((d_A·d_B − 1) / t_rel), in (0, 1]: high scores go where descriptors are alike.
+    """
+    if not len(pairs.a):
+        return a.scores.sum() * 0.0
+    reliability = (((a.descriptors[pairs.a] * b.descriptors[pairs.b]).sum(1) - 1.0) / t_rel).exp()
+    weight = a.scores[pairs.a] * b.scores[pairs.b]
+    return (weight * (1.0 - reliability)).sum() / weight.sum().clamp(min=_NONE)
+
+
+def total_loss(
+    a: Detections, b: Detections, a_to_b: Warp, b_to_a: Warp, settings: LossSettings
+) -> dict[str, Tensor]:
+    """All losses of a pair, unweighted, and their weighted sum as ``total``."""
+    pairs = correspond(a, b, a_to_b, b_to_a, settings.threshold)
+    nre = [
+        sparse_nre_loss(
+            here.descriptors, there.descriptors, warped, visible, there.keypoints,
+            settings.threshold, settings.t_des, settings.no_match,
+        )
+        for here, there, warped, visible in (
+            (a, b, pairs.warped_a, pairs.visible_a), (b, a, pairs.warped_b, pairs.visible_b),
+        )
+    ]  # fmt: skip
+    found = {
+        "reprojection": reprojection_loss(a, b, pairs),
+        "peakiness": 0.5 * (peakiness_loss(a) + peakiness_loss(b)),
+        "descriptors": 0.5 * (nre[0] + nre[1]),
+        "reliability": reliability_loss(a, b, pairs, settings.t_rel),
+    }
+    weighted = [getattr(settings, name) * value for name, value in found.items()]
+    return found | {"total": torch.stack(weighted).sum()}
+
+
+def _length(vectors: Tensor) -> Tensor:
+    """Length of rows, with a gradient at zero."""
+    return (vectors.square().sum(1) + _NONE).sqrt()

@@ -1,0 +1,98 @@
+"""Where a point of one image lies in the other, and whether it can be seen there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Warp(Protocol):
+    """From pixels of one image to pixels of the other."""
+
+    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Points N×2 → points N×2, differentiable, and N bool: visible there."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HomographyWarp:
+    """Of a plane: x' ~ matrix · x. matrix: 3×3. width, height: of the image it leads to."""
+
+    matrix: Tensor
+    width: int
+    height: int
+
+    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Warp``."""
+        matrix = self.matrix.to(points)
+        mapped = torch.cat([points, torch.ones_like(points[:, :1])], dim=1) @ matrix.T
+        front = mapped[:, 2] > 1e-6
+        depth = torch.where(front, mapped[:, 2], torch.ones_like(mapped[:, 2]))
+        there = mapped[:, :2] / depth[:, None]
+        return there, front & inside(there, self.width, self.height)
+
+
+@dataclass(frozen=True, slots=True)
+class DepthWarp:
+    """Of a scene with known depth, between two poses of one pinhole camera.
+
+    depth: H×W metres of the image that points are given in, NaN = none; other: of the one they are
+    led to, by which is seen what is hidden there. matrix: 3×3 intrinsics. rotation, translation:
+    p_other = R·p + t, metres. tolerance: share of its depth by which a point may lie behind what
+    the other image shows; more is hidden.
+    """
+
+    depth: Tensor
+    other: Tensor
+    matrix: Tensor
+    rotation: Tensor
+    translation: Tensor
+    tolerance: float = 0.05
+
+    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Warp``; the depth is that of the nearest pixel, and constant for the gradient."""
+        matrix, rotation, translation = (
+            part.to(points) for part in (self.matrix, self.rotation, self.translation)
+        )
+        here = _nearest(self.depth, points.detach()).to(points)
+        known = torch.isfinite(here) & (here > 0)
+        scaled = torch.where(known, here, torch.ones_like(here))
+        solid = torch.cat([points, torch.ones_like(points[:, :1])], dim=1)
+        local = solid @ torch.linalg.inv(matrix).T * scaled[:, None]
+        moved = local @ rotation.T + translation
+        front = moved[:, 2] > 1e-3
+        z = torch.where(front, moved[:, 2], torch.ones_like(moved[:, 2]))
+        there = (moved / z[:, None] @ matrix.T)[:, :2]
+        height, width = self.other.shape
+        seen = known & front & inside(there, width, height)
+        shown = _nearest(self.other, there.detach()).to(points)
+        # both ways: what lies far in front of the surface there is another thing, too
+        agrees = (z - shown).abs() <= self.tolerance * z
+        return there, seen & torch.isfinite(shown) & agrees
+
+
+def inside(points: Tensor, width: int, height: int) -> Tensor:
+    """N bool: which points N×2 lie on pixels of an image."""
+    x, y = points.unbind(-1)
+    return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+
+
+def _nearest(table: Tensor, points: Tensor) -> Tensor:
+    """Values N of an H×W table at the pixels nearest to points N×2; NaN outside."""
+    height, width = table.shape
+    x, y = points.round().long().unbind(-1)
+    valid = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    found = table[y.clamp(0, height - 1), x.clamp(0, width - 1)]
+    return torch.where(valid, found, torch.full_like(found, torch.nan))
+
+
+def sample(features: Tensor, points: Tensor) -> Tensor:
+    """N×C values of a C×H×W map, bilinear, at points N×2 (pixels)."""
+    height, width = features.shape[-2:]
+    scale = torch.tensor([width - 1, height - 1], device=points.device, dtype=points.dtype)
+    grid = (points / scale * 2 - 1)[None, None]
+    return F.grid_sample(features[None], grid.to(features), align_corners=True)[0, :, 0].T
