@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-gpu lint bench clean
+.PHONY: help setup demo test test-fast test-gpu lint docs bench clean
 
 BIN := .venv/bin
 FIND_PYTHON := $(or $(PYTHON),python3)
@@ -40,10 +40,16 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: setup  ## the documentation as a site in site/, which needs no network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: setup  ## time the front-end against its reference on this machine
 	$(BIN)/aliked_ros bench
 
+report: setup  ## docs/benchmarks/REPORT.md: every evaluation and benchmark (an hour; goes on where it was)
+	$(BIN)/aliked_ros bench report
+
 clean:  ## remove all that was made in this tree (fetched weights stay in the cache)
-	rm -rf .venv build install log demo_output *.egg-info
+	rm -rf .venv build install log demo_output site *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

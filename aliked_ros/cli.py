@@ -1,8 +1,8 @@
 """The command ``aliked_ros``.
 
 Results go to standard output (as JSON with ``--json``), progress and errors to standard error.
-Exit status: 0 done, 1 the doctor found something broken, 2 bad input or set-up (one line says what
-and how to go on), 130 interrupted.
+Exit status: 0 done, 1 the doctor found something broken, or a comparison something slower, 2 bad
+input or set-up (one line says what and how to go on), 130 interrupted.
 
 Whatever takes long to import is imported inside the command that needs it, so ``--help`` is quick.
 """
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from aliked_ros.benchmark.commands import app as bench_app
 from aliked_ros.configuration import FrontendConfig, choices, parse_image_size, ranges
 from aliked_ros.errors import AlikedError, BackendError, ImageError, SourceError
 from aliked_ros.evaluation.commands import evaluate_app
@@ -78,6 +79,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(no_args_is_help=True, help="Weights and networks: list, fetch, export.")
 app.add_typer(models_app, name="models")
+app.add_typer(bench_app, name="bench")
 app.add_typer(evaluate_app, name="evaluate")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
@@ -465,37 +467,6 @@ def doctor(as_json: AsJson = False) -> None:
                 typer.echo(f"      → {check.remedy}")
     if any(check.state == FAIL for check in checks):
         raise typer.Exit(1)
-
-
-@app.command(epilog="Example: aliked_ros bench extractor matcher --rounds 50 --json")
-def bench(
-    suites: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Of extractor, matcher, frontend, adaptive, memory, node; "
-            "default: the first three."
-        ),
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=3, help="Every contender runs once a round.")] = 40,
-    source: Annotated[
-        str | None, typer.Option(help="Images as for 'track'; default as for 'demo'.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Write the JSON to this file too.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Time ours against the published form and the runtimes, interleaved in one run."""
-    from aliked_ros.benchmark.report import as_text
-    from aliked_ros.benchmark.suites import run
-    from aliked_ros.progress import share_progress
-    from aliked_ros.results import write_json
-
-    with share_progress(_console()) as report:
-        results = run(suites or ["extractor", "matcher", "frontend"], rounds, source, report)
-    if output is not None:
-        write_json(output, results)
-    print(json.dumps(results, indent=2) if as_json else as_text(results))
 
 
 @app.command(epilog="Example: aliked_ros demo --source virtual --limit 100")

@@ -2,44 +2,148 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 
 def as_text(results: dict[str, Any]) -> str:
     """Markdown tables of a report made by ``suites.run``."""
-    machine = results["machine"]
-    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
-    lines = [
-        f"{machine['date']}, {machine['cpu']}, {machine['cores']} cores, "
-        f"load {machine['load_1min']}, Python {machine['python']}, {packages}; "
-        f"images: {results['source']}, 640×480",
-    ]
+    lines = [f"{machine_line(results['machine'])}; images: {results['source']}, 640×480"]
     for name, suite in results["suites"].items():
         lines += ["", f"### {name}", ""]
         if "timings" in suite:
             lines += _timings(suite)
+        elif "parts" in suite:
+            lines += _peers(suite)
+        elif "factors" in suite:
+            lines += _scaling(suite)
         else:
             lines += _node(suite) if "rates" in suite else _memory(suite)
     return "\n".join(lines)
 
 
+def machine_line(machine: dict[str, Any]) -> str:
+    """When, on what and of which code, in one line."""
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    parts = [machine["date"]]
+    if "revision" in machine:
+        parts.append(f"revision {machine['revision']}")
+    parts += [machine["cpu"], f"{machine['cores']} cores"]
+    parts += [machine[name] for name in ("frequency", "gpu") if name in machine]
+    if "memory_gib" in machine:
+        parts.append(f"{machine['memory_gib']:.0f} GiB")
+    parts += [f"load {machine['load_1min']}", f"Python {machine['python']}", packages]
+    return ", ".join(parts)
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    heads = list(heads)
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _between(value: float, low: float, high: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _left_out(reasons: dict[str, str]) -> list[str]:
+    lines = [f"- left out: {name}: {reason}" for name, reason in reasons.items()]
+    return ["", *lines] if lines else []
+
+
 def _timings(suite: dict[str, Any]) -> list[str]:
-    rounds = suite["timings"][0]["rounds"]
-    lines = [
-        f"| {rounds} rounds | median ms | p90 ms | times as fast as the first [95 %] |",
-        "|---|---|---|---|",
+    first = suite["timings"][0]
+    unit = f" of {suite['unit']}" if "unit" in suite else ""
+    heads = [
+        f"{first['rounds']} rounds",
+        f"median ms{unit}",
+        "p90 ms",
+        "times as fast as the first [95 %]",
     ]
-    if "unit" in suite:
-        lines[0] = lines[0].replace("median ms", f"median ms of {suite['unit']}")
-    if "verified" in suite["timings"][0]:
-        lines = [f"{lines[0]} verified matches | LightGlue's share |", lines[1] + "---|---|"]
+    if "verified" in first:
+        heads += ["verified matches", "LightGlue's share"]
+    rows = []
     for t in suite["timings"]:
-        interval = f"{t['speedup']:.2f} [{t['speedup_low']:.2f}, {t['speedup_high']:.2f}]"
-        row = f"| {t['name']} | {t['median_ms']:.1f} | {t['p90_ms']:.1f} | {interval} |"
+        speedup = _between(t["speedup"], t["speedup_low"], t["speedup_high"])
+        row = [t["name"], f"{t['median_ms']:.1f}", f"{t['p90_ms']:.1f}", speedup]
         if "verified" in t:
-            row += f" {t['verified']} | {t['lightglue_share']:.0%} |"
-        lines.append(row)
-    return lines
+            row += [f"{t['verified']}", f"{t['lightglue_share']:.0%}"]
+        rows.append(row)
+    return _table(heads, rows)
+
+
+def _peers(suite: dict[str, Any]) -> list[str]:
+    lines = []
+    for part in suite["parts"]:
+        matching = part["title"].startswith("matching")
+        what = "matches" if matching else "keypoints"
+        heads = [
+            f"{part['title']}, {part['timings'][0]['rounds']} rounds",
+            "median ms",
+            "p90 ms",
+            "times as fast as the first [95 %]",
+            f"'{part['ours']}' is so many times as fast [95 %]",
+            what,
+            f"the first's {what} found, too",
+        ]
+        rows = []
+        for t in part["timings"]:
+            common = f"{t['in_common']:.1%}" if "in_common" in t else "–"
+            rows.append(
+                [
+                    t["name"] + (f" ({t['note']})" if "note" in t else ""),
+                    f"{t['median_ms']:.1f}",
+                    f"{t['p90_ms']:.1f}",
+                    _between(t["speedup"], t["speedup_low"], t["speedup_high"]),
+                    _between(t["of_ours"], t["of_ours_low"], t["of_ours_high"]),
+                    f"{t['found']:.0f}",
+                    common,
+                ]
+            )
+        lines += [*_table(heads, rows), *_left_out(part["left_out"]), ""]
+    return lines[:-1]
+
+
+def _scaling(suite: dict[str, Any]) -> list[str]:
+    lines = [
+        f"Around: {suite['setting']}. Each row is a process of its own. Memory: at most, more than "
+        "before the front-end was loaded; images of other sizes are scaled ones.",
+        "",
+    ]
+    stages = ("extract", "match", "verify", "track")
+    for factor in suite["factors"]:
+        unit = f", {factor['unit']}" if factor["unit"] else ""
+        heads = [
+            f"{factor['factor']}{unit}",
+            *(f"{stage}, ms" for stage in stages),
+            "total, ms (p90, p99)",
+            f"times as long as {factor['default']} [95 %]",
+            "images/s",
+            "cores busy",
+            "memory, MiB",
+        ]
+        rows = []
+        for point in factor["points"]:
+            times = point["stages"]
+            total = times["total"]
+            name = point["name"]
+            if factor["factor"] == "backend":
+                name += f" ({point['backend']})"
+            memory = point["memory_mib"]
+            longer = (point[f"times_as_long{end}"] for end in ("", "_low", "_high"))
+            rows.append(
+                [
+                    name,
+                    *(f"{times[stage]['median_ms']:.1f}" for stage in stages),
+                    f"{total['median_ms']:.0f} ({total['p90_ms']:.0f}, {total['p99_ms']:.0f})",
+                    _between(*longer),
+                    f"{point['images_per_s']:.1f}",
+                    f"{point['cores_busy']:.1f} of {point['cores']}",
+                    "–" if memory is None else f"{memory}",
+                ]
+            )
+        lines += [*_table(heads, rows), *_left_out(factor["left_out"]), ""]
+    return lines[:-1]
 
 
 def _memory(suite: dict[str, Any]) -> list[str]:
@@ -47,25 +151,62 @@ def _memory(suite: dict[str, Any]) -> list[str]:
         f"Growth after warm-up over {suite['frames']} images: "
         f"{suite['growth_mib_after_warm_up']} MiB.",
         "",
-        "| image | resident MiB |",
-        "|---|---|",
     ]
-    return lines + [f"| {s['frame']} | {s['rss_mib']} |" for s in suite["samples"]]
+    rows = [[f"{sample['frame']}", f"{sample['rss_mib']}"] for sample in suite["samples"]]
+    return lines + _table(["image", "resident MiB"], rows)
 
 
 def _node(suite: dict[str, Any]) -> list[str]:
-    lines = []
+    lines = [f"{suite['setting']}; camera, node and subscribers share the cores.", ""]
     for rate in suite["rates"]:
-        rounds = rate["listeners"][0]["rounds"]
-        lines += [
-            f"| {rate['images_hz']:.0f} images/s, {rounds} rounds | processed, Hz "
-            f"| of '{suite['baseline']}' [95 %] | processor time, ms an image |",
-            "|---|---|---|---|",
+        heads = [
+            f"{rate['images_hz']:.0f} images/s, {rate['listeners'][0]['rounds']} rounds",
+            "image to features received, median ms [95 %] (p90, p99)",
+            "image to features published, median ms (p90, p99)",
+            "processed, Hz",
+            f"of '{suite['baseline']}' [95 %]",
+            "dropped for a newer one",
+            "lost before, after the node",
+            "cores busy",
+            "processor time, ms an image",
         ]
+        rows = []
         for row in rate["listeners"]:
-            share = f"{row['of_baseline']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-            lines.append(
-                f"| {row['name']} | {row['processed_hz']:.1f} | {share} | {row['cpu_ms']:.0f} |"
+            arrival, publication = row.get("to_arrival"), row["to_publication"]
+            lost = row.get("features_lost")
+            received = "–"
+            if arrival:
+                received = _between(arrival["median_ms"], arrival["low_ms"], arrival["high_ms"], 1)
+                received += f" ({arrival['p90_ms']:.0f}, {arrival['p99_ms']:.0f})"
+            rows.append(
+                [
+                    row["name"],
+                    received,
+                    f"{publication['median_ms']:.1f} "
+                    f"({publication['p90_ms']:.0f}, {publication['p99_ms']:.0f})"
+                    if publication
+                    else "–",
+                    f"{row['processed_hz']:.1f}",
+                    _between(row["of_baseline"], row["low"], row["high"]),
+                    f"{row['dropped']:.0%}",
+                    f"{row['not_received']:.0%}, {'–' if lost is None else f'{lost:.0%}'}",
+                    f"{row['cpu_cores']:.2f}",
+                    f"{row['cpu_ms']:.0f}",
+                ]
             )
-        lines.append("")
-    return lines[:-1]
+        lines += [*_table(heads, rows), ""]
+    topics = suite["topics"]
+    heads = [
+        f"one subscriber at {topics['images_hz']:.0f} images/s, to",
+        "the node's processor time, ms an image",
+        "more than with nobody, ms [95 %]",
+    ]
+    rows = [
+        [
+            row["name"],
+            f"{row['cpu_ms']:.1f}",
+            _between(row["extra_cpu_ms"], row["low"], row["high"], 1),
+        ]
+        for row in topics["rows"]
+    ]
+    return [*lines, *_table(heads, rows), *_left_out(topics["left_out"])]

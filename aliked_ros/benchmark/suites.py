@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 import psutil
 
+from aliked_ros.benchmark.peers import dense_exports, peers_suite
+from aliked_ros.benchmark.scaling import scaling_suite
 from aliked_ros.benchmark.timing import Run, Timing, compare, keep_freed_memory, machine
 from aliked_ros.configuration import FrontendConfig
-from aliked_ros.errors import BackendError, ConfigurationError, ModelError
+from aliked_ros.errors import BackendError, ConfigurationError
 from aliked_ros.frontend.extractor import create_extractor
 from aliked_ros.frontend.matcher import create_matcher
 from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.machine import cores
 from aliked_ros.models.registry import weights_path
 from aliked_ros.sources import default_source, open_source
 from aliked_ros.types import Features, Image, Matches, UInt8Array
-
-if TYPE_CHECKING:
-    from aliked_ros.networks.aliked import ALIKED
 
 Progress = Callable[[str, float], None]
 WIDTH, HEIGHT = 640, 480
@@ -73,7 +70,7 @@ def extractor_suite(
     for name, dense in (("torch eager, dense (published)", True), ("torch eager, sparse", False)):
         eager = TorchExtractor(network, cpu, dense)
         add(name, partial(eager.extract, mask=None, top_k=1000, threshold=0.0, grid=0))
-    for name, extract in _dense_exports(network).items():
+    for name, extract in dense_exports(network, WIDTH, HEIGHT, 1000).items():
         add(name, extract)
     for precision in ("float32", "bfloat16"):
         try:
@@ -228,6 +225,8 @@ SUITES: dict[str, Callable[[list[UInt8Array], int, Callable[[float], None]], dic
     "frontend": frontend_suite,
     "adaptive": adaptive_suite,
     "memory": memory_suite,
+    "peers": peers_suite,
+    "scaling": scaling_suite,
     "node": node_suite,
 }
 
@@ -253,28 +252,3 @@ def _pairs(features: list[Features], gap: int) -> list[tuple[Features, Features]
 def _there_and_back(count: int) -> list[int]:
     """Frame numbers whose endless repetition never jumps."""
     return [*range(count), *range(count - 2, 0, -1)]
-
-
-def _dense_exports(network: ALIKED) -> dict[str, Callable[[UInt8Array], object]]:
-    """The plain ONNX export of the published form in both runtimes."""
-    from aliked_ros.inference.onnxruntime_runtime import OnnxRuntime
-    from aliked_ros.inference.openvino_runtime import OpenVinoRuntime
-    from aliked_ros.networks.dense import export_dense
-
-    threads = cores()
-    found: dict[str, Callable[[UInt8Array], object]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "dense.onnx"
-        export_dense(network, WIDTH, HEIGHT, 1000, path)
-        for runtime in (OnnxRuntime(threads, spinning=True), OpenVinoRuntime(threads)):
-            try:
-                loaded = runtime.load(path)
-            except ModelError:
-                continue  # a runtime that cannot load the plain export is no contender
-
-            def extract(pixels: UInt8Array, loaded: Any = loaded) -> object:
-                scaled = pixels.astype(np.float32) * np.float32(1 / 255)
-                return loaded(np.ascontiguousarray(scaled.transpose(2, 0, 1)[None]))
-
-            found[f"plain dense export, {runtime.name}"] = extract
-    return found

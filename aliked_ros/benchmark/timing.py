@@ -9,15 +9,19 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
+from aliked_ros.gpu import GpuError, find_gpu
 from aliked_ros.machine import cores, processor
 
 Run = Callable[[int], object]
@@ -32,6 +36,7 @@ class Timing:
     """Outcome of one contender.
 
     median_ms, p90_ms, p99_ms: milliseconds a run.
+    median_low_ms, median_high_ms: 95 % bootstrap interval of the median.
     speedup: median over rounds of baseline time / own time; 1 for the baseline.
     speedup_low, speedup_high: its 95 % bootstrap interval.
     """
@@ -44,6 +49,8 @@ class Timing:
     speedup: float
     speedup_low: float
     speedup_high: float
+    median_low_ms: float
+    median_high_ms: float
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -58,7 +65,19 @@ def compare(
     progress: Callable[[float], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Timing]:
-    """Time all contenders together; the first one is the baseline.
+    """Time all contenders together; the first one is the baseline. See ``measure``."""
+    return summarise(measure(contenders, rounds, warm_up, burst, progress, clock))
+
+
+def measure(
+    contenders: dict[str, Run],
+    rounds: int,
+    warm_up: int = 3,
+    burst: int = 1,
+    progress: Callable[[float], None] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, NDArray[Any]]:
+    """Seconds a run by contender, one for each round.
 
     burst: runs in a row that make one measurement, their mean; for what works on a stream and
     would find another contender's data in the caches otherwise. clock: seconds;
@@ -79,17 +98,23 @@ def compare(
             seconds[name][i] = (clock() - begin) / burst
         if progress is not None:
             progress((i + 1) / rounds)
-    baseline = seconds[names[0]]
-    return [_summarise(name, seconds[name], baseline) for name in names]
+    return seconds
 
 
-def _summarise(name: str, seconds: NDArray[Any], baseline: NDArray[Any]) -> Timing:
+def summarise(seconds: dict[str, NDArray[Any]]) -> list[Timing]:
+    """What ``measure`` gave, as figures; the first one is the baseline."""
+    baseline = next(iter(seconds.values()))
+    return [_summary(name, own, baseline) for name, own in seconds.items()]
+
+
+def _summary(name: str, seconds: NDArray[Any], baseline: NDArray[Any]) -> Timing:
     median, p90, p99 = (round(1e3 * float(v), 3) for v in np.percentile(seconds, (50, 90, 99)))
-    return Timing(name, len(seconds), median, p90, p99, *interval(baseline / seconds))
+    ends = interval(1e3 * seconds)[1:]
+    return Timing(name, len(seconds), median, p90, p99, *interval(baseline / seconds), *ends)
 
 
 def interval(ratios: NDArray[Any]) -> tuple[float, float, float]:
-    """Median of the rounds' ratios, and the ends of its 95 % bootstrap interval."""
+    """Median of the rounds' figures, and the ends of its 95 % bootstrap interval."""
     samples = np.random.default_rng(0).choice(ratios, (_BOOTSTRAP_SAMPLES, len(ratios)))
     low, high = np.percentile(np.median(samples, axis=1), (2.5, 97.5))
     return round(float(np.median(ratios)), 3), round(float(low), 3), round(float(high), 3)
@@ -107,7 +132,7 @@ def keep_freed_memory() -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """What the figures were measured on, and of which code."""
     packages = {}
     for package in ("numpy", "numba", "opencv-python-headless", "openvino", "onnxruntime", "torch"):
         try:
@@ -115,12 +140,53 @@ def machine() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     cpu = processor()
-    return {
+    found = {
         "date": time.strftime("%Y-%m-%d"),
+        "revision": _revision(),
         "cpu": " ".join([cpu.name, *cpu.extensions]),
         "cores": cores(),
+        "frequency": _frequency(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": _gpu(),
         "load_1min": round(os.getloadavg()[0], 2),
         "system": f"{platform.system()} {platform.machine()}",
+        "kernel": platform.release(),
         "python": platform.python_version(),
         "packages": packages,
     }
+    return {name: value for name, value in found.items() if value != ""}
+
+
+def _revision() -> str:
+    """The code's git revision, with + where it was changed since; empty = not in a repository."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return ""
+    answers = []
+    for question in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "-uno")):
+        command = ["git", "--no-optional-locks", "-C", str(root), *question]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return ""
+        answers.append(done.stdout.strip())
+    return answers[0] + ("+" if answers[1] else "")
+
+
+def _frequency(folder: Path = Path("/sys/devices/system/cpu/cpu0/cpufreq")) -> str:
+    """Governor and range of the first core's frequency; empty where Linux does not tell."""
+    try:
+        governor, low, high = (
+            (folder / name).read_text(encoding="utf-8").strip()
+            for name in ("scaling_governor", "cpuinfo_min_freq", "cpuinfo_max_freq")
+        )
+        return f"{governor}, {int(low) / 1e6:.2f} to {int(high) / 1e6:.2f} GHz"  # from kHz
+    except (OSError, ValueError):
+        return ""
+
+
+def _gpu() -> str:
+    try:
+        return str(find_gpu())
+    except GpuError:
+        return ""

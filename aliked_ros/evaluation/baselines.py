@@ -1,8 +1,13 @@
-"""Front-ends to compare with, behind the pipeline's interface."""
+"""What a user would pick instead: ORB, SIFT, and corners followed by optical flow.
+
+Detectors and matchers of single images, and front-ends of sequences behind the pipeline's
+interface, with the same verification, tracker, stereo refinement and depth as ALIKED's.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -10,77 +15,394 @@ import numpy as np
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.depth import keypoint_depth
-from aliked_ros.frontend.matcher import NearestMatcher
+from aliked_ros.frontend.matcher import Matcher, NearestMatcher
+from aliked_ros.frontend.similarity import similarities
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.tracker import Tracker
 from aliked_ros.frontend.verification import Verifier
 from aliked_ros.images import grey
-from aliked_ros.types import Features, FrameResult, Image, Matches, UInt8Array
+from aliked_ros.types import (
+    BoolArray,
+    Features,
+    Float32Array,
+    FrameResult,
+    Image,
+    Matches,
+    UInt8Array,
+)
 
+RATIO = 0.8
+"""Of Lowe's test: the best distance against the second best."""
 _BITS = 256
 _LEAST_COSINE = 0.5  # 64 of the 256 bits differ; mutual matches beyond it are mostly wrong
 
+# As VINS-Mono and VINS-Fusion have them: window and pyramid of the flow, quality of a corner.
+_WINDOW, _LEVELS = 21, 4
+_QUALITY = 0.01
+_RETURN = 1.0  # pixels from its start that a point may come back to
+_SPACING = 0.5  # of the distance that max_keypoints would have on a grid over the image
+_BLOCK = 3  # pixels, of the corner response: OpenCV's default
+_BORDER = 1.0  # pixels
 
-class OrbFrontend:
-    """OpenCV's ORB, matched by mutual least Hamming distance; verified and tracked as ALIKED is.
+
+class Frontend(Protocol):
+    """What :class:`Pipeline` and the front-ends here have in common."""
+
+    camera: CameraModel | None
+    baseline: float | None
+
+    def process(self, image: Image) -> FrameResult:
+        """Everything about the next image."""
+        ...
+
+
+class Detector(Protocol):
+    """Anything that finds features in an image."""
+
+    def __call__(self, pixels: UInt8Array, mask: UInt8Array | None = None) -> Features:
+        """Features of an image H×W or H×W×3, by falling score; none where ``mask`` is 0."""
+        ...
+
+
+class OrbDetector:
+    """OpenCV's ORB.
 
     The binary descriptors become rows of ±1/16: unit vectors, whose cosine is
     1 − distance / 128. So they go through the same matchers and the same messages.
+    """
+
+    def __init__(self, top_k: int) -> None:
+        self._orb = cv2.ORB.create(nfeatures=top_k)
+        self._top_k = top_k
+
+    def __call__(self, pixels: UInt8Array, mask: UInt8Array | None = None) -> Features:
+        """See ``Detector``."""
+        found, descriptors = self._orb.detectAndCompute(grey(pixels), mask)
+        bits = (
+            np.zeros((0, _BITS), np.uint8)
+            if not found
+            else np.unpackbits(np.asarray(descriptors, np.uint8), axis=1)
+        )
+        rows = (bits.astype(np.float32) * 2 - 1) / np.float32(np.sqrt(_BITS))
+        return _features(found, rows, pixels, "orb", self._top_k)
+
+
+class SiftDetector:
+    """OpenCV's SIFT; descriptors are scaled to unit length."""
+
+    def __init__(self, top_k: int) -> None:
+        self._sift = cv2.SIFT.create(nfeatures=top_k)
+        self._top_k = top_k
+
+    def __call__(self, pixels: UInt8Array, mask: UInt8Array | None = None) -> Features:
+        """See ``Detector``."""
+        found, descriptors = self._sift.detectAndCompute(grey(pixels), mask)
+        rows = np.zeros((0, 128), np.float32) if not found else np.asarray(descriptors, np.float32)
+        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-9))
+        return _features(found, rows, pixels, "sift", self._top_k)
+
+
+class CornerDetector:
+    """Shi-Tomasi corners at a distance from each other; without descriptors.
+
+    The distance is half of what ``top_k`` points on a grid over the image would have.
+    """
+
+    def __init__(self, top_k: int) -> None:
+        self._top_k = top_k
+
+    def __call__(self, pixels: UInt8Array, mask: UInt8Array | None = None) -> Features:
+        """See ``Detector``."""
+        image = grey(pixels)
+        points = self.corners(image, self._top_k, mask)
+        return corner_features(image, points, corner_response(image))[0]
+
+    def corners(self, image: UInt8Array, count: int, mask: UInt8Array | None) -> Float32Array:
+        """At most ``count`` corners of a grey image: N×2, pixels."""
+        if count < 1:
+            return np.zeros((0, 2), np.float32)
+        found = cv2.goodFeaturesToTrack(
+            image, count, _QUALITY, self.spacing(image), mask=mask, blockSize=_BLOCK
+        )
+        none = np.zeros((0, 2), np.float32)
+        return none if found is None else np.asarray(found, np.float32).reshape(-1, 2)
+
+    def spacing(self, image: UInt8Array) -> float:
+        """Least distance of two corners, pixels."""
+        return _SPACING * float(np.sqrt(image.size / self._top_k))
+
+
+class HammingMatcher(NearestMatcher):
+    """Brute force on ORB's descriptors: mutual least Hamming distance, of at most 64 bits."""
+
+    def __init__(self) -> None:
+        super().__init__(FrontendConfig(min_similarity=_LEAST_COSINE))
+
+    def reconfigure(self, config: FrontendConfig) -> None:
+        """Keep the threshold: ``config``'s is for other descriptors."""
+
+
+class RatioMatcher:
+    """Mutual nearest neighbours by Euclidean distance that pass Lowe's ratio test."""
+
+    def __init__(self, ratio: float = RATIO) -> None:
+        self._ratio = ratio
+
+    def match(self, reference: Features, current: Features) -> Matches:
+        """See ``Matcher``; the score is the cosine."""
+        if min(len(reference), len(current)) < 2:
+            return replace(Matches.empty(), matcher="nearest")
+        cosines = similarities(reference.descriptors, current.descriptors)
+        rows = np.arange(len(cosines))
+        second, best = np.argpartition(cosines, (-2, -1), axis=1)[:, -2:].T
+        near, far = (_distance(cosines[rows, column]) for column in (best, second))
+        kept = (cosines.argmax(0)[best] == rows) & (near < self._ratio * far)
+        scores = np.clip(cosines[rows, best][kept], 1e-6, 1.0).astype(np.float32)
+        return Matches(
+            rows[kept].astype(np.uint32), best[kept].astype(np.uint32), scores, matcher="nearest"
+        )
+
+    def reconfigure(self, config: FrontendConfig) -> None:
+        """Nothing of ``config`` is used."""
+
+
+def flow(
+    first: UInt8Array, second: UInt8Array, points: Float32Array
+) -> tuple[Float32Array, BoolArray]:
+    """Follow points N×2 (pixels) from one image to another of its size, by pyramidal Lucas-Kanade.
+
+    Returns where they arrive (N×2), and which (N) arrive inside the image and, followed back, come
+    to within a pixel of their start.
+    """
+    if len(points) == 0:
+        return points, np.zeros(0, bool)
+    images = [grey(pixels) for pixels in (first, second)]
+    there, seen = _lucas_kanade(images[0], images[1], points)
+    back, returned = _lucas_kanade(images[1], images[0], there)
+    height, width = images[1].shape
+    inside = ((there >= _BORDER) & (there <= np.array([width, height]) - 1 - _BORDER)).all(1)
+    near = np.linalg.norm(back - points, axis=1) < _RETURN
+    return there, seen & returned & inside & near
+
+
+class _Sequence:
+    """What the front-ends of sequences share: state, and a result's making.
 
     camera, baseline: as the pipeline's.
     """
 
     def __init__(self, config: FrontendConfig) -> None:
-        """Use the sizes, thresholds and verification of ``config``; its model is not looked at."""
-        self._detector = cv2.ORB.create(nfeatures=config.max_keypoints)
         self._verifier = Verifier(config)
-        self._stereo = StereoMatcher(config)
-        self._matcher = NearestMatcher(replace(config, min_similarity=_LEAST_COSINE))
         self._tracker = Tracker()
         self._previous: FrameResult | None = None
         self.camera: CameraModel | None = None
         self.baseline: float | None = None
 
-    def process(self, image: Image) -> FrameResult:
-        """Everything about the next image of the sequence, matched against the one before."""
-        features = self._extract(image.pixels, image.mask)
-        previous, matches = self._previous, Matches.empty()
+    def _continued(self, image: Image) -> FrameResult | None:
+        """The previous image's result, None where a new epoch begins."""
+        previous = self._previous
         if previous is not None:
-            matches = self._matcher.match(previous.features, features)
-            matches = self._verifier.verify(previous.features, features, matches, self.camera)
+            same = image.pixels.shape[:2] == (previous.features.height, previous.features.width)
+            if not same or image.stamp < previous.stamp:
+                self._tracker.reset()
+                return None
+        return previous
+
+    def _finish(
+        self,
+        image: Image,
+        features: Features,
+        matches: Matches,
+        right_x: Float32Array | None,
+        previous: FrameResult | None,
+    ) -> FrameResult:
         tracks = self._tracker.update(self._tracker.continued(len(features), matches))
-        right_x = None
-        if image.right is not None:
-            right = self._extract(image.right)
-            right_x = self._stereo.match(features, right, image.pixels, image.right)
+        camera = self.camera
+        if camera is not None and not camera.fits(features.width, features.height):
+            camera = None
         self._previous = FrameResult(
-            index=0 if previous is None else previous.index + 1,
+            index=0 if self._previous is None else self._previous.index + 1,
             stamp=image.stamp,
             features=features,
             matches=matches,
             tracks=tracks,
             reference_index=None if previous is None else previous.index,
             reference_stamp=None if previous is None else previous.stamp,
-            normalized=None if self.camera is None else self.camera.normalize(features.keypoints),
+            normalized=None if camera is None else camera.normalize(features.keypoints),
             right_x=right_x,
-            depth=keypoint_depth(image, features, right_x, self.camera, self.baseline),
+            depth=keypoint_depth(image, features, right_x, camera, self.baseline),
         )
         return self._previous
 
-    def _extract(self, pixels: UInt8Array, mask: UInt8Array | None = None) -> Features:
-        found, descriptors = self._detector.detectAndCompute(grey(pixels), mask)
-        bits = (
-            np.zeros((0, _BITS), np.uint8)
-            if not found
-            else np.unpackbits(np.asarray(descriptors, np.uint8), axis=1)
+
+class DescriptorFrontend(_Sequence):
+    """A detector with descriptors and a matcher; verified and tracked as ALIKED is.
+
+    Lost tracks are not recovered.
+    """
+
+    def __init__(self, config: FrontendConfig, detector: Detector, matcher: Matcher) -> None:
+        """Verification and stereo are as ``config`` says."""
+        super().__init__(config)
+        self._detector, self._matcher = detector, matcher
+        self._stereo = StereoMatcher(config)
+
+    def process(self, image: Image) -> FrameResult:
+        """Everything about the next image of the sequence, matched against the one before."""
+        features = self._detector(image.pixels, image.mask)
+        previous, matches = self._continued(image), Matches.empty()
+        if previous is not None:
+            matches = self._matcher.match(previous.features, features)
+            matches = self._verifier.verify(previous.features, features, matches, self.camera)
+        right_x = None
+        if image.right is not None:
+            right = self._detector(image.right)
+            right_x = self._stereo.match(features, right, image.pixels, image.right)
+        return self._finish(image, features, matches, right_x, previous)
+
+
+class FlowFrontend(_Sequence):
+    """Corners followed by optical flow from image to image, as VINS front-ends do.
+
+    Points that do not come back to their start, or disagree with the motion of the others, end; of
+    two that have come too close the longer-lived stays; new corners are found where there is room,
+    up to ``max_keypoints``. The right image's points are found by flow, too.
+    """
+
+    def __init__(self, config: FrontendConfig) -> None:
+        """Number of points, verification, stereo band and largest disparity are of ``config``."""
+        super().__init__(config)
+        self._config = config
+        self._corners = CornerDetector(config.max_keypoints)
+        self._image: UInt8Array | None = None
+
+    def process(self, image: Image) -> FrameResult:
+        """Everything about the next image of the sequence, followed from the one before."""
+        now = grey(image.pixels)
+        previous = self._continued(image)
+        points, matches = np.zeros((0, 2), np.float32), Matches.empty()
+        if previous is not None:
+            points, matches = self._follow(previous, now, image.mask)
+        room = self._room(now, points, image.mask)
+        new = self._corners.corners(now, self._config.max_keypoints - len(points), room)
+        features, order = corner_features(now, np.concatenate([points, new]), corner_response(now))
+        place = np.argsort(order).astype(np.uint32)  # the row that each point has now
+        matches = replace(matches, current_indices=place[matches.current_indices])
+        right_x = None if image.right is None else self._right_x(now, image.right, features)
+        self._image = now
+        return self._finish(image, features, matches, right_x, previous)
+
+    def _follow(
+        self, previous: FrameResult, now: UInt8Array, mask: UInt8Array | None
+    ) -> tuple[Float32Array, Matches]:
+        """Points N×2 that go on, and their matches, whose current rows count in them."""
+        assert self._image is not None
+        before = previous.features
+        there, kept = flow(self._image, now, before.keypoints)
+        if mask is not None:
+            columns, rows = np.rint(np.nan_to_num(there)).astype(np.intp).T
+            height, width = mask.shape
+            kept &= mask[rows.clip(0, height - 1), columns.clip(0, width - 1)] != 0
+        old = np.flatnonzero(kept)
+        old = old[np.argsort(-previous.tracks.lengths[old].astype(np.int64), kind="stable")]
+        old = old[_apart(there[old], self._corners.spacing(now), now.shape)]
+        height, width = now.shape
+        points = there[old]
+        arrived = Features(
+            points, np.ones(len(old), np.float32), np.zeros((len(old), 0), np.float32),
+            width, height, before.model,
+        )  # fmt: skip
+        matches = Matches(
+            old.astype(np.uint32), np.arange(len(old), dtype=np.uint32),
+            np.ones(len(old), np.float32), matcher="flow",
+        )  # fmt: skip
+        matches = self._verifier.verify(before, arrived, matches, self.camera)
+        if matches.inliers is None:
+            return points, matches
+        good = np.flatnonzero(matches.inliers)
+        return points[good], replace(
+            matches,
+            reference_indices=matches.reference_indices[good],
+            current_indices=np.arange(len(good), dtype=np.uint32),
+            scores=matches.scores[good],
+            inliers=np.ones(len(good), bool),
         )
-        responses = np.array([point.response for point in found], np.float32)
-        order = np.argsort(-responses, kind="stable")
-        return Features(
-            keypoints=np.array([found[row].pt for row in order], np.float32).reshape(-1, 2),
-            scores=responses[order] / max(responses.max(initial=0.0), 1e-9),
-            descriptors=(bits[order].astype(np.float32) * 2 - 1) / np.float32(np.sqrt(_BITS)),
-            width=pixels.shape[1],
-            height=pixels.shape[0],
-            model="orb",
-        )
+
+    def _room(self, now: UInt8Array, points: Float32Array, mask: UInt8Array | None) -> UInt8Array:
+        """Where new corners may lie: H×W, 0 = not there."""
+        room = np.full(now.shape, 255, np.uint8) if mask is None else mask.copy()
+        radius = round(self._corners.spacing(now))
+        for x, y in np.rint(points).astype(int).tolist():
+            cv2.circle(room, (x, y), radius, 0, -1)
+        return room
+
+    def _right_x(self, left: UInt8Array, right: UInt8Array, features: Features) -> Float32Array:
+        """The x of each keypoint in the right image: N, pixels, NaN = not found."""
+        there, found = flow(left, right, features.keypoints)
+        away = features.keypoints - there
+        good = found & (np.abs(away[:, 1]) <= self._config.epipolar_band)
+        good &= (away[:, 0] >= 0.0) & (away[:, 0] <= self._config.max_disparity)
+        return np.where(good, there[:, 0], np.nan).astype(np.float32)
+
+
+def corner_response(image: UInt8Array) -> Float32Array:
+    """Least eigenvalue of the gradients' structure tensor, H×W, of the best corner 1."""
+    response = np.asarray(cv2.cornerMinEigenVal(image, _BLOCK), np.float32)
+    return response / max(float(response.max(initial=0.0)), 1e-9)
+
+
+def corner_features(
+    image: UInt8Array, points: Float32Array, response: Float32Array
+) -> tuple[Features, Any]:
+    """Points N×2 as features without descriptors, and the order that sorts them by response."""
+    height, width = image.shape
+    columns, rows = np.rint(points).astype(np.intp).T
+    scores = response[rows.clip(0, height - 1), columns.clip(0, width - 1)]
+    order = np.argsort(-scores, kind="stable")
+    none = np.zeros((len(points), 0), np.float32)
+    return Features(points[order], scores[order], none, width, height, "gftt"), order
+
+
+def _features(
+    found: Any, descriptors: Float32Array, pixels: UInt8Array, model: str, top_k: int
+) -> Features:
+    """OpenCV's keypoints and their descriptors, the ``top_k`` best responses first."""
+    responses = np.array([point.response for point in found], np.float32)
+    order = np.argsort(-responses, kind="stable")[:top_k]
+    return Features(
+        keypoints=np.array([found[row].pt for row in order], np.float32).reshape(-1, 2),
+        scores=responses[order] / max(responses.max(initial=0.0), 1e-9),
+        descriptors=descriptors[order],
+        width=pixels.shape[1],
+        height=pixels.shape[0],
+        model=model,
+    )
+
+
+def _distance(cosines: Float32Array) -> Float32Array:
+    """Euclidean distance of unit vectors."""
+    distances: Float32Array = np.sqrt(np.maximum(2.0 - 2.0 * cosines, 0.0))
+    return distances
+
+
+def _lucas_kanade(
+    first: UInt8Array, second: UInt8Array, points: Float32Array
+) -> tuple[Float32Array, BoolArray]:
+    size, levels = (_WINDOW, _WINDOW), _LEVELS - 1
+    start = points.reshape(-1, 1, 2)
+    found = cv2.calcOpticalFlowPyrLK(
+        first, second, start, start.copy(), winSize=size, maxLevel=levels
+    )
+    there, status = (np.asarray(one).reshape(len(points), -1) for one in found[:2])
+    return there.astype(np.float32), status[:, 0] != 0
+
+
+def _apart(points: Float32Array, spacing: float, shape: tuple[int, ...]) -> Any:
+    """Indices of the points that lie ``spacing`` from all earlier ones that do."""
+    taken = np.zeros(shape, np.uint8)
+    kept = []
+    for index, (x, y) in enumerate(np.rint(points).astype(int).tolist()):
+        if not taken[y, x]:
+            kept.append(index)
+            cv2.circle(taken, (x, y), round(spacing), 1, -1)
+    return np.array(kept, np.intp)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -13,6 +13,7 @@ from aliked_ros.configuration import FrontendConfig, choices
 from aliked_ros.errors import BackendError, ConfigurationError
 
 if TYPE_CHECKING:
+    from aliked_ros.evaluation.odometry import Mode
     from aliked_ros.evaluation.outcome import Outcome
 
 evaluate_app = typer.Typer(
@@ -93,20 +94,118 @@ def epipolar(
     target = output or _default(Path(sequence))
     with share_progress(_console()) as report:
         pairs, tracks = evaluate_epipolar(
-            sequence, _names(methods), _config(model, top_k), _gaps(gap), target, report, limit,
+            sequence, _names(methods), _config(model, top_k),
+            _whole_numbers("--gap", gap), target, report, limit,
             restart, _say,
         )  # fmt: skip
     plot_epipolar(pairs, tracks, target)
     _show({"pairs": pairs, "tracks": tracks}, target, as_json)
 
 
-def _gaps(text: str) -> list[int]:
+@evaluate_app.command(epilog="Example: aliked_ros evaluate odometry rgbd_dataset_freiburg1_xyz")
+def odometry(
+    sequence: Annotated[str, typer.Argument(help="As for 'track', with calibration and truth.")],
+    mode: Annotated[
+        str | None, typer.Option(help="mono, stereo, rgbd; default: the best that is there.")
+    ] = None,
+    first: Annotated[
+        int, typer.Option(min=0, help="Number of the image from which on poses are compared.")
+    ] = 0,
+    output: Output = None,
+    methods: Methods = _DEFAULT_METHODS,
+    top_k: TopK = _DEFAULTS.max_keypoints,
+    model: Model = _DEFAULTS.model,
+    limit: Limit = None,
+    restart: Restart = False,
+    as_json: AsJson = False,
+) -> None:
+    """The reference back-end on each front-end's tracks: trajectory errors, by evo."""
+    _require_libraries()
+    from aliked_ros.evaluation.odometry import evaluate_odometry, plot_odometry
+    from aliked_ros.progress import share_progress
+
+    target = output or _default(Path(sequence))
+    with share_progress(_console()) as report:
+        outcome = evaluate_odometry(
+            sequence, _names(methods), _config(model, top_k), target, report, limit, restart, _say,
+            mode=cast("Mode | None", mode), first=first,
+        )  # fmt: skip
+    plot_odometry(outcome, target)
+    _show({"": outcome}, target, as_json)
+
+
+@evaluate_app.command(epilog="Example: aliked_ros evaluate reconstruction images/ --every 2")
+def reconstruction(
+    sequence: Annotated[str, typer.Argument(help="As for 'track', with a calibration.")],
+    every: Annotated[int, typer.Option(min=1, help="One of so many images is mapped.")] = 3,
+    output: Output = None,
+    methods: Methods = _DEFAULT_METHODS,
+    top_k: TopK = _DEFAULTS.max_keypoints,
+    model: Model = _DEFAULTS.model,
+    limit: Limit = None,
+    restart: Restart = False,
+    as_json: AsJson = False,
+) -> None:
+    """COLMAP's incremental mapping on each front-end's tracks and matches."""
+    _require_libraries()
+    from aliked_ros.evaluation.reconstruction import evaluate_reconstruction, plot_reconstruction
+    from aliked_ros.progress import share_progress
+
+    target = output or _default(Path(sequence))
+    with share_progress(_console()) as report:
+        outcome = evaluate_reconstruction(
+            sequence, _names(methods), _config(model, top_k), target, report, limit, restart, _say,
+            every=every,
+        )  # fmt: skip
+    plot_reconstruction(outcome, target)
+    _show({"": outcome}, target, as_json)
+
+
+@evaluate_app.command(
+    epilog="Example: aliked_ros evaluate relocalization rgbd_dataset_freiburg1_xyz --keyframes 5,1"
+)
+def relocalization(
+    sequence: Annotated[
+        str, typer.Argument(help="As for 'track', with calibration, truth, and depth or stereo.")
+    ],
+    keyframes: Annotated[
+        str, typer.Option(help="How many of the other half; each number is a task of its own.")
+    ] = "10,3,1",
+    every: Annotated[int, typer.Option(min=1, help="Ask for one of so many images.")] = 1,
+    mode: Annotated[
+        str | None, typer.Option(help="stereo or rgbd; default: what is there.")
+    ] = None,
+    output: Output = None,
+    methods: Methods = "aliked+lightglue,aliked+nearest,sift,orb",
+    top_k: TopK = _DEFAULTS.max_keypoints,
+    model: Model = _DEFAULTS.model,
+    limit: Limit = None,
+    restart: Restart = False,
+    as_json: AsJson = False,
+) -> None:
+    """The harder half of a sequence against keyframes of the other half: recall of the pose."""
+    _require_libraries()
+    from aliked_ros.evaluation.relocalization import evaluate_relocalization, plot_relocalization
+    from aliked_ros.progress import share_progress
+
+    target = output or _default(Path(sequence))
+    with share_progress(_console()) as report:
+        outcome = evaluate_relocalization(
+            sequence, _names(methods), _config(model, top_k), target, report, limit, restart, _say,
+            mode=cast("Mode | None", mode),
+            keyframes=tuple(_whole_numbers("--keyframes", keyframes)), every=every,
+        )  # fmt: skip
+    plot_relocalization(outcome, target)
+    _show({"": outcome}, target, as_json)
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
     words = text.split(",")
     if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
         raise ConfigurationError(
-            f"--gap is {text!r}; give numbers of images from 1, separated by commas: 1,5,10."
+            f"{option} is {text!r}; give whole numbers from 1, separated by commas: 1,5,10."
         )
-    return sorted({int(word) for word in words})
+    return list(dict.fromkeys(int(word) for word in words))
 
 
 def _names(methods: str) -> list[str]:

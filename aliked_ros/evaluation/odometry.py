@@ -2,36 +2,54 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal
 
-import numpy as np
-from evo import EvoException
-from evo.core.metrics import APE, RPE, PoseRelation
-from evo.core.sync import associate_trajectories
 from evo.core.trajectory import PoseTrajectory3D
 
+from aliked_ros.benchmark.timing import machine
 from aliked_ros.camera import CameraModel
-from aliked_ros.errors import SourceError
-from aliked_ros.odometry import Observation, Odometry
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import ConfigurationError, OutputError, SourceError
+from aliked_ros.evaluation.baselines import Frontend
+from aliked_ros.evaluation.failures import FAILURES, reason_of
+from aliked_ros.evaluation.ledger import Ledger, Row, Unit
+from aliked_ros.evaluation.methods import Method, open_methods
+from aliked_ros.evaluation.outcome import Metric, Outcome, Report
+from aliked_ros.evaluation.poses import read_truth, true_poses
+from aliked_ros.evaluation.trajectories import (
+    Aligned,
+    align,
+    draw,
+    file_of,
+    key_of,
+    read_tum,
+    trajectory,
+    write_tum,
+)
+from aliked_ros.odometry import Estimate, Observation, Odometry
 from aliked_ros.odometry.geometry import Transform
-from aliked_ros.sources import Source
-from aliked_ros.types import FrameResult, Image
+from aliked_ros.sources import Partner, Source, open_source
+from aliked_ros.types import FrameResult
 
-_LARGEST_GAP = 0.005  # seconds between a pose and its ground truth
+Mode = Literal["mono", "stereo", "rgbd"]
+MODES: dict[Mode, Partner] = {"rgbd": "depth", "stereo": "right", "mono": "none"}
+"""What a back-end is given, and what the images come with for it; the best first."""
+TRUTH = "groundtruth.txt"
+"""The true poses of the images that are compared, in TUM's format."""
+_BLOCKS = 10  # images that are drawn together by the bootstrap: neighbours err alike
+METRICS = (
+    Metric("posed", "images with a pose", percent=True, digits=0),
+    Metric("ate_cm", "ATE (rmse), cm", "lower", 2),
+    Metric("error_cm", "error of an image, cm", "lower", 2),
+    Metric("step_cm", "RPE of an image, cm", "lower", 2),
+    Metric("scale", "scale", "", 3),
+)
 
-
-class Frontend(Protocol):
-    """What :class:`Pipeline` and the baselines have in common."""
-
-    camera: CameraModel | None
-    baseline: float | None
-
-    def process(self, image: Image) -> FrameResult:
-        """Everything about the next image."""
-        ...
+Carry = Callable[[FrameResult], Observation]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,86 +68,276 @@ class Accuracy:
     scale: float
 
 
-def observe(
-    source: Source, frontend: Frontend, carry: Callable[[FrameResult], Observation]
-) -> Iterator[Observation]:
+def as_observation(result: FrameResult) -> Observation:
+    """What a result tells a back-end, without the way through a message."""
+    if result.normalized is None:
+        raise SourceError("there is no model of the camera; odometry needs a calibrated one.")
+    tracks = result.tracks
+    return Observation(result.stamp, tracks.ids, result.normalized, tracks.epoch, result.depth)
+
+
+def calibrate(source: Source, frontend: Frontend) -> CameraModel:
+    """Tell a front-end the source's camera. Raises SourceError when it has no calibration."""
+    if source.calibration is None:
+        raise SourceError(
+            f"{source.name} has no calibration; put a calib.json there: this needs a calibrated "
+            "camera."
+        )
+    frontend.camera = camera = CameraModel.from_calibration(source.calibration)
+    frontend.baseline = source.calibration.get("stereo_baseline_m")
+    return camera
+
+
+def observe(source: Source, frontend: Frontend, carry: Carry) -> Iterator[Observation]:
     """What a back-end is told of each image of a calibrated source.
 
     carry: how results travel to it, e.g. as a message and back.
     Raises SourceError when the source has no calibration.
     """
-    if source.calibration is None:
-        raise SourceError(f"{source.name} has no calib.json; odometry needs a calibrated camera.")
-    frontend.camera = CameraModel.from_calibration(source.calibration)
-    frontend.baseline = source.calibration.get("stereo_baseline_m")
+    calibrate(source, frontend)
     for image in source:
         yield carry(frontend.process(image))
 
 
-def evaluate_odometry(
-    observations: Iterable[Observation], truth: Path, use_depth: bool
-) -> Accuracy:
-    """Run the back-end and compare; use_depth: False hides the depth. See :func:`compare`."""
+def follow(observations: Iterable[Observation], use_depth: bool) -> list[Estimate]:
+    """What the back-end makes of them; use_depth: False hides the depth."""
     odometry = Odometry()
     estimates = []
     for observation in observations:
         seen = observation if use_depth else replace(observation, depth=None)
         if (estimate := odometry.process(seen)) is not None:
             estimates.append(estimate)
+    return estimates
+
+
+def measure_odometry(observations: Iterable[Observation], truth: Path, use_depth: bool) -> Accuracy:
+    """Run the back-end and compare; see :func:`follow` and :func:`compare`."""
+    estimates = follow(observations, use_depth)
     return compare(
         [estimate.stamp for estimate in estimates],
         [estimate.camera for estimate in estimates],
         truth,
-        metric=all(estimate.metric for estimate in estimates),
+        metric=_metric(estimates),
     )
 
 
 def compare(
     stamps: Sequence[float], cameras: Sequence[Transform], truth: Path, metric: bool
 ) -> Accuracy:
-    """Poses (world_from_camera) against a file of 'stamp x y z qx qy qz qw' lines.
+    """Poses (world_from_camera) against a file that ``poses.read_truth`` reads.
 
     They are aligned by a rigid motion where they are ``metric``, else by a similarity. Raises
     SourceError where that is not possible: too few poses, or no motion.
     """
-    matrices = np.tile(np.eye(4), (len(cameras), 1, 1))
-    for matrix, camera in zip(matrices, cameras, strict=True):
-        matrix[:3, :3], matrix[:3, 3] = camera.rotation, camera.translation
-    try:
-        reference, trajectory = associate_trajectories(
-            _true_trajectory(truth),
-            PoseTrajectory3D(poses_se3=list(matrices), timestamps=np.array(stamps)),
-            max_diff=_LARGEST_GAP,
-        )
-        _, _, scale = trajectory.align(reference, correct_scale=not metric)
-    except EvoException as error:
-        raise SourceError(
-            f"{len(cameras)} poses cannot be compared with {truth}: {error} The camera moved too "
-            "little, too few tracks last, or the stamps are others."
-        ) from error
-    absolute, relative = APE(PoseRelation.translation_part), RPE(PoseRelation.translation_part)
-    absolute.process_data((reference, trajectory))
-    relative.process_data((reference, trajectory))
-    errors = absolute.get_all_statistics()
+    found = align(read_truth(truth), trajectory(stamps, cameras), metric)
     return Accuracy(
-        poses=trajectory.num_poses,
-        ate=float(errors["rmse"]),
-        ate_max=float(errors["max"]),
-        rpe=float(relative.get_all_statistics()["rmse"]),
-        scale=float(scale),
+        poses=len(found.stamps),
+        ate=found.ate,
+        ate_max=float(found.errors.max()),
+        rpe=found.rpe,
+        scale=found.scale,
     )
 
 
-def _true_trajectory(path: Path) -> PoseTrajectory3D:
+def offered_mode(sequence: str) -> Mode:
+    """The best mode that a sequence has images and calibration for."""
+    for mode, partner in MODES.items():
+        try:
+            source = open_source(sequence, partner=partner)
+        except SourceError:
+            continue
+        if mode != "stereo" or "stereo_baseline_m" in (source.calibration or {}):
+            return mode
+    return "mono"  # what is wrong with the sequence is said when it is opened
+
+
+def evaluate_odometry(
+    sequence: str,
+    names: Sequence[str],
+    config: FrontendConfig,
+    output: Path,
+    report: Report,
+    limit: int | None = None,
+    restart: bool = False,
+    say: Callable[[str], None] = lambda _text: None,
+    mode: Mode | None = None,
+    first: int = 0,
+    carry: Carry = as_observation,
+) -> Outcome:
+    """The reference back-end on what each method's front-end tells it, against ground truth.
+
+    sequence: as ``open_source`` takes it. names: of methods. limit: only so many images. restart:
+    forget what an interrupted run has done. mode: None = the best that the sequence offers. first:
+    number of the image from which on poses are compared; the front-end sees the earlier ones, too.
+    carry: see ``observe``.
+
+    Writes into ``output``, beside the tables: ``odometry_METHOD.txt``, the poses as they were
+    estimated, and the true ones; both in TUM's format, for evo's own commands.
+    Raises SourceError for a sequence without calibration, ground truth, or what the mode needs.
+    A method that fails has a row that says why.
+    """
+    mode = mode or offered_mode(sequence)
+    if mode not in MODES:
+        raise ConfigurationError(f"mode is {mode!r}; choose one of {', '.join(MODES)}.")
+    source = open_calibrated(sequence, mode, limit)
+    stamps = [image.stamp for image in source]
+    poses = dict(zip(stamps, true_poses(sequence, stamps), strict=True))
+    known = {stamp: pose for stamp, pose in list(poses.items())[first:] if pose is not None}
+    if len(known) < _BLOCKS:
+        raise SourceError(
+            f"{len(known)} of the {len(stamps)} images of {sequence} are to be compared and have "
+            f"a true pose; at least {_BLOCKS} are needed. Take more images."
+        )
+    question = {
+        "evaluation": "odometry",
+        "data": Path(sequence).resolve().name,
+        "mode": mode,
+        "images": len(stamps),
+        "first": first,
+        "carried": carry.__name__,
+        "model": config.model,
+        "max_keypoints": config.max_keypoints,
+    }
+    truth = trajectory(list(known), list(known.values()))
+    with Ledger(output, question, restart) as ledger, open_methods(names, config, say) as methods:
+        write_tum(output / TRUTH, truth)
+
+        def unit(method: Method) -> Unit:
+            return Unit(
+                method.name,
+                lambda: _rows(method, sequence, mode, limit, truth, carry, output, report),
+            )
+
+        rows = ledger.measure([unit(method) for method in methods], lambda _share: None)
+        facts = question | {
+            "methods": list(names),
+            "descriptions": {method.name: method.description for method in methods},
+            "machine": machine(),
+        }
+    remarks = [*_remarks(rows), _ALIGNMENT[mode == "mono"]]
+    outcome = Outcome(facts, rows, METRICS, list(names), blocks=_BLOCKS, remarks=remarks)
+    outcome.write(output)
+    return outcome
+
+
+def plot_odometry(outcome: Outcome, folder: Path) -> None:
+    """trajectories.png: the trajectories that the evaluation wrote, and their errors over time."""
+    truth = read_tum(folder / TRUTH)
+    title = f"{outcome.facts['data']}, {outcome.facts['mode']}"
+    draw(folder / "trajectories.png", truth, _aligned(outcome, truth, folder), title)
+
+
+_ALIGNMENT = {
+    False: "Trajectories are in metres and aligned rigidly; images without a pose count in the "
+    "first column only.",
+    True: "One camera has no scale: trajectories are aligned by similarity; images without a pose "
+    "count in the first column only.",
+}
+
+
+def open_calibrated(sequence: str, mode: Mode, limit: int | None) -> Source:
+    """A source with calibration and what the mode needs; SourceError says what is missing."""
+    source = open_source(sequence, limit, MODES[mode])
+    if source.calibration is None:
+        raise SourceError(
+            f"{sequence} has no calibration; put a calib.json there: this needs a calibrated "
+            "camera."
+        )
+    if mode == "stereo" and "stereo_baseline_m" not in source.calibration:
+        raise SourceError(
+            f"the calib.json of {sequence} has no stereo_baseline_m (metres), without which stereo "
+            "gives no depth; add it, or choose --mode mono."
+        )
+    return source
+
+
+def _rows(
+    method: Method,
+    sequence: str,
+    mode: Mode,
+    limit: int | None,
+    truth: PoseTrajectory3D,
+    carry: Carry,
+    output: Path,
+    report: Report,
+) -> list[Row]:
+    """One row for each image with a true pose; the figures of the whole run are in the first."""
+    begin = time.monotonic()
+    failed = ""
+    estimates: list[Estimate] = []
+    found: Aligned | None = None
     try:
-        rows = np.loadtxt(path, ndmin=2)
-    except (OSError, ValueError) as error:
-        raise SourceError(f"cannot read the ground truth {path}: {error}.") from error
-    if rows.shape[1] != 8:
-        raise SourceError(f"{path}: expected lines 'stamp x y z qx qy qz qw'.")
-    rows = rows[np.isfinite(rows).all(1)]  # holes of the motion capture are nan
-    return PoseTrajectory3D(
-        positions_xyz=rows[:, 1:4],
-        orientations_quat_wxyz=rows[:, [7, 4, 5, 6]],
-        timestamps=rows[:, 0],
-    )
+        source = open_calibrated(sequence, mode, limit)
+        observations = _reported(observe(source, method.frontend(), carry), source, method, report)
+        estimates = follow(observations, use_depth=mode != "mono")
+        write_tum(output / file_of("odometry", method.name), _poses(estimates))
+        found = align(truth, _poses(estimates), _metric(estimates))
+    except OutputError:
+        raise
+    except FAILURES as error:
+        failed = reason_of(error)
+    posed = {key_of(estimate.stamp) for estimate in estimates}
+    rows: list[Row] = [
+        {"method": method.name, "unit": key_of(stamp), "posed": float(key_of(stamp) in posed)}
+        for stamp in truth.timestamps
+    ]
+    if found is not None:
+        _add_errors(rows, found)
+    rows[0] |= {
+        "ate_cm": None if found is None else 100.0 * found.ate,
+        "scale": None if found is None else found.scale,
+        "metric": _metric(estimates),
+        "maps": len({estimate.map_index for estimate in estimates}),
+        "seconds": round(time.monotonic() - begin, 1),
+        "failed": failed,
+    }
+    return rows
+
+
+def _add_errors(rows: list[Row], found: Aligned) -> None:
+    """Errors of the single images, and of steps from one to the next where both have a pose."""
+    errors = dict(zip(map(key_of, found.stamps), found.errors.tolist(), strict=True))
+    steps = dict(zip(map(key_of, found.stamps[1:]), found.steps.tolist(), strict=True))
+    for number, row in enumerate(rows):
+        key = row["unit"]
+        if key in errors:
+            row["error_cm"] = 100.0 * errors[key]
+        if number and key in steps and rows[number - 1]["unit"] in errors:
+            row["step_cm"] = 100.0 * steps[key]
+
+
+def _reported(
+    observations: Iterable[Observation], source: Source, method: Method, report: Report
+) -> Iterator[Observation]:
+    for number, observation in enumerate(observations, 1):
+        yield observation
+        report(method.name, number / (source.length or number))
+
+
+def _aligned(outcome: Outcome, truth: PoseTrajectory3D, folder: Path) -> dict[str, Aligned]:
+    """The trajectories of the methods that did not fail, of this run or an earlier one."""
+    runs = {row["method"]: row for row in outcome.rows if "failed" in row}
+    return {
+        name: align(truth, read_tum(folder / file_of("odometry", name)), runs[name]["metric"])
+        for name in outcome.methods
+        if not runs[name]["failed"]
+    }
+
+
+def _remarks(rows: list[Row]) -> list[str]:
+    remarks = [f"{row['method']} failed: {row['failed']}" for row in rows if row.get("failed")]
+    return remarks + [
+        f"{row['method']} lost its way: {row['maps']} maps."
+        for row in rows
+        if row.get("maps", 0) > 1
+    ]
+
+
+def _poses(estimates: Sequence[Estimate]) -> PoseTrajectory3D:
+    if not estimates:
+        raise SourceError("the back-end found no pose: too few tracks last, or nothing moves.")
+    return trajectory([one.stamp for one in estimates], [one.camera for one in estimates])
+
+
+def _metric(estimates: Sequence[Estimate]) -> bool:
+    return bool(estimates) and all(estimate.metric for estimate in estimates)

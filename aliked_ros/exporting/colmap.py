@@ -3,6 +3,9 @@
 Needs pycolmap (requirements/evaluation.txt). The database is ready for ``pycolmap.
 incremental_mapping`` with :func:`mapping_options`. Matches between images follow from the tracks
 they share, so that images that were not processed one after the other are matched, too.
+
+:func:`export_colmap` writes it from a recording; :class:`DatabaseWriter` and :func:`verify_pairs`
+do the same for whoever has a front-end's results at hand.
 """
 
 from __future__ import annotations
@@ -19,9 +22,9 @@ from scipy.sparse import csr_array, triu
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import OutputError
-from aliked_ros.exporting.recording import RecordedFrame, RecordingReader
+from aliked_ros.exporting.recording import RecordedFrame, RecordedMatches, RecordingReader
 from aliked_ros.results import output_path
-from aliked_ros.types import UInt32Array, UInt64Array
+from aliked_ros.types import UInt64Array
 
 DATABASE, IMAGES = "database.db", "images"
 MIN_SHARED = 15
@@ -66,11 +69,19 @@ def export_colmap(
 def _export(recording: RecordingReader, folder: Path, every: int, report: Report) -> dict[str, Any]:
     (folder / IMAGES).mkdir(parents=True)
     with pycolmap.Database.open(folder / DATABASE) as database:
-        writer = _Writer(database, recording)
-        writer.add_frames(every, report)
-        pairs = writer.add_matches(report)
-    _verify(folder, pairs, report)
-    images = writer.save_images(folder / IMAGES)
+        image = next(recording.images(), None)
+        suffix = ".png" if image is None else image.suffix
+        writer = DatabaseWriter(database, recording.camera(), suffix)
+        count = recording.frame_count()
+        for index, frame in enumerate(recording.frames()):
+            if index % every == 0:
+                writer.add(frame)
+            report("features", (index + 1) / count)
+        for one in recording.matches():
+            writer.add_matches(one)
+        pairs = writer.add_shared_tracks(report)
+    verify_pairs(folder / DATABASE, pairs, report)
+    images = _save_images(recording, writer, folder / IMAGES)
     with pycolmap.Database.open(folder / DATABASE) as database:
         return {
             "images": database.num_images(),
@@ -136,31 +147,32 @@ def _guessed_camera(width: int, height: int) -> pycolmap.Camera:
     return pycolmap.Camera.create_from_model_id(0, model, focal_length, width, height)
 
 
-class _Writer:
+class DatabaseWriter:
     """Fills a new database; keeps of each image what matches are made of."""
 
-    def __init__(self, database: pycolmap.Database, recording: RecordingReader) -> None:
+    def __init__(
+        self, database: pycolmap.Database, camera: CameraModel | None, suffix: str = ".png"
+    ) -> None:
+        """Write into a database that is open.
+
+        camera: of images of its size; others have one that the mapper estimates. suffix: of the
+        image files.
+        """
         self._database = database
-        self._recording = recording
-        self._camera = recording.camera()
+        self._camera = camera
+        self._suffix = suffix
         self._camera_ids: dict[tuple[int, int], int] = {}
         self._numbers: dict[int, int] = {}  # by stamp; COLMAP's image ids are greater by 1
         self._frames: dict[tuple[int, int], int] = {}  # the same, by stamp and index
         self._names: list[str] = []
         self._tracks: list[UInt64Array] = []  # of each image, unique over all epochs
         self._rows: list[NDArray[np.intp]] = []  # and their keypoints
-        image = next(recording.images(), None)
-        self._suffix = ".png" if image is None else image.suffix
+        self._pairs: set[tuple[int, int]] = set()  # that have matches
 
-    def add_frames(self, every: int, report: Report) -> None:
-        """Images, keypoints, descriptors."""
-        count = self._recording.frame_count()
-        for index, frame in enumerate(self._recording.frames()):
-            if index % every == 0 and frame.stamp not in self._numbers:
-                self._add_frame(frame)
-            report("features", (index + 1) / count)
-
-    def _add_frame(self, frame: RecordedFrame) -> None:
+    def add(self, frame: RecordedFrame) -> None:
+        """Image, keypoints, descriptors; of several images with the same stamp the first."""
+        if frame.stamp in self._numbers:
+            return
         features, tracks = frame.features, frame.tracks
         name = f"{frame.stamp // 10**9}.{frame.stamp % 10**9:09d}{self._suffix}"
         image = self._database.write_image(
@@ -178,6 +190,48 @@ class _Writer:
         self._tracks.append(epoch + tracks.ids[rows])
         self._rows.append(rows)
 
+    def add_matches(self, found: RecordedMatches, tracks: bool = False) -> None:
+        """Matches of two images that were added, MIN_SHARED at least; a pair's first ones count.
+
+        tracks: together with the keypoints of tracks that both show and that neither matches.
+        """
+        first, second = map(self._frames.get, (found.reference, found.image))
+        if first is None or second is None or (first, second) in self._pairs:
+            return
+        rows = [
+            found.matches.reference_indices.astype(np.intp),
+            found.matches.current_indices.astype(np.intp),
+        ]
+        if tracks:
+            shared = self._shared(first, second)
+            free = ~np.isin(shared[0], rows[0]) & ~np.isin(shared[1], rows[1])
+            rows = [
+                np.concatenate([one, more[free]]) for one, more in zip(rows, shared, strict=True)
+            ]
+        if len(rows[0]) >= MIN_SHARED:
+            self._write(first, second, *rows)
+
+    def add_shared_tracks(self, report: Report = lambda *_: None) -> list[tuple[str, str]]:
+        """Match the pairs that have no matches by the tracks that they share.
+
+        Returns the names of all matched images, pair by pair.
+        """
+        pairs = sorted(_sharing(self._tracks) - self._pairs)
+        for done, (first, second) in enumerate(pairs, 1):
+            self._write(first, second, *self._shared(first, second))
+            report("matches", done / len(pairs))
+        return self.pairs
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Names of the matched images, pair by pair."""
+        return [(self._names[first], self._names[second]) for first, second in sorted(self._pairs)]
+
+    def name(self, stamp: int) -> str | None:
+        """Name of the image of a stamp (nanoseconds); None where none was added."""
+        number = self._numbers.get(stamp)
+        return None if number is None else self._names[number]
+
     def _camera_id(self, width: int, height: int) -> int:
         size = (width, height)
         if size not in self._camera_ids:
@@ -188,41 +242,26 @@ class _Writer:
             self._camera_ids[size] = self._database.write_camera(camera)
         return self._camera_ids[size]
 
-    def add_matches(self, report: Report) -> list[tuple[str, str]]:
-        """Matches; returns the names of the matched images, pair by pair."""
-        pairs = set()
-        for one in self._recording.matches():
-            first, second = map(self._frames.get, (one.reference, one.image))
-            if first is None or second is None or (first, second) in pairs:
-                continue
-            if len(one.matches) >= MIN_SHARED:
-                found = one.matches
-                self._write(first, second, found.reference_indices, found.current_indices)
-                pairs.add((first, second))
-        shared = _sharing(self._tracks) - pairs
-        for done, (first, second) in enumerate(sorted(shared), 1):
-            _, *indices = np.intersect1d(
-                self._tracks[first], self._tracks[second], return_indices=True
-            )
-            self._write(
-                first, second, self._rows[first][indices[0]], self._rows[second][indices[1]]
-            )
-            report("matches", done / len(shared))
-        return [(self._names[first], self._names[second]) for first, second in pairs | shared]
+    def _shared(self, first: int, second: int) -> list[NDArray[np.intp]]:
+        """The keypoints of two images that belong to the same tracks."""
+        _, *found = np.intersect1d(self._tracks[first], self._tracks[second], return_indices=True)
+        return [self._rows[image][rows] for image, rows in zip((first, second), found, strict=True)]
 
-    def _write(self, first: int, second: int, *indices: UInt32Array | NDArray[np.intp]) -> None:
+    def _write(self, first: int, second: int, *indices: NDArray[np.intp]) -> None:
         matches = np.stack(indices, axis=1).astype(np.uint32)
         self._database.write_matches(first + 1, second + 1, matches)
+        self._pairs.add((first, second))
 
-    def save_images(self, folder: Path) -> int:
-        """The images that belong to exported features; returns their number."""
-        saved = set()
-        for image in self._recording.images():
-            number = self._numbers.get(image.stamp)
-            if number is not None and number not in saved:
-                (folder / self._names[number]).write_bytes(image.data)
-                saved.add(number)
-        return len(saved)
+
+def _save_images(recording: RecordingReader, writer: DatabaseWriter, folder: Path) -> int:
+    """The images that belong to exported features; returns their number."""
+    saved = set()
+    for image in recording.images():
+        name = writer.name(image.stamp)
+        if name is not None and name not in saved:
+            (folder / name).write_bytes(image.data)
+            saved.add(name)
+    return len(saved)
 
 
 def _sharing(tracks: list[UInt64Array]) -> set[tuple[int, int]]:
@@ -235,22 +274,24 @@ def _sharing(tracks: list[UInt64Array]) -> set[tuple[int, int]]:
     return set(zip(shared.row[kept].tolist(), shared.col[kept].tolist(), strict=True))
 
 
-def _verify(folder: Path, pairs: list[tuple[str, str]], report: Report) -> None:
-    """Two-view geometries of the matched pairs by COLMAP's own estimation."""
+def verify_pairs(
+    database: Path, pairs: list[tuple[str, str]], report: Report = lambda *_: None
+) -> None:
+    """Two-view geometries of matched pairs (names of images) by COLMAP's own estimation."""
     options = pycolmap.TwoViewGeometryOptions()
     options.ransac.random_seed = 0
-    listing = folder / "pairs.txt"
-    with _quiet():
+    listing = database.with_name("pairs.txt")
+    with quiet_colmap():
         for block in range(0, len(pairs), _BLOCK):
             lines = [f"{first} {second}\n" for first, second in pairs[block : block + _BLOCK]]
             listing.write_text("".join(lines), encoding="utf-8")
-            pycolmap.verify_matches(folder / DATABASE, listing, options)
+            pycolmap.verify_matches(database, listing, options)
             report("verification", min(block + _BLOCK, len(pairs)) / len(pairs))
     listing.unlink(missing_ok=True)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_colmap() -> Iterator[None]:
     """Without COLMAP's account of every step on standard error."""
     level = pycolmap.logging.minloglevel
     pycolmap.logging.minloglevel = int(pycolmap.logging.WARNING)

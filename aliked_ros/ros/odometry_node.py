@@ -20,6 +20,7 @@ from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message, serialize_message
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
@@ -29,8 +30,9 @@ from aliked_ros.errors import ConfigurationError
 from aliked_ros.odometry import Estimate, Noise, Observation, Odometry
 from aliked_ros.odometry.geometry import Float64Array, Transform
 from aliked_ros.ros import running
-from aliked_ros.ros.conversions import seconds
+from aliked_ros.ros.conversions import feature_frame, seconds, stamp_from_seconds
 from aliked_ros.ros.parameters import Change, Declaration, declare
+from aliked_ros.types import FrameResult
 
 _DECLARATIONS = (
     Declaration(
@@ -73,6 +75,18 @@ def observation_from_message(message: FeatureFrame) -> Observation | None:
     known = 0 < len(ids) == len(message.depth)
     depth = np.frombuffer(message.depth, np.float32) if known else None
     return Observation(seconds(message.header.stamp), ids, rays, message.epoch, depth)
+
+
+def by_message(result: FrameResult) -> Observation:
+    """What a subscriber sees of a result: written to a FeatureFrame, serialised, and read."""
+    header = Header(stamp=stamp_from_seconds(result.stamp))
+    data = serialize_message(feature_frame(result, header))
+    observation = observation_from_message(deserialize_message(data, FeatureFrame))
+    if observation is None:
+        raise ConfigurationError(
+            "there is no model of the camera; odometry needs a calibrated one."
+        )
+    return observation
 
 
 class OdometryNode(Node):

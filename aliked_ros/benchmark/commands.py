@@ -1,0 +1,139 @@
+"""The commands ``aliked_ros bench ...``; the first, ``run``, is the one that needs no name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+_DEFAULT = "run"
+
+
+class _Commands(TyperGroup):
+    """``bench extractor --rounds 5`` is ``bench run extractor --rounds 5``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = [_DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Time ours against others, interleaved in one run; compare two runs.\n\n"
+    "Without a command: run. Example: aliked_ros bench extractor matcher --rounds 50 --json",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+
+@app.command(_DEFAULT, epilog="Example: aliked_ros bench extractor matcher --rounds 50 --json")
+def run(
+    suites: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Of extractor, matcher, frontend, adaptive, memory, peers, scaling, node; "
+            "default: the first three."
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=3, help="Every contender runs once a round.")] = 40,
+    source: Annotated[
+        str | None, typer.Option(help="Images as for 'track'; default as for 'demo'.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            help="Write the JSON to this file too; plots of peers, scaling, node beside it.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time ours against the published form, other implementations and settings."""
+    from rich.console import Console
+
+    from aliked_ros.benchmark.report import as_text
+    from aliked_ros.benchmark.suites import run
+    from aliked_ros.progress import share_progress
+    from aliked_ros.results import write_json
+
+    with share_progress(Console(stderr=True)) as report:
+        results = run(suites or ["extractor", "matcher", "frontend"], rounds, source, report)
+    if output is not None:
+        write_json(output, results)
+    print(json.dumps(results, indent=2) if as_json else as_text(results), flush=True)
+    if output is not None:
+        _draw(results, output)
+
+
+@app.command(epilog="Example: aliked_ros bench compare before.json after.json")
+def compare(
+    old: Annotated[Path, typer.Argument(help="JSON of 'bench --output', from before.")],
+    new: Annotated[Path, typer.Argument(help="And from after.")],
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="Share by which two runs may differ anyhow.")
+    ] = 0.1,
+    as_json: AsJson = False,
+) -> None:
+    """Show what became slower or faster; status 1: something slower beyond interval and tolerance.
+
+    Compared are ratios to PyTorch's networks where the run has them; milliseconds on machines of
+    one kind; ratios within the run else.
+    """
+    from aliked_ros.benchmark.comparison import compare_files
+
+    found = compare_files(old, new, tolerance)
+    print(json.dumps(found.as_dict(), indent=2) if as_json else found.as_text())
+    if found.regressions:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: aliked_ros bench report --only peers --only node")
+def report(
+    data: Annotated[Path, typer.Option(file_okay=False, help="Folder of the shared data.")] = Path(
+        "../shared/data"
+    ),
+    output: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for REPORT.md and its pictures.")
+    ] = Path("docs/benchmarks"),
+    work: Annotated[
+        Path, typer.Option(file_okay=False, help="Keeps each section's results between runs.")
+    ] = Path("build/report"),
+    only: Annotated[
+        list[str] | None, typer.Option(help="Run this section only; may be given again.")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Run again what is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run all evaluations and benchmarks on the shared data, to one page; status 1: one failed.
+
+    What a former run has finished is kept.
+    """
+    from aliked_ros.benchmark.document import write_document
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    states = write_document(data, output, work, only or (), restart, say)
+    if as_json:
+        print(json.dumps(states, indent=2))
+    else:
+        print("\n".join(f"{name}: {state}" for name, state in states.items()))
+    if any(state.startswith("failed") for state in states.values()):
+        raise typer.Exit(1)
+
+
+def _draw(results: dict[str, Any], output: Path) -> None:
+    from aliked_ros.benchmark.plots import write_plots
+    from aliked_ros.errors import BackendError
+
+    prefix = "" if output.stem in (*results["suites"], "results") else f"{output.stem}_"
+    try:
+        for path in write_plots(results, output.parent, prefix):
+            print(f"plot: {path}", file=sys.stderr)
+    except BackendError as error:  # no matplotlib: the figures are there all the same
+        print(f"no plots: {error}", file=sys.stderr)

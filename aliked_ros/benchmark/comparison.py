@@ -1,0 +1,313 @@
+"""Two reports of ``aliked_ros bench`` against each other: what became slower, beyond chance.
+
+A figure is compared as what the run itself related it to, where that is somebody else's code
+(PyTorch's eager networks): such a ratio holds on a busy machine, and on another one. All else is
+compared in milliseconds, on the same kind of machine; on another one, by what the run related it
+to, which shows one contender falling behind the others.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from aliked_ros.errors import SourceError
+
+TOLERANCE = 0.1
+"""Share by which a contender may be slower: two runs of the same code differ by so much."""
+
+_REFERENCE = "torch eager"
+_NORMAL = 1.96  # standard deviations, half a 95 % interval
+_P90 = 1.2816  # standard deviations from the median to the 90th percentile
+_MEDIAN = 1.2533  # a median's standard error, of that of a mean
+_HIGHER, _LOWER = "higher", "lower"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A measured value and its 95 % interval; better: ``higher`` or ``lower``."""
+
+    value: float
+    low: float
+    high: float
+    better: str
+
+    @property
+    def error(self) -> float:
+        """Standard error of its logarithm."""
+        low, high = max(self.low, 1e-12), max(self.high, 1e-12)
+        return max(math.log(high / low), 0.0) / (2 * _NORMAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """What a report tells of one contender; None = it does not.
+
+    time: milliseconds. ratio: to what the run compares it with. steady: that is other people's
+    code, so the ratio holds on other machines.
+    """
+
+    time: Figure | None
+    ratio: Figure | None
+    steady: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One contender, then and now.
+
+    slower: times as slow as before; low, high: its 95 % interval. unit: ``ms`` or ``ratio``.
+    verdict: ``slower`` or ``faster`` beyond interval and tolerance, else ``same``.
+    """
+
+    suite: str
+    name: str
+    unit: str
+    old: float
+    new: float
+    slower: float
+    low: float
+    high: float
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All changes; remarks: what the reader must know of the two runs, a line each."""
+
+    changes: list[Change]
+    remarks: list[str]
+    tolerance: float
+
+    @property
+    def regressions(self) -> list[Change]:
+        """What became slower."""
+        return [change for change in self.changes if change.verdict == "slower"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "tolerance": self.tolerance,
+            "regressions": len(self.regressions),
+            "remarks": self.remarks,
+            "changes": [asdict(change) for change in self.changes],
+        }
+
+    def as_text(self) -> str:
+        """Markdown: a table for each suite, and what became slower at the end."""
+        lines = [f"- {remark}" for remark in self.remarks]
+        for suite in dict.fromkeys(change.suite for change in self.changes):
+            lines += [
+                "",
+                f"| {suite} | old | new | takes so many times as long [95 %] | |",
+                "|---|---|---|---|---|",
+            ]
+            for change in self.changes:
+                if change.suite == suite:
+                    unit = " ms" if change.unit == "ms" else "×"
+                    lines.append(
+                        f"| {change.name} | {change.old:.4g}{unit} | {change.new:.4g}{unit} | "
+                        f"{change.slower:.2f} [{change.low:.2f}, {change.high:.2f}] | "
+                        f"{'' if change.verdict == 'same' else change.verdict} |"
+                    )
+        found = self.regressions
+        names = ", ".join(f"{change.suite}: {change.name}" for change in found)
+        limit = f"beyond the interval and {self.tolerance:.0%}"
+        verdict = f"{len(found)} slower {limit}: {names}" if found else f"Nothing slower {limit}."
+        return "\n".join([*lines, "", verdict]).strip()
+
+
+def compare_files(old: Path, new: Path, tolerance: float = TOLERANCE) -> Comparison:
+    """Compare two files that ``aliked_ros bench --output`` wrote.
+
+    Raises SourceError for a file that is none of those, and for two without a common contender.
+    """
+    return compare_reports(_read(old), _read(new), tolerance, (str(old), str(new)))
+
+
+def compare_reports(
+    old: dict[str, Any],
+    new: dict[str, Any],
+    tolerance: float = TOLERANCE,
+    names: tuple[str, str] = ("the old report", "the new report"),
+) -> Comparison:
+    """Compare two reports made by ``suites.run``. Raises SourceError: nothing in common."""
+    remarks, alike = _machines(old["machine"], new["machine"])
+    if old.get("source") != new.get("source"):
+        remarks.append(f"other images: {old.get('source')}, now {new.get('source')}")
+    changes: list[Change] = []
+    for suite in dict.fromkeys([*old["suites"], *new["suites"]]):
+        here = [name for name, one in zip(names, (old, new), strict=True) if suite in one["suites"]]
+        if len(here) == 1:
+            remarks.append(f"{suite}: only in {here[0]}")
+            continue
+        before, after = (dict(_contenders(suite, one["suites"][suite])) for one in (old, new))
+        if suite == "memory":
+            growth = (one["suites"][suite]["growth_mib_after_warm_up"] for one in (old, new))
+            remarks.append("memory: grew by {} MiB, now {}; not judged".format(*growth))
+        elif not before or not after:
+            remarks.append(f"{suite}: its figures are of a form that cannot be compared")
+        for part, others in ((before, after), (after, before)):
+            missing = [name for name in part if name not in others]
+            if missing and others:
+                where = names[0] if part is before else names[1]
+                remarks.append(f"{suite}: only in {where}: {'; '.join(missing)}")
+        for name, contender in before.items():
+            if name in after:
+                change = _change(suite, name, contender, after[name], alike, tolerance)
+                if change is None:
+                    remarks.append(f"{suite}: {name}: nothing that both tell can be compared")
+                else:
+                    changes.append(change)
+    if not changes and "memory" not in old["suites"]:
+        raise SourceError(
+            f"{names[0]} and {names[1]} have no contender in common (suites "
+            f"{', '.join(old['suites']) or 'none'}, and {', '.join(new['suites']) or 'none'})."
+        )
+    return Comparison(changes, remarks, tolerance)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise SourceError(f"{path} is not JSON ({error}).") from error
+    good = isinstance(content, dict) and all(
+        isinstance(content.get(part), dict) for part in ("machine", "suites")
+    )
+    if not good:
+        raise SourceError(
+            f"{path} is no report of 'aliked_ros bench': it has no 'machine' and 'suites'; make "
+            "one with 'aliked_ros bench --output FILE'."
+        )
+    report: dict[str, Any] = content
+    return report
+
+
+def _machines(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], bool]:
+    """What differs, and whether milliseconds of both may be compared."""
+    remarks = []
+    alike = True
+    for name in ("cpu", "cores", "gpu", "frequency", "system", "memory_gib"):
+        before, after = old.get(name), new.get(name)
+        if before != after and before is not None and after is not None:
+            remarks.append(f"another machine: {name} {before}, now {after}")
+            alike = alike and name not in ("cpu", "cores", "gpu", "system")
+    packages = [one.get("packages", {}) for one in (old, new)]
+    for name in dict.fromkeys([*packages[0], *packages[1]]):
+        before, after = (one.get(name, "none") for one in packages)
+        if before != after:
+            remarks.append(f"other versions: {name} {before}, now {after}")
+    if old.get("python") != new.get("python"):
+        remarks.append(f"other versions: Python {old.get('python')}, now {new.get('python')}")
+    loads = [float(one.get("load_1min", 0.0)) for one in (old, new)]
+    for when, load, one in zip(("old", "new"), loads, (old, new), strict=True):
+        if load > 0.5 * float(one.get("cores", 1)):
+            remarks.append(f"the {when} run began on a busy machine (load {load})")
+    if not alike:
+        remarks.append(
+            "milliseconds of two machines say nothing of the code: compared are ratios within runs"
+        )
+    return remarks, alike
+
+
+def _change(
+    suite: str, name: str, old: Contender, new: Contender, alike: bool, tolerance: float
+) -> Change | None:
+    """Judge by the ratio where that is steady or machines differ, else by milliseconds."""
+    by_ratio = (old.steady and new.steady) or not alike
+    pairs = [("ratio", old.ratio, new.ratio), ("ms", old.time, new.time)]
+    if not by_ratio:
+        pairs.reverse()
+    elif not alike:
+        pairs.pop()
+    told = [
+        (unit, before, after)
+        for unit, before, after in pairs
+        if before is not None and after is not None and min(before.value, after.value) > 0.0
+    ]
+    if not told:
+        return None
+    unit, before, after = told[0]
+    slower = after.value / before.value
+    if before.better == _HIGHER:
+        slower = 1.0 / slower
+    spread = math.exp(_NORMAL * math.hypot(before.error, after.error))
+    low, high = slower / spread, slower * spread
+    verdict = "same"
+    if low > 1.0 and slower > 1.0 + tolerance:
+        verdict = "slower"
+    elif high < 1.0 and 1.0 / slower > 1.0 + tolerance:
+        verdict = "faster"
+    then, now, slower, low, high = (
+        round(number, 4) for number in (before.value, after.value, slower, low, high)
+    )
+    return Change(suite, name, unit, then, now, slower, low, high, verdict)
+
+
+def _contenders(name: str, suite: dict[str, Any]) -> Iterator[tuple[str, Contender]]:
+    """What a suite compares, in the forms of all versions; nothing where it is of none."""
+    try:
+        if "parts" in suite:
+            for part in suite["parts"]:
+                yield from _timings(part)
+        elif "timings" in suite:
+            yield from _timings(suite)
+        elif "factors" in suite:
+            yield from _scaling(suite)
+        elif "rates" in suite:
+            yield from _node(suite)
+    except (KeyError, TypeError, ValueError, IndexError):
+        return
+
+
+def _timings(suite: dict[str, Any]) -> Iterator[tuple[str, Contender]]:
+    first = suite["timings"][0]["name"]
+    for t in suite["timings"]:
+        time = Figure(t["median_ms"], *_ends(t), _LOWER)
+        ratio = None
+        if t["name"] != first:  # the baseline's own is 1
+            ratio = Figure(t["speedup"], t["speedup_low"], t["speedup_high"], _HIGHER)
+        steady = first.startswith(_REFERENCE) and ratio is not None
+        yield t["name"], Contender(time, ratio, steady)
+
+
+def _ends(t: dict[str, Any]) -> tuple[float, float]:
+    """The interval of a median; in older reports estimated from the 90th percentile."""
+    if "median_low_ms" in t:
+        return t["median_low_ms"], t["median_high_ms"]
+    spread = math.log(max(t["p90_ms"] / t["median_ms"], 1.0)) / _P90
+    factor = math.exp(_NORMAL * _MEDIAN * spread / math.sqrt(t["rounds"]))
+    return t["median_ms"] / factor, t["median_ms"] * factor
+
+
+def _scaling(suite: dict[str, Any]) -> Iterator[tuple[str, Contender]]:
+    for factor in suite["factors"]:
+        for point in factor["points"]:
+            median = point["stages"]["total"]["median_ms"]
+            time = Figure(median, point["total_low_ms"], point["total_high_ms"], _LOWER)
+            ratio = None
+            if point["name"] != factor["default"]:
+                ends = (point["times_as_long_low"], point["times_as_long_high"])
+                ratio = Figure(point["times_as_long"], *ends, _LOWER)
+            yield f"{factor['factor']} {point['name']}", Contender(time, ratio, False)
+
+
+def _node(suite: dict[str, Any]) -> Iterator[tuple[str, Contender]]:
+    for rate in suite["rates"]:
+        for row in rate["listeners"]:
+            name = f"{row['name']} at {rate['images_hz']:.0f} images/s"
+            latency = row.get("to_arrival") or row.get("to_publication")
+            if latency:
+                ends = (latency["low_ms"], latency["high_ms"])
+                time = Figure(latency["median_ms"], *ends, _LOWER)
+                yield f"{name}, latency", Contender(time, None, False)
+            if row["name"] != suite["baseline"]:
+                ratio = Figure(row["of_baseline"], row["low"], row["high"], _HIGHER)
+                yield f"{name}, images processed", Contender(None, ratio, False)

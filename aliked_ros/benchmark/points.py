@@ -1,0 +1,195 @@
+"""One setting of the front-end in a process of its own, with cores and memory of its own.
+
+So its peak memory is its own, pinning it to some cores changes nobody else's, and a library that
+ends the process, or a machine without enough memory, costs this one point.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import AlikedError, BackendError
+from aliked_ros.machine import cores
+from aliked_ros.types import Image, UInt8Array
+
+_START_TIMEOUT = 900.0  # seconds: networks may have to be exported first
+_STOP_TIMEOUT = 10.0
+_MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a point is.
+
+    width, height: pixels. config: of the front-end. cores: the first so many of those this process
+    may use; 0 = all of them. hidden: Python packages it has to do without.
+    """
+
+    width: int
+    height: int
+    config: FrontendConfig
+    cores: int = 0
+    hidden: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """Images in a row.
+
+    stages: seconds of each stage, a list with one for each image. wall: seconds for all of them.
+    processor: seconds that all threads spent on them.
+    """
+
+    stages: dict[str, list[float]]
+    wall: float
+    processor: float
+
+    @property
+    def per_image(self) -> float:
+        """Seconds an image."""
+        return self.wall / len(self.stages["total"])
+
+
+class Point:
+    """The process of one setting; use as a context manager.
+
+    backend: what its networks run on, for people. cores: how many it may use.
+    """
+
+    def __init__(self, setting: Setting, images: Sequence[UInt8Array]) -> None:
+        """Start it and load the networks (seconds); BackendError when that cannot be."""
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, setting, list(images)), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        try:
+            facts = self._receive(_START_TIMEOUT)
+        except BaseException:
+            self.close()
+            raise
+        self.backend, self.cores = str(facts["backend"]), int(facts["cores"])
+
+    def run(self, count: int) -> Burst:
+        """Process the next images of the sequence; BackendError when the process ends."""
+        self._send(count)
+        return Burst(**self._receive(_START_TIMEOUT))
+
+    def peak_memory(self) -> float | None:
+        """MiB that it has needed at most, more than before the front-end; None = not known."""
+        self._send(0)
+        peak = self._receive(_STOP_TIMEOUT)["peak"]
+        return None if peak is None else float(peak)
+
+    def close(self) -> None:
+        """End it."""
+        self._pipe.close()  # its end of the work
+        self._process.join(_STOP_TIMEOUT)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def __enter__(self) -> Point:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        self.close()
+
+    def _send(self, count: int) -> None:
+        try:
+            self._pipe.send(count)
+        except OSError as error:
+            raise self._ended() from error
+
+    def _receive(self, timeout: float) -> dict[str, Any]:
+        try:
+            if not self._pipe.poll(timeout):
+                raise BackendError(f"no answer in {timeout:.0f} s.")
+            answer: dict[str, Any] = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise self._ended() from error
+        if "error" in answer:
+            raise BackendError(answer["error"])
+        return answer
+
+    def _ended(self) -> BackendError:
+        self._process.join(_STOP_TIMEOUT)
+        status = self._process.exitcode or 0
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        hint = " (too little memory?)" if status == -signal.SIGKILL else ""
+        return BackendError(f"its process ended with {how}{hint}.")
+
+
+def _serve(pipe: Connection, setting: Setting, images: list[UInt8Array]) -> None:
+    """The process: load, then answer a number of images with their times, 0 with the memory."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who ends us
+    for package in setting.hidden:
+        sys.modules[package] = None  # type: ignore[assignment]
+    if setting.cores:
+        # before any library counts the cores
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: setting.cores])
+        cv2.setNumThreads(setting.cores)
+    with suppress(EOFError, OSError):  # the parent is gone, or has what it wants
+        try:
+            _answer(pipe, setting, images)
+        except AlikedError as error:
+            pipe.send({"error": str(error)})
+        except MemoryError:
+            pipe.send({"error": "not enough memory."})
+
+
+def _answer(pipe: Connection, setting: Setting, images: list[UInt8Array]) -> None:
+    from aliked_ros.benchmark.timing import keep_freed_memory
+    from aliked_ros.frontend.pipeline import Pipeline
+
+    keep_freed_memory()
+    size = (setting.width, setting.height)
+    scaled = [np.asarray(cv2.resize(pixels, size), np.uint8) for pixels in images]
+    scaled += scaled[-2:0:-1]  # there and back: never a jump
+    process = psutil.Process()
+    before = process.memory_info().rss
+    pipeline = Pipeline(replace(setting.config, threads=setting.cores or setting.config.threads))
+    pipe.send({"backend": pipeline.backend, "cores": cores()})
+    number = 0
+    while True:
+        count = pipe.recv()
+        if count == 0:
+            peak = _peak()
+            pipe.send({"peak": None if peak is None else (peak - before) / _MIB})
+            continue
+        stages: dict[str, list[float]] = {}
+        begin, spent = time.perf_counter(), time.process_time()
+        for _ in range(count):
+            result = pipeline.process(Image(scaled[number % len(scaled)], float(number)))
+            number += 1
+            for stage, duration in result.stage_times.items():
+                stages.setdefault(stage, []).append(duration)
+        wall, spent = time.perf_counter() - begin, time.process_time() - spent
+        pipe.send(asdict(Burst(stages, wall, spent)))
+
+
+def _peak() -> int | None:
+    """Bytes that this process has had resident at most; Linux tells."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(x.split()[1]) * 1024 for x in lines if x.startswith("VmHWM:")), None)

@@ -1,0 +1,304 @@
+"""Structure from motion: each front-end's tracks and matches in COLMAP's incremental mapping."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+from evo.core.trajectory import PoseTrajectory3D
+
+from aliked_ros.benchmark.timing import machine
+from aliked_ros.camera import CameraModel
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import ConfigurationError, OutputError, SourceError
+from aliked_ros.evaluation.failures import FAILURES, reason_of
+from aliked_ros.evaluation.ledger import Ledger, Row, Unit
+from aliked_ros.evaluation.methods import Method, open_methods
+from aliked_ros.evaluation.odometry import calibrate
+from aliked_ros.evaluation.outcome import Metric, Outcome, Report
+from aliked_ros.evaluation.poses import has_truth, true_poses
+from aliked_ros.evaluation.trajectories import (
+    Aligned,
+    align,
+    draw,
+    file_of,
+    key_of,
+    read_tum,
+    trajectory,
+    write_tum,
+)
+from aliked_ros.exporting.colmap import DATABASE, DatabaseWriter, verify_pairs
+from aliked_ros.exporting.mapping import reconstruct
+from aliked_ros.exporting.recording import RecordedFrame, RecordedMatches
+from aliked_ros.odometry.geometry import Transform
+from aliked_ros.sources import Source, open_source
+from aliked_ros.types import Matches
+
+GAPS = (1, 2, 4, 8)
+"""How far apart matched images are, in images of the reconstruction: COLMAP's sequential matcher
+with quadratic overlap does the same."""
+TRUTH, KIND = "groundtruth.txt", "reconstruction"
+_LEAST = 3  # images
+_BLOCKS = 5  # images that are drawn together by the bootstrap: neighbours err alike
+METRICS = (
+    Metric("registered", "images registered", percent=True, digits=0),
+    Metric("points", "points", digits=0),
+    Metric("track_length", "images a point", digits=2),
+    Metric("reprojection_px", "reprojection error, px", "lower", 2),
+    Metric("centre_rmse_cm", "centre error (rmse), cm", "lower", 2),
+    Metric("centre_median_cm", "median, cm", "lower", 2),
+    Metric("centre_cm", "mean, cm", "lower", 2),
+    Metric("mapping_s", "mapping, s", "lower", 1),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What is the same for all methods. chosen: numbers of the images that are mapped."""
+
+    sequence: str
+    limit: int | None
+    chosen: list[int]
+    stamps: list[float]
+    gaps: tuple[int, ...]
+    truth: PoseTrajectory3D | None
+    output: Path
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Numbers of the images that are matched."""
+        return [
+            (first, second)
+            for gap in self.gaps
+            for first, second in zip(self.chosen, self.chosen[gap:], strict=False)
+        ]
+
+
+def evaluate_reconstruction(
+    sequence: str,
+    names: Sequence[str],
+    config: FrontendConfig,
+    output: Path,
+    report: Report,
+    limit: int | None = None,
+    restart: bool = False,
+    say: Callable[[str], None] = lambda _text: None,
+    every: int = 3,
+    gaps: tuple[int, ...] = GAPS,
+) -> Outcome:
+    """What COLMAP makes of each method's features, tracks and matches.
+
+    sequence: as ``open_source`` takes it. names: of methods. limit: only so many images. restart:
+    forget what an interrupted run has done. every: the front-ends see every image, one of so many
+    is mapped. gaps: matched are mapped images that are so far apart, the same pairs for all
+    methods; by the method's matcher where it has one, and by the tracks that both images show.
+
+    COLMAP verifies the matches itself, with one seed for all. Writes into ``output``, beside the
+    tables, ``colmap_METHOD/`` with the database and the model, and the camera poses as TUM files.
+    Raises SourceError for a sequence without calibration. Without ground truth there is no centre
+    error. A method that fails has a row that says why.
+    """
+    if every < 1 or not gaps or min(gaps) < 1:
+        raise ConfigurationError(
+            f"every is {every} and the gaps are {', '.join(map(str, gaps)) or 'none'}; all must be "
+            "at least 1."
+        )
+    source = open_source(sequence, limit)
+    stamps = [image.stamp for image in source]
+    chosen = list(range(0, len(stamps), every))
+    if len(chosen) < _LEAST:
+        raise SourceError(
+            f"{len(chosen)} images of {sequence} are to be mapped, one of every {every} of "
+            f"{len(stamps)}; at least {_LEAST} are needed. Take more."
+        )
+    question = {
+        "evaluation": KIND,
+        "data": Path(sequence).resolve().name,
+        "images": len(stamps),
+        "every": every,
+        "gaps": list(gaps),
+        "model": config.model,
+        "max_keypoints": config.max_keypoints,
+    }
+    task = _Task(
+        sequence, limit, chosen, stamps, gaps, _truth(sequence, [stamps[i] for i in chosen]), output
+    )
+    with Ledger(output, question, restart) as ledger, open_methods(names, config, say) as methods:
+        if task.truth is not None:
+            write_tum(output / TRUTH, task.truth)
+        units = [Unit(one.name, partial(_rows, one, task, report)) for one in methods]
+        rows = ledger.measure(units, lambda _share: None)
+        facts = question | {
+            "mapped": len(chosen),
+            "pairs": len(task.pairs()),
+            "methods": list(names),
+            "descriptions": {method.name: method.description for method in methods},
+            "machine": machine(),
+        }
+    outcome = Outcome(
+        facts, rows, METRICS, list(names), blocks=_BLOCKS, remarks=_remarks(facts, rows, task)
+    )
+    outcome.write(output)
+    return outcome
+
+
+def plot_reconstruction(outcome: Outcome, folder: Path) -> None:
+    """reconstruction.png: the camera centres over ground truth, and their errors over time."""
+    if not (folder / TRUTH).is_file():
+        return
+    truth = read_tum(folder / TRUTH)
+    failed = {row["method"] for row in outcome.rows if row.get("failed")}
+    found = {
+        name: align(truth, read_tum(folder / file_of(KIND, name)), metric=False)
+        for name in outcome.methods
+        if name not in failed
+    }
+    draw(folder / "reconstruction.png", truth, found, f"{outcome.facts['data']}, COLMAP")
+
+
+def _truth(sequence: str, stamps: list[float]) -> PoseTrajectory3D | None:
+    if not has_truth(sequence):
+        return None
+    poses = true_poses(sequence, stamps)
+    known = [(stamp, pose) for stamp, pose in zip(stamps, poses, strict=True) if pose is not None]
+    return trajectory(*map(list, zip(*known, strict=True))) if len(known) >= _LEAST else None
+
+
+def _rows(method: Method, task: _Task, report: Report) -> list[Row]:
+    """One row for each mapped image; the figures of the whole model are in the first."""
+    keys = [key_of(task.stamps[number]) for number in task.chosen]
+    rows: list[Row] = [
+        {"method": method.name, "unit": key, "registered": 0.0, "centre_cm": None} for key in keys
+    ]
+    whole: Row = {"failed": ""}
+    try:
+        folder = task.output / file_of("colmap", method.name, "")
+        whole |= _write(method, task, folder, partial(report, method.name))
+        begin = time.monotonic()
+        model = reconstruct(folder / DATABASE, folder / "sparse")
+        whole["mapping_s"] = time.monotonic() - begin
+        found = _cameras(model)
+        for row in rows:
+            row["registered"] = float(row["unit"] in set(map(key_of, found.timestamps)))
+        whole |= {
+            "points": model.num_points3D(),
+            "track_length": _images_a_point(model),
+            "reprojection_px": model.compute_mean_reprojection_error(),
+        }
+        write_tum(task.output / file_of(KIND, method.name), found)
+        if task.truth is not None:
+            whole |= _add_errors(rows, align(task.truth, found, metric=False))
+    except OutputError:
+        raise
+    except FAILURES as error:
+        whole["failed"] = reason_of(error)
+    rows[0] |= whole
+    return rows
+
+
+def _write(method: Method, task: _Task, folder: Path, report: Callable[[float], None]) -> Row:
+    """Fill a database with what the method finds; returns the figures of the matching."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    begin = time.monotonic()
+    source = open_source(task.sequence, task.limit)
+    frames, camera = _frames(method, source, set(task.chosen), lambda share: report(share / 2))
+    with pycolmap.Database.open(folder / DATABASE) as database:
+        writer = DatabaseWriter(database, camera)
+        for number in task.chosen:
+            writer.add(frames[number])
+        pairs = task.pairs()
+        for done, (first, second) in enumerate(pairs, 1):
+            before, after = frames[first], frames[second]
+            matches = Matches.empty()
+            if method.matcher is not None:
+                matches = method.matcher.match(before.features, after.features)
+            one = RecordedMatches((after.stamp, after.index), (before.stamp, before.index), matches)
+            writer.add_matches(one, tracks=True)
+            report((1 + done / len(pairs)) / 2)
+        matched = writer.pairs
+    verify_pairs(folder / DATABASE, matched)
+    seconds = time.monotonic() - begin
+    with pycolmap.Database.open(folder / DATABASE) as database:
+        return {
+            "matched_pairs": len(matched),
+            "verified_pairs": database.num_verified_image_pairs(),
+            "matches": database.num_matches(),
+            "inliers": database.num_inlier_matches(),
+            "matching_s": seconds,
+        }
+
+
+def _frames(
+    method: Method, source: Source, chosen: set[int], report: Callable[[float], None]
+) -> tuple[dict[int, RecordedFrame], CameraModel]:
+    """Features and tracks of the chosen images, by number, and the camera."""
+    frontend = method.frontend()
+    camera = calibrate(source, frontend)
+    frames: dict[int, RecordedFrame] = {}
+    for number, image in enumerate(source):
+        result = frontend.process(image)
+        if number in chosen:
+            stamp = round(image.stamp * 1e9) if image.nanoseconds is None else image.nanoseconds
+            frames[number] = RecordedFrame(
+                stamp, number, result.features, result.tracks, result.normalized
+            )
+        report((number + 1) / (source.length or number + 1))
+    return frames, camera
+
+
+def _images_a_point(model: pycolmap.Reconstruction) -> float:
+    """Mean number of images that a point is seen in.
+
+    COLMAP's mean track length counts keypoints: of ORB's, one image has several a point, which its
+    pyramid found at several sizes.
+    """
+    counts = [
+        len({element.image_id for element in point.track.elements})
+        for point in model.points3D.values()
+    ]
+    return float(np.mean(counts)) if counts else 0.0
+
+
+def _cameras(model: pycolmap.Reconstruction) -> PoseTrajectory3D:
+    """The registered images' poses, by stamp; in the model's own world and scale."""
+    images = sorted(
+        (model.images[number] for number in model.reg_image_ids()), key=lambda image: image.name
+    )
+    stamps = [float(image.name.rsplit(".", 1)[0]) for image in images]
+    cameras = []
+    for image in images:
+        pose = image.cam_from_world().inverse()
+        cameras.append(Transform(np.asarray(pose.rotation.matrix()), np.asarray(pose.translation)))
+    return trajectory(stamps, cameras)
+
+
+def _add_errors(rows: list[Row], found: Aligned) -> Row:
+    """Errors of the camera centres, for each image; returns those of the whole."""
+    errors = dict(zip(map(key_of, found.stamps), (100.0 * found.errors).tolist(), strict=True))
+    for row in rows:
+        row["centre_cm"] = errors.get(row["unit"])
+    return {
+        "centre_rmse_cm": 100.0 * found.ate,
+        "centre_median_cm": 100.0 * float(np.median(found.errors)),
+    }
+
+
+def _remarks(facts: Row, rows: list[Row], task: _Task) -> list[str]:
+    remarks = [f"{row['method']} failed: {row['failed']}" for row in rows if row.get("failed")]
+    gaps = ", ".join(map(str, task.gaps))
+    remarks.append(
+        f"{facts['mapped']} of {facts['images']} images are mapped, {facts['pairs']} pairs of them "
+        f"matched ({gaps} apart), the same for all methods; gftt+lk has its tracks only."
+    )
+    remarks.append(
+        "There is no ground truth: no centre error."
+        if task.truth is None
+        else "Camera centres are aligned with the true ones by similarity."
+    )
+    return remarks

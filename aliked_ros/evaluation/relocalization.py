@@ -1,0 +1,376 @@
+"""Where was this image taken? The hard half of a sequence against keyframes of the other half."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from aliked_ros.benchmark.timing import machine
+from aliked_ros.camera import CameraModel
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import ConfigurationError, OutputError, SourceError
+from aliked_ros.evaluation.failures import FAILURES, reason_of
+from aliked_ros.evaluation.ledger import Ledger, Row, Unit
+from aliked_ros.evaluation.methods import Method, open_methods
+from aliked_ros.evaluation.odometry import Mode, offered_mode, open_calibrated
+from aliked_ros.evaluation.outcome import Metric, Outcome, Report
+from aliked_ros.evaluation.poses import true_poses
+from aliked_ros.evaluation.trajectories import key_of
+from aliked_ros.frontend.depth import keypoint_depth
+from aliked_ros.frontend.relocalization import find_candidate
+from aliked_ros.frontend.stereo import StereoMatcher
+from aliked_ros.frontend.verification import Verifier
+from aliked_ros.images import grey
+from aliked_ros.odometry.geometry import Transform
+from aliked_ros.types import Candidate, Image, Keyframe, Pose, Tracks
+
+KEYFRAMES = (10, 3, 1)
+LEVELS = ((0.05, 5.0), (0.25, 2.0), (0.5, 5.0))
+"""Within how many metres and degrees a pose counts as found."""
+_LEAST = 10  # images with a true pose in each half
+_BLOCKS = 5  # queries that are drawn together by the bootstrap: neighbours err alike
+
+
+def _level(metres: float, degrees: float) -> str:
+    return f"{metres * 100:.0f}cm_{degrees:.0f}deg"
+
+
+METRICS = (
+    *(
+        Metric(_level(*level), f"{level[0] * 100:.0f} cm, {level[1]:.0f}°", percent=True)
+        for level in LEVELS
+    ),
+    Metric("posed", "any pose", percent=True),
+    Metric("median_cm", "median error, cm", "lower", 2),
+    Metric("median_deg", "median error, °", "lower", 2),
+    Metric("inliers", "inliers", digits=0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What the halves are chosen by. stamp: seconds. sharpness: variance of the Laplacian."""
+
+    stamp: float
+    sharpness: float
+    has_depth: bool
+
+    @classmethod
+    def of(cls, image: Image) -> Glance:
+        """Look at an image; blur lowers its sharpness."""
+        sharpness = float(cv2.Laplacian(grey(image.pixels), cv2.CV_64F).var())
+        return cls(image.stamp, sharpness, image.depth is not None or image.right is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """A sequence in two halves of time, of those images that have a true pose and depth.
+
+    queries, references: numbers of the images of the harder and of the other half. sharpness: of
+    the two, median variance of the Laplacian. speed: of the two, median speed, m/s. first: whether
+    the harder half is the first one.
+    """
+
+    queries: list[int]
+    references: list[int]
+    sharpness: tuple[float, float]
+    speed: tuple[float, float]
+    first: bool
+
+    def keyframes(self, count: int) -> list[int]:
+        """So many of the references, spread evenly: the middles of equal parts of their time."""
+        places = (np.arange(count) + 0.5) * len(self.references) / count
+        return [self.references[int(place)] for place in places]
+
+
+def evaluate_relocalization(
+    sequence: str,
+    names: Sequence[str],
+    config: FrontendConfig,
+    output: Path,
+    report: Report,
+    limit: int | None = None,
+    restart: bool = False,
+    say: Callable[[str], None] = lambda _text: None,
+    mode: Mode | None = None,
+    keyframes: tuple[int, ...] = KEYFRAMES,
+    every: int = 1,
+) -> Outcome:
+    """Each image of the harder half against each keyframe; the pose is the one with most inliers.
+
+    sequence: as ``open_source`` takes it, with calibration, ground truth, and depth images or a
+    stereo baseline: the keyframes' depth makes poses metric. names: of methods. limit: only so many
+    images. restart: forget what an interrupted run has done. mode: ``rgbd`` or ``stereo``; None =
+    what the sequence offers. keyframes: numbers of keyframes, each of which is a task of its own:
+    the fewer, the farther is the nearest one. every: ask one of so many images.
+
+    The sequence is cut in two halves of time; the harder is the less sharp one (median variance of
+    the Laplacian). Keyframes are spread evenly over the other half, the same for all methods.
+    Raises SourceError for a sequence that lacks any of that. A method that fails has a row that
+    says why; so has one without descriptors, which cannot relocalise.
+    """
+    mode = mode or offered_mode(sequence)
+    if mode == "mono":
+        raise SourceError(
+            f"{sequence} has no depth images and no stereo pairs with a baseline; relocalization "
+            "needs one of them, or its poses have no scale."
+        )
+    if every < 1 or not keyframes or min(keyframes) < 1:
+        raise ConfigurationError(
+            f"every is {every} and the numbers of keyframes are "
+            f"{', '.join(map(str, keyframes)) or 'none'}; all must be at least 1."
+        )
+    source = open_calibrated(sequence, mode, limit)
+    seen = [Glance.of(image) for image in source]
+    poses = enumerate(true_poses(sequence, [one.stamp for one in seen]))
+    known = {number: pose for number, pose in poses if pose is not None}
+    halves = split(seen, known)
+    too_many = [count for count in keyframes if count > len(halves.references)]
+    if too_many:
+        raise ConfigurationError(
+            f"{too_many[0]} keyframes are asked for; the half that they are of has "
+            f"{len(halves.references)} images. Ask for fewer."
+        )
+    question = {
+        "evaluation": "relocalization",
+        "data": Path(sequence).resolve().name,
+        "mode": mode,
+        "images": len(seen),
+        "keyframes": list(keyframes),
+        "every": every,
+        "model": config.model,
+        "max_keypoints": config.max_keypoints,
+    }
+    camera = CameraModel.from_calibration(source.calibration or {})
+    baseline = (source.calibration or {}).get("stereo_baseline_m")
+    task = _Task(
+        lambda: iter(open_calibrated(sequence, mode, limit)),
+        [one.stamp for one in seen], known, halves, keyframes, every, camera, baseline, config,
+    )  # fmt: skip
+    with Ledger(output, question, restart) as ledger, open_methods(names, config, say) as methods:
+        units = [Unit(one.name, partial(_rows, one, task, report)) for one in methods]
+        rows = ledger.measure(units, lambda _share: None)
+        facts = question | {
+            "queries": len(task.queries),
+            "harder_half": "first" if halves.first else "second",
+            "sharpness": [round(value, 1) for value in halves.sharpness],
+            "speed_m_s": [round(value, 3) for value in halves.speed],
+            "methods": list(names),
+            "descriptions": {method.name: method.description for method in methods},
+            "machine": machine(),
+        }
+    outcome = Outcome(
+        facts, rows, METRICS, list(names), ("keyframes",), _BLOCKS, _remarks(facts, rows)
+    )
+    outcome.write(output)
+    return outcome
+
+
+def plot_relocalization(outcome: Outcome, folder: Path) -> None:
+    """relocalization.png: recall over the error of the position, for each number of keyframes."""
+    from aliked_ros.evaluation.plots import colour_of, figure
+
+    counts = outcome.facts["keyframes"]
+    limits = np.geomspace(0.002, 1.0, 200)
+    with figure(folder / "relocalization.png", len(counts), width=4.0) as axes:
+        for axis, count in zip(axes, counts, strict=True):
+            for method in outcome.methods:
+                errors = [
+                    np.inf if row.get("error_cm") is None else row["error_cm"] / 100.0
+                    for row in outcome.rows
+                    if row["method"] == method and row["keyframes"] == count
+                ]
+                if np.isfinite(errors).any():
+                    shares = [100 * np.mean(np.asarray(errors) <= one) for one in limits]
+                    axis.plot(100 * limits, shares, color=colour_of(method), label=method)
+            axis.set(
+                xscale="log", ylim=(0, 102), xlabel="error of the position, cm",
+                title=f"{count} keyframe{'s' if count > 1 else ''}",
+            )  # fmt: skip
+        axes[0].set_ylabel("images within, %")
+        axes[0].legend(fontsize=8)
+
+
+def split(seen: Sequence[Glance], poses: dict[int, Transform]) -> Halves:
+    """The two halves of a sequence; poses: world_from_camera, by number of the image.
+
+    Raises SourceError where one of them has too few images.
+    """
+    usable = [number for number, one in enumerate(seen) if number in poses and one.has_depth]
+    middle = len(usable) // 2
+    parts = (usable[:middle], usable[middle:])
+    if middle < _LEAST:
+        raise SourceError(
+            f"{len(usable)} images have a true pose and depth; relocalization needs at least "
+            f"{2 * _LEAST}. Take more images."
+        )
+    sharpness = [float(np.median([seen[i].sharpness for i in part])) for part in parts]
+    speed = [_speed(seen, poses, part) for part in parts]
+    hard, other = (0, 1) if sharpness[0] < sharpness[1] else (1, 0)
+    return Halves(
+        queries=parts[hard],
+        references=parts[other],
+        sharpness=(sharpness[hard], sharpness[other]),
+        speed=(speed[hard], speed[other]),
+        first=hard == 0,
+    )
+
+
+def _speed(seen: Sequence[Glance], poses: dict[int, Transform], part: list[int]) -> float:
+    steps = [
+        np.linalg.norm(poses[b].translation - poses[a].translation)
+        / max(seen[b].stamp - seen[a].stamp, 1e-9)
+        for a, b in pairwise(part)
+    ]
+    return float(np.median(steps))
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What is the same for all methods. images: opens the sequence. stamps: of its images."""
+
+    images: Callable[[], Iterator[Image]]
+    stamps: list[float]
+    poses: dict[int, Transform]
+    halves: Halves
+    counts: tuple[int, ...]
+    every: int
+    camera: CameraModel
+    baseline: float | None
+    config: FrontendConfig
+
+    @property
+    def queries(self) -> list[int]:
+        """Numbers of the images that are asked for."""
+        return self.halves.queries[:: self.every]
+
+
+def _rows(method: Method, task: _Task, report: Report) -> list[Row]:
+    """A row for each query and number of keyframes; medians are in the first of each number."""
+    rows: list[Row] = [
+        {"method": method.name, "unit": f"{key_of(task.stamps[query])} of {count}",
+         "keyframes": count}
+        for count in task.counts for query in task.queries
+    ]  # fmt: skip
+    if method.matcher is None:
+        rows[0]["failed"] = "it has no descriptors, so nothing to find an old view by"
+        return rows
+    try:
+        found = _candidates(method, task, partial(report, method.name))
+    except OutputError:
+        raise
+    except FAILURES as error:
+        rows[0]["failed"] = reason_of(error)
+        return rows
+    place = iter(rows)
+    for count in task.counts:
+        numbers = task.halves.keyframes(count)
+        own = []
+        for query in task.queries:
+            row = next(place)
+            row |= _judged([found[query, number] for number in numbers], query, task)
+            own.append(row)
+        own[0] |= _medians(own)
+    return rows
+
+
+def _candidates(
+    method: Method, task: _Task, report: Callable[[float], None]
+) -> dict[tuple[int, int], Candidate | None]:
+    """What each query shares with each keyframe, by their numbers."""
+    assert method.matcher is not None
+    verifier = Verifier(task.config)
+    numbers = {n for count in task.counts for n in task.halves.keyframes(count)}
+    keyframes = [
+        _keyframe(method, task, number, image)
+        for number, image in enumerate(task.images())
+        if number in numbers
+    ]
+    queries = set(task.queries)
+    found: dict[tuple[int, int], Candidate | None] = {}
+    for number, image in enumerate(task.images()):
+        if number not in queries:
+            continue
+        features = method.view(image.pixels, image.mask).features
+        for keyframe in keyframes:
+            found[number, keyframe.index] = find_candidate(
+                features, keyframe, task.camera, method.matcher, verifier
+            )
+        report(len(found) / (len(queries) * len(keyframes)))
+    return found
+
+
+def _keyframe(method: Method, task: _Task, number: int, image: Image) -> Keyframe:
+    """An image with its features and their depth."""
+    features = method.view(image.pixels, image.mask).features
+    right_x = None
+    if image.depth is None and image.right is not None:
+        right = method.view(image.right).features
+        right_x = StereoMatcher(task.config).match(features, right, image.pixels, image.right)
+    none = np.zeros(len(features), np.uint64)
+    return Keyframe(
+        index=number,
+        stamp=image.stamp,
+        features=features,
+        tracks=Tracks(none, none.astype(np.uint32), 0),
+        normalized=task.camera.normalize(features.keypoints),
+        depth=keypoint_depth(image, features, right_x, task.camera, task.baseline),
+    )
+
+
+def _judged(candidates: Sequence[Candidate | None], query: int, task: _Task) -> Row:
+    """Error of the metric pose that most inliers agree with."""
+    posed = [
+        (one.inliers, one.keyframe.index, one.pose)
+        for one in candidates
+        if one is not None and one.pose is not None and one.pose.metric
+    ]
+    row: Row = {"posed": float(bool(posed)), "inliers": 0, "error_cm": None, "error_deg": None}
+    metres = degrees = float("inf")
+    if posed:
+        row["inliers"], number, pose = max(posed, key=lambda one: one[0])
+        metres, degrees = pose_error(pose, task.poses[number], task.poses[query])
+        row |= {"keyframe": number, "error_cm": 100.0 * metres, "error_deg": degrees}
+    for level in LEVELS:
+        row[_level(*level)] = float(metres <= level[0] and degrees <= level[1])
+    return row
+
+
+def pose_error(pose: Pose, keyframe: Transform, query: Transform) -> tuple[float, float]:
+    """Metres and degrees by which a pose in a keyframe's frame misses the true one.
+
+    keyframe, query: their true poses, world_from_camera.
+    """
+    truth = keyframe.inverse() @ query
+    turn = truth.rotation.T @ pose.rotation
+    angle, _ = cv2.Rodrigues(turn)
+    metres = float(np.linalg.norm(pose.translation - truth.translation))
+    return metres, float(np.degrees(np.linalg.norm(angle)))
+
+
+def _medians(rows: list[Row]) -> Row:
+    """Of the errors of the queries; one without a pose counts as infinitely far off."""
+    medians: Row = {}
+    for key, name in (("error_cm", "median_cm"), ("error_deg", "median_deg")):
+        errors = [np.inf if row[key] is None else row[key] for row in rows]
+        median = float(np.median(errors))
+        medians[name] = median if np.isfinite(median) else None
+    return medians
+
+
+def _remarks(facts: Row, rows: list[Row]) -> list[str]:
+    blur, speed = facts["sharpness"], facts["speed_m_s"]
+    return [
+        *(f"{row['method']} failed: {row['failed']}" for row in rows if row.get("failed")),
+        f"Asked for: {facts['queries']} images of the {facts['harder_half']} half, the less sharp "
+        f"one (median variance of the Laplacian {blur[0]:.0f}, the other {blur[1]:.0f}; median "
+        f"speed {speed[0]:.2f} and {speed[1]:.2f} m/s); keyframes are spread evenly over the other "
+        "half. A pose within so many cm and degrees counts as found; a query without a pose counts "
+        "as infinitely far off in the medians.",
+    ]

@@ -1,0 +1,73 @@
+"""COLMAP's incremental mapping of an exported database, in a process of its own.
+
+What hangs or crashes there (it is a large C++ library, and a database may be degenerate) ends with
+an error that says so. Run as ``python -m aliked_ros.exporting.mapping DATABASE OUTPUT``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pycolmap
+
+from aliked_ros.errors import BackendError, SourceError
+from aliked_ros.exporting.colmap import mapping_options, quiet_colmap
+
+_SEED = 0
+_NONE = 3  # exit status: no two images give a model
+
+
+def reconstruct(database: Path, output: Path, timeout: float = 1800.0) -> pycolmap.Reconstruction:
+    """The largest model of a database, by a fixed seed; also written to ``output``.
+
+    output: folder, made anew. timeout: seconds. Calibrated cameras stay as they are.
+    Raises SourceError where the images give no model, BackendError where COLMAP fails.
+    """
+    command = [sys.executable, "-m", __name__, str(database), str(output)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise BackendError(
+            f"COLMAP's mapping of {database} took longer than {timeout:.0f} s; take fewer images."
+        ) from error
+    if done.returncode == _NONE:
+        raise SourceError(
+            f"COLMAP finds no model in {database}: no two images share enough matches that agree "
+            "with one motion and lie far enough apart."
+        )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise BackendError(
+            f"COLMAP's mapping of {database} ended with status {done.returncode}: {last}"
+        )
+    return pycolmap.Reconstruction(output)
+
+
+def _map(database: Path, output: Path) -> int:
+    options = mapping_options(database)
+    options.random_seed = _SEED
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    with quiet_colmap():
+        models = pycolmap.incremental_mapping(database, database.parent, output, options)
+    if not models:
+        return _NONE
+    largest = max(models.values(), key=lambda model: int(model.num_reg_images()))
+    shutil.rmtree(output)
+    output.mkdir()
+    largest.write(output)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Map a database; returns the exit status."""
+    database, output = map(Path, sys.argv[1:] if arguments is None else arguments)
+    return _map(database, output)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
