@@ -29,6 +29,7 @@ from aliked_ros.benchmark.commands import app as bench_app
 from aliked_ros.configuration import FrontendConfig, choices, parse_image_size, ranges
 from aliked_ros.errors import AlikedError, BackendError, ImageError, SourceError
 from aliked_ros.evaluation.commands import evaluate_app
+from aliked_ros.training.commands import train
 
 if TYPE_CHECKING:
     from aliked_ros.inference.backend import Backend
@@ -81,6 +82,7 @@ models_app = typer.Typer(no_args_is_help=True, help="Weights and networks: list,
 app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
 app.add_typer(evaluate_app, name="evaluate")
+app.command(epilog="Example: aliked_ros train config/train_sequence.yaml")(train)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Names = Annotated[list[str] | None, typer.Argument(help="Names as in 'models list'; default: all.")]

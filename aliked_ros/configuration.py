@@ -43,7 +43,7 @@ _RANGES = {
 class FrontendConfig:
     """Settings of extractor, matcher and backend.
 
-    model: name of the ALIKED network.
+    model: name of the ALIKED network, or path of a checkpoint (``.pth``) in the published format.
     backend: where the networks run; ``auto``: ``tensorrt`` where a GPU and TensorRT are there and
         work, else ``cpu``. The reason is in the log and in ``~/status``.
     allow_fallback: with ``tensorrt``, go on on the CPU when it cannot run or fails (``auto``
@@ -112,7 +112,7 @@ class FrontendConfig:
         """Raise ConfigurationError for a value outside its range or an impossible combination."""
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
-            if value not in choices:
+            if value not in choices and not (name == "model" and is_checkpoint(value)):
                 raise ConfigurationError(
                     f"{name} is {value!r}; choose one of {', '.join(choices)}."
                 )
@@ -127,6 +127,11 @@ class FrontendConfig:
                 "aliked-t16 has 64-dimensional descriptors, for which no LightGlue weights exist; "
                 "set matcher to 'nearest', or model to aliked-n16."
             )
+
+
+def is_checkpoint(model: str) -> bool:
+    """Whether a model is named by the path of its checkpoint."""
+    return model.endswith(".pth")
 
 
 def parse_image_size(text: str) -> tuple[int, int, int]:

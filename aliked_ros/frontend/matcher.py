@@ -13,6 +13,9 @@ from aliked_ros.frontend.similarity import mutual_best, similarities
 from aliked_ros.inference.backend import Backend, create_backend
 from aliked_ros.types import Features, Float32Array, Matches
 
+LIGHTGLUE_DIM = 128
+"""Numbers in a descriptor that LightGlue's weights are for."""
+
 _GATE = 0.1  # of the image's longer side: how far from its expected place a feature is looked for
 _EASY_SHARE = 0.5  # of the features: fewer matches near their expected places make an image hard
 
@@ -41,10 +44,11 @@ class LightGlueMatcher:
         if min(len(reference), len(current)) == 0:
             return replace(Matches.empty(), matcher="lightglue")
         for features in (reference, current):
-            if features.descriptors.shape[1] != 128:
+            if features.descriptors.shape[1] != LIGHTGLUE_DIM:
                 raise ConfigurationError(
                     f"{features.model} has {features.descriptors.shape[1]}-dimensional "
-                    "descriptors; LightGlue's weights are for 128. Use the matcher 'nearest'."
+                    f"descriptors; LightGlue's weights are for {LIGHTGLUE_DIM}. Use the matcher "
+                    "'nearest'."
                 )
         config = self._config
         matches = self._network.match(

@@ -9,19 +9,20 @@ from dataclasses import replace
 import numpy as np
 
 from aliked_ros.camera import CameraModel
-from aliked_ros.configuration import FrontendConfig
+from aliked_ros.configuration import FrontendConfig, is_checkpoint
+from aliked_ros.errors import ConfigurationError
 from aliked_ros.frontend.depth import keypoint_depth
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.keyframes import Keyframes
 from aliked_ros.frontend.masks import StaticParts, combine
-from aliked_ros.frontend.matcher import AdaptiveMatcher, Matcher, build_matcher
+from aliked_ros.frontend.matcher import LIGHTGLUE_DIM, AdaptiveMatcher, Matcher, build_matcher
 from aliked_ros.frontend.recovery import Recovery
 from aliked_ros.frontend.relocalization import find_candidate
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.tracker import Tracker
 from aliked_ros.frontend.verification import MIN_MATCHES, Verifier
 from aliked_ros.inference.backend import OpenBackend, create_backend
-from aliked_ros.models.registry import MODELS
+from aliked_ros.models.registry import entry_of
 from aliked_ros.types import (
     Candidate,
     Features,
@@ -63,6 +64,7 @@ class Pipeline:
         try:
             self._extractor = Extractor(config, self._backend)
             self._any_matcher = build_matcher(config, self._backend)
+            self._check_descriptors()
         except BaseException:
             self._backend.close()
             raise
@@ -96,7 +98,7 @@ class Pipeline:
         return {
             **self._backend.identity,
             "model": self._config.model,
-            "model_checksum": MODELS[self._config.model].sha256,
+            "model_checksum": entry_of(self._config.model).sha256,
             "matcher": self._config.matcher,
         }
 
@@ -216,6 +218,17 @@ class Pipeline:
         self._backend.close()
         del self._extractor, self._matcher, self._any_matcher, self._recovery
         self._previous = None
+
+    def _check_descriptors(self) -> None:
+        """Say now, not at every image, that a checkpoint of one's own has others than LightGlue."""
+        if self._config.matcher == "nearest" or not is_checkpoint(self._config.model):
+            return
+        nothing = self._extractor.extract(np.zeros((64, 64), np.uint8))
+        if nothing.descriptors.shape[1] != LIGHTGLUE_DIM:
+            raise ConfigurationError(
+                f"{self._config.model} has {nothing.descriptors.shape[1]}-dimensional descriptors; "
+                f"LightGlue's weights are for {LIGHTGLUE_DIM}. Set matcher to 'nearest'."
+            )
 
     def _mask(self, image: Image) -> UInt8Array | None:
         """Where features may lie."""

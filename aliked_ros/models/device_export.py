@@ -18,7 +18,7 @@ import numpy as np
 
 from aliked_ros.cache import cache_dir
 from aliked_ros.errors import ConfigurationError, ModelError
-from aliked_ros.models.export import LIGHTGLUE, export_graph, make_folder
+from aliked_ros.models.export import LIGHTGLUE, export_graph, folder_name, make_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -184,7 +184,7 @@ def _ensure(model: str, precision: GraphPrecision, progress: Progress | None) ->
         else:
             _export_extractor(weights, folder, identity, precision == "float16")
 
-    folder = graphs_dir() / f"{model}-{precision}"
+    folder = graphs_dir() / f"{folder_name(model)}-{precision}"
     return make_folder(model, folder, FORMAT, make, progress or (lambda _: None))
 
 

@@ -32,8 +32,8 @@ from aliked_ros.models.device_export import (
     matcher_graphs,
 )
 from aliked_ros.models.engine_builder import Report, Sides, build_plan
-from aliked_ros.models.export import LIGHTGLUE
-from aliked_ros.models.registry import MODELS
+from aliked_ros.models.export import LIGHTGLUE, folder_name
+from aliked_ros.models.registry import entry_of
 from aliked_ros.models.tensorrt_library import Target
 
 FORMAT = 1
@@ -113,7 +113,7 @@ def extractor_network(
         return extractor_graph(model, size, channels, top_k, precision, tell)
 
     return Network(
-        f"{model}_{shape}_{'grey' if channels == 1 else 'rgb'}_k{top_k}_{precision}",
+        f"{folder_name(model)}_{shape}_{'grey' if channels == 1 else 'rgb'}_k{top_k}_{precision}",
         {**_made_of(model), **kind, "top_k": top_k, "precision": precision},
         sides,
         graph,
@@ -146,7 +146,7 @@ def _made_of(model: str) -> dict[str, Any]:
     return {
         "format": device_export.FORMAT,
         "model": model,
-        "weights_sha256": MODELS[model].sha256,
+        "weights_sha256": entry_of(model).sha256,
     }
 
 

@@ -27,8 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aliked_ros.cache import atomic_path, cache_dir, remove_leftovers
+from aliked_ros.configuration import is_checkpoint
 from aliked_ros.errors import AlikedError, ModelError
-from aliked_ros.models.registry import MODELS, weights_path
+from aliked_ros.models.registry import MODELS, entry_of, weights_path
 
 if TYPE_CHECKING:
     import onnx
@@ -94,7 +95,15 @@ def export(name: str, progress: Progress | None = None) -> Path:
 def _export(name: str, progress: Progress | None, again: bool) -> Path:
     report = progress or (lambda _: None)
     make = _export_lightglue if name == LIGHTGLUE else _export_aliked
-    return make_folder(name, models_dir() / name, FORMAT, make, report, again)
+    return make_folder(name, models_dir() / folder_name(name), FORMAT, make, report, again)
+
+
+def folder_name(model: str) -> str:
+    """What a model's folders are called: a checkpoint of one's own by the begin of its checksum."""
+    if not is_checkpoint(model):
+        return model
+    entry = entry_of(model)
+    return f"{entry.name}-{entry.sha256[:12]}"
 
 
 def make_folder(
@@ -122,7 +131,7 @@ def make_folder(
     identity: dict[str, Any] = {
         "format": number,
         "model": name,
-        "weights_sha256": MODELS[name].sha256,
+        "weights_sha256": entry_of(name).sha256,
     }
     try:
         with _alone(report):
@@ -211,7 +220,7 @@ def _is_fresh(name: str, folder: Path, number: int) -> bool:
     identity = _read_manifest(folder)
     if identity is None or identity.get("format") != number:
         return False
-    if identity.get("weights_sha256") != MODELS[name].sha256:
+    if identity.get("weights_sha256") != entry_of(name).sha256:
         return False
     try:
         return all((folder / f).stat().st_size == size for f, size in identity["files"].items())

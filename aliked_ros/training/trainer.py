@@ -1,0 +1,320 @@
+"""The training loop: exact to resume, on one device or, under torchrun, on many.
+
+Everything a step does depends on its number, the seed and the state that is saved: pairs and
+random keypoints are drawn by number, no global random state is used. So a run that was killed goes
+on as if it had not been. Devices, precision and gradients of several processes are Lightning
+Fabric's.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from aliked_ros.cache import atomic_path
+from aliked_ros.errors import ConfigurationError, ModelError, OutputError
+from aliked_ros.models.registry import weights_path
+from aliked_ros.networks.aliked import ALIKED, AlikedShape
+from aliked_ros.training.detection import detect
+from aliked_ros.training.losses import LossSettings, total_loss
+from aliked_ros.training.pairs import HomographyPairs, Pair, Pairs, read_depth_pairs, read_images
+from aliked_ros.training.settings import NEW, Data, TrainingSettings
+from aliked_ros.training.validation import validate
+
+logger = logging.getLogger("aliked_ros.training")
+
+STATE, BEST, LAST, CURVES = "state.ckpt", "best.pth", "last.pth", "curves"
+_MANY = 1 << 30  # pairs of a dataset that never ends
+
+Report = Callable[[int, dict[str, float]], None]
+"""Called after each step with its number and its losses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a training has come to.
+
+    best: the checkpoint with the most correct matches in validation (the last one without). steps:
+    done in all. before, after: validation of the start and of ``best``; empty without validation.
+    stopped: why before its time; empty = it was not.
+    """
+
+    best: Path
+    steps: int
+    before: dict[str, float]
+    after: dict[str, float]
+    stopped: str
+
+
+class _Losses(nn.Module):
+    """The network with its losses, as one module whose forward several processes can share."""
+
+    def __init__(self, network: ALIKED, settings: TrainingSettings) -> None:
+        super().__init__()
+        self.network = network
+        self._keypoints, self._random = settings.keypoints, settings.random
+        self._loss: LossSettings = settings.loss
+
+    def forward(self, pairs: Sequence[Pair], numbers: Sequence[int]) -> dict[str, Tensor]:
+        """Mean losses of some pairs. numbers: theirs, which decide their random keypoints."""
+        device = next(self.network.parameters()).device
+        images = torch.stack([image for pair in pairs for image in (pair.first, pair.second)])
+        seeds = [2 * number + side for number in numbers for side in (0, 1)]
+        found = detect(self.network, images.to(device), self._keypoints, self._random, seeds)
+        losses = [
+            total_loss(
+                found[2 * i],
+                found[2 * i + 1],
+                pair.first_to_second,
+                pair.second_to_first,
+                self._loss,
+            )
+            for i, pair in enumerate(pairs)
+        ]
+        return {name: torch.stack([one[name] for one in losses]).mean() for name in losses[0]}
+
+
+def train(
+    settings: TrainingSettings,
+    restart: bool = False,
+    report: Report = lambda _step, _losses: None,
+    accelerator: str = "auto",
+) -> Outcome:
+    """Train, or go on training, into ``settings.output``.
+
+    Written there: ``best.pth`` and ``last.pth`` (as published checkpoints are: ``model: best.pth``
+    works at once), ``state.ckpt`` to go on from, ``curves/`` for TensorBoard. restart: begin anew.
+    Raises ConfigurationError when the folder holds a run with other settings, ModelError when a
+    loss is not finite (the checkpoints are of the last good validation then), SourceError,
+    OutputError.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        num_nodes=max(1, world // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
+        strategy="ddp" if world > 1 else "auto",
+        precision=settings.precision,  # type: ignore[arg-type]
+    )
+    if world > 1:
+        fabric.launch()
+    return _Run(fabric, settings, restart, report).go()
+
+
+class _Run:
+    """One training under way."""
+
+    def __init__(
+        self, fabric: Fabric, settings: TrainingSettings, restart: bool, report: Report
+    ) -> None:
+        self._fabric, self._settings, self._report = fabric, settings, report
+        self._folder = settings.output
+        network = start_network(settings)
+        statistics = settings.train_statistics
+        self._statistics = settings.start == NEW if statistics is None else statistics
+        self._losses = _Losses(network, settings)
+        optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+        self._model, self._optimizer = fabric.setup(self._losses, optimizer)
+        self._network = network
+        self._train = [open_pairs(data, settings, _MANY, settings.seed) for data in settings.train]
+        self._checked = [
+            pair
+            for data in settings.validation
+            for pair in _all(open_pairs(data, settings, settings.pairs, settings.seed + 1))
+        ]
+        self._step = 0
+        self._before: dict[str, float] = {}
+        self._best: dict[str, float] = {}
+        self._worse = 0  # validations since the best one
+        if restart and fabric.is_global_zero:
+            (self._folder / STATE).unlink(missing_ok=True)
+        fabric.barrier()
+        self._load()
+
+    def go(self) -> Outcome:
+        """Train to the end."""
+        writer = None
+        if self._fabric.is_global_zero:
+            writer = SummaryWriter(str(self._folder / CURVES), purge_step=self._step)
+        try:
+            stopped = self._loop(writer)
+        finally:
+            if writer is not None:
+                writer.close()
+        return Outcome(
+            self._folder / (BEST if self._best else LAST), self._step, self._before, self._best,
+            stopped,
+        )  # fmt: skip
+
+    def _loop(self, writer: SummaryWriter | None) -> str:
+        settings = self._settings
+        if not self._before and self._checked:
+            self._before = validate(self._network, self._checked, settings.keypoints)
+            _write(writer, "validation", self._before, self._step)
+            self._best = self._before
+            self._save(better=True)
+        while self._step < settings.steps:
+            if settings.patience and self._worse >= settings.patience:
+                return f"no better for {self._worse} validations"
+            losses = self._one_step()
+            self._step += 1
+            _write(writer, "loss", losses, self._step)
+            self._report(self._step, losses)
+            if self._step % settings.validate_every == 0 or self._step == settings.steps:
+                self._validate(writer)
+        return ""
+
+    def _one_step(self) -> dict[str, float]:
+        """One step of the optimiser; the means of the losses over all processes."""
+        settings, fabric = self._settings, self._fabric
+        self._network.train()
+        if not self._statistics:
+            _freeze_statistics(self._network)
+        rate = settings.learning_rate * min(1.0, (self._step + 1) / max(1, settings.warm_up))
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad()
+        sums: dict[str, float] = {}
+        for part in range(settings.accumulate):
+            numbers = self._numbers(part)
+            pairs = [self._train[n % len(self._train)][n // len(self._train)] for n in numbers]
+            last = part == settings.accumulate - 1
+            with fabric.no_backward_sync(self._model, enabled=not last):
+                losses = self._model(pairs, numbers)
+                finite = bool(torch.isfinite(losses["total"]))
+                if not finite:
+                    logger.error("loss is not finite for %s", ", ".join(p.name for p in pairs))
+                everywhere = fabric.all_reduce(torch.tensor(float(finite)), reduce_op="mean")
+                if float(everywhere) < 1.0:  # type: ignore[arg-type]
+                    names = "; ".join(pair.name for pair in pairs)
+                    raise ModelError(
+                        f"the loss of step {self._step + 1} is not finite (pairs: {names}); lower "
+                        f"learning_rate ({settings.learning_rate:g}) or use precision 32-true. "
+                        f"{self._folder / LAST} is of the last validation before."
+                    )
+                fabric.backward(losses["total"] / settings.accumulate)
+            for name, value in losses.items():
+                shared = fabric.all_reduce(value.detach(), reduce_op="mean")
+                sums[name] = sums.get(name, 0.0) + float(shared) / settings.accumulate  # type: ignore[arg-type]
+        fabric.clip_gradients(self._model, self._optimizer, max_norm=settings.clip)
+        self._optimizer.step()
+        return sums
+
+    def _numbers(self, part: int) -> list[int]:
+        """Of this process's pairs of a batch; all processes together take consecutive ones."""
+        settings, fabric = self._settings, self._fabric
+        together = settings.batch * fabric.world_size
+        begin = (self._step * settings.accumulate + part) * together
+        begin += fabric.global_rank * settings.batch
+        return list(range(begin, begin + settings.batch))
+
+    def _validate(self, writer: SummaryWriter | None) -> None:
+        better = False
+        if self._checked:
+            found = validate(self._network, self._checked, self._settings.keypoints)
+            _write(writer, "validation", found, self._step)
+            better = found["correct"] > self._best["correct"]
+            self._worse = 0 if better else self._worse + 1
+            if better:
+                self._best = found
+        self._save(better)
+
+    def _save(self, better: bool) -> None:
+        """Checkpoints and the state to go on from; each file is whole or not there."""
+        if self._fabric.is_global_zero:
+            weights = {name: value.cpu() for name, value in self._network.state_dict().items()}
+            state = {
+                "settings": self._settings.as_dict(),
+                "step": self._step,
+                "network": weights,
+                "optimizer": self._optimizer.state_dict(),
+                "before": self._before,
+                "best": self._best,
+                "worse": self._worse,
+            }
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                for name, content in ((LAST, weights), (BEST, weights), (STATE, state)):
+                    if name != BEST or better:
+                        with atomic_path(self._folder / name) as path:
+                            torch.save(content, path)
+            except OSError as error:
+                raise OutputError(
+                    f"cannot write to {self._folder}: {error.strerror or error}."
+                ) from error
+        self._fabric.barrier()
+
+    def _load(self) -> None:
+        """Go on from the state in the folder, where there is one."""
+        path = self._folder / STATE
+        if not path.is_file():
+            return
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        there, here = state["settings"], _plain(self._settings.as_dict())
+        for name in here:
+            if name != "steps" and _plain(there.get(name)) != here[name]:
+                raise ConfigurationError(
+                    f"{path} is of a training that differs in {name} ({there.get(name)!r}, now "
+                    f"{here[name]!r}); choose another output, or begin anew with --restart."
+                )
+        self._network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._step, self._worse = state["step"], state["worse"]
+        self._before, self._best = state["before"], state["best"]
+
+
+def start_network(settings: TrainingSettings) -> ALIKED:
+    """The network that training begins with; WeightsError for a start that is no checkpoint."""
+    if settings.start == NEW:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            sizes = settings.network
+            return ALIKED(AlikedShape(sizes.channels, sizes.dim, sizes.kernel, sizes.samples))
+    return ALIKED.from_checkpoint(weights_path(settings.start))
+
+
+def open_pairs(data: Data, settings: TrainingSettings, length: int, seed: int) -> Pairs:
+    """``length`` pairs of a source; SourceError where it does not have what they need."""
+    if data.kind == "depth":
+        return read_depth_pairs(
+            data.source, settings.size, data.distortions, seed, length, data.largest_gap,
+            data.first, data.count,
+        )  # fmt: skip
+    images = read_images(data.source, data.first, data.count)
+    return HomographyPairs(images, settings.size, data.distortions, seed, length)
+
+
+def _all(pairs: Pairs) -> Iterator[Pair]:
+    return (pairs[index] for index in range(len(pairs)))
+
+
+def _freeze_statistics(network: nn.Module) -> None:
+    """Let batch normalisation use the means and variances it has, and leave them."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+def _write(writer: SummaryWriter | None, group: str, values: dict[str, float], step: int) -> None:
+    if writer is not None:
+        for name, value in values.items():
+            writer.add_scalar(f"{group}/{name}", value, step)
+
+
+def _plain(content: Any) -> Any:
+    """Tuples as lists, so that what was saved compares with what was read."""
+    if isinstance(content, dict):
+        return {key: _plain(value) for key, value in copy.copy(content).items()}
+    if isinstance(content, (list, tuple)):
+        return [_plain(value) for value in content]
+    return content

@@ -1,0 +1,239 @@
+"""Training: resumes exactly, the same on two processes, says what is wrong, learns."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("lightning_fabric", reason="training needs requirements/training.txt")
+
+import torch
+
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import ConfigurationError, ModelError, SourceError, WeightsError
+from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.models.registry import entry_of, weights_path
+from aliked_ros.networks.aliked import ALIKED
+from aliked_ros.training.detection import detect
+from aliked_ros.training.pairs import Distortions
+from aliked_ros.training.settings import Data, Network, TrainingSettings, read_settings
+from aliked_ros.training.trainer import BEST, LAST, STATE, open_pairs, start_network, train
+from aliked_ros.types import Image
+
+TINY = Network(channels=(8, 8, 16, 16), dim=32, kernel=3, samples=4)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> str:
+    """A folder of pictures with shapes: corners wherever one looks."""
+    folder = tmp_path_factory.mktemp("shapes")
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        picture = np.full((140, 180, 3), 128, np.uint8)
+        for _ in range(12):
+            corners = rng.integers((0, 0), (180, 140), (rng.integers(3, 6), 2))
+            cv2.fillPoly(picture, [corners.astype(np.int32)], rng.integers(0, 256, 3).tolist())
+        cv2.imwrite(str(folder / f"{number}.png"), picture)
+    return str(folder)
+
+
+def _settings(images: str, output: Path, **changes) -> TrainingSettings:
+    data = Data(images)
+    base = TrainingSettings(
+        train=(data,), output=output, start="new", network=TINY, size=(96, 64), steps=4,
+        keypoints=40, random=20, validate_every=2, pairs=2, train_statistics=False,
+    )  # fmt: skip
+    return replace(base, **changes)
+
+
+def _curve(settings: TrainingSettings, **options) -> list[float]:
+    losses = []
+    train(settings, report=lambda _, found: losses.append(found["total"]), accelerator="cpu",
+          **options)  # fmt: skip
+    return losses
+
+
+def test_a_run_that_was_stopped_goes_on_exactly(images, tmp_path):
+    validated = {"validation": (Data(images),)}
+    whole = _curve(_settings(images, tmp_path / "whole", **validated))
+    first = _curve(_settings(images, tmp_path / "parts", steps=2, **validated))
+    rest = _curve(_settings(images, tmp_path / "parts", **validated))
+    assert len(whole) == 4
+    assert first + rest == whole  # bit for bit
+    states = [torch.load(tmp_path / name / LAST, weights_only=True) for name in ("whole", "parts")]
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+    assert _curve(_settings(images, tmp_path / "parts", **validated)) == []  # it is done
+    with pytest.raises(ConfigurationError, match=r"differs in batch \(1, now 2\).*--restart"):
+        _curve(_settings(images, tmp_path / "parts", batch=2, **validated))
+    again = _curve(_settings(images, tmp_path / "parts", batch=2, **validated), restart=True)
+    assert len(again) == 4
+
+
+def _config(images: str, output: Path, **changes) -> Path:
+    lines = {
+        "output": str(output), "start": "new", "size": "[96, 64]", "steps": 6, "keypoints": 40,
+        "random": 20, "validate_every": 1, "pairs": 2, "train_statistics": "false",
+        "network": "{channels: [8, 8, 16, 16], dim: 32, samples: 4}",
+        "train": f"{{source: {images}}}",
+    } | changes  # fmt: skip
+    path = output.with_suffix(".yaml")
+    path.write_text("".join(f"{key}: {value}\n" for key, value in lines.items()))
+    return path
+
+
+@pytest.mark.long
+def test_a_killed_run_goes_on_exactly(images, tmp_path):
+    """SIGKILL at any moment; what comes out is what an undisturbed run makes."""
+    command = [sys.executable, "-m", "aliked_ros.cli", "train", "--accelerator", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed, whole = (_config(images, tmp_path / name) for name in ("killed", "whole"))
+    state = tmp_path / "killed" / STATE
+    with subprocess.Popen([*command, str(killed)], env=environment) as process:
+        deadline = time.monotonic() + 120.0
+        while not state.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    step = torch.load(state, weights_only=True)["step"]
+    assert step < 6
+    for config in (killed, whole):
+        subprocess.run([*command, str(config)], env=environment, check=True)
+    one, two = (torch.load(tmp_path / n / LAST, weights_only=True) for n in ("killed", "whole"))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+@pytest.mark.long
+def test_two_processes_are_one_with_twice_the_batch(images, tmp_path):
+    """Through torchrun, with gloo on the CPU; by the weights after three steps."""
+    arguments = ["-m", "aliked_ros.cli", "train", "--accelerator", "cpu"]
+    changes = {"steps": 3, "validate_every": 3}
+    two = _config(images, tmp_path / "two", batch=1, **changes)
+    one = _config(images, tmp_path / "one", batch=2, **changes)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                "--nproc-per-node", "2"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*torchrun, *arguments, str(two)], check=True, env=environment)
+    subprocess.run([sys.executable, *arguments, str(one)], check=True, env=environment)
+    states = [torch.load(tmp_path / name / LAST, weights_only=True) for name in ("two", "one")]
+    begin = start_network(read_settings(one)).state_dict()
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=1e-4, atol=1e-6)
+    assert any(not torch.equal(value, begin[name]) for name, value in states[0].items())
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_pair(images, tmp_path):
+    settings = _settings(images, tmp_path / "run", learning_rate=1e30, warm_up=0, clip=1e30,
+                         validation=(Data(images),))  # fmt: skip
+    with pytest.raises(ModelError, match=r"loss of step \d .*pairs: image \d.*learning_rate"):
+        _curve(settings)
+    kept = torch.load(tmp_path / "run" / LAST, weights_only=True)
+    assert all(torch.isfinite(value).all() for value in kept.values())
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("learning_rat: 1.0e-4", r"no key 'learning_rat'; did you mean 'learning_rate'"),
+        ("loss: {temperature: 3}", r"loss has no key 'temperature'"),
+        ("precision: fp8", r"precision is 'fp8'; choose one of 32-true"),
+        ("steps: 0", "steps is 0; it must be at least 1"),
+        ("train: []", "train names no data"),
+        ("train: {source: x, kind: stereo}", "kind is 'stereo'; choose homography or depth"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path, line, said):
+    key = line.partition(":")[0]
+    lines = {"output": "output: runs/x", "train": "train: {source: images}"}
+    path = tmp_path / "config.yaml"
+    path.write_text("\n".join((lines | {key: line}).values()))
+    with pytest.raises(ConfigurationError, match=said):
+        read_settings(path)
+
+
+def test_data_that_cannot_be_trained_on_is_named(images, tmp_path):
+    settings = _settings(images, tmp_path)
+    with pytest.raises(SourceError, match="holds no images"):
+        open_pairs(Data(str(tmp_path)), settings, 5, 0)
+    with pytest.raises(SourceError, match="depth"):
+        open_pairs(Data(images, kind="depth"), settings, 5, 0)
+    (tmp_path / "no.pth").write_bytes(b"nothing")
+    with pytest.raises(WeightsError, match=r"no\.pth"):
+        start_network(replace(settings, start=str(tmp_path / "no.pth")))
+    with pytest.raises(ConfigurationError, match="no model 'aliked-n17'"):
+        start_network(replace(settings, start="aliked-n17"))
+
+
+@pytest.mark.long
+def test_a_checkpoint_of_ones_own_is_a_model(images, tmp_path, monkeypatch, tum_images):
+    """From training to the pipeline, by its path; exported once, and anew when it changes."""
+    monkeypatch.setenv("ALIKED_ROS_WEIGHTS", str(weights_path("aliked-n16").parent))
+    monkeypatch.setenv("ALIKED_ROS_CACHE", str(tmp_path / "cache"))
+    settings = _settings(images, tmp_path / "own", steps=1, validate_every=1)
+    _curve(settings)
+    checkpoint = str(tmp_path / "own" / LAST)
+    pipeline = Pipeline(
+        FrontendConfig(model=checkpoint, matcher="nearest", max_keypoints=200, precision="float32")
+    )
+    try:
+        features = pipeline.process(Image(tum_images(0))).features
+        assert features.descriptors.shape == (200, TINY.dim)
+        assert pipeline.identity["model_checksum"] == entry_of(checkpoint).sha256
+    finally:
+        pipeline.close()
+    network = ALIKED.from_checkpoint(Path(checkpoint))
+    image = torch.from_numpy(tum_images(0).copy()).permute(2, 0, 1).float() / 255
+    with torch.no_grad():
+        (expected,) = detect(network, image[None], 200)
+    distance = torch.cdist(expected.keypoints, torch.from_numpy(features.keypoints)).min(1).values
+    assert (distance < 0.1).float().mean() > 0.9
+    (folder,) = (tmp_path / "cache" / "models").glob("last-*")
+    assert folder.name.startswith(f"last-{entry_of(checkpoint).sha256[:12]}")
+    with pytest.raises(ConfigurationError, match=r"32-dimensional.*LightGlue.*nearest"):
+        Pipeline(FrontendConfig(model=checkpoint))
+    with pytest.raises(WeightsError, match=r"gone\.pth cannot be read"):
+        Pipeline(FrontendConfig(model=str(tmp_path / "gone.pth")))
+
+
+def test_the_examples_can_be_read(shared):
+    for path in sorted((Path(__file__).parents[1] / "config").glob("train_*.yaml")):
+        assert read_settings(path).train, path
+
+
+def _repeatability(network: ALIKED, images: str) -> float:
+    """Share of 40 keypoints that a small homography leaves within 2 px of another's."""
+    settings = _settings(images, Path())
+    data = Data(images, distortions=Distortions(rotation=10.0, scale=1.1, tilt=0.1))
+    pairs, shares = open_pairs(data, settings, 12, seed=99), []
+    for number in range(12):
+        pair = pairs[number]
+        with torch.no_grad():
+            one, two = detect(network, torch.stack([pair.first, pair.second]), 40)
+            there, visible = pair.first_to_second(one.keypoints)
+            nearest = torch.cdist(there[visible], two.keypoints).min(1).values
+        shares.append(float((nearest < 2.0).float().mean()))
+    return float(np.mean(shares))
+
+
+@pytest.mark.long
+def test_a_small_network_learns_corners_from_nothing(images, tmp_path):
+    settings = _settings(
+        images, tmp_path / "corners", steps=120, batch=2, learning_rate=3e-3, validate_every=120,
+        train_statistics=None,
+    )  # fmt: skip
+    before = _repeatability(start_network(settings).eval(), images)
+    curve = _curve(settings)
+    assert np.mean(curve[-10:]) < 0.7 * np.mean(curve[:10])
+    trained = ALIKED.from_checkpoint(tmp_path / "corners" / LAST)
+    assert _repeatability(trained, images) > before + 0.15
+    assert not (tmp_path / "corners" / BEST).exists()  # nothing was validated
