@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-gpu lint docs bench clean
+.PHONY: help setup demo test test-fast test-gpu lint docs bench report clean
 
 BIN := .venv/bin
 FIND_PYTHON := $(or $(PYTHON),python3)

@@ -25,7 +25,7 @@ from aliked_ros.ros import cameras_node, odometry_node, parameters, player
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path.name.removesuffix(".launch.py") for path in (ROOT / "launch").glob("*.py"))
 STARTED = [name for name in FILES if name != "large_messages"]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 DECLARED = {
     "frontend_node": parameters.DECLARATIONS,
     "odometry_node": odometry_node._DECLARATIONS,

@@ -185,7 +185,7 @@ def test_the_network_detects_with_gradients_what_it_detects_without(tum_images):
     network = aliked.ALIKED.from_checkpoint(weights_path("aliked-n16"))
     pixels = tum_images(0)[100:356, 100:420]
     image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
-    found = detect(network, image, 200, random=50, seed=3)
+    (found,) = detect(network, image[None], 200, random=50, seeds=[3])
     assert len(found) == 250
     with torch.inference_mode():
         padded, window = aliked.pad(image[None])
@@ -197,7 +197,7 @@ def test_the_network_detects_with_gradients_what_it_detects_without(tum_images):
     torch.testing.assert_close(found.keypoints[:200].detach(), keypoints)
     torch.testing.assert_close(found.scores[:200].detach(), scores)
     torch.testing.assert_close(found.descriptors[:200].detach(), descriptors)
-    again = detect(network, image, 200, random=50, seed=3)
+    (again,) = detect(network, image[None], 200, random=50, seeds=[3])
     torch.testing.assert_close(again.keypoints, found.keypoints)
     still = HomographyWarp(torch.eye(3), 320, 256)
     total_loss(found, again, still, still, LossSettings())["total"].backward()
