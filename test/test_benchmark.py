@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from aliked_ros.benchmark.report import as_text
+from aliked_ros.benchmark import suites
+from aliked_ros.benchmark.plots import write_plots
+from aliked_ros.benchmark.report import as_text, machine_line
 from aliked_ros.benchmark.suites import run
+from aliked_ros.benchmark.timing import machine
+from aliked_ros.machine import cores
 
 pytestmark = pytest.mark.long
 
@@ -21,26 +25,61 @@ def test_the_extractor_is_timed_against_the_published_form():
     assert "aliked_ros, float32" in names
 
 
+@pytest.mark.parametrize("name", ["adaptive", "memory"])
+def test_a_suite_of_pipelines_gives_a_table(name, monkeypatch):
+    monkeypatch.setattr(suites, "_STREAM", 1)
+    results = run([name], rounds=1, source="virtual")
+    text = as_text(results)
+    assert f"### {name}" in text
+    for row in results["suites"][name].get("timings", ()):
+        assert row["median_low_ms"] <= row["median_ms"] <= row["median_high_ms"]
+        assert row["name"] in text
+
+
+def test_the_machine_is_described():
+    found = machine()
+    assert found["cores"] == cores()
+    assert found["memory_gib"] > 0.5
+    for part in ("date", "cpu", "system", "python", "packages"):
+        assert str(found[part]) in machine_line(found) or found[part]
+
+
 @pytest.mark.ros
-def test_the_node_is_measured_with_and_without_listeners(monkeypatch):
+def test_the_node_is_measured_with_and_without_listeners(monkeypatch, tmp_path):
     pytest.importorskip("rclpy", reason="needs ROS 2")
     from aliked_ros.ros import node_benchmark
 
     everything = node_benchmark.CONTENDERS["five, everything"][1]
     contenders = {"nobody": (0, ""), "two, everything": (2, everything)}
     monkeypatch.setattr(node_benchmark, "CONTENDERS", contenders)
+    monkeypatch.setattr(node_benchmark, "COSTS", {"features": (1, "features")})
     monkeypatch.setattr(node_benchmark, "RATES", (5.0,))
+    monkeypatch.setattr(node_benchmark, "TOPIC_RATE", 5.0)
     monkeypatch.setattr(node_benchmark, "_PERIOD", 2.0)
     for name in ("ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE"):
         monkeypatch.setenv(name, "")  # and thereby restored
     for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
         monkeypatch.setenv(name, "")
     results = run(["node"], rounds=1, source="virtual")
-    ((rate,),) = [results["suites"]["node"]["rates"]]
+    suite = results["suites"]["node"]
+    ((rate,),) = [suite["rates"]]
     alone, heard = rate["listeners"]
     assert alone["processed_hz"] > 0.0
     assert heard["processed_hz"] > 0.0
     assert heard["of_baseline"] == pytest.approx(
         heard["processed_hz"] / alone["processed_hz"], 0.02
     )
-    assert "two, everything" in as_text(results)
+    assert alone["published_hz"] == pytest.approx(5.0, rel=0.3)
+    assert alone["to_publication"]["median_ms"] > 1.0
+    assert "to_arrival" not in alone  # nobody is there to receive
+    latency = heard["to_arrival"]
+    assert 1.0 < latency["median_ms"] <= latency["p90_ms"] <= latency["p99_ms"] < 5000.0
+    assert heard["features_lost"] == 0.0
+    nobody, features = suite["topics"]["rows"]
+    assert nobody["extra_cpu_ms"] == 0.0
+    assert features["name"] == "features"
+    text = as_text(results)
+    assert "two, everything" in text
+    assert "one subscriber at 5 images/s" in text
+    (path,) = write_plots(results, tmp_path)
+    assert path.stat().st_size > 1000

@@ -5,36 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 pytest.importorskip("pycolmap", reason="pycolmap is not installed")
 pytest.importorskip("evo", reason="evo is not installed")
 
-from rclpy.serialization import deserialize_message, serialize_message
-from std_msgs.msg import Header
-
-from aliked_msgs.msg import FeatureFrame
 from aliked_ros.configuration import FrontendConfig
-from aliked_ros.evaluation.baselines import OrbFrontend
-from aliked_ros.evaluation.odometry import Accuracy, evaluate_odometry, observe
+from aliked_ros.evaluation.baselines import DescriptorFrontend, HammingMatcher, OrbDetector
+from aliked_ros.evaluation.odometry import Accuracy, as_observation, measure_odometry, observe
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.odometry import Observation
-from aliked_ros.ros.conversions import feature_frame, stamp_from_seconds
-from aliked_ros.ros.odometry_node import observation_from_message
+from aliked_ros.ros.odometry_node import by_message
 from aliked_ros.sources import Partner, open_source
-from aliked_ros.types import FrameResult
 
 CONFIG = FrontendConfig(max_keypoints=700, matcher="adaptive")
-
-
-def by_message(result: FrameResult) -> Observation:
-    """A result as a subscriber gets it: written to a FeatureFrame, over the wire, and read."""
-    header = Header(stamp=stamp_from_seconds(result.stamp))
-    data = serialize_message(feature_frame(result, header))
-    observation = observation_from_message(deserialize_message(data, FeatureFrame))
-    assert observation is not None
-    return observation
 
 
 Observer = Callable[[str, str, int, Partner], list[Observation]]
@@ -50,11 +36,15 @@ def observed(shared: Path) -> Iterator[Observer]:
     ) -> list[Observation]:
         source = open_source(str(shared / "data" / sequence), limit, partner)
         pipeline.reset()
-        chosen = pipeline if frontend == "aliked" else OrbFrontend(CONFIG)
+        chosen = pipeline if frontend == "aliked" else orb()
         return list(observe(source, chosen, by_message))
 
     yield observe_sequence
     pipeline.close()
+
+
+def orb() -> DescriptorFrontend:
+    return DescriptorFrontend(CONFIG, OrbDetector(CONFIG.max_keypoints), HammingMatcher())
 
 
 def report(name: str, accuracy: Accuracy) -> None:
@@ -64,6 +54,20 @@ def report(name: str, accuracy: Accuracy) -> None:
     )
 
 
+def test_a_message_carries_what_the_back_end_needs(shared):
+    frontend = orb()
+    source = open_source(str(shared / "data" / "tum_fr1_xyz"), 3, "depth")
+    for sent, received in zip(
+        observe(source, frontend, as_observation),
+        observe(source, orb(), by_message),
+        strict=True,
+    ):
+        assert received.stamp == pytest.approx(sent.stamp, abs=1e-6)
+        assert received.epoch == sent.epoch
+        for name in ("ids", "rays", "depth"):
+            np.testing.assert_array_equal(getattr(received, name), getattr(sent, name))
+
+
 @pytest.mark.long
 def test_a_hand_held_camera_with_and_without_depth(shared, observed):
     truth = shared / "data" / "tum_fr1_xyz" / "groundtruth_tum.txt"
@@ -71,7 +75,7 @@ def test_a_hand_held_camera_with_and_without_depth(shared, observed):
     for frontend in ("aliked", "orb"):
         observations = observed(frontend, "tum_fr1_xyz", 120, "depth")
         for mode, use_depth in (("rgbd", True), ("mono", False)):
-            found[frontend, mode] = evaluate_odometry(observations, truth, use_depth)
+            found[frontend, mode] = measure_odometry(observations, truth, use_depth)
             report(f"fr1_xyz 0-119 {mode} {frontend}", found[frontend, mode])
     assert found["aliked", "rgbd"].poses == 120
     assert found["aliked", "mono"].poses > 100
@@ -93,7 +97,7 @@ def test_a_car_with_a_stereo_camera(shared, observed, tmp_path):
     for frontend in ("aliked", "orb"):
         observations = observed(frontend, "kitti_00_first40", 40, "right")
         for part, file in (("0-39", truth), ("12-39", later)):
-            found[frontend, part] = evaluate_odometry(observations, file, use_depth=True)
+            found[frontend, part] = measure_odometry(observations, file, use_depth=True)
             report(f"KITTI 00 {part} stereo {frontend}", found[frontend, part])
     assert found["aliked", "0-39"].poses == 40
     assert found["aliked", "0-39"].ate < 0.5

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -13,7 +15,7 @@ from aliked_ros.configuration import FrontendConfig, choices
 from aliked_ros.errors import BackendError, ConfigurationError
 
 if TYPE_CHECKING:
-    from aliked_ros.evaluation.odometry import Mode
+    from aliked_ros.evaluation.odometry import Carry, Mode
     from aliked_ros.evaluation.outcome import Outcome
 
 evaluate_app = typer.Typer(
@@ -128,7 +130,7 @@ def odometry(
     with share_progress(_console()) as report:
         outcome = evaluate_odometry(
             sequence, _names(methods), _config(model, top_k), target, report, limit, restart, _say,
-            mode=cast("Mode | None", mode), first=first,
+            mode=cast("Mode | None", mode), first=first, carry=_carry(),
         )  # fmt: skip
     plot_odometry(outcome, target)
     _show({"": outcome}, target, as_json)
@@ -219,6 +221,16 @@ def _config(model: str, top_k: int) -> FrontendConfig:
 
 def _default(data: Path) -> Path:
     return Path("evaluation") / data.resolve().name
+
+
+def _carry() -> Carry:
+    """How results travel to the back-end: as messages where ROS 2 is there."""
+    if any(find_spec(name) is None for name in ("rclpy", "aliked_msgs")):
+        from aliked_ros.evaluation.odometry import as_observation
+
+        return as_observation
+    node = import_module("aliked_ros.ros.odometry_node")
+    return cast("Carry", node.by_message)
 
 
 def _require_libraries() -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from aliked_ros.configuration import FrontendConfig
+from aliked_ros.configuration import MODELS, FrontendConfig, is_checkpoint
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.evaluation.baselines import (
     CornerDetector,
@@ -147,9 +147,10 @@ class FlowMethod:
 
 
 def _aliked(
-    matcher: str, config: FrontendConfig, shared: SharedBackends, stack: ExitStack, say: Progress
+    name: str, config: FrontendConfig, shared: SharedBackends, stack: ExitStack, say: Progress
 ) -> Method:
-    own = replace(config, matcher=matcher)
+    model, matcher = _parts(name)
+    own = replace(config, model=config.model if model == "aliked" else model, matcher=matcher)
     backend = shared.open(own, say)
     stack.callback(backend.close)
     extractor = Extractor(own, backend)
@@ -160,8 +161,8 @@ def _aliked(
         return pipeline
 
     return DescribedMethod(
-        f"aliked+{matcher}",
-        f"{config.model}, {matcher}, {backend.description}",
+        name,
+        f"{own.model}, {matcher}, {backend.description}",
         extractor.extract,
         build_matcher(own, backend),
         frontend,
@@ -212,21 +213,34 @@ _MAKERS: dict[str, Callable[[FrontendConfig], Method]] = {
 }
 
 
+def _parts(name: str) -> tuple[str, str]:
+    model, _, matcher = name.rpartition("+")
+    return model, matcher
+
+
+def _is_aliked(name: str) -> bool:
+    model, matcher = _parts(name)
+    known = model in ("aliked", *MODELS) or is_checkpoint(model)
+    return known and matcher in ("lightglue", "nearest")
+
+
 @contextmanager
 def open_methods(
     names: Sequence[str], config: FrontendConfig, say: Progress = lambda _text: None
 ) -> Iterator[list[Method]]:
     """The methods of these names, in this order; the first is the one others are compared with.
 
-    config: model, number of keypoints, verification and backend of all; its matcher is not looked
-    at. say: called with a line on each long step.
+    names: of METHODS; or a model's name, or a checkpoint's path, with ``+lightglue`` or
+    ``+nearest``. config: model, number of keypoints, verification and backend of all; its matcher
+    is not looked at. say: called with a line on each long step.
     Raises ConfigurationError for a name that is none of METHODS or comes twice; WeightsError,
     ModelError, BackendError.
     """
     for name in names:
-        if name not in METHODS:
+        if name not in METHODS and not _is_aliked(name):
             raise ConfigurationError(
-                f"there is no method {name!r} to evaluate; choose of {', '.join(METHODS)}."
+                f"there is no method {name!r} to evaluate; choose of {', '.join(METHODS)}, or a "
+                "model or checkpoint: aliked-n32+nearest, runs/mine/best.pth+lightglue."
             )
     if not names or len(set(names)) < len(names):
         raise ConfigurationError(
@@ -236,9 +250,8 @@ def open_methods(
     with ExitStack() as stack:
         methods: list[Method] = []
         for name in names:
-            if name.startswith("aliked+"):
-                matcher = name.removeprefix("aliked+")
-                methods.append(_aliked(matcher, config, shared, stack, say))
+            if _is_aliked(name):
+                methods.append(_aliked(name, config, shared, stack, say))
             else:
                 methods.append(_MAKERS[name](config))
         yield methods

@@ -43,10 +43,8 @@ TRUTH = "groundtruth.txt"
 _BLOCKS = 10  # images that are drawn together by the bootstrap: neighbours err alike
 METRICS = (
     Metric("posed", "images with a pose", percent=True, digits=0),
-    Metric("ate_cm", "ATE (rmse), cm", "lower", 2),
-    Metric("error_cm", "error of an image, cm", "lower", 2),
-    Metric("step_cm", "RPE of an image, cm", "lower", 2),
-    Metric("scale", "scale", "", 3),
+    Metric("error_cm", "ATE (rmse), cm", "lower", 2, statistic="rms"),
+    Metric("step_cm", "RPE (rmse), cm an image", "lower", 2, statistic="rms"),
 )
 
 Carry = Callable[[FrameResult], Observation]
@@ -284,7 +282,6 @@ def _rows(
     if found is not None:
         _add_errors(rows, found)
     rows[0] |= {
-        "ate_cm": None if found is None else 100.0 * found.ate,
         "scale": None if found is None else found.scale,
         "metric": _metric(estimates),
         "maps": len({estimate.map_index for estimate in estimates}),

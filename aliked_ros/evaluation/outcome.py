@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from aliked_ros.evaluation.ledger import Row
-from aliked_ros.evaluation.statistics import Estimate, difference_of, mean_of
+from aliked_ros.evaluation.statistics import Estimate, Statistic, difference_of, mean_of
 from aliked_ros.results import output_path, write_json
 
 RESULTS, ROWS = "results", "rows"
@@ -24,7 +24,7 @@ class Metric:
     """A figure that every row has: NaN or absent where the method does not give it.
 
     key: its name in the rows. label: with its unit, for people. better: ``higher``, ``lower``, or
-    empty where neither is. percent: a share, shown in per cent.
+    empty where neither is. percent: a share, shown in per cent. statistic: over the rows.
     """
 
     key: str
@@ -32,6 +32,12 @@ class Metric:
     better: str = "higher"
     digits: int = 1
     percent: bool = False
+    statistic: Statistic = "mean"
+
+    @property
+    def name(self) -> str:
+        """What it is called in results.json, where one key may have several statistics."""
+        return self.key if self.statistic == "mean" else f"{self.key}_{self.statistic}"
 
     def text(self, value: float, signed: bool = False) -> str:
         """The figure for a table."""
@@ -65,18 +71,22 @@ class Outcome:
     def estimate(
         self, metric: Metric, method: str, chosen: Iterable[Row] | None = None
     ) -> Estimate:
-        """Mean of a metric over a method's rows."""
-        return mean_of(list(self._values(metric, method, chosen).values()), self.blocks)
+        """Mean (or the metric's other statistic) over a method's rows."""
+        values = list(self._values(metric, method, chosen).values())
+        return mean_of(values, self.blocks, metric.statistic)
 
     def difference(
         self, metric: Metric, method: str, chosen: Iterable[Row] | None = None
     ) -> Estimate:
-        """The first method's mean minus this one's, over the units that both have."""
+        """The first method's estimate minus this one's, over the units that both have."""
         ours = self._values(metric, self.methods[0], chosen)
         other = self._values(metric, method, chosen)
         both = [unit for unit in ours if unit in other]
         return difference_of(
-            [ours[unit] for unit in both], [other[unit] for unit in both], self.blocks
+            [ours[unit] for unit in both],
+            [other[unit] for unit in both],
+            self.blocks,
+            metric.statistic,
         )
 
     def parts(self) -> list[tuple[str, list[Row]]]:
@@ -96,8 +106,8 @@ class Outcome:
         parts = {
             name: {
                 method: {
-                    metric.key: {
-                        "mean": _finite(asdict(self.estimate(metric, method, rows))),
+                    metric.name: {
+                        "estimate": _finite(asdict(self.estimate(metric, method, rows))),
                         "first_minus_this": _finite(asdict(self.difference(metric, method, rows))),
                     }
                     for metric in self.metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,11 +11,15 @@ from numpy.typing import ArrayLike, NDArray
 _SAMPLES = 2000
 
 
+Statistic = Literal["mean", "rms", "median"]
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A mean over units (image pairs, poses, queries) and its 95 % bootstrap interval.
 
-    value, low, high: NaN where no unit has a value. units: how many have one.
+    Or another statistic, as asked for. value, low, high: NaN where no unit has a value. units: how
+    many have one.
     """
 
     value: float
@@ -23,8 +28,8 @@ class Estimate:
     units: int
 
 
-def mean_of(values: ArrayLike, blocks: int = 1) -> Estimate:
-    """Mean of the finite values.
+def mean_of(values: ArrayLike, blocks: int = 1, statistic: Statistic = "mean") -> Estimate:
+    """Mean (or another statistic) of the finite values.
 
     blocks: length of the runs of neighbouring units that are drawn together, for sequences, whose
     neighbours are not independent.
@@ -32,18 +37,27 @@ def mean_of(values: ArrayLike, blocks: int = 1) -> Estimate:
     data = np.asarray(values, np.float64).ravel()
     data = data[np.isfinite(data)]
     if not len(data):
-        return Estimate(float("nan"), float("nan"), float("nan"), 0)
-    means = data[_draws(len(data), blocks)].mean(1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return Estimate(float(data.mean()), float(low), float(high), len(data))
+        return _NONE
+    found = _over_rows(data[_draws(len(data), blocks)], statistic)
+    return _estimate(_over_rows(data[None], statistic)[0], found, len(data))
 
 
-def difference_of(ours: ArrayLike, others: ArrayLike, blocks: int = 1) -> Estimate:
-    """Mean of ours − others over the units that both have: the paired bootstrap.
+def difference_of(
+    ours: ArrayLike, others: ArrayLike, blocks: int = 1, statistic: Statistic = "mean"
+) -> Estimate:
+    """Mean (or another statistic) of ours minus that of others, over the units that both have.
 
-    Its interval lies wholly above (or below) zero where one is ahead beyond chance.
+    The paired bootstrap: both are drawn together. Its interval lies wholly above (or below) zero
+    where one is ahead beyond chance.
     """
-    return mean_of(np.asarray(ours, np.float64) - np.asarray(others, np.float64), blocks)
+    both = np.stack([np.asarray(one, np.float64).ravel() for one in (ours, others)])
+    both = both[:, np.isfinite(both).all(0)]
+    if not both.shape[1]:
+        return _NONE
+    draws = _draws(both.shape[1], blocks)
+    one, other = (_over_rows(data[draws], statistic) for data in both)
+    whole = _over_rows(both, statistic)
+    return _estimate(whole[0] - whole[1], one - other, both.shape[1])
 
 
 def area_under_recall(errors: ArrayLike, limit: float) -> NDArray[np.float64]:
@@ -53,6 +67,21 @@ def area_under_recall(errors: ArrayLike, limit: float) -> NDArray[np.float64]:
     """
     shares = 1.0 - np.asarray(errors, np.float64) / limit
     return np.clip(np.nan_to_num(shares, nan=0.0, neginf=0.0), 0.0, 1.0)
+
+
+def _over_rows(samples: NDArray[np.float64], statistic: Statistic) -> NDArray[np.float64]:
+    """The statistic of each row."""
+    if statistic == "rms":
+        return np.asarray(np.sqrt((samples**2).mean(1)))
+    return np.asarray(np.median(samples, axis=1) if statistic == "median" else samples.mean(1))
+
+
+def _estimate(value: float, found: NDArray[np.float64], units: int) -> Estimate:
+    low, high = np.percentile(found, (2.5, 97.5))
+    return Estimate(float(value), float(low), float(high), units)
+
+
+_NONE = Estimate(float("nan"), float("nan"), float("nan"), 0)
 
 
 def _draws(count: int, blocks: int) -> NDArray[np.int64]:

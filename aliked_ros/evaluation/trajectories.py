@@ -120,7 +120,8 @@ def draw(target: Path, truth: PoseTrajectory3D, found: Mapping[str, Aligned], ti
         above.set_aspect("equal", adjustable="datalim")
         over_time.set(xlabel="time, s", ylabel="distance from ground truth, cm")
         over_time.set_ylim(bottom=0)
-        over_time.legend(fontsize=8)
+        if found:
+            over_time.legend(fontsize=8)
 
 
 def key_of(stamp: float) -> str:
