@@ -9,8 +9,6 @@ Whatever takes long to import is imported inside the command that needs it, so `
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
 import logging
 import os
@@ -29,12 +27,11 @@ from aliked_ros.benchmark.commands import app as bench_app
 from aliked_ros.configuration import FrontendConfig, choices, parse_image_size, ranges
 from aliked_ros.errors import AlikedError, BackendError, ImageError, SourceError
 from aliked_ros.evaluation.commands import evaluate_app
+from aliked_ros.options import Command, shared_options
 from aliked_ros.training.commands import train
 
 if TYPE_CHECKING:
     from aliked_ros.inference.backend import Backend
-
-Command = Callable[..., None]
 
 
 class ExportFormat(str, Enum):
@@ -134,26 +131,12 @@ def _frontend_options(offered: dict[str, Any], **fixed: Any) -> Callable[[Comman
 
     fixed: settings that are not offered, where they differ from the defaults.
     """
-
-    def decorate(command: Command) -> Command:
-        @functools.wraps(command)
-        def wrapped(**arguments: Any) -> None:
-            settings = {name: arguments.pop(name) for name in offered}
-            command(config=FrontendConfig(**settings, **fixed), **arguments)
-
-        signature = inspect.signature(command, eval_str=True)
-        own = [p for p in signature.parameters.values() if p.name != "config"]
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        shared = [
-            inspect.Parameter(name, keyword, default=getattr(FrontendConfig(), name), annotation=a)
-            for name, a in offered.items()
-        ]
-        parameters = [*(p.replace(kind=keyword) for p in own), *shared]
-        wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
-        return wrapped
-
-    return decorate
+    defaults = FrontendConfig()
+    return shared_options(
+        {name: (annotation, getattr(defaults, name)) for name, annotation in offered.items()},
+        "config",
+        lambda **settings: FrontendConfig(**settings, **fixed),
+    )
 
 
 @app.command(epilog="Example: aliked_ros extract photo.jpg --top-k 2000 --output features.npz")

@@ -226,7 +226,9 @@ def test_coverage_counts_cells_with_a_correct_match():
 def test_evaluate_epipolar_judges_pairs_and_tracks(shared, tmp_path):
     source = str(shared / "data/tum_fr1_xyz")
     methods = ["aliked+nearest", "gftt+lk"]
-    pairs, tracks = evaluate_epipolar(source, methods, CONFIG, [1, 5], tmp_path, quiet, limit=9)
+    pairs, tracks = evaluate_epipolar(
+        source, methods, CONFIG, tmp_path, quiet, limit=9, gaps=[1, 5]
+    )
     assert len(pairs.rows) == 2 * (8 + 4)
     assert len(tracks.rows) == 2 * 9
     for row in pairs.rows:
@@ -237,10 +239,10 @@ def test_evaluate_epipolar_judges_pairs_and_tracks(shared, tmp_path):
         curve = survival(tracks, method)
         assert (np.diff(curve) <= 1e-9).all()  # over more images never more points
         assert curve[5] > 100
-    again, _ = evaluate_epipolar(source, methods, CONFIG, [1, 5], tmp_path, quiet, limit=9)
+    again, _ = evaluate_epipolar(source, methods, CONFIG, tmp_path, quiet, limit=9, gaps=[1, 5])
     assert again.rows == pairs.rows
     with pytest.raises(SourceError, match="gave 5 images; the largest gap is 5"):
-        evaluate_epipolar(source, methods, CONFIG, [5], tmp_path, quiet, limit=5)
+        evaluate_epipolar(source, methods, CONFIG, tmp_path, quiet, limit=5, gaps=[5])
 
 
 def test_a_sequence_without_ground_truth_is_judged_by_consensus(shared, tmp_path):

@@ -39,6 +39,8 @@ _LOOKED_AT = 3  # images and pairs whose results are compared
 _SAME = 1.5  # pixels: keypoints no farther apart are the same
 _RATIO = 0.8  # of SIFT's nearest distance to its second nearest, as in Lowe's paper
 
+_REFERENCE: dict[str, Any] = {"backend": "cpu", "precision": "float32"}
+
 Pixels = UInt8Array
 Pair = tuple[int, int]
 Points = NDArray[Any]
@@ -162,7 +164,9 @@ def _extraction(images: list[Pixels], folder: Path, missing: Mapping[str, str]) 
         detect = partial(_positions, detector)
         peers[name] = Peer(partial(_on_grey, detect), note=other, alike=False)
     for precision in _precisions(left_out):
-        extractor = create_extractor(FrontendConfig(precision=precision, max_keypoints=KEYPOINTS))
+        extractor = create_extractor(
+            FrontendConfig(backend="cpu", precision=precision, max_keypoints=KEYPOINTS)
+        )
         peers[f"aliked_ros, {precision}"] = Peer(partial(_keypoints, extractor.extract), ours=True)
     title = f"image to features, {width}×{height}, {KEYPOINTS} keypoints"
     return Work(title, peers, left_out, images)
@@ -171,7 +175,7 @@ def _extraction(images: list[Pixels], folder: Path, missing: Mapping[str, str]) 
 def _matching(images: list[Pixels], folder: Path, missing: Mapping[str, str]) -> Work:
     from aliked_ros.benchmark import opencv_models
 
-    extractor = create_extractor(FrontendConfig(max_keypoints=POINTS, precision="float32"))
+    extractor = create_extractor(FrontendConfig(max_keypoints=POINTS, **_REFERENCE))
     features = [extractor.extract(pixels) for pixels in images]
     # no image twice in a row: aliked_ros has nothing to remember, as others have not
     pairs = [
@@ -188,6 +192,7 @@ def _matching(images: list[Pixels], folder: Path, missing: Mapping[str, str]) ->
     left_out: dict[str, str] = {}
 
     def add(name: str, ours: bool, note: str = "", **settings: Any) -> None:
+        settings = {"backend": "cpu", **settings}
         matcher = create_matcher(FrontendConfig(max_keypoints=POINTS, **settings))
 
         def match(pair: Pair) -> Points:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +15,7 @@ import typer
 
 from aliked_ros.configuration import FrontendConfig, choices
 from aliked_ros.errors import BackendError, ConfigurationError
+from aliked_ros.options import shared_options
 
 if TYPE_CHECKING:
     from aliked_ros.evaluation.odometry import Carry, Mode
@@ -24,152 +27,172 @@ evaluate_app = typer.Typer(
 )
 
 _DEFAULTS = FrontendConfig()
-_DEFAULT_METHODS = "aliked+lightglue,aliked+nearest,sift,orb,gftt+lk"
 
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        file_okay=False, help="Folder for results.json, rows.csv, plots; default evaluation/NAME."
-    ),
-]
-Methods = Annotated[
-    str,
-    typer.Option(
-        help="Comma-separated; all are compared with the first one. Also: disk+lightglue."
-    ),
-]
-TopK = Annotated[int, typer.Option("--top-k", help="Keypoints an image, the same for all.")]
-Model = Annotated[
-    str, typer.Option(help=f"Of the aliked methods: {', '.join(choices()['model'])}.")
-]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only so many of them, for a short run.")]
-Restart = Annotated[
-    bool, typer.Option("--restart", help="Forget what an interrupted run has done already.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What every evaluation is asked for."""
+
+    output: Path | None
+    methods: str
+    top_k: int
+    model: str
+    limit: int | None
+    restart: bool
+    as_json: bool
+
+    def run(
+        self,
+        data: str | Path,
+        evaluate: Callable[..., Any],
+        plot: Callable[..., None],
+        titles: tuple[str, ...] = ("",),
+        **own: Any,
+    ) -> None:
+        """Evaluate, draw, print. titles: of the outcomes, where there are several."""
+        from aliked_ros.progress import share_progress
+
+        target = self.output or Path("evaluation") / Path(data).resolve().name
+        names = [name.strip() for name in self.methods.split(",") if name.strip()]
+        # each method replaces the matcher by its own
+        config = FrontendConfig(model=self.model, max_keypoints=self.top_k, matcher="nearest")
+        with share_progress(_console()) as report:
+            found = evaluate(
+                data, names, config, target, report, self.limit, self.restart, _say, **own
+            )
+        outcomes = found if isinstance(found, tuple) else (found,)
+        plot(*outcomes, target)
+        _show(dict(zip(titles, outcomes, strict=True)), target, self.as_json)
+
+
+_common = shared_options(
+    {
+        "output": (
+            Annotated[
+                Path | None,
+                typer.Option(
+                    file_okay=False,
+                    help="Folder for results.json, rows.csv, plots; default evaluation/NAME.",
+                ),
+            ],
+            None,
+        ),
+        "methods": (
+            Annotated[
+                str,
+                typer.Option(
+                    help="Comma-separated; all are compared with the first one. Also: "
+                    "disk+lightglue, MODEL+nearest, CHECKPOINT+lightglue."
+                ),
+            ],
+            "aliked+lightglue,aliked+nearest,sift,orb,gftt+lk",
+        ),
+        "top_k": (
+            Annotated[int, typer.Option("--top-k", help="Keypoints an image, the same for all.")],
+            _DEFAULTS.max_keypoints,
+        ),
+        "model": (
+            Annotated[
+                str,
+                typer.Option(help=f"Of the aliked methods: {', '.join(choices()['model'])}."),
+            ],
+            _DEFAULTS.model,
+        ),
+        "limit": (
+            Annotated[int | None, typer.Option(min=1, help="Only so many, for a short run.")],
+            None,
+        ),
+        "restart": (
+            Annotated[
+                bool, typer.Option("--restart", help="Forget what an interrupted run has done.")
+            ],
+            False,
+        ),
+        "as_json": (
+            Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")],
+            False,
+        ),
+    },
+    "options",
+    Options,
+)
 
 
 @evaluate_app.command(epilog="Example: aliked_ros evaluate homography hpatches-sequences-release")
+@_common
 def homography(
     folder: Annotated[Path, typer.Argument(help="pairs.txt, Oxford affine or HPatches layout.")],
-    output: Output = None,
-    methods: Methods = _DEFAULT_METHODS,
-    top_k: TopK = _DEFAULTS.max_keypoints,
-    model: Model = _DEFAULTS.model,
-    limit: Limit = None,
-    restart: Restart = False,
-    as_json: AsJson = False,
+    options: Options,
 ) -> None:
     """Image pairs with a known homography: matching and homography accuracy, repeatability."""
     _require_libraries()
     from aliked_ros.evaluation.homography import evaluate_homography
     from aliked_ros.evaluation.plots import plot_homography
-    from aliked_ros.progress import share_progress
 
-    target = output or _default(folder)
-    with share_progress(_console()) as report:
-        outcome = evaluate_homography(
-            folder, _names(methods), _config(model, top_k), target, report, limit, restart, _say
-        )
-    plot_homography(outcome, target)
-    _show({"": outcome}, target, as_json)
+    options.run(folder, evaluate_homography, plot_homography)
 
 
 @evaluate_app.command(epilog="Example: aliked_ros evaluate epipolar rgbd_dataset_freiburg1_xyz")
+@_common
 def epipolar(
     sequence: Annotated[str, typer.Argument(help="As for 'track'.")],
+    options: Options,
     gap: Annotated[str, typer.Option(help="Images between the two of a pair.")] = "1,5,10",
-    output: Output = None,
-    methods: Methods = _DEFAULT_METHODS,
-    top_k: TopK = _DEFAULTS.max_keypoints,
-    model: Model = _DEFAULTS.model,
-    limit: Limit = None,
-    restart: Restart = False,
-    as_json: AsJson = False,
 ) -> None:
     """Sequences: precision and coverage of matches against true poses, how long tracks last."""
     _require_libraries()
     from aliked_ros.evaluation.epipolar import evaluate_epipolar
     from aliked_ros.evaluation.plots import plot_epipolar
-    from aliked_ros.progress import share_progress
 
-    target = output or _default(Path(sequence))
-    with share_progress(_console()) as report:
-        pairs, tracks = evaluate_epipolar(
-            sequence, _names(methods), _config(model, top_k),
-            _whole_numbers("--gap", gap), target, report, limit,
-            restart, _say,
-        )  # fmt: skip
-    plot_epipolar(pairs, tracks, target)
-    _show({"pairs": pairs, "tracks": tracks}, target, as_json)
+    gaps = sorted(_whole_numbers("--gap", gap))
+    options.run(sequence, evaluate_epipolar, plot_epipolar, ("pairs", "tracks"), gaps=gaps)
 
 
 @evaluate_app.command(epilog="Example: aliked_ros evaluate odometry rgbd_dataset_freiburg1_xyz")
+@_common
 def odometry(
     sequence: Annotated[str, typer.Argument(help="As for 'track', with calibration and truth.")],
+    options: Options,
     mode: Annotated[
         str | None, typer.Option(help="mono, stereo, rgbd; default: the best that is there.")
     ] = None,
     first: Annotated[
         int, typer.Option(min=0, help="Number of the image from which on poses are compared.")
     ] = 0,
-    output: Output = None,
-    methods: Methods = _DEFAULT_METHODS,
-    top_k: TopK = _DEFAULTS.max_keypoints,
-    model: Model = _DEFAULTS.model,
-    limit: Limit = None,
-    restart: Restart = False,
-    as_json: AsJson = False,
 ) -> None:
     """The reference back-end on each front-end's tracks: trajectory errors, by evo."""
     _require_libraries()
     from aliked_ros.evaluation.odometry import evaluate_odometry, plot_odometry
-    from aliked_ros.progress import share_progress
 
-    target = output or _default(Path(sequence))
-    with share_progress(_console()) as report:
-        outcome = evaluate_odometry(
-            sequence, _names(methods), _config(model, top_k), target, report, limit, restart, _say,
-            mode=cast("Mode | None", mode), first=first, carry=_carry(),
-        )  # fmt: skip
-    plot_odometry(outcome, target)
-    _show({"": outcome}, target, as_json)
+    options.run(
+        sequence, evaluate_odometry, plot_odometry,
+        mode=cast("Mode | None", mode), first=first, carry=_carry(),
+    )  # fmt: skip
 
 
 @evaluate_app.command(epilog="Example: aliked_ros evaluate reconstruction images/ --every 2")
+@_common
 def reconstruction(
     sequence: Annotated[str, typer.Argument(help="As for 'track', with a calibration.")],
+    options: Options,
     every: Annotated[int, typer.Option(min=1, help="One of so many images is mapped.")] = 3,
-    output: Output = None,
-    methods: Methods = _DEFAULT_METHODS,
-    top_k: TopK = _DEFAULTS.max_keypoints,
-    model: Model = _DEFAULTS.model,
-    limit: Limit = None,
-    restart: Restart = False,
-    as_json: AsJson = False,
 ) -> None:
     """COLMAP's incremental mapping on each front-end's tracks and matches."""
     _require_libraries()
     from aliked_ros.evaluation.reconstruction import evaluate_reconstruction, plot_reconstruction
-    from aliked_ros.progress import share_progress
 
-    target = output or _default(Path(sequence))
-    with share_progress(_console()) as report:
-        outcome = evaluate_reconstruction(
-            sequence, _names(methods), _config(model, top_k), target, report, limit, restart, _say,
-            every=every,
-        )  # fmt: skip
-    plot_reconstruction(outcome, target)
-    _show({"": outcome}, target, as_json)
+    options.run(sequence, evaluate_reconstruction, plot_reconstruction, every=every)
 
 
 @evaluate_app.command(
     epilog="Example: aliked_ros evaluate relocalization rgbd_dataset_freiburg1_xyz --keyframes 5,1"
 )
+@_common
 def relocalization(
     sequence: Annotated[
         str, typer.Argument(help="As for 'track', with calibration, truth, and depth or stereo.")
     ],
+    options: Options,
     keyframes: Annotated[
         str, typer.Option(help="How many of the other half; each number is a task of its own.")
     ] = "10,3,1",
@@ -177,28 +200,16 @@ def relocalization(
     mode: Annotated[
         str | None, typer.Option(help="stereo or rgbd; default: what is there.")
     ] = None,
-    output: Output = None,
-    methods: Methods = "aliked+lightglue,aliked+nearest,sift,orb",
-    top_k: TopK = _DEFAULTS.max_keypoints,
-    model: Model = _DEFAULTS.model,
-    limit: Limit = None,
-    restart: Restart = False,
-    as_json: AsJson = False,
 ) -> None:
     """The harder half of a sequence against keyframes of the other half: recall of the pose."""
     _require_libraries()
     from aliked_ros.evaluation.relocalization import evaluate_relocalization, plot_relocalization
-    from aliked_ros.progress import share_progress
 
-    target = output or _default(Path(sequence))
-    with share_progress(_console()) as report:
-        outcome = evaluate_relocalization(
-            sequence, _names(methods), _config(model, top_k), target, report, limit, restart, _say,
-            mode=cast("Mode | None", mode),
-            keyframes=tuple(_whole_numbers("--keyframes", keyframes)), every=every,
-        )  # fmt: skip
-    plot_relocalization(outcome, target)
-    _show({"": outcome}, target, as_json)
+    options.run(
+        sequence, evaluate_relocalization, plot_relocalization,
+        mode=cast("Mode | None", mode), every=every,
+        keyframes=tuple(_whole_numbers("--keyframes", keyframes)),
+    )  # fmt: skip
 
 
 def _whole_numbers(option: str, text: str) -> list[int]:
@@ -208,19 +219,6 @@ def _whole_numbers(option: str, text: str) -> list[int]:
             f"{option} is {text!r}; give whole numbers from 1, separated by commas: 1,5,10."
         )
     return list(dict.fromkeys(int(word) for word in words))
-
-
-def _names(methods: str) -> list[str]:
-    return [name.strip() for name in methods.split(",") if name.strip()]
-
-
-def _config(model: str, top_k: int) -> FrontendConfig:
-    """Settings of all methods; each replaces the matcher by its own."""
-    return FrontendConfig(model=model, max_keypoints=top_k, matcher="nearest")
-
-
-def _default(data: Path) -> Path:
-    return Path("evaluation") / data.resolve().name
 
 
 def _carry() -> Carry:

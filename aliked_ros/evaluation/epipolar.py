@@ -123,12 +123,12 @@ def evaluate_epipolar(
     source: str,
     names: Sequence[str],
     config: FrontendConfig,
-    gaps: Sequence[int],
     output: Path,
     report: Report,
     limit: int | None = None,
     restart: bool = False,
     say: Callable[[str], None] = lambda _text: None,
+    gaps: Sequence[int] = (1, 5, 10),
 ) -> tuple[Outcome, Outcome]:
     """Pairs of images ``gaps`` apart, and the tracks through the whole sequence.
 

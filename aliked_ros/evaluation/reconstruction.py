@@ -20,7 +20,7 @@ from aliked_ros.errors import ConfigurationError, OutputError, SourceError
 from aliked_ros.evaluation.failures import FAILURES, reason_of
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
 from aliked_ros.evaluation.methods import Method, open_methods
-from aliked_ros.evaluation.odometry import calibrate
+from aliked_ros.evaluation.odometry import calibrate, open_calibrated
 from aliked_ros.evaluation.outcome import Metric, Outcome, Report
 from aliked_ros.evaluation.poses import has_truth, true_poses
 from aliked_ros.evaluation.trajectories import (
@@ -107,7 +107,7 @@ def evaluate_reconstruction(
             f"every is {every} and the gaps are {', '.join(map(str, gaps)) or 'none'}; all must be "
             "at least 1."
         )
-    source = open_source(sequence, limit)
+    source = open_calibrated(sequence, "mono", limit)
     stamps = [image.stamp for image in source]
     chosen = list(range(0, len(stamps), every))
     if len(chosen) < _LEAST:

@@ -1,0 +1,40 @@
+"""Options that several commands share, written once."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Command = Callable[..., None]
+
+
+def shared_options(
+    offered: Mapping[str, tuple[Any, Any]], argument: str, build: Callable[..., Any]
+) -> Callable[[Command], Command]:
+    """Give a typer command options that it gets as one argument.
+
+    offered: name → annotation for typer and default. argument: of the command, which takes what
+    ``build`` makes of the options' values, given by name.
+    """
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def wrapped(**arguments: Any) -> None:
+            values = {name: arguments.pop(name) for name in offered}
+            command(**arguments, **{argument: build(**values)})
+
+        signature = inspect.signature(command, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.name != argument]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        shared = [
+            inspect.Parameter(name, keyword, default=default, annotation=annotation)
+            for name, (annotation, default) in offered.items()
+        ]
+        parameters = [*(p.replace(kind=keyword) for p in own), *shared]
+        wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+        return wrapped
+
+    return decorate
