@@ -35,8 +35,13 @@ from aliked_msgs.msg import FeatureFrame, FeatureMatches
 from aliked_ros.camera import CameraModel, create_camera
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ImageError, OutputError, SourceError
-from aliked_ros.exporting.colmap import colmap_camera, export_colmap, mapping_options
-from aliked_ros.exporting.recording import RecordingReader
+from aliked_ros.exporting.colmap import (
+    DatabaseWriter,
+    colmap_camera,
+    export_colmap,
+    mapping_options,
+)
+from aliked_ros.exporting.recording import RecordedFrame, RecordedMatches, RecordingReader
 from aliked_ros.exporting.tum import export_tum
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.ros.conversions import (
@@ -332,6 +337,42 @@ def test_matches_serve_neighbours_that_share_no_tracks(tmp_path):
     path = record(tmp_path / "run.mcap", scene.results())
     assert export(path, tmp_path / "every")["pairs"] == 3
     assert export(path, tmp_path / "second", every=2)["pairs"] == 0
+
+
+def test_results_are_written_without_a_recording_and_tracks_join_the_matches(tmp_path):
+    """What ``evaluate reconstruction`` does: a matcher's pairs, completed by shared tracks."""
+    first, second = Scene(
+        model_of("PINHOLE"), frames=2, tracked=lambda points, _: np.where(points % 2, points, 0)
+    ).results()  # every other point has a track
+    _, *rows = np.intersect1d(
+        first.features.descriptors[:, 0], second.features.descriptors[:, 0], return_indices=True
+    )
+    same = dict(zip(rows[0].tolist(), rows[1].tolist(), strict=True))
+    some = np.array(sorted(same))[:40]  # a matcher finds so many of the pairs
+    wrong = np.roll([same[row] for row in some], 1)  # which disagree with the tracks
+    frames = [
+        RecordedFrame(round(one.stamp * 1e9), one.index, one.features, one.tracks, None)
+        for one in (first, second)
+    ]
+    found = RecordedMatches(
+        (frames[1].stamp, 1), (frames[0].stamp, 0),
+        Matches(some.astype(np.uint32), wrong.astype(np.uint32), np.ones(40, np.float32)),
+    )  # fmt: skip
+    with pycolmap.Database.open(tmp_path / "database.db") as database:
+        writer = DatabaseWriter(database, model_of("PINHOLE"))
+        for frame in frames:
+            writer.add(frame)
+        writer.add_matches(found, tracks=True)
+        writer.add_matches(found)  # the first ones of a pair count
+        assert writer.pairs == [("1000.250000000.png", "1000.283333333.png")]
+        assert writer.add_shared_tracks() == writer.pairs
+        (matches,) = database.read_all_matches()[1]
+    assert all(len(np.unique(column)) == len(column) for column in matches.T)
+    np.testing.assert_array_equal(matches[:40], np.column_stack([some, wrong]))
+    ids = first.tracks.ids[matches[40:, 0]]
+    assert len(ids) > 50
+    assert ids.min() > 0
+    np.testing.assert_array_equal(ids, second.tracks.ids[matches[40:, 1]])
 
 
 def test_without_camera_info_the_camera_is_a_guess_and_said(tmp_path, caplog):

@@ -104,6 +104,8 @@ def test_what_is_missing_is_named(shared, tmp_path):
     data = shared / "data"
     with pytest.raises(SourceError, match="no scale"):
         evaluate(data / "vamr_box_210", tmp_path, "orb")
+    with pytest.raises(ConfigurationError, match="mode is 'fisheye'"):
+        evaluate(data / "vamr_box_210", tmp_path, "orb", mode="fisheye")
     with pytest.raises(SourceError, match="at least 20"):
         evaluate(data / "tum_fr1_xyz", tmp_path, "orb", limit=15)
     with pytest.raises(ConfigurationError, match="has 10 images"):

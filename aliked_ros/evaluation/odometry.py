@@ -175,8 +175,6 @@ def evaluate_odometry(
     A method that fails has a row that says why.
     """
     mode = mode or offered_mode(sequence)
-    if mode not in MODES:
-        raise ConfigurationError(f"mode is {mode!r}; choose one of {', '.join(MODES)}.")
     source = open_calibrated(sequence, mode, limit)
     stamps = [image.stamp for image in source]
     poses = dict(zip(stamps, true_poses(sequence, stamps), strict=True))
@@ -235,6 +233,8 @@ _ALIGNMENT = {
 
 def open_calibrated(sequence: str, mode: Mode, limit: int | None) -> Source:
     """A source with calibration and what the mode needs; SourceError says what is missing."""
+    if mode not in MODES:
+        raise ConfigurationError(f"mode is {mode!r}; choose one of {', '.join(MODES)}.")
     source = open_source(sequence, limit, MODES[mode])
     if source.calibration is None:
         raise SourceError(
