@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -181,6 +182,7 @@ def reconstruction(
     _require_libraries()
     from aliked_ros.evaluation.reconstruction import evaluate_reconstruction, plot_reconstruction
 
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pycolmap's import takes it for a crash
     options.run(sequence, evaluate_reconstruction, plot_reconstruction, every=every)
 
 
