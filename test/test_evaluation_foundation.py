@@ -40,6 +40,22 @@ def test_neighbours_that_depend_on_each_other_widen_the_interval():
     assert together.high - together.low > 2.0 * (alone.high - alone.low)
 
 
+def test_few_units_do_not_pretend_to_be_certain():
+    """As many units as a block has: the whole sequence drawn again and again would be no sample."""
+    values = np.random.default_rng(0).normal(0.0, 1.0, 30)
+    assert mean_of(values, blocks=30).high - mean_of(values, blocks=30).low > 0.3
+    rows = [
+        {"unit": f"{i} {gap}", "method": "m", "gap": gap, "x": float(values[i])}
+        for i in range(30)
+        for gap in (1, 5)
+    ]
+    outcome = Outcome({}, rows, [Metric("x", "x")], ["m"], ("gap",), 1, whole_blocks=10)
+    whole = outcome.estimate(outcome.metrics[0], "m")
+    part = outcome.estimate(outcome.metrics[0], "m", outcome.parts()[1][1])
+    assert part == mean_of(values, blocks=1)
+    assert whole == mean_of(np.repeat(values, 2), blocks=10)
+
+
 def test_a_paired_difference_is_seen_where_the_means_alone_overlap():
     rng = np.random.default_rng(0)
     hardness = rng.normal(100.0, 50.0, 40)  # of the pairs, the same for both
@@ -134,6 +150,8 @@ def test_units_that_are_done_are_not_run_again(tmp_path):
         Ledger(tmp_path, question | {"top_k": 500})
     with Ledger(tmp_path, question | {"top_k": 500}, restart=True) as ledger:
         assert ledger.resumed == 0
+        with pytest.raises(ValueError, match="two units are called 'unit 3'"):
+            ledger.measure([unit(3), unit(3)], lambda _share: None)
 
 
 def test_a_killed_evaluation_goes_on_where_it_was(shared, tmp_path):

@@ -112,6 +112,9 @@ def test_unknown_layouts_and_broken_files_are_refused(shared, tmp_path):
     (tmp_path / "pairs.txt").write_text("a.png b.png\n")
     with pytest.raises(SourceError, match=r"pairs\.txt:1 .*IMAGE1 IMAGE2 HOMOGRAPHY"):
         homography_pairs(tmp_path)
+    (tmp_path / "pairs.txt").write_text("# none\n")
+    with pytest.raises(SourceError, match="lists no pairs"):
+        homography_pairs(tmp_path)
     (tmp_path / "pairs.txt").write_text("a.png b.png H\n")
     (tmp_path / "H").write_text("1 0 0\n0 1 0\n0 0 0\n")
     with pytest.raises(SourceError, match="is no homography"):
@@ -155,6 +158,28 @@ def _two_cameras():
     return poses, pixels, focal
 
 
+def test_a_kind_of_features_counts_once_however_many_methods_use_it():
+    """Three methods of one kind are wrong together; two others are right: these are believed."""
+    _, (first, second), _ = _two_cameras()
+    rng = np.random.default_rng(2)
+    wrong = (first, second + np.array([40.0, -30.0]) + rng.normal(0.0, 0.2, second.shape))
+    right = (first, second + rng.normal(0.0, 0.2, second.shape))
+    believed = consensus([wrong, wrong, wrong, right, right], ["a", "a", "a", "b", "c"])
+    assert np.median(believed.errors(*right)) < 0.5
+    misled = consensus([wrong, wrong, wrong, right, right], ["a", "b", "c", "d", "d"])
+    assert np.median(misled.errors(*wrong)) < 0.5
+
+
+def test_flow_between_images_of_unequal_size(warped):
+    with open_methods(["gftt+lk"], CONFIG) as (lk,):
+        whole, part = lk.view(warped[0]), lk.view(warped[0][:400, :600])
+        found = lk.match(whole, part)
+    assert len(found) > 200
+    assert (found.second <= (599, 399)).all()
+    moved = np.linalg.norm(found.first - found.second, axis=1)
+    assert (moved < 0.1).mean() > 0.95  # all but those at the cut
+
+
 def test_true_geometry_measures_the_distance_from_the_epipolar_line():
     poses, (first, second), focal = _two_cameras()
     geometry = true_geometry(*poses, focal)
@@ -177,12 +202,12 @@ def test_consensus_is_the_geometry_that_most_methods_share():
     rng = np.random.default_rng(1)
     noisy = second + rng.normal(0.0, 0.3, second.shape)
     nonsense = (rng.uniform(-300, 300, (900, 2)), rng.uniform(-300, 300, (900, 2)))
-    found = consensus([(first, noisy), nonsense, (first[::2], noisy[::2])])
+    found = consensus([(first, noisy), nonsense, (first[::2], noisy[::2])], ["a", "b", "c"])
     assert not found.flat
     assert np.median(found.errors(first, second)) < 0.5
-    assert consensus([nonsense]) is None
+    assert consensus([nonsense], ["a"]) is None
     plane = cv2.perspectiveTransform(first[:, None], SHIFT)[:, 0]
-    flat = consensus([(first, plane)])
+    flat = consensus([(first, plane)], ["a"])
     assert flat.flat
     assert flat.errors(first, plane).max() < 0.5
     assert flat.errors(first, plane + 10.0).min() > 5.0  # also along what was the line

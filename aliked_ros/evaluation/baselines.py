@@ -177,9 +177,14 @@ def flow(
     if len(points) == 0:
         return points, np.zeros(0, bool)
     images = [grey(pixels) for pixels in (first, second)]
+    height, width = images[1].shape
+    tall, wide = np.max([image.shape for image in images], axis=0)
+    images = [  # Lucas-Kanade wants equal sizes
+        np.pad(image, ((0, tall - image.shape[0]), (0, wide - image.shape[1])), "edge")
+        for image in images
+    ]
     there, seen = _lucas_kanade(images[0], images[1], points)
     back, returned = _lucas_kanade(images[1], images[0], there)
-    height, width = images[1].shape
     inside = ((there >= _BORDER) & (there <= np.array([width, height]) - 1 - _BORDER)).all(1)
     near = np.linalg.norm(back - points, axis=1) < _RETURN
     return there, seen & returned & inside & near

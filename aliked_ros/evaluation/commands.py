@@ -53,7 +53,8 @@ class Options:
         """Evaluate, draw, print. titles: of the outcomes, where there are several."""
         from aliked_ros.progress import share_progress
 
-        target = self.output or Path("evaluation") / Path(data).resolve().name
+        kind = evaluate.__name__.removeprefix("evaluate_")
+        target = self.output or Path("evaluation") / f"{kind}_{Path(data).resolve().name}"
         names = [name.strip() for name in self.methods.split(",") if name.strip()]
         # each method replaces the matcher by its own
         config = FrontendConfig(model=self.model, max_keypoints=self.top_k, matcher="nearest")
@@ -73,7 +74,7 @@ _common = shared_options(
                 Path | None,
                 typer.Option(
                     file_okay=False,
-                    help="Folder for results.json, rows.csv, plots; default evaluation/NAME.",
+                    help="Folder for results.json, rows.csv, plots; default evaluation/KIND_NAME.",
                 ),
             ],
             None,

@@ -2,8 +2,8 @@
 
 Two geometries of two images are judged by. One comes from their true poses and the calibration; it
 is as good as the motion capture and its clock are, and misses where there is no ground truth. The
-other is the consensus of all methods together: estimated from their pooled matches, an equal number
-of each, so that it favours none. Tracks are judged by the consensus: over many images, errors of
+other is the consensus of all methods together: estimated from their pooled matches, up to 300 of
+each kind of features. Tracks are judged by the consensus: over many images, errors of
 the motion capture of some pixels would end them, those that last longest first.
 """
 
@@ -24,7 +24,7 @@ from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import SourceError
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
-from aliked_ros.evaluation.methods import Method, Pairs, View, open_methods
+from aliked_ros.evaluation.methods import Method, Pairs, View, open_methods, question_of
 from aliked_ros.evaluation.outcome import Metric, Outcome, Report
 from aliked_ros.evaluation.poses import has_truth, true_poses
 from aliked_ros.odometry.geometry import Transform
@@ -36,7 +36,7 @@ Float64Array = NDArray[np.float64]
 _CORRECT = 3.0  # pixels from the epipolar line
 _COLUMNS, _ROWS = 8, 6  # cells of the image, for coverage
 _LEAST_BASELINE = 1e-3  # metres between two cameras; nearer ones have no epipolar geometry
-_POOLED = 300  # matches of each method, for the consensus
+_POOLED = 300  # matches of each kind of features, at most, for the consensus
 _POOLED_THRESHOLD = 1.0  # pixels
 _POOLED_LEAST = 0.2  # of the pooled matches: fewer inliers are no consensus
 _FLAT = 0.9  # of the epipolar inliers on one homography: the scene is flat, or the camera turned
@@ -46,6 +46,7 @@ _LONGEST_BREAK = 60  # images for which a track may be out of sight
 _BLOCKS = 10  # neighbouring images that are drawn together by the bootstrap
 
 PAIR_METRICS = (
+    Metric("keypoints", "keypoints", better="", digits=0),
     Metric("matches", "matches", better="", digits=0),
     Metric("correct", "correct at 3 px", digits=0),
     Metric("precision_1", "precision at 1 px", percent=True),
@@ -53,11 +54,6 @@ PAIR_METRICS = (
     Metric("coverage", "coverage", percent=True),
     Metric("true_precision_1", "at 1 px of true poses", percent=True),
     Metric("true_precision_3", "at 3 px of true poses", percent=True),
-)
-PAIR_REMARKS = (
-    "Correct, precision, coverage: matches within so many pixels of the consensus geometry of all "
-    "methods, undistorted; of true poses: of the ground truth's epipolar lines, whose own error is "
-    "in it. Coverage: share of 8×6 cells with a correct match.",
 )
 TRACK_METRICS = (
     Metric("right", "right, of what goes on", percent=True),
@@ -138,6 +134,7 @@ def evaluate_epipolar(
     Raises SourceError for a source that cannot be read, is too short for the gaps, or has true
     poses but no calibration; ConfigurationError, OutputError.
     """
+    gaps = sorted({1, *gaps})  # tracks are judged from image to image, at least
     opened = open_source(source, limit)
     images = list(opened)
     if len(images) <= max(gaps):
@@ -155,16 +152,10 @@ def evaluate_epipolar(
         None if opened.calibration is None else CameraModel.from_calibration(opened.calibration)
     )
     lens = Lens(camera)
-    question = {
-        "evaluation": "epipolar",
-        "data": opened.name,
-        "methods": list(names),
-        "model": config.model,
-        "max_keypoints": config.max_keypoints,
-        "gaps": list(gaps),
-        "images": len(images),
-        "true_poses": truth,
-    }
+    question = question_of(
+        "epipolar", source, names, config,
+        methods=list(names), gaps=gaps, images=len(images), true_poses=truth,
+    )  # fmt: skip
     with Ledger(output, question, restart) as ledger, open_methods(names, config, say) as methods:
         views = _Views(images, methods, max(gaps))
         poses = true_poses(source, [image.stamp for image in images]) if truth else None
@@ -197,7 +188,14 @@ def evaluate_epipolar(
     judged = [row for row in rows if row["method"]]
     metrics = [m for m in PAIR_METRICS if truth or not m.key.startswith("true")]
     of_pairs = Outcome(
-        facts, judged, metrics, list(names), ("gap",), _BLOCKS * len(gaps), PAIR_REMARKS
+        facts,
+        judged,
+        metrics,
+        list(names),
+        ("gap",),
+        _BLOCKS,
+        _pair_remarks(truth),
+        whole_blocks=_BLOCKS * len(gaps),
     )
     of_tracks = Outcome(facts, track_rows, TRACK_METRICS, list(names), (), _BLOCKS, TRACK_REMARKS)
     of_pairs.write(output, "pairs")
@@ -232,14 +230,14 @@ def _measure_pair(
     before, now = views[i], views[j]
     found = [method.match(a, b) for method, a, b in zip(views.methods, before, now, strict=True)]
     points = [(lens(pairs.first), lens(pairs.second)) for pairs in found]
-    geometry = consensus(points)
+    geometry = consensus(points, [view.features.model for view in now])
     if geometry is None:
         return []
     truth = None if poses is None else true_geometry(poses[i], poses[j], lens.focal)
     matrix = geometry.matrix.ravel().tolist()
     rows: list[Row] = [{"method": "", "pair": [i, j], "matrix": matrix, "flat": geometry.flat}]
     shape = views.images[j].pixels.shape
-    for method, pairs, (first, second) in zip(views.methods, found, points, strict=True):
+    for method, view, pairs, (first, second) in zip(views.methods, now, found, points, strict=True):
         errors = geometry.errors(first, second)
         right = errors <= _CORRECT
         true_errors = None if truth is None else truth.errors(first, second)
@@ -248,6 +246,7 @@ def _measure_pair(
                 "unit": f"{i}-{j}",
                 "method": method.name,
                 "gap": j - i,
+                "keypoints": len(view.features),
                 "matches": len(pairs),
                 "correct": int(right.sum()),
                 "precision_1": _share(errors <= 1.0),
@@ -277,12 +276,21 @@ def true_geometry(
     return Geometry(to_rays @ cross @ motion.rotation @ to_rays)
 
 
-def consensus(points: Sequence[tuple[Float64Array, Float64Array]]) -> Geometry | None:
-    """What the matches of all methods together agree on; an equal number of each counts."""
+def consensus(
+    points: Sequence[tuple[Float64Array, Float64Array]], kinds: Sequence[str]
+) -> Geometry | None:
+    """What the matches of all methods together agree on; None where they do not.
+
+    points: of each method, K×2 in both images. kinds: of features, one a method; of each kind up to
+    300 matches count, however many methods use it.
+    """
     rng = np.random.default_rng(0)
-    chosen = [rng.permutation(len(first))[:_POOLED] for first, _ in points]
-    first = np.concatenate([a[rows] for (a, _), rows in zip(points, chosen, strict=True)])
-    second = np.concatenate([b[rows] for (_, b), rows in zip(points, chosen, strict=True)])
+    pools = [
+        np.concatenate([np.hstack(p) for p, kind in zip(points, kinds, strict=True) if kind == one])
+        for one in dict.fromkeys(kinds)
+    ]
+    pooled = np.concatenate([pool[rng.permutation(len(pool))[:_POOLED]] for pool in pools])
+    first, second = pooled[:, :2], pooled[:, 2:]
     known = np.isfinite(first).all(1) & np.isfinite(second).all(1)
     first, second = first[known], second[known]
     settings = (cv2.USAC_MAGSAC, _POOLED_THRESHOLD)
@@ -372,6 +380,20 @@ class _Observed:
     points: Float64Array
     begun: NDArray[np.int64]
     ages: NDArray[np.int64]
+
+
+def _pair_remarks(truth: bool) -> list[str]:
+    lines = [
+        "Correct, precision, coverage: matches within so many pixels of the consensus geometry of "
+        "all methods, undistorted. Coverage: share of 8×6 cells with a correct match."
+    ]
+    if truth:
+        lines.append(
+            "Of true poses: of the ground truth's epipolar lines, whose own error is in it."
+        )
+    else:
+        lines.append("There is no ground truth.")
+    return lines
 
 
 def survival(outcome: Outcome, method: str) -> Float64Array:

@@ -22,7 +22,7 @@ from aliked_ros.benchmark.timing import machine
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.evaluation.layouts import HomographyPair, homography_pairs
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
-from aliked_ros.evaluation.methods import Method, View, open_methods
+from aliked_ros.evaluation.methods import Method, View, open_methods, question_of
 from aliked_ros.evaluation.outcome import Metric, Outcome, Report
 from aliked_ros.evaluation.statistics import area_under_recall
 from aliked_ros.sources import read_image
@@ -73,14 +73,7 @@ def evaluate_homography(
     Raises SourceError for a folder in no known layout; ConfigurationError, OutputError.
     """
     pairs = homography_pairs(folder)[:limit]
-    question = {
-        "evaluation": "homography",
-        "data": folder.resolve().name,
-        "methods": list(names),
-        "model": config.model,
-        "max_keypoints": config.max_keypoints,
-        "pairs": [pair.name for pair in pairs],
-    }
+    question = question_of("homography", folder, names, config, pairs=[pair.name for pair in pairs])
     with Ledger(output, question, restart) as ledger, open_methods(names, config, say) as methods:
         units = [
             Unit(f"{pair.name} {method.name}", partial(_measure, pair, method))
@@ -89,6 +82,7 @@ def evaluate_homography(
         ]
         rows = ledger.measure(units, partial(report, "pairs"))
         facts = question | {
+            "methods": list(names),
             "descriptions": {method.name: method.description for method in methods},
             "machine": machine(),
         }

@@ -55,7 +55,10 @@ def homography_pairs(folder: Path) -> list[HomographyPair]:
     if not folder.is_dir():
         raise SourceError(f"{folder} is no folder; give one with {LAYOUTS}.")
     if (folder / "pairs.txt").is_file():
-        return list(_listed(folder / "pairs.txt"))
+        pairs = list(_listed(folder / "pairs.txt"))
+        if not pairs:
+            raise SourceError(f"{folder / 'pairs.txt'} lists no pairs.")
+        return pairs
     scenes = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
     pairs = [pair for scene in scenes for pair in _scene(scene)]
     if not pairs:
@@ -64,7 +67,9 @@ def homography_pairs(folder: Path) -> list[HomographyPair]:
 
 
 def _listed(table: Path) -> Iterator[HomographyPair]:
-    for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(
+        table.read_text(encoding="utf-8", errors="replace").splitlines(), start=1
+    ):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
@@ -95,7 +100,7 @@ def _scene(folder: Path) -> Iterator[HomographyPair]:
 def _pair(first: Path, second: Path, matrix: Path) -> HomographyPair:
     scene = first.parent.resolve().name
     return HomographyPair(
-        name=f"{scene} {first.stem}-{second.stem}",
+        name=f"{first.parent.name}/{first.stem} {second.parent.name}/{second.stem}",
         first=first,
         second=second,
         homography=_homography(matrix),
@@ -108,6 +113,10 @@ def _homography(path: Path) -> NDArray[np.float64]:
         matrix = np.loadtxt(path)
     except (OSError, ValueError) as error:
         raise SourceError(f"cannot read the homography {path}: {error}.") from error
-    if matrix.shape != (3, 3) or abs(np.linalg.det(matrix)) < 1e-12:
+    if (
+        matrix.shape != (3, 3)
+        or not np.isfinite(matrix).all()
+        or abs(np.linalg.det(matrix)) < 1e-12
+    ):
         raise SourceError(f"{path} is no homography: expected three lines of three numbers.")
     return matrix

@@ -64,6 +64,10 @@ class Ledger:
         report: called with the share that is done. Raises OutputError when the disk is full.
         """
         units = list(units)
+        keys = [unit.key for unit in units]
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f"two units are called {twice!r}")
         rows: list[Row] = []
         for number, unit in enumerate(units):
             if unit.key not in self._done:

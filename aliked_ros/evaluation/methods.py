@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,10 +26,12 @@ from aliked_ros.evaluation.baselines import (
     SiftDetector,
     flow,
 )
+from aliked_ros.evaluation.ledger import Row
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.matcher import Matcher, build_matcher
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.inference.sharing import SharedBackends
+from aliked_ros.models.registry import entry_of
 from aliked_ros.types import Features, Float32Array, UInt8Array
 
 Progress = Callable[[str], None]
@@ -211,6 +214,27 @@ _MAKERS: dict[str, Callable[[FrontendConfig], Method]] = {
     "gftt+lk": FlowMethod,
     "disk+lightglue": _disk,
 }
+
+
+def question_of(
+    evaluation: str, data: str | Path, names: Sequence[str], config: FrontendConfig, **more: Any
+) -> Row:
+    """What decides an evaluation's figures, for its ledger: data, model, checkpoints by checksum.
+
+    names: of methods, whose checkpoints count; more: settings of the evaluation.
+    """
+    path = Path(data).expanduser().resolve()
+    own = [name for name in names if is_checkpoint(_parts(name)[0])]
+    return {
+        "evaluation": evaluation,
+        "data": path.name,
+        "path": str(path),
+        "model": config.model,
+        "model_checksum": entry_of(config.model).sha256,
+        "checkpoints": {name: entry_of(_parts(name)[0]).sha256 for name in own},
+        "max_keypoints": config.max_keypoints,
+        **more,
+    }
 
 
 def _parts(name: str) -> tuple[str, str]:

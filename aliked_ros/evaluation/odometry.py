@@ -17,7 +17,7 @@ from aliked_ros.errors import ConfigurationError, OutputError, SourceError
 from aliked_ros.evaluation.baselines import Frontend
 from aliked_ros.evaluation.failures import FAILURES, reason_of
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
-from aliked_ros.evaluation.methods import Method, open_methods
+from aliked_ros.evaluation.methods import Method, open_methods, question_of
 from aliked_ros.evaluation.outcome import Metric, Outcome, Report
 from aliked_ros.evaluation.poses import read_truth, true_poses
 from aliked_ros.evaluation.trajectories import (
@@ -184,16 +184,10 @@ def evaluate_odometry(
             f"{len(known)} of the {len(stamps)} images of {sequence} are to be compared and have "
             f"a true pose; at least {_BLOCKS} are needed. Take more images."
         )
-    question = {
-        "evaluation": "odometry",
-        "data": Path(sequence).resolve().name,
-        "mode": mode,
-        "images": len(stamps),
-        "first": first,
-        "carried": carry.__name__,
-        "model": config.model,
-        "max_keypoints": config.max_keypoints,
-    }
+    question = question_of(
+        "odometry", sequence, names, config,
+        mode=mode, images=len(stamps), first=first, carried=carry.__name__,
+    )  # fmt: skip
     truth = trajectory(list(known), list(known.values()))
     with Ledger(output, question, restart) as ledger, open_methods(names, config, say) as methods:
         write_tum(output / TRUTH, truth)

@@ -56,8 +56,8 @@ class Outcome:
     facts: evaluation, data, settings, machine, date. rows: each with ``method`` and ``unit``, by
     which methods are paired, and the metrics' keys; None stands for NaN. groups: keys of rows over
     which the figures are given separately too (scene kind, gap). methods: in order of the tables;
-    all are compared with the first. blocks: see ``statistics.mean_of``. remarks: what a reader must
-    know.
+    all are compared with the first. blocks: see ``statistics.mean_of``; of the whole, where the
+    rows of groups take turns, ``whole_blocks``. remarks: what a reader must know.
     """
 
     facts: dict[str, Any]
@@ -67,13 +67,14 @@ class Outcome:
     groups: Sequence[str] = ()
     blocks: int = 1
     remarks: Sequence[str] = ()
+    whole_blocks: int | None = None
 
     def estimate(
         self, metric: Metric, method: str, chosen: Iterable[Row] | None = None
     ) -> Estimate:
         """Mean (or the metric's other statistic) over a method's rows."""
         values = list(self._values(metric, method, chosen).values())
-        return mean_of(values, self.blocks, metric.statistic)
+        return mean_of(values, self._blocks(chosen), metric.statistic)
 
     def difference(
         self, metric: Metric, method: str, chosen: Iterable[Row] | None = None
@@ -85,7 +86,7 @@ class Outcome:
         return difference_of(
             [ours[unit] for unit in both],
             [other[unit] for unit in both],
-            self.blocks,
+            self._blocks(chosen),
             metric.statistic,
         )
 
@@ -172,6 +173,10 @@ class Outcome:
         if gap.units > 1 and low > 0.0:
             return f"**{text}**"
         return f"_{text}_" if gap.units > 1 and high < 0.0 else text
+
+    def _blocks(self, chosen: Iterable[Row] | None) -> int:
+        whole = chosen is None or chosen is self.rows
+        return self.whole_blocks if whole and self.whole_blocks else self.blocks
 
     def _values(
         self, metric: Metric, method: str, chosen: Iterable[Row] | None

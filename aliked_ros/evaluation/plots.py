@@ -28,6 +28,7 @@ _COLOURS = {
     "gftt+lk": "#7f7f7f",
     "disk+lightglue": "#cc79a7",
 }
+_OTHERS = ("#56b4e9", "#332288", "#882255", "#117733", "#000000")
 _STYLE: Any = {
     "axes.grid": True,
     "axes.spines.right": False,
@@ -41,7 +42,7 @@ _STYLE: Any = {
 
 def colour_of(method: str) -> str:
     """A method's colour in every plot."""
-    return _COLOURS.get(method, "#56b4e9")
+    return _COLOURS.get(method, _OTHERS[sum(method.encode()) % len(_OTHERS)])
 
 
 @contextmanager
@@ -87,7 +88,7 @@ def plot_epipolar(pairs: Outcome, tracks: Outcome, folder: Path) -> None:
     with figure(folder / "pairs.png", len(metrics), width=5.5) as axes:
         for axis, metric in zip(axes, metrics, strict=True):
             bars_by_part(axis, pairs, metric)
-            axis.set_xlabel("images between the two of a pair")
+            axis.set_xlabel("images apart")
         axes[0].legend(fontsize=8)
     with figure(folder / "survival.png", 1, width=6.5) as (axis,):
         for method in tracks.methods:

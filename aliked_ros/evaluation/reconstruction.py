@@ -19,7 +19,7 @@ from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError, OutputError, SourceError
 from aliked_ros.evaluation.failures import FAILURES, reason_of
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
-from aliked_ros.evaluation.methods import Method, open_methods
+from aliked_ros.evaluation.methods import Method, open_methods, question_of
 from aliked_ros.evaluation.odometry import calibrate, open_calibrated
 from aliked_ros.evaluation.outcome import Metric, Outcome, Report
 from aliked_ros.evaluation.poses import has_truth, true_poses
@@ -115,15 +115,9 @@ def evaluate_reconstruction(
             f"{len(chosen)} images of {sequence} are to be mapped, one of every {every} of "
             f"{len(stamps)}; at least {_LEAST} are needed. Take more."
         )
-    question = {
-        "evaluation": KIND,
-        "data": Path(sequence).resolve().name,
-        "images": len(stamps),
-        "every": every,
-        "gaps": list(gaps),
-        "model": config.model,
-        "max_keypoints": config.max_keypoints,
-    }
+    question = question_of(
+        KIND, sequence, names, config, images=len(stamps), every=every, gaps=list(gaps)
+    )
     task = _Task(
         sequence, limit, chosen, stamps, gaps, _truth(sequence, [stamps[i] for i in chosen]), output
     )

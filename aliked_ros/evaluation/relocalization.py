@@ -17,7 +17,7 @@ from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError, OutputError, SourceError
 from aliked_ros.evaluation.failures import FAILURES, reason_of
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
-from aliked_ros.evaluation.methods import Method, open_methods
+from aliked_ros.evaluation.methods import Method, open_methods, question_of
 from aliked_ros.evaluation.odometry import Mode, offered_mode, open_calibrated
 from aliked_ros.evaluation.outcome import Metric, Outcome, Report
 from aliked_ros.evaluation.poses import true_poses
@@ -137,16 +137,10 @@ def evaluate_relocalization(
             f"{too_many[0]} keyframes are asked for; the half that they are of has "
             f"{len(halves.references)} images. Ask for fewer."
         )
-    question = {
-        "evaluation": "relocalization",
-        "data": Path(sequence).resolve().name,
-        "mode": mode,
-        "images": len(seen),
-        "keyframes": list(keyframes),
-        "every": every,
-        "model": config.model,
-        "max_keypoints": config.max_keypoints,
-    }
+    question = question_of(
+        "relocalization", sequence, names, config,
+        mode=mode, images=len(seen), keyframes=list(keyframes), every=every,
+    )  # fmt: skip
     camera = CameraModel.from_calibration(source.calibration or {})
     baseline = (source.calibration or {}).get("stereo_baseline_m")
     task = _Task(

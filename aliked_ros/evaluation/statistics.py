@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _SAMPLES = 2000
-
+_LEAST_BLOCKS = 4  # that are drawn: of fewer, all samples are nearly the same
 
 Statistic = Literal["mean", "rms", "median"]
 
@@ -87,7 +87,7 @@ _NONE = Estimate(float("nan"), float("nan"), float("nan"), 0)
 def _draws(count: int, blocks: int) -> NDArray[np.int64]:
     """Samples × count indices, drawn with replacement in runs of ``blocks`` (circularly)."""
     rng = np.random.default_rng(0)
-    blocks = max(1, min(blocks, count))
+    blocks = max(1, min(blocks, count // _LEAST_BLOCKS))
     starts = rng.integers(0, count, (_SAMPLES, -(-count // blocks)))
     runs = (starts[:, :, None] + np.arange(blocks)) % count
     return runs.reshape(_SAMPLES, -1)[:, :count]
