@@ -56,7 +56,8 @@ class Declaration:
     def constraint(self) -> str:
         """The permitted values in words; empty when the type says it all."""
         if self.choices:
-            return "one of " + ", ".join(self.choices)
+            own = ", or a checkpoint's path (.pth)" if self.name == "model" else ""
+            return "one of " + ", ".join(self.choices) + own
         return f"{self.limits[0]:g} to {self.limits[1]:g}" if self.limits else ""
 
     def descriptor(self) -> ParameterDescriptor:
