@@ -40,8 +40,6 @@ AT_ROOT = {
     "contributing.md": ROOT / "CONTRIBUTING.md",
     "quality_declaration.md": ROOT / "QUALITY_DECLARATION.md",
 }
-# Pages that a command writes: until it has run, links to them are text.
-WRITTEN = {"benchmarks/REPORT.md", "evaluation.md", "training.md"}
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!\w+:)([^)#\s]+)(#[^)\s]*)?\)")
 _MARK = re.compile(r"<!-- generated: (.+?) -->")
 _LANGUAGES = {".hpp": "cpp", ".py": "python", ".yaml": "yaml", ".xml": "xml", ".msg": "text"}
@@ -91,10 +89,8 @@ def led(text: str, folder: Path, here: PurePosixPath) -> str:
 
     def lead(match: re.Match[str]) -> str:
         target = (folder / match[2]).resolve()
-        if not target.is_relative_to(ROOT) or target.is_dir():
+        if not target.is_relative_to(ROOT) or target.is_dir() or not target.exists():
             return match[0]
-        if not target.exists():
-            return match[1] if _page_of(target) in WRITTEN else match[0]
         return f"[{match[1]}]({os.path.relpath(_page_of(target), here)}{match[3] or ''})"
 
     return _LINK.sub(lead, text)

@@ -109,7 +109,7 @@ SECTIONS = (
     Section(
         "scaling", "Speed over size, keypoints, model, backend, threads",
         "One factor at a time, around 640×480 with 1000 keypoints on all cores.",
-        ("bench", "scaling", "--rounds", "10"),
+        ("bench", "scaling", "--rounds", "5"),
     ),
     Section(
         "node", "Through ROS 2",
