@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -43,15 +44,13 @@ class Ledger:
         self._path = folder / FILE
         self._done: dict[str, list[Row]] = {}
         question = json.loads(json.dumps(question))
-        try:
+        with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
             whole = 0 if restart or not self._path.exists() else self._read(question)
             self._file = self._path.open("ab")
             self._file.truncate(whole)
             if not whole:
                 self._write(question)
-        except OSError as error:
-            raise OutputError(f"cannot write {self._path}: {error.strerror or error}.") from error
 
     @property
     def resumed(self) -> int:
@@ -72,12 +71,8 @@ class Ledger:
         for number, unit in enumerate(units):
             if unit.key not in self._done:
                 found = json.loads(json.dumps(unit.run()))  # resumed or not, the rows are the same
-                try:
+                with self._writing():
                     self._write({"unit": unit.key, "rows": found})
-                except OSError as error:
-                    raise OutputError(
-                        f"cannot write {self._path}: {error.strerror or error}."
-                    ) from error
                 self._done[unit.key] = found
             rows += self._done[unit.key]
             report((number + 1) / len(units))
@@ -116,6 +111,13 @@ class Ledger:
                 self._done[content["unit"]] = content["rows"]
             whole += len(line)
         return whole
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(f"cannot write {self._path}: {error.strerror or error}.") from error
 
     def _write(self, content: Row) -> None:
         self._file.write(json.dumps(content).encode() + b"\n")

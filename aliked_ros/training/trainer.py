@@ -8,7 +8,6 @@ Fabric's.
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -314,7 +313,7 @@ def _write(writer: SummaryWriter | None, group: str, values: dict[str, float], s
 def _plain(content: Any) -> Any:
     """Tuples as lists, so that what was saved compares with what was read."""
     if isinstance(content, dict):
-        return {key: _plain(value) for key, value in copy.copy(content).items()}
+        return {key: _plain(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
         return [_plain(value) for value in content]
     return content
