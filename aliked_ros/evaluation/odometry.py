@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from evo.core.trajectory import PoseTrajectory3D
 
@@ -74,15 +74,20 @@ def as_observation(result: FrameResult) -> Observation:
     return Observation(result.stamp, tracks.ids, result.normalized, tracks.epoch, result.depth)
 
 
-def calibrate(source: Source, frontend: Frontend) -> CameraModel:
-    """Tell a front-end the source's camera. Raises SourceError when it has no calibration."""
+def calibration_of(source: Source, name: str) -> dict[str, Any]:
+    """A source's calibration; SourceError, which calls it ``name``, when it has none."""
     if source.calibration is None:
         raise SourceError(
-            f"{source.name} has no calibration; put a calib.json there: this needs a calibrated "
-            "camera."
+            f"{name} has no calibration; put a calib.json there: this needs a calibrated camera."
         )
-    frontend.camera = camera = CameraModel.from_calibration(source.calibration)
-    frontend.baseline = source.calibration.get("stereo_baseline_m")
+    return source.calibration
+
+
+def calibrate(source: Source, frontend: Frontend) -> CameraModel:
+    """Tell a front-end the source's camera. Raises SourceError when it has no calibration."""
+    calibration = calibration_of(source, source.name)
+    frontend.camera = camera = CameraModel.from_calibration(calibration)
+    frontend.baseline = calibration.get("stereo_baseline_m")
     return camera
 
 
@@ -230,12 +235,8 @@ def open_calibrated(sequence: str, mode: Mode, limit: int | None) -> Source:
     if mode not in MODES:
         raise ConfigurationError(f"mode is {mode!r}; choose one of {', '.join(MODES)}.")
     source = open_source(sequence, limit, MODES[mode])
-    if source.calibration is None:
-        raise SourceError(
-            f"{sequence} has no calibration; put a calib.json there: this needs a calibrated "
-            "camera."
-        )
-    if mode == "stereo" and "stereo_baseline_m" not in source.calibration:
+    calibration = calibration_of(source, sequence)
+    if mode == "stereo" and "stereo_baseline_m" not in calibration:
         raise SourceError(
             f"the calib.json of {sequence} has no stereo_baseline_m (metres), without which stereo "
             "gives no depth; add it, or choose --mode mono."
