@@ -23,7 +23,7 @@ SOURCES = [
     ROOT / "aliked_ros" / "inference" / "cpu.py",
 ]
 # Said by programs that a person runs by hand, who sees them end with the sentence, remedy included.
-COMMANDS = {"demo", "soak", "processes", "report"}
+COMMANDS = {"demo", "soak", "node_benchmark", "processes", "report"}
 LEAST = 10  # letters of its own that make a sentence
 
 

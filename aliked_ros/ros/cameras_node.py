@@ -11,7 +11,6 @@ import re
 import threading
 from collections.abc import Sequence
 
-import rclpy
 from rclpy.exceptions import InvalidParameterTypeException, InvalidTopicNameException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -78,8 +77,7 @@ class CamerasNode(Node):
     def run(self, executor: SingleThreadedExecutor) -> None:
         """Serve the cameras until shutdown."""
         self._threads = [
-            threading.Thread(target=self._serve, args=(frontend,), daemon=True)
-            for frontend in self._frontends
+            threading.Thread(target=self._serve, args=(frontend,)) for frontend in self._frontends
         ]
         for thread in self._threads:
             thread.start()
@@ -87,7 +85,7 @@ class CamerasNode(Node):
 
     def close(self) -> None:
         """End all cameras."""
-        rclpy.try_shutdown(context=self.context)  # which ends their threads
+        running.shut_down(self.context)  # which ends their threads
         for thread in self._threads:
             thread.join()
 

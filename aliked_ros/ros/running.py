@@ -6,11 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
 
 from aliked_ros.errors import AlikedError
+
+_LOOK_PERIOD = 0.5  # seconds
 
 
 class Runnable(Protocol):
@@ -38,6 +42,10 @@ def run(make: Callable[[], Node], args: Sequence[str] | None = None) -> int:
     node = None
     try:
         node = make()
+        # rclpy wakes the executor before it shuts the context down: one that looked in between
+        # sleeps on, and a node without a timer would do so for ever.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        node.create_timer(_LOOK_PERIOD, lambda: None, clock=steady)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         try:
@@ -55,8 +63,16 @@ def run(make: Callable[[], Node], args: Sequence[str] | None = None) -> int:
     finally:
         if node is not None:
             node.destroy_node()
-        rclpy.try_shutdown()
+        shut_down()
     return 0
+
+
+def shut_down(context: Context | None = None) -> None:
+    """Shut a context down (None: the default one), which a signal may do at the same moment."""
+    try:
+        rclpy.try_shutdown(context=context)
+    except RuntimeError:  # RCLError: the signal was first
+        rclpy.try_shutdown(context=context)
 
 
 def _fail(error: Exception) -> int:
