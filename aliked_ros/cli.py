@@ -79,7 +79,7 @@ models_app = typer.Typer(no_args_is_help=True, help="Weights and networks: list,
 app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
 app.add_typer(evaluate_app, name="evaluate")
-app.command(epilog="Example: aliked_ros train config/train_sequence.yaml")(train)
+app.command(epilog="Example: aliked_ros train config/train_images.yaml")(train)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Names = Annotated[list[str] | None, typer.Argument(help="Names as in 'models list'; default: all.")]

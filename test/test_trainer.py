@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("lightning_fabric", reason="training needs requirements/training.txt")
 
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError, ModelError, SourceError, WeightsError
@@ -77,6 +78,28 @@ def test_a_run_that_was_stopped_goes_on_exactly(images, tmp_path):
         _curve(_settings(images, tmp_path / "parts", batch=2, **validated))
     again = _curve(_settings(images, tmp_path / "parts", batch=2, **validated), restart=True)
     assert len(again) == 4
+
+
+def test_only_the_chosen_part_learns_and_validation_that_gets_no_better_ends_it(images, tmp_path):
+    """By the checkpoint; and by what TensorBoard finds, a picture of the matches too."""
+    settings = _settings(
+        images, tmp_path, steps=9, validate_every=1, patience=2, trained=("score_head",),
+        validation=(Data(images),), learning_rate=1e-6,
+    )  # fmt: skip
+    outcome = train(settings, accelerator="cpu")
+    assert (outcome.steps, outcome.stopped) == (2, "no better for 2 validations")
+    begin, end = start_network(settings).state_dict(), torch.load(tmp_path / LAST)
+    changed = {name for name, value in end.items() if not torch.equal(value, begin[name])}
+    assert changed
+    assert all(name.startswith("score_head.") for name in changed)
+    curves = EventAccumulator(str(tmp_path / "curves")).Reload()
+    assert len(curves.Scalars("validation/correct")) == 3
+    shown = cv2.imdecode(
+        np.frombuffer(curves.Images("matches/0")[-1].encoded_image_string, np.uint8),
+        cv2.IMREAD_COLOR,
+    )
+    assert shown.shape == (64, 2 * 96, 3)
+    assert shown.std() > 10
 
 
 def _config(images: str, output: Path, **changes) -> Path:
@@ -150,6 +173,8 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_pair(images, tmp_path):
         ("steps: 0", "steps is 0; it must be at least 1"),
         ("train: []", "train names no data"),
         ("train: {source: x, kind: stereo}", "kind is 'stereo'; choose homography or depth"),
+        ("trained: [head]", "trained has 'head'; the parts of the network are block1"),
+        ("compare: {source: x, kind: pose}", "kind is 'pose'; choose epipolar or homography"),
     ],
 )
 def test_wrong_settings_are_named(tmp_path, line, said):

@@ -140,6 +140,7 @@ def epipolar(
     sequence: Annotated[str, typer.Argument(help="As for 'track'.")],
     options: Options,
     gap: Annotated[str, typer.Option(help="Images between the two of a pair.")] = "1,5,10",
+    first: Annotated[int, typer.Option(min=0, help="Number of the image to begin with.")] = 0,
 ) -> None:
     """Sequences: precision and coverage of matches against true poses, how long tracks last."""
     _require_libraries()
@@ -147,7 +148,9 @@ def epipolar(
     from aliked_ros.evaluation.plots import plot_epipolar
 
     gaps = sorted(_whole_numbers("--gap", gap))
-    options.run(sequence, evaluate_epipolar, plot_epipolar, ("pairs", "tracks"), gaps=gaps)
+    options.run(
+        sequence, evaluate_epipolar, plot_epipolar, ("pairs", "tracks"), gaps=gaps, first=first
+    )
 
 
 @evaluate_app.command(epilog="Example: aliked_ros evaluate odometry rgbd_dataset_freiburg1_xyz")

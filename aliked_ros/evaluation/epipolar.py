@@ -125,22 +125,24 @@ def evaluate_epipolar(
     restart: bool = False,
     say: Callable[[str], None] = lambda _text: None,
     gaps: Sequence[int] = (1, 5, 10),
+    first: int = 0,
 ) -> tuple[Outcome, Outcome]:
     """Pairs of images ``gaps`` apart, and the tracks through the whole sequence.
 
     The first outcome is of the pairs, the second of the tracks, whose rows are images. Both, and
     the ledger, are written to ``output``.
-    names: of methods. limit: only so many images. restart: forget an interrupted run.
+    names: of methods. limit: only so many images, from number ``first`` on. restart: forget an
+    interrupted run.
     Raises SourceError for a source that cannot be read, is too short for the gaps, or has true
     poses but no calibration; ConfigurationError, OutputError.
     """
     gaps = sorted({1, *gaps})  # tracks are judged from image to image, at least
-    opened = open_source(source, limit)
-    images = list(opened)
+    opened = open_source(source, None if limit is None else first + limit)
+    images = list(opened)[first:]
     if len(images) <= max(gaps):
         raise SourceError(
-            f"{opened.name} gave {len(images)} images; the largest gap is {max(gaps)}: choose "
-            "smaller ones by --gap."
+            f"{opened.name} gave {len(images)} images from number {first} on; the largest gap "
+            f"is {max(gaps)}: choose smaller ones by --gap."
         )
     truth = has_truth(source)
     if truth and opened.calibration is None:
@@ -154,7 +156,7 @@ def evaluate_epipolar(
     lens = Lens(camera)
     question = question_of(
         "epipolar", source, names, config,
-        methods=list(names), gaps=gaps, images=len(images), true_poses=truth,
+        methods=list(names), gaps=gaps, first=first, images=len(images), true_poses=truth,
     )  # fmt: skip
     with Ledger(output, question, restart) as ledger, open_methods(names, config, say) as methods:
         views = _Views(images, methods, max(gaps))

@@ -43,6 +43,8 @@ def train(
         TimeRemainingColumn,
     )
 
+    from aliked_ros.progress import share_progress
+    from aliked_ros.training.comparison import HEAD, compare
     from aliked_ros.training.settings import read_settings
     from aliked_ros.training.trainer import train as run
 
@@ -61,6 +63,8 @@ def train(
         outcome = run(settings, restart, report, accelerator)
     if not first:
         return
+    with share_progress(console) as share:
+        compared = compare(settings, outcome.best, share, console.print)
     facts = {
         "checkpoint": str(outcome.best),
         "steps": outcome.steps,
@@ -71,11 +75,13 @@ def train(
         "precision_after": _rounded(outcome.after.get("precision")),
     }
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print(json.dumps(facts | {"compared": [one.as_dict() for one in compared]}, indent=2))
         return
     for name, value in facts.items():
         if value is not None:
             print(f"{name.replace('_', ' '):<24}{value}")
+    if compared:
+        print("\n".join(["", HEAD, *(one.line() for one in compared)]))
     print("use it: --model, or the node's parameter model, with this path", file=sys.stderr)
 
 

@@ -15,6 +15,12 @@ from aliked_ros.training.losses import LossSettings
 from aliked_ros.training.pairs import Distortions
 
 KINDS = ("homography", "depth")
+EVALUATIONS = ("epipolar", "homography")
+PARTS = (
+    "block1", "block2", "block3", "block4", "conv1", "conv2", "conv3", "conv4", "score_head",
+    "desc_head",
+)  # fmt: skip
+MATCHERS = ("nearest", "lightglue")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 NEW = "new"
 
@@ -38,6 +44,28 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
+class Comparison:
+    """What the result is compared with the start on, when training has ended.
+
+    source, kind: as for ``aliked_ros evaluate KIND``. epipolar: the sequence's images from
+    ``first`` on, in pairs ``gap`` apart. matcher, top_k: as of the evaluations.
+    """
+
+    source: str
+    kind: str = "epipolar"
+    first: int = 0
+    gap: int = 10
+    matcher: str = "nearest"
+    top_k: int = 1024
+
+    @property
+    def name(self) -> str:
+        """For the table."""
+        which = f", from image {self.first} on, {self.gap} apart" if self.kind == "epipolar" else ""
+        return f"{Path(self.source).name}{which}, {self.matcher}"
+
+
+@dataclass(frozen=True, slots=True)
 class Network:
     """Sizes of a network that starts from nothing; the default is N16's.
 
@@ -55,22 +83,26 @@ class Network:
 class TrainingSettings:
     """Everything a training run depends on.
 
-    start: a model's name, a checkpoint, or ``new``. network: of a new one. train, validation: data;
-    their pairs are mixed evenly. size: width and height of the images. steps: of the optimiser.
-    batch: pairs a process works on at once; accumulate: such batches for one step.
-    learning_rate: of Adam, reached after ``warm_up`` steps, then constant. clip: largest norm of
-    the gradient. keypoints, random: detected, and drawn anywhere, in each image. precision: of
-    Lightning Fabric. train_statistics: let batch normalisation follow the data; null: only for new
-    networks, since a few images would spoil what many have given. validate_every, patience: steps,
-    and validations without a better one that end it (0: never). pairs: of validation. seed: of
-    everything that is drawn. loss: see ``LossSettings``.
+    start: a model's name, a checkpoint, or ``new``. network: of a new one. trained: parts of the
+    network that learn (``PARTS``), empty = all; the others stay as they are. train, validation:
+    data; their pairs are mixed evenly. compare: evaluations of the result and the start. size:
+    width and height of the images. steps: of the optimiser. batch: pairs a process works on at
+    once; accumulate: such batches for one step. learning_rate: of Adam, reached after ``warm_up``
+    steps, then constant. clip: largest norm of the gradient. keypoints, random: detected, and drawn
+    anywhere, in each image. precision: of Lightning Fabric. train_statistics: let batch
+    normalisation follow the data; null: only for new networks, since a few images would spoil what
+    many have given. validate_every, patience: steps, and validations without a better one that end
+    it (0: never). pairs: of validation. seed: of everything that is drawn. loss: see
+    ``LossSettings``.
     """
 
     train: tuple[Data, ...]
     output: Path
     start: str = "aliked-n16"
     network: Network = field(default_factory=Network)
+    trained: tuple[str, ...] = ()
     validation: tuple[Data, ...] = ()
+    compare: tuple[Comparison, ...] = ()
     size: tuple[int, int] = (320, 240)
     steps: int = 500
     batch: int = 1
@@ -95,6 +127,19 @@ class TrainingSettings:
         for data in (*self.train, *self.validation):
             if data.kind not in KINDS:
                 raise ConfigurationError(f"kind is {data.kind!r}; choose {' or '.join(KINDS)}.")
+        for part in self.trained:
+            if part not in PARTS:
+                raise ConfigurationError(
+                    f"trained has {part!r}; the parts of the network are {', '.join(PARTS)}."
+                )
+        for task in self.compare:
+            for name, value, known in (
+                ("kind", task.kind, EVALUATIONS), ("matcher", task.matcher, MATCHERS),
+            ):  # fmt: skip
+                if value not in known:
+                    raise ConfigurationError(
+                        f"compare: {name} is {value!r}; choose {' or '.join(known)}."
+                    )
         if self.precision not in PRECISIONS:
             raise ConfigurationError(
                 f"precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}."
@@ -111,9 +156,9 @@ class TrainingSettings:
             raise ConfigurationError(f"size is {self.size}; each side must be at least 64 pixels.")
 
     def as_dict(self) -> dict[str, Any]:
-        """For comparison and for JSON; where results go does not count."""
+        """What a run cannot go on with when it differs: all but where results go."""
         content = asdict(self)
-        del content["output"]
+        del content["output"], content["compare"]
         return content
 
 
@@ -131,6 +176,7 @@ def read_settings(path: Path) -> TrainingSettings:
     return settings
 
 
+_LISTED: dict[str, Any] = {"train": Data, "validation": Data, "compare": Comparison}
 _NESTED: dict[str, Any] = {
     "network": Network,
     "loss": LossSettings,
@@ -159,9 +205,9 @@ def _build(kind: Any, content: Any, where: str) -> Any:
 def _value(key: str, value: Any, where: str) -> Any:
     if key in _NESTED and not is_dataclass(value):
         return _build(_NESTED[key], value, where)
-    if key in ("train", "validation"):
+    if key in _LISTED:
         rows = value if isinstance(value, list) else [value]
-        return tuple(_build(Data, row, where) for row in rows)
+        return tuple(_build(_LISTED[key], row, where) for row in rows)
     if key == "output":
         return Path(str(value)).expanduser()
     if isinstance(value, list):

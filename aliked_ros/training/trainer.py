@@ -28,7 +28,7 @@ from aliked_ros.training.detection import detect
 from aliked_ros.training.losses import LossSettings, total_loss
 from aliked_ros.training.pairs import HomographyPairs, Pair, Pairs, read_depth_pairs, read_images
 from aliked_ros.training.settings import NEW, Data, TrainingSettings
-from aliked_ros.training.validation import validate
+from aliked_ros.training.validation import picture, validate
 
 logger = logging.getLogger("aliked_ros.training")
 
@@ -122,15 +122,20 @@ class _Run:
         statistics = settings.train_statistics
         self._statistics = settings.start == NEW if statistics is None else statistics
         self._losses = _Losses(network, settings)
-        optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+        if settings.trained:
+            for name, parameter in network.named_parameters():
+                parameter.requires_grad_(name.partition(".")[0] in settings.trained)
+        learning = [p for p in network.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(learning, lr=settings.learning_rate)
         self._model, self._optimizer = fabric.setup(self._losses, optimizer)
         self._network = network
         self._train = [open_pairs(data, settings, _MANY, settings.seed) for data in settings.train]
-        self._checked = [
-            pair
+        checked = [
+            [*_all(open_pairs(data, settings, settings.pairs, settings.seed + 1))]
             for data in settings.validation
-            for pair in _all(open_pairs(data, settings, settings.pairs, settings.seed + 1))
         ]
+        self._checked = [pair for pairs in checked for pair in pairs]
+        self._shown = [pairs[0] for pairs in checked]
         self._step = 0
         self._before: dict[str, float] = {}
         self._best: dict[str, float] = {}
@@ -158,9 +163,7 @@ class _Run:
     def _loop(self, writer: SummaryWriter | None) -> str:
         settings = self._settings
         if not self._before and self._checked:
-            self._before = validate(self._network, self._checked, settings.keypoints)
-            _write(writer, "validation", self._before, self._step)
-            self._best = self._before
+            self._before = self._best = self._checking(writer)
             self._save(better=True)
         while self._step < settings.steps:
             if settings.patience and self._worse >= settings.patience:
@@ -220,13 +223,23 @@ class _Run:
     def _validate(self, writer: SummaryWriter | None) -> None:
         better = False
         if self._checked:
-            found = validate(self._network, self._checked, self._settings.keypoints)
-            _write(writer, "validation", found, self._step)
+            found = self._checking(writer)
             better = found["correct"] > self._best["correct"]
             self._worse = 0 if better else self._worse + 1
             if better:
                 self._best = found
         self._save(better)
+
+    def _checking(self, writer: SummaryWriter | None) -> dict[str, float]:
+        """Validate; the figures, and a picture of each source's first pair, for TensorBoard."""
+        keypoints = self._settings.keypoints
+        found = validate(self._network, self._checked, keypoints)
+        _write(writer, "validation", found, self._step)
+        if writer is not None:
+            for number, pair in enumerate(self._shown):
+                shown = picture(self._network, pair, keypoints)
+                writer.add_image(f"matches/{number}", shown, self._step, dataformats="HWC")
+        return found
 
     def _save(self, better: bool) -> None:
         """Checkpoints and the state to go on from; each file is whole or not there."""

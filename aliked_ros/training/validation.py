@@ -3,41 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from aliked_ros.networks.aliked import ALIKED
-from aliked_ros.training.detection import detect
+from aliked_ros.training.detection import Detections, detect
 from aliked_ros.training.pairs import Pair
+from aliked_ros.types import BoolArray, Features, Matches, UInt8Array, UInt32Array
+from aliked_ros.visualization import draw_matches
 
 CORRECT = 3.0  # pixels
 
 
-@torch.no_grad()
-def count_matches(network: ALIKED, pair: Pair, top_k: int) -> tuple[int, int]:
-    """Mutually nearest descriptors of a pair: how many are right within 3 px, of how many seen.
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Mutually nearest descriptors of a pair whose true place is known.
 
-    Matches whose true place is not known (hidden, without depth, outside) are not counted.
+    rows: K×2, of the first and the second image's keypoints. right: K, within 3 px.
+    """
+
+    first: Detections
+    second: Detections
+    rows: UInt32Array
+    right: BoolArray
+
+
+@torch.no_grad()
+def judge(network: ALIKED, pair: Pair, top_k: int) -> Judged:
+    """Match a pair and judge the matches.
+
+    Those whose true place is not known (hidden, without depth, outside) are not among them.
     """
     device = next(network.parameters()).device
     images = torch.stack([pair.first, pair.second]).to(device)
     first, second = detect(network, images, top_k)
     if not len(first) or not len(second):
-        return 0, 0
+        return Judged(first, second, np.zeros((0, 2), np.uint32), np.zeros(0, np.bool_))
     similarity = first.descriptors @ second.descriptors.T
     forth, back = similarity.argmax(1), similarity.argmax(0)
     rows = torch.arange(len(forth), device=device)
     rows = rows[back[forth] == rows]
     there, visible = pair.first_to_second(first.keypoints[rows])
-    errors = (there - second.keypoints[forth[rows]]).norm(dim=1)[visible]
-    return int((errors <= CORRECT).sum()), int(visible.sum())
+    rows, there = rows[visible], there[visible]
+    errors = (there - second.keypoints[forth[rows]]).norm(dim=1)
+    return Judged(
+        first,
+        second,
+        torch.stack([rows, forth[rows]], dim=1).cpu().numpy().astype(np.uint32),
+        (errors <= CORRECT).cpu().numpy(),
+    )
 
 
 def validate(network: ALIKED, pairs: Iterable[Pair], top_k: int) -> dict[str, float]:
     """Mean number of correct matches a pair, and the share of matches that are; eval mode kept."""
     training = network.training
     network.eval()
-    counts = [count_matches(network, pair, top_k) for pair in pairs]
+    judged = [judge(network, pair, top_k).right for pair in pairs]
     network.train(training)
-    right, seen = (sum(column) for column in zip(*counts, strict=True))
-    return {"correct": right / max(len(counts), 1), "precision": right / max(seen, 1)}
+    right, seen = sum(int(one.sum()) for one in judged), sum(len(one) for one in judged)
+    return {"correct": right / max(len(judged), 1), "precision": right / max(seen, 1)}
+
+
+def picture(network: ALIKED, pair: Pair, top_k: int) -> UInt8Array:
+    """A pair's matches, H×2W×3 RGB: score 1 is right within 3 px, 0 is wrong; eval mode kept."""
+    training = network.training
+    network.eval()
+    found = judge(network, pair, top_k)
+    network.train(training)
+    order = np.argsort(~found.right, kind="stable")
+    first, second = found.rows[order].T
+    matches = Matches(first, second, found.right[order].astype(np.float32))
+    return draw_matches(
+        _pixels(pair.first), _features(found.first), _pixels(pair.second), _features(found.second),
+        matches, caption=f"{found.right.sum()} of {len(found.right)} right",
+    )  # fmt: skip
+
+
+def _pixels(image: Tensor) -> UInt8Array:
+    return np.asarray((image * 255).round().byte().permute(1, 2, 0).contiguous().numpy())
+
+
+def _features(found: Detections) -> Features:
+    keypoints, scores, descriptors = (
+        part.cpu().numpy() for part in (found.keypoints, found.scores, found.descriptors)
+    )
+    return Features(keypoints, scores, descriptors, found.width, found.height, "")
