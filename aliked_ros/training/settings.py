@@ -56,7 +56,7 @@ class Comparison:
     first: int = 0
     gap: int = 10
     matcher: str = "nearest"
-    top_k: int = 1024
+    top_k: int = 1000
 
     @property
     def name(self) -> str:
