@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -21,12 +22,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError, ModelError, SourceError, WeightsError
+from aliked_ros.evaluation.layouts import homography_pairs
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.models.registry import entry_of, weights_path
 from aliked_ros.networks.aliked import ALIKED
+from aliked_ros.training.comparison import turned
 from aliked_ros.training.detection import detect
 from aliked_ros.training.pairs import Distortions
-from aliked_ros.training.settings import Data, Network, TrainingSettings, read_settings
+from aliked_ros.training.settings import Comparison, Data, Network, TrainingSettings, read_settings
 from aliked_ros.training.trainer import BEST, LAST, STATE, open_pairs, start_network, train
 from aliked_ros.types import Image
 
@@ -102,6 +105,21 @@ def test_only_the_chosen_part_learns_and_validation_that_gets_no_better_ends_it(
     assert shown.std() > 10
 
 
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3)])
+def test_quarter_turns_are_exact(tmp_path, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), pixels)
+    task = Comparison(str(tmp_path), kind="turned", first=1, gap=1)
+    pairs = homography_pairs(turned(task, tmp_path / "pairs"))
+    assert len(pairs) == 2
+    first, second = (cv2.imread(str(path)) for path in (pairs[0].first, pairs[0].second))
+    x, y, _ = pairs[0].homography @ (7, 4, 1)
+    assert second.shape[:2] == (30, 20)
+    np.testing.assert_array_equal(second[int(y), int(x)], first[4, 7])
+    np.testing.assert_array_equal(first, pixels if pixels.ndim == 3 else np.dstack([pixels] * 3))
+
+
 def _config(images: str, output: Path, **changes) -> Path:
     lines = {
         "output": str(output), "start": "new", "size": "[96, 64]", "steps": 6, "keypoints": 40,
@@ -134,6 +152,26 @@ def test_a_killed_run_goes_on_exactly(images, tmp_path):
         subprocess.run([*command, str(config)], env=environment, check=True)
     one, two = (torch.load(tmp_path / n / LAST, weights_only=True) for n in ("killed", "whole"))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+@pytest.mark.long
+def test_the_result_is_compared_with_the_start(images, tmp_path):
+    """By the command: what comes out in JSON, before and after on the same pairs."""
+    picture = cv2.imread(f"{images}/0.png")
+    for name, by in (("a", 0), ("b", 8), ("c", 16)):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.roll(picture, by, axis=1))
+        (tmp_path / f"{name}.txt").write_text(f"1 0 {by}\n0 1 0\n0 0 1\n")
+    (tmp_path / "pairs.txt").write_text("a.png b.png b.txt\na.png c.png c.txt\n")
+    config = _config(images, tmp_path / "own", steps=1,
+                     compare=f"{{source: {tmp_path}, kind: homography, top_k: 200}}")  # fmt: skip
+    command = [sys.executable, "-m", "aliked_ros.cli", "train", str(config), "--json"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    (found,) = json.loads(done.stdout)["compared"]
+    assert found["evaluation"] == f"{tmp_path.name}, nearest"
+    assert found["before"] > 10  # of the published network
+    value, low, high = found["change_percent"]
+    assert value == pytest.approx(100 * (found["after"] / found["before"] - 1), abs=1.0)
+    assert low <= value <= high
 
 
 @pytest.mark.long

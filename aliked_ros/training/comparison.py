@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.evaluation.epipolar import evaluate_epipolar
 from aliked_ros.evaluation.homography import evaluate_homography
 from aliked_ros.evaluation.outcome import Outcome, Report
 from aliked_ros.evaluation.statistics import Estimate
+from aliked_ros.results import output_path, write_picture
+from aliked_ros.sources import open_source
 from aliked_ros.training.settings import NEW, Comparison, TrainingSettings
 
 _PUBLISHED = "aliked-n16"  # what a network from nothing is compared with
@@ -33,9 +38,9 @@ class Compared:
         """For JSON; change_percent: with its 95 % interval, of ``before``."""
         return {
             "evaluation": self.name,
-            "before": round(self.before.value, 1),
-            "after": round(self.after.value, 1),
-            "change_percent": [round(value, 1) for value in self._percent()],
+            "before": _rounded(self.before.value),
+            "after": _rounded(self.after.value),
+            "change_percent": [_rounded(value) for value in self._percent()],
         }
 
     def line(self) -> str:
@@ -84,10 +89,9 @@ def _compared(
     names = [f"{checkpoint}+{task.matcher}", f"{start}+{task.matcher}"]
     config = FrontendConfig(max_keypoints=task.top_k, matcher="nearest")
     outcome: Outcome
-    if task.kind == "homography":
-        outcome = evaluate_homography(
-            Path(task.source), names, config, output, report, restart=True, say=say
-        )
+    if task.kind != "epipolar":
+        folder = Path(task.source) if task.kind == "homography" else turned(task, output / "pairs")
+        outcome = evaluate_homography(folder, names, config, output, report, restart=True, say=say)
         rows = outcome.rows
     else:
         outcome, _ = evaluate_epipolar(
@@ -102,3 +106,23 @@ def _compared(
         outcome.estimate(metric, names[0], rows),
         outcome.difference(metric, names[1], rows),
     )
+
+
+def turned(task: Comparison, folder: Path) -> Path:
+    """Pairs of images and their quarter turns, written as a folder with a ``pairs.txt``."""
+    lines = []
+    for number, image in enumerate(list(open_source(task.source))[task.first :: task.gap]):
+        pixels = np.broadcast_to(np.atleast_3d(image.pixels), (*image.pixels.shape[:2], 3))
+        turn = np.array([[0, 1, 0], [-1, 0, pixels.shape[1] - 1], [0, 0, 1]])
+        write_picture(folder / f"{number}.png", np.ascontiguousarray(pixels))
+        write_picture(folder / f"{number}_turned.png", np.ascontiguousarray(np.rot90(pixels)))
+        with output_path(folder / f"{number}.txt") as path:
+            np.savetxt(path, turn, fmt="%d")
+        lines.append(f"{number}.png {number}_turned.png {number}.txt\n")
+    with output_path(folder / "pairs.txt") as path:
+        path.write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 1) if math.isfinite(value) else None

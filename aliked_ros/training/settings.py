@@ -15,7 +15,7 @@ from aliked_ros.training.losses import LossSettings
 from aliked_ros.training.pairs import Distortions
 
 KINDS = ("homography", "depth")
-EVALUATIONS = ("epipolar", "homography")
+EVALUATIONS = ("epipolar", "homography", "turned")
 PARTS = (
     "block1", "block2", "block3", "block4", "conv1", "conv2", "conv3", "conv4", "score_head",
     "desc_head",
@@ -47,8 +47,9 @@ class Data:
 class Comparison:
     """What the result is compared with the start on, when training has ended.
 
-    source, kind: as for ``aliked_ros evaluate KIND``. epipolar: the sequence's images from
-    ``first`` on, in pairs ``gap`` apart. matcher, top_k: as of the evaluations.
+    kind, source: ``epipolar``, the sequence's images from ``first`` on, in pairs ``gap`` apart;
+    ``homography``, a folder as for that evaluation; ``turned``, every ``gap``-th image from
+    ``first`` on and itself turned by 90 degrees. matcher, top_k: as of the evaluations.
     """
 
     source: str
@@ -61,7 +62,12 @@ class Comparison:
     @property
     def name(self) -> str:
         """For the table."""
-        which = f", from image {self.first} on, {self.gap} apart" if self.kind == "epipolar" else ""
+        images = f", from image {self.first} on"
+        which = {
+            "epipolar": f"{images}, {self.gap} apart",
+            "homography": "",
+            "turned": f"{images}, turned by 90°",
+        }[self.kind]
         return f"{Path(self.source).name}{which}, {self.matcher}"
 
 
