@@ -181,8 +181,12 @@ def _same_keypoints(found: Features, expected: Features) -> tuple[BoolArray, np.
     return same, (cosine / norms)[same]
 
 
+# N16rot's graph is N16's.
+HALF = [c for c in CASES if c[1] in ("tum_0", "kitti_0") and c[0] != "aliked-n16rot"]
+
+
 @pytest.mark.long
-@pytest.mark.parametrize(("model", "image"), [c for c in CASES if c[1] in ("tum_0", "kitti_0")])
+@pytest.mark.parametrize(("model", "image"), HALF)
 def test_features_float16(reference: Reference, model: str, image: str) -> None:
     same, cosines = _same_keypoints(
         extract(reference.pixels(image), model, "float16"), reference.features(model, image)

@@ -140,9 +140,10 @@ def evaluate_epipolar(
     opened = open_source(source, None if limit is None else first + limit)
     images = list(opened)[first:]
     if len(images) <= max(gaps):
+        began = f" from number {first} on" if first else ""
         raise SourceError(
-            f"{opened.name} gave {len(images)} images from number {first} on; the largest gap "
-            f"is {max(gaps)}: choose smaller ones by --gap."
+            f"{opened.name} gave {len(images)} images{began}; the largest gap is {max(gaps)}: "
+            "choose smaller ones by --gap."
         )
     truth = has_truth(source)
     if truth and opened.calibration is None:
