@@ -16,7 +16,7 @@ from aliked_ros.evaluation.homography import evaluate_homography
 from aliked_ros.evaluation.outcome import Outcome, Report
 from aliked_ros.evaluation.statistics import Estimate
 from aliked_ros.results import output_path, write_picture
-from aliked_ros.sources import open_source
+from aliked_ros.training.pairs import read_images, rgb
 from aliked_ros.training.settings import NEW, Comparison, TrainingSettings
 
 _PUBLISHED = "aliked-n16"  # what a network from nothing is compared with
@@ -111,10 +111,10 @@ def _compared(
 def turned(task: Comparison, folder: Path) -> Path:
     """Pairs of images and their quarter turns, written as a folder with a ``pairs.txt``."""
     lines = []
-    for number, image in enumerate(list(open_source(task.source))[task.first :: task.gap]):
-        pixels = np.broadcast_to(np.atleast_3d(image.pixels), (*image.pixels.shape[:2], 3))
+    for number, image in enumerate(read_images(task.source, task.first)[:: task.gap]):
+        pixels = rgb(image)
         turn = np.array([[0, 1, 0], [-1, 0, pixels.shape[1] - 1], [0, 0, 1]])
-        write_picture(folder / f"{number}.png", np.ascontiguousarray(pixels))
+        write_picture(folder / f"{number}.png", pixels)
         write_picture(folder / f"{number}_turned.png", np.ascontiguousarray(np.rot90(pixels)))
         with output_path(folder / f"{number}.txt") as path:
             np.savetxt(path, turn, fmt="%d")

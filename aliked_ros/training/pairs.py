@@ -112,7 +112,7 @@ class HomographyPairs:
         rng = np.random.default_rng((self._seed, index))
         number = index % len(self._images)
         width, height = self._size
-        source = _rgb(self._images[number])
+        source = rgb(self._images[number])
         fit = _fitting(source.shape, self._size)
         homography = draw_homography(rng, width, height, self._distortions)
         # both are taken from the image itself: what one does not show, the other may
@@ -173,7 +173,7 @@ class DepthPairs:
         first, second = self.frames[here], self.frames[there]
         motion = second.pose.inverse() @ first.pose
         views = [
-            _tensor(photometric(rng, _rgb(frame.pixels), self.distortions))
+            _tensor(photometric(rng, rgb(frame.pixels), self.distortions))
             for frame in (first, second)
         ]
         return Pair(
@@ -343,7 +343,8 @@ def _shared(homography: NDArray[np.float64], width: int, height: int) -> float:
     return float((front & (u >= 0) & (u < width) & (v >= 0) & (v < height)).mean())
 
 
-def _rgb(pixels: UInt8Array) -> UInt8Array:
+def rgb(pixels: UInt8Array) -> UInt8Array:
+    """H×W×3 of an image H×W (grey) or H×W×3."""
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 

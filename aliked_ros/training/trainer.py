@@ -28,7 +28,7 @@ from aliked_ros.training.detection import detect
 from aliked_ros.training.losses import LossSettings, total_loss
 from aliked_ros.training.pairs import HomographyPairs, Pair, Pairs, read_depth_pairs, read_images
 from aliked_ros.training.settings import NEW, Data, TrainingSettings
-from aliked_ros.training.validation import picture, validate
+from aliked_ros.training.validation import figures, judge, picture
 
 logger = logging.getLogger("aliked_ros.training")
 
@@ -130,12 +130,11 @@ class _Run:
         self._model, self._optimizer = fabric.setup(self._losses, optimizer)
         self._network = network
         self._train = [open_pairs(data, settings, _MANY, settings.seed) for data in settings.train]
-        checked = [
-            [*_all(open_pairs(data, settings, settings.pairs, settings.seed + 1))]
-            for data in settings.validation
-        ]
-        self._checked = [pair for pairs in checked for pair in pairs]
-        self._shown = [pairs[0] for pairs in checked]
+        self._checked: list[Pair] = []
+        self._shown: list[int] = []  # rows of it: the first of each source
+        for data in settings.validation:
+            self._shown.append(len(self._checked))
+            self._checked += _all(open_pairs(data, settings, settings.pairs, settings.seed + 1))
         self._step = 0
         self._before: dict[str, float] = {}
         self._best: dict[str, float] = {}
@@ -233,11 +232,12 @@ class _Run:
     def _checking(self, writer: SummaryWriter | None) -> dict[str, float]:
         """Validate; the figures, and a picture of each source's first pair, for TensorBoard."""
         keypoints = self._settings.keypoints
-        found = validate(self._network, self._checked, keypoints)
+        judged = [judge(self._network, pair, keypoints) for pair in self._checked]
+        found = figures(judged)
         _write(writer, "validation", found, self._step)
         if writer is not None:
-            for number, pair in enumerate(self._shown):
-                shown = picture(self._network, pair, keypoints)
+            for number, row in enumerate(self._shown):
+                shown = picture(self._checked[row], judged[row])
                 writer.add_image(f"matches/{number}", shown, self._step, dataformats="HWC")
         return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,13 +33,16 @@ class Judged:
 
 @torch.no_grad()
 def judge(network: ALIKED, pair: Pair, top_k: int) -> Judged:
-    """Match a pair and judge the matches.
+    """Match a pair and judge the matches; the network is in the mode that it was in, after it.
 
     Those whose true place is not known (hidden, without depth, outside) are not among them.
     """
     device = next(network.parameters()).device
     images = torch.stack([pair.first, pair.second]).to(device)
+    training = network.training
+    network.eval()
     first, second = detect(network, images, top_k)
+    network.train(training)
     if not len(first) or not len(second):
         return Judged(first, second, np.zeros((0, 2), np.uint32), np.zeros(0, np.bool_))
     similarity = first.descriptors @ second.descriptors.T
@@ -57,22 +60,15 @@ def judge(network: ALIKED, pair: Pair, top_k: int) -> Judged:
     )
 
 
-def validate(network: ALIKED, pairs: Iterable[Pair], top_k: int) -> dict[str, float]:
-    """Mean number of correct matches a pair, and the share of matches that are; eval mode kept."""
-    training = network.training
-    network.eval()
-    judged = [judge(network, pair, top_k).right for pair in pairs]
-    network.train(training)
-    right, seen = sum(int(one.sum()) for one in judged), sum(len(one) for one in judged)
+def figures(judged: Sequence[Judged]) -> dict[str, float]:
+    """Mean number of correct matches a pair, and the share of matches that are."""
+    right = sum(int(one.right.sum()) for one in judged)
+    seen = sum(len(one.right) for one in judged)
     return {"correct": right / max(len(judged), 1), "precision": right / max(seen, 1)}
 
 
-def picture(network: ALIKED, pair: Pair, top_k: int) -> UInt8Array:
-    """A pair's matches, H×2W×3 RGB: score 1 is right within 3 px, 0 is wrong; eval mode kept."""
-    training = network.training
-    network.eval()
-    found = judge(network, pair, top_k)
-    network.train(training)
+def picture(pair: Pair, found: Judged) -> UInt8Array:
+    """A pair's matches, H×2W×3 RGB: score 1 is right within 3 px, 0 is wrong."""
     order = np.argsort(~found.right, kind="stable")
     first, second = found.rows[order].T
     matches = Matches(first, second, found.right[order].astype(np.float32))
