@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+from aliked_ros.cache import cache_dir
 from aliked_ros.types import Features, UInt8Array
 
 
@@ -81,6 +82,16 @@ def tum_images(shared: Path) -> Callable[[int], UInt8Array]:
     """Image by number of the fr1_xyz sequence, as RGB."""
     files = sorted((shared / "data" / "tum_fr1_xyz" / "rgb").glob("*.png"))
     return lru_cache(maxsize=64)(lambda index: read_rgb(files[index]))
+
+
+@pytest.fixture
+def training_cache(tmp_path_factory, monkeypatch) -> None:
+    """A cache of its own for images, weights and exported networks as they are."""
+    cache = tmp_path_factory.mktemp("cache")
+    for name in ("weights", "models"):
+        (cache_dir() / name).mkdir(parents=True, exist_ok=True)
+        (cache / name).symlink_to(cache_dir() / name)
+    monkeypatch.setenv("ALIKED_ROS_CACHE", str(cache))
 
 
 @pytest.fixture(scope="session")

@@ -26,13 +26,15 @@ from aliked_ros.evaluation.layouts import homography_pairs
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.models.registry import entry_of, weights_path
 from aliked_ros.networks.aliked import ALIKED
-from aliked_ros.training.comparison import turned
+from aliked_ros.training.comparison import check, turned
 from aliked_ros.training.detection import detect
-from aliked_ros.training.pairs import Distortions
+from aliked_ros.training.distortions import Distortions
+from aliked_ros.training.pairs import open_pairs
 from aliked_ros.training.settings import Comparison, Data, Network, TrainingSettings, read_settings
-from aliked_ros.training.trainer import BEST, LAST, STATE, open_pairs, start_network, train
+from aliked_ros.training.trainer import BEST, LAST, STATE, start_network, train
 from aliked_ros.types import Image
 
+pytestmark = pytest.mark.usefixtures("training_cache")
 TINY = Network(channels=(8, 8, 16, 16), dim=32, kernel=3, samples=4)
 
 
@@ -103,6 +105,27 @@ def test_only_the_chosen_part_learns_and_validation_that_gets_no_better_ends_it(
     )
     assert shown.shape == (64, 2 * 96, 3)
     assert shown.std() > 10
+
+
+def test_a_checkpoint_that_forgets_is_not_the_best(images, tmp_path):
+    """A source with keep asks for a share of its matches; what is gained there counts nothing."""
+    guard = Data(images, first=3, keep=5.0)  # no checkpoint has five times the matches
+    kept = {}
+    for name, validation in (("free", (Data(images),)), ("guarded", (Data(images), guard))):
+        settings = _settings(
+            images, tmp_path / name, steps=6, validate_every=1, validation=validation,
+            learning_rate=3e-3,
+        )  # fmt: skip
+        outcome = train(settings, accelerator="cpu")
+        kept[name] = torch.load(outcome.best)
+        if name == "free":
+            assert outcome.after["correct"] > outcome.before["correct"]
+        else:
+            assert outcome.after == outcome.before
+            assert outcome.after["correct"] == outcome.after["correct/0"]
+    begin = start_network(settings).state_dict()
+    assert all(torch.equal(value, kept["guarded"][name]) for name, value in begin.items())
+    assert any(not torch.equal(value, kept["free"][name]) for name, value in begin.items())
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3)])
@@ -211,6 +234,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_pair(images, tmp_path):
         ("steps: 0", "steps is 0; it must be at least 1"),
         ("train: []", "train names no data"),
         ("train: {source: x, kind: stereo}", "kind is 'stereo'; choose homography or depth"),
+        ("validation: {source: x, keep: 0.99}", "every validation source has keep"),
         ("trained: [head]", "trained has 'head'; the parts of the network are block1"),
         ("compare: {source: x, kind: pose}", "kind is 'pose'; choose epipolar or homography"),
     ],
@@ -227,9 +251,12 @@ def test_wrong_settings_are_named(tmp_path, line, said):
 def test_data_that_cannot_be_trained_on_is_named(images, tmp_path):
     settings = _settings(images, tmp_path)
     with pytest.raises(SourceError, match="holds no images"):
-        open_pairs(Data(str(tmp_path)), settings, 5, 0)
+        open_pairs(Data(str(tmp_path)), settings.size, 5, 0)
     with pytest.raises(SourceError, match="depth"):
-        open_pairs(Data(images, kind="depth"), settings, 5, 0)
+        open_pairs(Data(images, kind="depth"), settings.size, 5, 0)
+    for kind in ("epipolar", "homography", "turned"):  # before the training, not after it
+        with pytest.raises(SourceError, match="gone"):
+            check(replace(settings, compare=(Comparison(f"{tmp_path}/gone", kind),)))
     (tmp_path / "no.pth").write_bytes(b"nothing")
     with pytest.raises(WeightsError, match=r"no\.pth"):
         start_network(replace(settings, start=str(tmp_path / "no.pth")))
@@ -277,7 +304,7 @@ def _repeatability(network: ALIKED, images: str) -> float:
     """Share of 40 keypoints that a small homography leaves within 2 px of another's."""
     settings = _settings(images, Path())
     data = Data(images, distortions=Distortions(rotation=10.0, scale=1.1, tilt=0.1))
-    pairs, shares = open_pairs(data, settings, 12, seed=99), []
+    pairs, shares = open_pairs(data, settings.size, 12, seed=99), []
     for number in range(12):
         pair = pairs[number]
         with torch.no_grad():

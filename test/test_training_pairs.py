@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="training needs requirements/export.txt")
+pytest.importorskip("h5py", reason="training needs requirements/training.txt")
 
+import h5py
 import torch
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import SourceError
 from aliked_ros.evaluation.methods import open_methods
-from aliked_ros.training.pairs import (
-    FULL_ROTATION,
-    Distortions,
-    HomographyPairs,
-    Pair,
-    draw_homography,
-    read_depth_pairs,
-    read_images,
-)
+from aliked_ros.sources import open_source
+from aliked_ros.training.distortions import Distortions, draw_homography
+from aliked_ros.training.frames import read_frames
+from aliked_ros.training.pairs import HomographyPairs, Pair, open_pairs
+from aliked_ros.training.settings import Data
 from aliked_ros.training.warps import DepthWarp
 
+pytestmark = pytest.mark.usefixtures("training_cache")
 SAME_LIGHT = Distortions(brightness=0.0, contrast=1.0, gamma=1.0, noise=0.0, blur=0.0)
 
 
@@ -61,7 +61,7 @@ def test_homographies_map_what_the_images_show(tum_images):
 
 
 def test_a_pair_is_the_same_each_time_and_others_are_others(tum_images):
-    images = [tum_images(0), tum_images(10)[..., 0]]  # a grey one among them
+    images = [tum_images(0), tum_images(10)]
     one, two = (HomographyPairs(images, (160, 120), Distortions(), seed=5) for _ in range(2))
     for index in (1, 0):
         assert torch.equal(one[index].first, two[index].first)
@@ -75,7 +75,7 @@ def test_full_rotation_turns_all_the_way_and_keeps_enough_in_sight():
     rng = np.random.default_rng(0)
     angles = []
     for _ in range(300):
-        homography = draw_homography(rng, 320, 240, FULL_ROTATION)
+        homography = draw_homography(rng, 320, 240, Distortions(rotation=180.0))
         x, y = cv2.perspectiveTransform(np.array([[[159.5, 119.5], [160.5, 119.5]]]), homography)[
             0
         ].T
@@ -86,10 +86,10 @@ def test_full_rotation_turns_all_the_way_and_keeps_enough_in_sight():
 
 def test_depth_maps_what_the_images_show(shared):
     """By matches that know nothing of depth, and both ways."""
-    source = str(shared / "data/tum_fr1_xyz")
-    pairs = read_depth_pairs(
-        source, (320, 240), SAME_LIGHT, seed=0, length=8, largest_gap=5, first=0, count=12
+    data = Data(
+        str(shared / "data/tum_fr1_xyz"), "depth", count=12, largest_gap=5, distortions=SAME_LIGHT
     )
+    pairs = open_pairs(data, (320, 240), 8, 0)
     errors = []
     for index in range(4):
         error, visible = _matched(pairs[index], 60)
@@ -120,7 +120,7 @@ def test_a_depth_warp_is_as_exact_as_the_depth(shared):
         depths = [torch.from_numpy(focal * baseline / d) for d in disparities]
     matrix = torch.tensor([[focal, 0.0, 225.0], [0.0, focal, 187.0], [0.0, 0.0, 1.0]])
     warp = DepthWarp(
-        depths[0], depths[1], matrix, torch.eye(3), torch.tensor([-baseline, 0.0, 0.0])
+        depths[0], depths[1], matrix, matrix, torch.eye(3), torch.tensor([-baseline, 0.0, 0.0])
     )
     pair = Pair("teddy", *map(_tensor, map(np.ascontiguousarray, views)), warp, warp)
     error, visible = _matched(pair, 150)
@@ -128,18 +128,150 @@ def test_a_depth_warp_is_as_exact_as_the_depth(shared):
     assert visible > 0.8
 
 
-def test_what_cannot_be_trained_on_is_said(shared, tmp_path, tum_images):
+def _megadepth(root: Path, shared: Path, frames: int, objects: bool = True) -> Path:
+    """A scene as D2-Net and LoFTR publish them, of frames of fr1_xyz; every other one is small."""
+    source = str(shared / "data/tum_fr1_xyz")
+    read = read_frames(Data(source, "depth", count=frames), (640, 480))
+    images, depths = root / "Undistorted_SfM/0000/images", root / "phoenix/0000/dense0/depths"
+    images.mkdir(parents=True)
+    depths.mkdir(parents=True)
+    scene: dict[str, list] = {"image_paths": [], "depth_paths": [], "intrinsics": [], "poses": []}
+    for number in range(len(read)):
+        frame = read[number]
+        pixels, depth, matrix = frame.pixels, np.nan_to_num(frame.depth), frame.matrix.copy()
+        matrix[:2, 2] += 0.5
+        if number % 2:
+            pixels = cv2.resize(pixels, (480, 360))
+            depth = cv2.resize(depth, (480, 360), interpolation=cv2.INTER_NEAREST_EXACT)
+            matrix[:2] *= 0.75
+        cv2.imwrite(str(images / f"{number}.jpg"), pixels[..., ::-1])
+        with h5py.File(depths / f"{number}.h5", "w") as file:
+            file["depth"] = depth.astype(np.float32)
+        scene["image_paths"].append(f"Undistorted_SfM/0000/images/{number}.jpg")
+        scene["depth_paths"].append(f"phoenix/0000/dense0/depths/{number}.h5")
+        scene["intrinsics"].append(matrix)
+        pose, world = np.eye(4), frame.pose.inverse()
+        pose[:3, :3], pose[:3, 3] = world.rotation, world.translation
+        scene["poses"].append(pose)
+    scene["image_paths"].append(None)  # as theirs, for images that are not in the model
+    scene["depth_paths"].append(None)
+    path = root / "scene_info/0000.npz"
+    path.parent.mkdir()
+    gaps = [(i, j) for i in range(frames) for j in range(i + 1, frames)]
+    arrays = {
+        "image_paths": np.array(scene["image_paths"], object),
+        "depth_paths": np.array(scene["depth_paths"], object),
+        "intrinsics": np.array(scene["intrinsics"]),
+        "poses": np.array(scene["poses"]),
+    }
+    if objects:
+        infos = np.empty(len(gaps), object)
+        for row, (i, j) in enumerate(gaps):
+            infos[row] = ((i, j), np.float64(1.0 / (j - i + 1)), np.zeros((2, 4)))
+        arrays["pair_infos"] = infos
+    else:
+        table = np.full((frames + 1, frames + 1), -1.0)
+        for i, j in gaps:
+            table[i, j] = table[j, i] = 1.0 / (j - i + 1)
+        arrays["overlap_matrix"] = table
+    np.savez(path, **arrays)
+    return path
+
+
+def test_megadepth_maps_what_the_images_show(shared, tmp_path, caplog):
+    """In LoFTR's form and D2-Net's; images of two sizes, a broken image, a file without metres."""
+    path = _megadepth(tmp_path / "a", shared, 8)
+    (tmp_path / "a/Undistorted_SfM/0000/images/6.jpg").write_bytes(b"no picture")
+    with h5py.File(tmp_path / "a/phoenix/0000/dense0/depths/7.h5", "a") as file:
+        file["depth"][...] = -1.0
+    data = Data(str(path), "megadepth", overlap=(0.2, 0.4), distortions=SAME_LIGHT)
+    pairs = open_pairs(data, (320, 240), 6, 0)
+    assert "6.jpg" in caplog.text
+    assert "2 images of" in caplog.text
+    seen, errors = set(), []
+    for index in range(6):
+        error, visible = _matched(pairs[index], 60)
+        errors.append(error)
+        assert visible > 0.4
+        seen |= set(pairs[index].name.replace(".jpg", "").split()) & set("01234567")
+    assert np.median(errors) < 1.5
+    assert {int(n) % 2 for n in seen} == {0, 1}
+    assert not seen & {"6", "7"}
+    other = _megadepth(tmp_path / "b", shared, 4, objects=False)
+    assert len(open_pairs(Data(str(other), "megadepth"), (320, 240), None, 0)) == 6
+    with pytest.raises(SourceError, match="near enough"):
+        open_pairs(Data(str(other), "megadepth", overlap=(0.6, 0.9)), (320, 240), None, 0)
+
+
+class _Harmful:
+    def __reduce__(self):
+        return (Path.touch, (Path("/tmp/aliked_ros_was_here"),))
+
+
+def test_a_megadepth_list_cannot_run_code(tmp_path):
+    path = tmp_path / "0000.npz"
+    np.savez(path, image_paths=np.array([_Harmful()], object))
+    with pytest.raises(SourceError, match="which is no array"):
+        read_frames(Data(str(path), "megadepth"), (64, 64))
+    np.savez(path, image_paths=np.zeros(1))
+    with pytest.raises(SourceError, match=r"has no depth_paths, intrinsics, poses.*scene_info"):
+        read_frames(Data(str(path), "megadepth"), (64, 64))
+    path.write_bytes(b"x")
+    with pytest.raises(SourceError, match=r"cannot read the MegaDepth scene .*0000\.npz"):
+        read_frames(Data(str(path), "megadepth"), (64, 64))
+
+
+def test_images_are_read_once(shared, tmp_path, tum_images, caplog):
+    """From the cache the second time, anew when a file changes; large ones are scaled down."""
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), tum_images(number)[..., number % 2])
+    told = []
+    data = Data(str(tmp_path), distortions=Distortions(scale=1.5))
+    frames = read_frames(data, (160, 120), lambda *what: told.append(what))
+    assert told == [(tmp_path.name, done, 3) for done in (1, 2, 3)]
+    assert [frames[place].pixels.shape for place in range(3)] == [(180, 240, 3)] * 3  # 1.5 × 160
+    again = read_frames(data, (160, 120), lambda *what: told.append(what))
+    assert len(told) == 3
+    np.testing.assert_array_equal(again[2].pixels, frames[2].pixels)
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:5000])
+    rest = read_frames(data, (160, 120), lambda *what: told.append(what))
+    assert (len(rest), rest.skipped, list(rest.numbers)) == (2, 1, [0, 1])
+    caplog.clear()
+    assert read_frames(data, (160, 120)).skipped == 1  # said again, though nothing is read
+    assert "1 images of" in caplog.text
+    with pytest.raises(SourceError, match="record it first"):
+        read_frames(Data("camera:0"), (160, 120))
+
+
+def test_poses_may_be_those_of_an_odometry(shared, tmp_path):
+    """Every fifth image has one, as keyframes do; the others are left out."""
+    folder = shared / "data/tum_fr1_xyz"
+    stamps = [image.stamp for image in open_source(str(folder), 21)]
+    lines = (folder / "groundtruth_tum.txt").read_text().splitlines()
+    rows = np.array([line.split() for line in lines if line[:1] not in "#"], np.float64)
+    chosen = [np.argmin(np.abs(rows[:, 0] - stamp)) for stamp in stamps[::5]]
+    rows[chosen, 0] = stamps[::5]
+    np.savetxt(tmp_path / "keyframes.txt", rows[chosen], fmt="%.7f")
+    data = Data(str(folder), "depth", count=21, poses=str(tmp_path / "keyframes.txt"))
+    frames = read_frames(data, (160, 120))
+    assert list(frames.numbers) == [0, 5, 10, 15, 20]
+    pairs = open_pairs(data, (160, 120), None, 0)
+    assert len(pairs) == 7  # at most 10 images apart
+    with pytest.raises(SourceError, match=r"gone\.txt"):
+        read_frames(replace(data, poses=str(tmp_path / "gone.txt")), (160, 120))
+
+
+def test_what_cannot_be_trained_on_is_said(shared):
     with pytest.raises(SourceError, match="no images"):
         HomographyPairs([], (64, 64), Distortions(), 0)
-    with pytest.raises(SourceError, match=r"realsense_desk.*depth"):
-        read_depth_pairs(str(shared / "data/realsense_desk/rgb"), (64, 48), SAME_LIGHT, 0)
-    with pytest.raises(SourceError, match="at least two"):
-        read_depth_pairs(str(shared / "data/tum_fr1_xyz"), (64, 48), SAME_LIGHT, 0, count=1)
-    with pytest.raises(SourceError, match="no image from number 500"):
-        read_images(str(shared / "data/tum_fr1_xyz"), first=500)
-    rgb = sorted((shared / "data/tum_fr1_xyz/rgb").iterdir())
-    shutil.copyfile(rgb[0], tmp_path / "0.png")
-    (tmp_path / "1.png").write_bytes(rgb[1].read_bytes()[:5000])
-    images = read_images(str(tmp_path))
-    assert len(images) == 1  # one is enough for homographies; the broken one is left out
-    assert len(HomographyPairs(images, (64, 48), Distortions(), 0, length=10)) == 10
+    fr1 = str(shared / "data/tum_fr1_xyz")
+    for data, said in (
+        (Data(str(shared / "data/realsense_desk/rgb"), "depth"), "realsense_desk.*depth"),
+        (Data(fr1, "depth", count=1), "1 images of .* from number 0 on .* at least two"),
+        (Data(fr1, first=500), "no image from number 500"),
+        (Data(f"{fr1}/rgb/gone"), "does not exist"),
+    ):
+        with pytest.raises(SourceError, match=said):
+            read_frames(data, (64, 48))
+    one = Data(fr1, count=1)  # one image is enough for homographies
+    assert len(open_pairs(one, (64, 48), 10, 0)) == 10

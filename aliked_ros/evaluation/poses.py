@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +28,16 @@ def true_poses(source: str, stamps: Sequence[float]) -> list[Transform | None]:
     capture, before its beginning, after its end.
     Raises SourceError when the sequence publishes none in one of LAYOUTS.
     """
-    truth = read_truth(truth_file(source))
+    pose_at = interpolated(read_truth(truth_file(source)))
+    return [pose_at(stamp) for stamp in stamps]
+
+
+def interpolated(truth: PoseTrajectory3D) -> Callable[[float], Transform | None]:
+    """The pose at a stamp (seconds), as ``true_poses`` gives it."""
     times = np.asarray(truth.timestamps)
     positions = np.asarray(truth.positions_xyz)
     turns = Rotation.from_quat(np.asarray(truth.orientations_quat_wxyz)[:, [1, 2, 3, 0]])
-    return [_pose_at(stamp, times, positions, turns) for stamp in stamps]
+    return lambda stamp: _pose_at(stamp, times, positions, turns)
 
 
 def has_truth(source: str) -> bool:

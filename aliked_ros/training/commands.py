@@ -28,7 +28,8 @@ def train(
 
     On several GPUs: torchrun --nproc-per-node 4 -m aliked_ros.cli train CONFIG.yaml
     """
-    missing = [name for name in ("torch", "lightning_fabric", "tensorboard") if not find_spec(name)]
+    needed = ("torch", "lightning_fabric", "tensorboard", "h5py")
+    missing = [name for name in needed if not find_spec(name)]
     if missing:
         raise BackendError(
             f"training needs {', '.join(missing)}: pip install -r requirements/export.txt "
@@ -39,28 +40,38 @@ def train(
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        TaskID,
         TextColumn,
         TimeRemainingColumn,
     )
 
     from aliked_ros.progress import share_progress
-    from aliked_ros.training.comparison import HEAD, compare
+    from aliked_ros.training.comparison import HEAD, check, compare
     from aliked_ros.training.settings import read_settings
     from aliked_ros.training.trainer import train as run
 
     settings = read_settings(config)
+    check(settings)
     first = os.environ.get("RANK", "0") == "0"
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
     )  # fmt: skip
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not first) as bar:
-        task = bar.add_task("training", total=settings.steps)
+        tasks: dict[str, TaskID] = {}
 
         def report(step: int, losses: dict[str, float]) -> None:
-            bar.update(task, completed=step, description=f"loss {losses['total']:.3f}")
+            show("training", step, settings.steps, f"loss {losses['total']:.3f}")
 
-        outcome = run(settings, restart, report, accelerator)
+        def reading(name: str, done: int, of: int | None) -> None:
+            show(name, done, of, f"reading {name}")
+
+        def show(name: str, done: int, of: int | None, text: str) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(text)
+            bar.update(tasks[name], completed=done, total=of, description=text)
+
+        outcome = run(settings, restart, report, accelerator, reading)
     if not first:
         return
     with share_progress(console) as share:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import numpy as np
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.evaluation.epipolar import evaluate_epipolar
 from aliked_ros.evaluation.homography import evaluate_homography
+from aliked_ros.evaluation.layouts import homography_pairs
 from aliked_ros.evaluation.outcome import Outcome, Report
 from aliked_ros.evaluation.statistics import Estimate
 from aliked_ros.results import output_path, write_picture
-from aliked_ros.training.pairs import read_images, rgb
+from aliked_ros.sources import open_source
+from aliked_ros.training.frames import rgb
 from aliked_ros.training.settings import NEW, Comparison, TrainingSettings
 
 _PUBLISHED = "aliked-n16"  # what a network from nothing is compared with
@@ -58,6 +61,15 @@ class Compared:
 
 HEAD = "| correct matches at 3 px a pair | before | after | change [95 %] |\n|---|---|---|---|"
 """Of the table that ``Compared.line`` gives the rows of."""
+
+
+def check(settings: TrainingSettings) -> None:
+    """SourceError for a source under ``compare`` that is not there: said before the training."""
+    for task in settings.compare:
+        if task.kind == "homography":
+            homography_pairs(Path(task.source))
+        else:
+            open_source(task.source)
 
 
 def compare(
@@ -111,8 +123,9 @@ def _compared(
 def turned(task: Comparison, folder: Path) -> Path:
     """Pairs of images and their quarter turns, written as a folder with a ``pairs.txt``."""
     lines = []
-    for number, image in enumerate(read_images(task.source, task.first)[:: task.gap]):
-        pixels = rgb(image)
+    images = islice(open_source(task.source), task.first, None, task.gap)
+    for number, image in enumerate(images):
+        pixels = rgb(image.pixels)
         turn = np.array([[0, 1, 0], [-1, 0, pixels.shape[1] - 1], [0, 0, 1]])
         write_picture(folder / f"{number}.png", pixels)
         write_picture(folder / f"{number}_turned.png", np.ascontiguousarray(np.rot90(pixels)))

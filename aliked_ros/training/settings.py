@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from aliked_ros.errors import ConfigurationError
+from aliked_ros.training.distortions import Distortions
 from aliked_ros.training.losses import LossSettings
-from aliked_ros.training.pairs import Distortions
 
-KINDS = ("homography", "depth")
+KINDS = ("homography", "depth", "megadepth")
 EVALUATIONS = ("epipolar", "homography", "turned")
 PARTS = (
     "block1", "block2", "block3", "block4", "conv1", "conv2", "conv3", "conv4", "score_head",
@@ -29,18 +29,26 @@ NEW = "new"
 class Data:
     """Where pairs come from.
 
-    kind: ``homography`` makes them of single images, ``depth`` takes them from a sequence with
-    depth images, calibration and true poses. source: as for ``aliked_ros track``. first, count:
-    which of its images; null: to the end. largest_gap: depth, images between the two of a pair.
-    distortions: see ``Distortions``; of ``depth`` only the light is changed.
+    kind, source: ``homography`` makes them of single images, of whatever ``aliked_ros track``
+    takes; ``depth`` takes them from such a source with depth images and a calibration;
+    ``megadepth`` from a scene's .npz, its images and depths (MegaDepth as D2-Net and LoFTR have
+    prepared it). first, count: which of its images; null: to the end. poses: depth, a trajectory in
+    TUM's format; null: the source's ground truth. largest_gap: depth, images from the first to the
+    second of a pair. overlap: megadepth, least and largest share of a pair's points that both
+    images show. distortions: see ``Distortions``; where there is depth only the light is changed.
+    keep: validation, the share of the start's correct matches here, below which a checkpoint is not
+    the best one whatever it gains elsewhere (null: what it gains here counts).
     """
 
     source: str
     kind: str = "homography"
     first: int = 0
     count: int | None = None
+    poses: str | None = None
     largest_gap: int = 10
+    overlap: tuple[float, float] = (0.1, 0.7)
     distortions: Distortions = field(default_factory=Distortions)
+    keep: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +141,11 @@ class TrainingSettings:
         for data in (*self.train, *self.validation):
             if data.kind not in KINDS:
                 raise ConfigurationError(f"kind is {data.kind!r}; choose {' or '.join(KINDS)}.")
+        if self.validation and all(data.keep is not None for data in self.validation):
+            raise ConfigurationError(
+                "every validation source has keep, so none says which checkpoint is the best; "
+                "leave it out of one."
+            )
         for part in self.trained:
             if part not in PARTS:
                 raise ConfigurationError(

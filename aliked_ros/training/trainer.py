@@ -25,9 +25,10 @@ from aliked_ros.errors import ConfigurationError, ModelError, OutputError
 from aliked_ros.models.registry import weights_path
 from aliked_ros.networks.aliked import ALIKED, AlikedShape
 from aliked_ros.training.detection import detect
+from aliked_ros.training.frames import Reading
 from aliked_ros.training.losses import LossSettings, total_loss
-from aliked_ros.training.pairs import HomographyPairs, Pair, Pairs, read_depth_pairs, read_images
-from aliked_ros.training.settings import NEW, Data, TrainingSettings
+from aliked_ros.training.pairs import Pair, Pairs, open_pairs
+from aliked_ros.training.settings import NEW, TrainingSettings
 from aliked_ros.training.validation import figures, judge, picture
 
 logger = logging.getLogger("aliked_ros.training")
@@ -88,11 +89,13 @@ def train(
     restart: bool = False,
     report: Report = lambda _step, _losses: None,
     accelerator: str = "auto",
+    reading: Reading = lambda _name, _done, _of: None,
 ) -> Outcome:
     """Train, or go on training, into ``settings.output``.
 
     Written there: ``best.pth`` and ``last.pth`` (as published checkpoints are: ``model: best.pth``
     works at once), ``state.ckpt`` to go on from, ``curves/`` for TensorBoard. restart: begin anew.
+    reading: told how far the images are read.
     Raises ConfigurationError when the folder holds a run with other settings, ModelError when a
     loss is not finite (the checkpoints are of the last good validation then), SourceError,
     OutputError.
@@ -107,14 +110,19 @@ def train(
     )
     if world > 1:
         fabric.launch()
-    return _Run(fabric, settings, restart, report).go()
+    return _Run(fabric, settings, restart, report, reading).go()
 
 
 class _Run:
     """One training under way."""
 
     def __init__(
-        self, fabric: Fabric, settings: TrainingSettings, restart: bool, report: Report
+        self,
+        fabric: Fabric,
+        settings: TrainingSettings,
+        restart: bool,
+        report: Report,
+        reading: Reading,
     ) -> None:
         self._fabric, self._settings, self._report = fabric, settings, report
         self._folder = settings.output
@@ -129,12 +137,15 @@ class _Run:
         optimizer = torch.optim.Adam(learning, lr=settings.learning_rate)
         self._model, self._optimizer = fabric.setup(self._losses, optimizer)
         self._network = network
-        self._train = [open_pairs(data, settings, _MANY, settings.seed) for data in settings.train]
-        self._checked: list[Pair] = []
-        self._shown: list[int] = []  # rows of it: the first of each source
-        for data in settings.validation:
-            self._shown.append(len(self._checked))
-            self._checked += _all(open_pairs(data, settings, settings.pairs, settings.seed + 1))
+        with fabric.rank_zero_first(local=True):  # it reads them into the cache, for all
+            self._train = [
+                open_pairs(data, settings.size, _MANY, settings.seed, reading)
+                for data in settings.train
+            ]
+            self._validation = [
+                open_pairs(data, settings.size, settings.pairs, settings.seed + 1, reading)
+                for data in settings.validation
+            ]
         self._step = 0
         self._before: dict[str, float] = {}
         self._best: dict[str, float] = {}
@@ -161,7 +172,7 @@ class _Run:
 
     def _loop(self, writer: SummaryWriter | None) -> str:
         settings = self._settings
-        if not self._before and self._checked:
+        if not self._before and self._validation:
             self._before = self._best = self._checking(writer)
             self._save(better=True)
         while self._step < settings.steps:
@@ -221,24 +232,35 @@ class _Run:
 
     def _validate(self, writer: SummaryWriter | None) -> None:
         better = False
-        if self._checked:
+        if self._validation:
             found = self._checking(writer)
-            better = found["correct"] > self._best["correct"]
+            better = found["correct"] > self._best["correct"] and all(
+                found[name] >= data.keep * self._before[name]
+                for name, data in zip(self._sources(), self._settings.validation, strict=True)
+                if data.keep is not None
+            )
             self._worse = 0 if better else self._worse + 1
             if better:
                 self._best = found
         self._save(better)
 
+    def _sources(self) -> list[str]:
+        """Names of the validation sources' figures."""
+        return [f"correct/{number}" for number in range(len(self._validation))]
+
     def _checking(self, writer: SummaryWriter | None) -> dict[str, float]:
         """Validate; the figures, and a picture of each source's first pair, for TensorBoard."""
-        keypoints = self._settings.keypoints
-        judged = [judge(self._network, pair, keypoints) for pair in self._checked]
-        found = figures(judged)
-        _write(writer, "validation", found, self._step)
-        if writer is not None:
-            for number, row in enumerate(self._shown):
-                shown = picture(self._checked[row], judged[row])
+        counted, found = [], {}
+        for number, (name, pairs) in enumerate(zip(self._sources(), self._validation, strict=True)):
+            judged = [judge(self._network, pair, self._settings.keypoints) for pair in _all(pairs)]
+            found[name] = figures(judged)["correct"]
+            if self._settings.validation[number].keep is None:
+                counted += judged
+            if writer is not None:
+                shown = picture(pairs[0], judged[0])
                 writer.add_image(f"matches/{number}", shown, self._step, dataformats="HWC")
+        found |= figures(counted)
+        _write(writer, "validation", found, self._step)
         return found
 
     def _save(self, better: bool) -> None:
@@ -293,17 +315,6 @@ def start_network(settings: TrainingSettings) -> ALIKED:
             sizes = settings.network
             return ALIKED(AlikedShape(sizes.channels, sizes.dim, sizes.kernel, sizes.samples))
     return ALIKED.from_checkpoint(weights_path(settings.start))
-
-
-def open_pairs(data: Data, settings: TrainingSettings, length: int, seed: int) -> Pairs:
-    """``length`` pairs of a source; SourceError where it does not have what they need."""
-    if data.kind == "depth":
-        return read_depth_pairs(
-            data.source, settings.size, data.distortions, seed, length, data.largest_gap,
-            data.first, data.count,
-        )  # fmt: skip
-    images = read_images(data.source, data.first, data.count)
-    return HomographyPairs(images, settings.size, data.distortions, seed, length)
 
 
 def _all(pairs: Pairs) -> Iterator[Pair]:

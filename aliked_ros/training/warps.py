@@ -38,25 +38,27 @@ class HomographyWarp:
 
 @dataclass(frozen=True, slots=True)
 class DepthWarp:
-    """Of a scene with known depth, between two poses of one pinhole camera.
+    """Of a scene with known depth, between two pinhole images.
 
     depth: H×W metres of the image that points are given in, NaN = none; other: of the one they are
-    led to, by which is seen what is hidden there. matrix: 3×3 intrinsics. rotation, translation:
-    p_other = R·p + t, metres. tolerance: share of its depth by which a point may lie behind what
-    the other image shows; more is hidden.
+    led to, by which is seen what is hidden there. matrix, other_matrix: 3×3 intrinsics. rotation,
+    translation: p_other = R·p + t, metres. tolerance: share of its depth by which a point may lie
+    off what the other image shows; more is hidden.
     """
 
     depth: Tensor
     other: Tensor
     matrix: Tensor
+    other_matrix: Tensor
     rotation: Tensor
     translation: Tensor
     tolerance: float = 0.05
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Warp``; the depth is that of the nearest pixel, and constant for the gradient."""
-        matrix, rotation, translation = (
-            part.to(points) for part in (self.matrix, self.rotation, self.translation)
+        matrix, other_matrix, rotation, translation = (
+            part.to(points)
+            for part in (self.matrix, self.other_matrix, self.rotation, self.translation)
         )
         here = _nearest(self.depth, points.detach()).to(points)
         known = torch.isfinite(here) & (here > 0)
@@ -66,7 +68,7 @@ class DepthWarp:
         moved = local @ rotation.T + translation
         front = moved[:, 2] > 1e-3
         z = torch.where(front, moved[:, 2], torch.ones_like(moved[:, 2]))
-        there = (moved / z[:, None] @ matrix.T)[:, :2]
+        there = (moved / z[:, None] @ other_matrix.T)[:, :2]
         height, width = self.other.shape
         seen = known & front & inside(there, width, height)
         shown = _nearest(self.other, there.detach()).to(points)

@@ -1,0 +1,94 @@
+"""Random homographies and changes of light, by which pairs are made of single images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from aliked_ros.types import UInt8Array
+
+_TRIES = 50  # homographies drawn until one keeps enough of the image
+_LEAST_SHARED = 0.4  # of the first image that the second one still shows
+
+
+@dataclass(frozen=True, slots=True)
+class Distortions:
+    """How far apart the two images of a pair made from one are drawn, uniformly.
+
+    rotation: degrees either way. scale: largest factor, either way. shear, tilt: largest change of
+    direction (fraction) and of perspective (fraction of the image's size at its border).
+    translation: fraction of the size. brightness: shift in 0..1; contrast, gamma: largest factor;
+    noise: largest standard deviation in 0..1; blur: largest sigma in pixels.
+    """
+
+    rotation: float = 30.0
+    scale: float = 1.5
+    shear: float = 0.15
+    tilt: float = 0.3
+    translation: float = 0.15
+    brightness: float = 0.15
+    contrast: float = 1.4
+    gamma: float = 1.4
+    noise: float = 0.03
+    blur: float = 1.5
+
+
+FULL_ROTATION = Distortions(rotation=180.0)
+"""Any turn of the camera about its axis, as N16rot was trained for."""
+
+
+def draw_homography(
+    rng: np.random.Generator, width: int, height: int, distortions: Distortions
+) -> NDArray[np.float64]:
+    """A random homography 3×3 of an image onto one of its size, about its centre.
+
+    Drawn anew until the second image shows at least 40 % of the first; the identity where that
+    does not come.
+    """
+    d = distortions
+    for _ in range(_TRIES):
+        angle = np.deg2rad(rng.uniform(-d.rotation, d.rotation))
+        scale = np.exp(rng.uniform(-1.0, 1.0) * np.log(d.scale))
+        shear = rng.uniform(-d.shear, d.shear, 2)
+        tilt = rng.uniform(-d.tilt, d.tilt, 2) / (width / 2, height / 2)
+        shift = rng.uniform(-d.translation, d.translation, 2) * (width, height)
+        turn = np.array([[np.cos(angle), -np.sin(angle), 0.0], [np.sin(angle), np.cos(angle), 0.0],
+                         [0.0, 0.0, 1.0]])  # fmt: skip
+        affine = np.array([[scale, shear[0], shift[0]], [shear[1], scale, shift[1]],
+                           [0.0, 0.0, 1.0]])  # fmt: skip
+        perspective = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [*(0.5 * tilt), 1.0]])
+        centre = np.array([[1.0, 0.0, (width - 1) / 2], [0.0, 1.0, (height - 1) / 2],
+                           [0.0, 0.0, 1.0]])  # fmt: skip
+        homography = centre @ affine @ turn @ perspective @ np.linalg.inv(centre)
+        if _shared(homography, width, height) >= _LEAST_SHARED:
+            return np.asarray(homography)
+    return np.eye(3)
+
+
+def photometric(
+    rng: np.random.Generator, pixels: UInt8Array, distortions: Distortions
+) -> UInt8Array:
+    """Another exposure, gamma, blur and noise of an H×W×3 image."""
+    d = distortions
+    values = pixels.astype(np.float32) / 255
+    contrast, gamma = np.exp(rng.uniform(-1.0, 1.0, 2) * np.log((d.contrast, d.gamma)))
+    values = np.clip((values - 0.5) * contrast + 0.5 + rng.uniform(-d.brightness, d.brightness),
+                     0.0, 1.0) ** gamma  # fmt: skip
+    sigma = rng.uniform(0.0, d.blur)
+    if sigma > 0.3:
+        values = cv2.GaussianBlur(values, (0, 0), sigma)
+    noise = rng.normal(0.0, rng.uniform(0.0, d.noise) + 1e-9, values.shape)
+    return np.asarray(np.clip((values + noise) * 255 + 0.5, 0, 255), np.uint8)
+
+
+def _shared(homography: NDArray[np.float64], width: int, height: int) -> float:
+    """Share of a 16×16 raster of points that stays inside the image, and in front of it."""
+    x, y = np.meshgrid(np.linspace(0, width - 1, 16), np.linspace(0, height - 1, 16))
+    points = np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
+    mapped = homography @ points
+    front = mapped[2] > 0.1
+    u, v = mapped[:2] / np.where(front, mapped[2], 1.0)
+    return float((front & (u >= 0) & (u < width) & (v >= 0) & (v < height)).mean())

@@ -1,0 +1,388 @@
+"""Images as training reads them: decoded and scaled once, kept in the cache, mapped into memory.
+
+So a long recording needs no more memory than what is looked at, several processes share one copy,
+and the next training begins at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from aliked_ros.cache import atomic_path, cache_dir, remove_leftovers
+from aliked_ros.camera import CameraModel
+from aliked_ros.errors import ImageError, OutputError, SourceError
+from aliked_ros.evaluation.poses import interpolated, read_truth, truth_file
+from aliked_ros.odometry.geometry import Transform
+from aliked_ros.sources import open_source, read_image
+from aliked_ros.training.settings import Data
+from aliked_ros.types import Float32Array, UInt8Array
+
+logger = logging.getLogger("aliked_ros.training")
+
+Reading = Callable[[str, int, int | None], None]
+"""Called with a source's name, how many of its images have been read, and of how many if known."""
+
+FORMAT = 1  # of the cache's files
+_TABLE, _PIXELS, _DEPTHS = "frames.json", "pixels.bin", "depths.bin"
+_MEGADEPTH_KEYS = ("image_paths", "depth_paths", "intrinsics", "poses")
+_MEGADEPTH_PAIRS = ("pair_infos", "overlap_matrix")  # LoFTR's lists, D2-Net's
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """An image, and what is known of it.
+
+    number: its place in the source. pixels: H×W×3 RGB. Of an image with depth, undistorted: depth,
+    H×W metres (MegaDepth: of its own unit), NaN = none; matrix: 3×3 intrinsics, pixels; pose:
+    world_from_camera.
+    """
+
+    name: str
+    number: int
+    pixels: UInt8Array
+    depth: Float32Array | None = None
+    matrix: NDArray[np.float64] | None = None
+    pose: Transform | None = None
+
+
+class Frames:
+    """The images of a source, in files. skipped: images that cannot be used."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open what ``read_frames`` has written."""
+        table = json.loads((folder / _TABLE).read_text(encoding="utf-8"))
+        self.skipped: int = table["skipped"]
+        self._rows: list[dict[str, Any]] = table["frames"]
+        self._begins = np.cumsum([0, *(int(np.prod(row["shape"])) for row in self._rows)])
+        self._pixels = _mapped(folder / _PIXELS, np.uint8)
+        self._depths = _mapped(folder / _DEPTHS, np.float32)
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """N places in the source, rising."""
+        return np.array([row["number"] for row in self._rows], np.int64)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Frame:
+        """The frame at a place among those that could be read."""
+        row = self._rows[index]
+        shape = row["shape"]
+        pixels = self._pixels[self._begins[index] : self._begins[index + 1]].reshape(shape)
+        if row["pose"] is None:
+            return Frame(row["name"], row["number"], pixels)
+        size = shape[0] * shape[1]  # one size for all that have depth
+        depth = self._depths[index * size : (index + 1) * size].reshape(shape[:2])
+        pose = np.array(row["pose"])
+        return Frame(
+            row["name"], row["number"], pixels, depth, np.array(row["matrix"]),
+            Transform(pose[:, :3], pose[:, 3]),
+        )  # fmt: skip
+
+
+def read_frames(data: Data, size: tuple[int, int], report: Reading = lambda *_: None) -> Frames:
+    """The images of a training source; from the cache where the same have been read before.
+
+    size: width and height in pixels; images with depth are cut and scaled to it, others scaled
+    down to what a pair of that size can show of them.
+    Raises SourceError when there is no image, or what ``data.kind`` needs is missing; OutputError
+    when the cache cannot be written.
+    """
+    if data.source.startswith("camera:"):
+        raise SourceError(f"cannot train on {data.source} itself; record it first.")
+    folder = cache_dir() / "training" / _key(data, size)
+    if not (folder / _TABLE).is_file():
+        try:
+            remove_leftovers(folder)
+            with atomic_path(folder) as made:
+                _write(made, data, size, report)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write the training images to {folder}: {error.strerror or error}; "
+                "ALIKED_ROS_CACHE names another place."
+            ) from error
+    frames = Frames(folder)
+    if frames.skipped:
+        logger.warning(
+            "%d images of %s cannot be used and are left out", frames.skipped, data.source
+        )
+    return frames
+
+
+def scene_overlaps(source: str) -> NDArray[np.float64]:
+    """K×3 of a MegaDepth scene: numbers of two images, and how much they share (0 to 1)."""
+    scene = _scene(Path(source).expanduser())
+    if "pair_infos" in scene:
+        rows = [(*row[0], row[1]) for row in scene["pair_infos"]]
+        return np.array(rows, np.float64).reshape(-1, 3)
+    overlaps = np.triu(np.asarray(scene["overlap_matrix"], np.float64), k=1)
+    i, j = np.nonzero(overlaps > 0)
+    return np.stack([i, j, overlaps[i, j]], axis=1)
+
+
+def _key(data: Data, size: tuple[int, int]) -> str:
+    """A name that changes when the source's files do, or what is made of them."""
+    scale = data.distortions.scale if data.kind == "homography" else None
+    files = {name: _stamp(name) for name in (data.source, data.poses) if name}
+    content = [FORMAT, data.kind, data.first, data.count, list(size), scale, files]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
+
+
+def _stamp(source: str) -> list[Any]:
+    path = Path(source if Path(source).expanduser().exists() else source.partition("#")[0])
+    path = path.expanduser()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    found = [(str(one), one.stat()) for one in files if one.exists()]
+    listed = [(name, about.st_size, about.st_mtime_ns) for name, about in found]
+    return [source, str(path.absolute()), hashlib.sha256(json.dumps(listed).encode()).hexdigest()]
+
+
+def _write(folder: Path, data: Data, size: tuple[int, int], report: Reading) -> None:
+    folder.mkdir(parents=True)
+    read = {"homography": _images, "depth": _sequence, "megadepth": _megadepth}[data.kind]
+    rows, skipped = [], 0
+    with (folder / _PIXELS).open("wb") as pixels, (folder / _DEPTHS).open("wb") as depths:
+        for frame in read(data, size, report):
+            if frame is None:
+                skipped += 1
+                continue
+            rows.append(_row(frame))
+            pixels.write(frame.pixels.tobytes())
+            if frame.depth is not None:
+                depths.write(frame.depth.astype(np.float32).tobytes())
+    if not rows and data.kind == "homography":
+        raise SourceError(f"{data.source} has no image from number {data.first} on.")
+    if len(rows) < 2 and data.kind != "homography":
+        raise SourceError(
+            f"{len(rows)} images of {data.source} from number {data.first} on have a depth image "
+            "and a pose; training by depth needs at least two."
+        )
+    table = {"source": data.source, "skipped": skipped, "frames": rows}
+    (folder / _TABLE).write_text(json.dumps(table), encoding="utf-8")
+
+
+def _row(frame: Frame) -> dict[str, Any]:
+    pose, matrix = frame.pose, frame.matrix
+    return {
+        "name": frame.name,
+        "number": frame.number,
+        "shape": frame.pixels.shape,
+        "matrix": None if matrix is None else matrix.tolist(),
+        "pose": None if pose is None else np.c_[pose.rotation, pose.translation].tolist(),
+    }
+
+
+def _mapped(path: Path, kind: type[np.generic]) -> NDArray[Any]:
+    return np.memmap(path, kind, "r") if path.stat().st_size else np.zeros(0, kind)
+
+
+def _images(data: Data, size: tuple[int, int], report: Reading) -> Iterator[Frame | None]:
+    """Images alone. What cannot be used is None, here and below."""
+    limit = None if data.count is None else data.first + data.count
+    source = open_source(data.source, limit)
+    scale = data.distortions.scale
+    for number, image in enumerate(source):
+        if number >= data.first:
+            pixels = rgb(image.pixels)
+            factor = scale * _covering(pixels.shape, size)
+            if factor < 1.0:
+                pixels = np.asarray(
+                    cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+                )
+            yield Frame(f"{source.name} {image.stamp:.6f}", number, pixels)
+        report(source.name, number + 1, source.length)
+    yield from [None] * source.skipped
+
+
+def _sequence(data: Data, size: tuple[int, int], report: Reading) -> Iterator[Frame | None]:
+    """A sequence's images that have depth and a pose."""
+    limit = None if data.count is None else data.first + data.count
+    source = open_source(data.source, limit, "depth")
+    if source.calibration is None:
+        raise SourceError(f"{data.source} has no calibration; put a calib.json there.")
+    camera = CameraModel.from_calibration(source.calibration)
+    undistort = _undistortion(camera)
+    truth = Path(data.poses).expanduser() if data.poses else truth_file(data.source)
+    pose_at = interpolated(read_truth(truth))
+    for number, image in enumerate(source):
+        pose = pose_at(image.stamp)
+        if number >= data.first and image.depth is not None and pose is not None:
+            yield _cut(
+                Frame(
+                    f"{source.name} {image.stamp:.6f}",
+                    number,
+                    undistort(rgb(image.pixels), cv2.INTER_LINEAR),
+                    undistort(image.depth, cv2.INTER_NEAREST),
+                    camera.matrix,
+                    pose,
+                ),
+                size,
+            )
+        report(source.name, number + 1, source.length)
+    yield from [None] * source.skipped
+
+
+def _megadepth(data: Data, size: tuple[int, int], report: Reading) -> Iterator[Frame | None]:
+    """A scene of MegaDepth, of which D2-Net has published lists with poses and intrinsics."""
+    path = Path(data.source).expanduser()
+    scene = _scene(path)
+    wanted = np.unique(scene_overlaps(data.source)[:, :2]).astype(int)
+    last = None if data.count is None else data.first + data.count
+    wanted = wanted[data.first : last]
+    for done, number in enumerate(wanted, 1):
+        names = [scene[key][number] for key in ("image_paths", "depth_paths")]
+        if all(names):
+            try:
+                frame = _megadepth_frame(path, scene, int(number), *map(str, names))
+                yield _cut(frame, size)
+            except ImageError as error:
+                logger.warning("%s", error)
+                yield None
+        report(path.stem, done, len(wanted))
+
+
+def _megadepth_frame(
+    path: Path, scene: dict[str, Any], number: int, image: str, depth: str
+) -> Frame:
+    """ImageError when a file cannot be read, or its depth is only an order of layers."""
+    root = _root(path, depth)
+    pixels = rgb(read_image(root / image))
+    try:
+        with h5py.File(root / depth) as file:
+            depths = np.asarray(file["depth"], np.float32)
+    except (OSError, KeyError) as error:
+        raise ImageError(f"cannot read {root / depth}: {error}.") from error
+    if depths.min() < 0.0:
+        raise ImageError(f"{root / depth} holds no distances, only what is before what.")
+    if depths.shape != pixels.shape[:2]:
+        raise ImageError(f"{root / depth} is {depths.shape}, its image {pixels.shape[:2]} pixels.")
+    pose = np.asarray(scene["poses"][number], np.float64)
+    matrix = np.array(scene["intrinsics"][number], np.float64)
+    matrix[:2, 2] -= 0.5  # COLMAP's origin is the corner of the top-left pixel
+    return Frame(
+        f"{path.stem} {Path(image).name}",
+        number,
+        pixels,
+        np.where(depths > 0.0, depths, np.float32(np.nan)),
+        matrix,
+        Transform(pose[:3, :3], pose[:3, 3]).inverse(),
+    )
+
+
+def _root(path: Path, file: str) -> Path:
+    """The folder above a scene's list (or its ``train``) that the list's paths begin at."""
+    for folder in path.absolute().parents:
+        for root in (folder, folder / "train"):
+            if (root / file).is_file():
+                return root
+    raise ImageError(f"{file}, which {path} lists, is in no folder above it.")
+
+
+def _cut(frame: Frame, size: tuple[int, int]) -> Frame:
+    """Scaled to cover ``size``, and what is over cut off evenly."""
+    assert frame.depth is not None
+    assert frame.matrix is not None
+    factor = _covering(frame.pixels.shape, size)
+    height, width = (
+        max(side, round(factor * whole))
+        for side, whole in zip(size[::-1], frame.pixels.shape[:2], strict=True)
+    )
+    way = cv2.INTER_AREA if factor < 1.0 else cv2.INTER_LINEAR
+    pixels = cv2.resize(frame.pixels, (width, height), interpolation=way)
+    depth = cv2.resize(frame.depth, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    left, top = (width - size[0]) // 2, (height - size[1]) // 2
+    window = slice(top, top + size[1]), slice(left, left + size[0])
+    matrix = frame.matrix.copy()
+    scale = np.array([width, height]) / frame.pixels.shape[1::-1]
+    matrix[:2] *= scale[:, None]
+    # pixel centres: (x + ½)·s − ½
+    matrix[:2, 2] += 0.5 * scale - 0.5 - (left, top)
+    return replace(
+        frame, pixels=np.asarray(pixels[window]), depth=np.asarray(depth[window]), matrix=matrix
+    )
+
+
+def _covering(shape: tuple[int, ...], size: tuple[int, int]) -> float:
+    """The scale at which an image covers ``size``."""
+    return max(size[0] / shape[1], size[1] / shape[0])
+
+
+def _undistortion(camera: CameraModel) -> Callable[[Any, int], Any]:
+    """What takes the lens's distortion out of an image, the camera's matrix unchanged."""
+    columns, rows = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
+    pixels = np.stack([columns, rows], axis=-1).reshape(-1, 2)
+    rays = (pixels - camera.matrix[:2, 2]) / np.diag(camera.matrix)[:2]
+    there = camera.project(rays.astype(np.float32)).reshape(camera.height, camera.width, 2)
+    x, y = np.ascontiguousarray(there.transpose(2, 0, 1))
+
+    def undistort(image: Any, interpolation: int) -> Any:
+        empty = np.nan if image.dtype == np.float32 else 0
+        return cv2.remap(image, x, y, interpolation, borderValue=empty)
+
+    return undistort
+
+
+def _scene(path: Path) -> dict[str, Any]:
+    """The arrays of a scene's list; SourceError for another file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            scene = {
+                name.removesuffix(".npy"): _array(archive.read(name))
+                for name in archive.namelist()
+                if name.removesuffix(".npy") in (*_MEGADEPTH_KEYS, *_MEGADEPTH_PAIRS)
+            }
+    except (OSError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        raise SourceError(f"cannot read the MegaDepth scene {path}: {error}.") from error
+    missing = [key for key in _MEGADEPTH_KEYS if key not in scene]
+    if missing or not any(key in scene for key in _MEGADEPTH_PAIRS):
+        raise SourceError(
+            f"{path} has no {', '.join(missing) or ' or '.join(_MEGADEPTH_PAIRS)}; kind megadepth "
+            "takes a scene's .npz as D2-Net or LoFTR publish them (scene_info)."
+        )
+    return scene
+
+
+def _array(data: bytes) -> NDArray[Any]:
+    """An array of an .npz file; of objects, too, but never code."""
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    shape, _, kind = read(file)
+    if not kind.hasobject:
+        return np.asarray(np.lib.format.read_array(io.BytesIO(data)))
+    return np.asarray(_Arrays(file).load(), object).reshape(shape)
+
+
+class _Arrays(pickle.Unpickler):
+    """Reads pickled arrays, and refuses whatever else a pickle can do."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """See ``pickle.Unpickler``."""
+        known = ("_reconstruct", "scalar", "ndarray", "dtype", "_frombuffer")
+        if module.partition(".")[0] == "numpy" and name in known:
+            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no array")
+
+
+def rgb(pixels: UInt8Array) -> UInt8Array:
+    """H×W×3 of an image H×W (grey) or H×W×3."""
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
