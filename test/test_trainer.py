@@ -107,6 +107,20 @@ def test_only_the_chosen_part_learns_and_validation_that_gets_no_better_ends_it(
     assert shown.std() > 10
 
 
+def test_mixed_precision_keeps_keypoints_where_they_are(tmp_path, shared):
+    """Half-precision coordinates would be off by pixels, and so would the first step's losses."""
+    data = Data(str(shared / "data/tum_fr1_xyz"), count=1)
+    found = {}
+    for precision in ("32-true", "bf16-mixed"):
+        settings = TrainingSettings(
+            (data,), tmp_path / precision, size=(320, 240), steps=1, random=0, precision=precision
+        )
+        train(settings, report=lambda _, losses, to=precision: found.update({to: losses}),
+              accelerator="cpu")  # fmt: skip
+    for name, value in found["32-true"].items():
+        assert found["bf16-mixed"][name] == pytest.approx(value, rel=0.1), name
+
+
 def test_a_checkpoint_that_forgets_is_not_the_best(images, tmp_path):
     """A source with keep asks for a share of its matches; what is gained there counts nothing."""
     guard = Data(images, first=3, keep=5.0)  # no checkpoint has five times the matches

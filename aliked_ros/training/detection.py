@@ -48,6 +48,23 @@ def detect(
     rows = slice(window.top, window.top + window.height)
     columns = slice(window.left, window.left + window.width)
     score_maps = network.score_map(levels)[:, 0, rows, columns]
+    # in mixed precision the maps may be half as exact, pixel coordinates never
+    with torch.autocast(images.device.type, enabled=False):
+        return _read(
+            network, [level.float() for level in levels], score_maps.float(), window, top_k,
+            random, seeds,
+        )  # fmt: skip
+
+
+def _read(
+    network: aliked.ALIKED,
+    levels: list[Tensor],
+    score_maps: Tensor,
+    window: aliked.Window,
+    top_k: int,
+    random: int,
+    seeds: Sequence[int],
+) -> list[Detections]:
     size = torch.tensor([window.width, window.height]) - 2 * NMS_RADIUS
     found = []
     for number, score_map in enumerate(score_maps):

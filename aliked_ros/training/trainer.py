@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,37 @@ class Outcome:
     stopped: str
 
 
+class _Batch:
+    """Pairs and their numbers. No dataclass: Fabric would go into it to change its tensors."""
+
+    def __init__(self, pairs: Sequence[Pair], numbers: Sequence[int]) -> None:
+        self.pairs, self.numbers = pairs, numbers
+        self.names = "; ".join(pair.name for pair in pairs)
+
+
+class _Ahead:
+    """Draws the pairs of the next batch in other threads while a step is computed."""
+
+    def __init__(self, datasets: Sequence[Pairs]) -> None:
+        self._datasets = datasets
+        self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "pairs")
+        self._coming: dict[int, Future[Pair]] = {}
+
+    def batch(self, numbers: Sequence[int], coming: Sequence[int]) -> _Batch:
+        """The pairs of ``numbers``; those of ``coming`` are the next that will be asked for."""
+        for number in (*numbers, *coming):
+            if number not in self._coming:
+                self._coming[number] = self._pool.submit(self._draw, number)
+        return _Batch([self._coming.pop(number).result() for number in numbers], numbers)
+
+    def close(self) -> None:
+        """Leave what has not been drawn."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _draw(self, number: int) -> Pair:
+        return self._datasets[number % len(self._datasets)][number // len(self._datasets)]
+
+
 class _Losses(nn.Module):
     """The network with its losses, as one module whose forward several processes can share."""
 
@@ -65,22 +97,24 @@ class _Losses(nn.Module):
         self._keypoints, self._random = settings.keypoints, settings.random
         self._loss: LossSettings = settings.loss
 
-    def forward(self, pairs: Sequence[Pair], numbers: Sequence[int]) -> dict[str, Tensor]:
-        """Mean losses of some pairs. numbers: theirs, which decide their random keypoints."""
+    def forward(self, batch: _Batch) -> dict[str, Tensor]:
+        """Mean losses of some pairs, whose numbers decide their random keypoints."""
+        pairs = batch.pairs
         device = next(self.network.parameters()).device
         images = torch.stack([image for pair in pairs for image in (pair.first, pair.second)])
-        seeds = [2 * number + side for number in numbers for side in (0, 1)]
+        seeds = [2 * number + side for number in batch.numbers for side in (0, 1)]
         found = detect(self.network, images.to(device), self._keypoints, self._random, seeds)
-        losses = [
-            total_loss(
-                found[2 * i],
-                found[2 * i + 1],
-                pair.first_to_second,
-                pair.second_to_first,
-                self._loss,
-            )
-            for i, pair in enumerate(pairs)
-        ]
+        with torch.autocast(device.type, enabled=False):
+            losses = [
+                total_loss(
+                    found[2 * i],
+                    found[2 * i + 1],
+                    pair.first_to_second,
+                    pair.second_to_first,
+                    self._loss,
+                )
+                for i, pair in enumerate(pairs)
+            ]
         return {name: torch.stack([one[name] for one in losses]).mean() for name in losses[0]}
 
 
@@ -138,10 +172,12 @@ class _Run:
         self._model, self._optimizer = fabric.setup(self._losses, optimizer)
         self._network = network
         with fabric.rank_zero_first(local=True):  # it reads them into the cache, for all
-            self._train = [
-                open_pairs(data, settings.size, _MANY, settings.seed, reading)
-                for data in settings.train
-            ]
+            self._ahead = _Ahead(
+                [
+                    open_pairs(data, settings.size, _MANY, settings.seed, reading)
+                    for data in settings.train
+                ]
+            )
             self._validation = [
                 open_pairs(data, settings.size, settings.pairs, settings.seed + 1, reading)
                 for data in settings.validation
@@ -163,6 +199,7 @@ class _Run:
         try:
             stopped = self._loop(writer)
         finally:
+            self._ahead.close()
             if writer is not None:
                 writer.close()
         return Outcome(
@@ -198,19 +235,17 @@ class _Run:
         self._optimizer.zero_grad()
         sums: dict[str, float] = {}
         for part in range(settings.accumulate):
-            numbers = self._numbers(part)
-            pairs = [self._train[n % len(self._train)][n // len(self._train)] for n in numbers]
+            batch = self._ahead.batch(self._numbers(part), self._numbers(part + 1))
             last = part == settings.accumulate - 1
             with fabric.no_backward_sync(self._model, enabled=not last):
-                losses = self._model(pairs, numbers)
+                losses = self._model(batch)
                 finite = bool(torch.isfinite(losses["total"]))
                 if not finite:
-                    logger.error("loss is not finite for %s", ", ".join(p.name for p in pairs))
+                    logger.error("loss is not finite for %s", batch.names)
                 everywhere = fabric.all_reduce(torch.tensor(float(finite)), reduce_op="mean")
                 if float(everywhere) < 1.0:  # type: ignore[arg-type]
-                    names = "; ".join(pair.name for pair in pairs)
                     raise ModelError(
-                        f"the loss of step {self._step + 1} is not finite (pairs: {names}); lower "
+                        f"the loss of step {self._step + 1} is not finite (pairs: {batch.names}); lower "
                         f"learning_rate ({settings.learning_rate:g}) or use precision 32-true. "
                         f"{self._folder / LAST} is of the last validation before."
                     )

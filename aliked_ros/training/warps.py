@@ -88,6 +88,7 @@ def _nearest(table: Tensor, points: Tensor) -> Tensor:
     height, width = table.shape
     x, y = points.round().long().unbind(-1)
     valid = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    table = table.to(points.device)
     found = table[y.clamp(0, height - 1), x.clamp(0, width - 1)]
     return torch.where(valid, found, torch.full_like(found, torch.nan))
 
