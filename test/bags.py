@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+from scipy.spatial.transform import Rotation
 
 ROS2 = get_typestore(Stores.ROS2_JAZZY)
 ROS1 = get_typestore(Stores.ROS1_NOETIC)
@@ -63,6 +64,24 @@ def camera_info(
         r=(np.eye(3) if r is None else r).ravel(), p=projection.ravel(),
         binning_x=0, binning_y=0,
         roi=Roi(x_offset=0, y_offset=0, height=0, width=0, do_rectify=False),
+    )  # fmt: skip
+
+
+def odometry(stamp: int, position: NDArray[np.float64], orientation: Rotation) -> Any:
+    """A nav_msgs/Odometry that says nothing of velocities."""
+    x, y, z, w = orientation.as_quat()
+    turn = _TYPES["geometry_msgs/msg/Quaternion"](x=x, y=y, z=z, w=w)
+    zero = _TYPES["geometry_msgs/msg/Vector3"](x=0.0, y=0.0, z=0.0)
+    pose = _TYPES["geometry_msgs/msg/Pose"](
+        position=_TYPES["geometry_msgs/msg/Point"](*map(float, position)), orientation=turn
+    )
+    return _TYPES["nav_msgs/msg/Odometry"](
+        header=header(stamp), child_frame_id="eye",
+        pose=_TYPES["geometry_msgs/msg/PoseWithCovariance"](pose=pose, covariance=np.zeros(36)),
+        twist=_TYPES["geometry_msgs/msg/TwistWithCovariance"](
+            twist=_TYPES["geometry_msgs/msg/Twist"](linear=zero, angular=zero),
+            covariance=np.zeros(36),
+        ),
     )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +14,17 @@ import pytest
 pytest.importorskip("torch", reason="training needs requirements/export.txt")
 pytest.importorskip("h5py", reason="training needs requirements/training.txt")
 
+import bags
 import h5py
 import torch
+from rosbags.rosbag2 import StoragePlugin
+from scipy.spatial.transform import Rotation
 
+from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import SourceError
 from aliked_ros.evaluation.methods import open_methods
+from aliked_ros.evaluation.poses import true_poses
 from aliked_ros.sources import open_source
 from aliked_ros.training.distortions import Distortions, draw_homography
 from aliked_ros.training.frames import read_frames
@@ -259,6 +266,41 @@ def test_poses_may_be_those_of_an_odometry(shared, tmp_path):
     assert len(pairs) == 7  # at most 10 images apart
     with pytest.raises(SourceError, match=r"gone\.txt"):
         read_frames(replace(data, poses=str(tmp_path / "gone.txt")), (160, 120))
+
+
+def test_a_recording_with_odometry_is_training_data(shared, tmp_path):
+    """Images, depth, CameraInfo and Odometry of one bag, and the trajectory exported from it."""
+    folder = str(shared / "data/tum_fr1_xyz")
+    camera = CameraModel.from_calibration(open_source(folder).calibration)
+    images = list(open_source(folder, 6, "depth"))
+    entries: list[bags.Entry] = []
+    for image, pose in zip(images, true_poses(folder, [i.stamp for i in images]), strict=True):
+        depth = np.asarray(np.nan_to_num(image.depth) * 1000, np.uint16)
+        for topic, message in (
+            ("/eye/image", bags.image(image.pixels, image.nanoseconds, "rgb8")),
+            ("/eye/depth", bags.image(depth, image.nanoseconds, "16UC1")),
+            ("/eye/camera_info", bags.camera_info(
+                image.nanoseconds, (640, 480), camera.matrix, camera.distortion)),
+            ("/odometry", bags.odometry(
+                image.nanoseconds, pose.translation, Rotation.from_matrix(pose.rotation))),
+        ):  # fmt: skip
+            entries.append((topic, image.nanoseconds, message))
+    recording = bags.write(tmp_path / "run", entries, StoragePlugin.MCAP)
+    command = [sys.executable, "-m", "aliked_ros.cli", "export", str(recording), "--format", "tum",
+               "--output", str(tmp_path / "odometry.txt")]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    ours = read_frames(
+        Data(str(recording), "depth", poses=str(tmp_path / "odometry.txt")), (320, 240)
+    )
+    theirs = read_frames(Data(folder, "depth", count=6), (320, 240))
+    assert len(ours) == len(theirs) == 6
+    for place in range(6):
+        one, other = ours[place], theirs[place]
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+        np.testing.assert_allclose(one.depth, other.depth, atol=1.1e-3)
+        np.testing.assert_allclose(one.matrix, other.matrix)
+        np.testing.assert_allclose(one.pose.translation, other.pose.translation, atol=1e-6)
+        np.testing.assert_allclose(one.pose.rotation, other.pose.rotation, atol=1e-6)
 
 
 def test_what_cannot_be_trained_on_is_said(shared):
