@@ -222,7 +222,7 @@ def test_a_depth_warp_knows_what_is_hidden():
     shift = torch.tensor([0.4, 0.0, 0.0], dtype=DOUBLE)  # the scene moves right: 4 px, wall 2 px
     moved = torch.full((30, 40), 4.0, dtype=DOUBLE)
     moved[:, :24] = 2.0
-    warp = DepthWarp(depth, moved, matrix, torch.eye(3, dtype=DOUBLE), shift)
+    warp = DepthWarp(depth, moved, matrix, matrix, torch.eye(3, dtype=DOUBLE), shift)
     points = torch.tensor([[5.0, 10.0], [20.0, 10.0], [30.0, 10.0], [39.0, 10.0]], dtype=DOUBLE)
     there, visible = warp(points)
     expected = torch.tensor([[9.0, 10.0], [22.0, 10.0], [32.0, 10.0], [41.0, 10.0]], dtype=DOUBLE)

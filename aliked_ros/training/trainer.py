@@ -246,8 +246,8 @@ class _Run:
                 if float(everywhere) < 1.0:  # type: ignore[arg-type]
                     raise ModelError(
                         f"the loss of step {self._step + 1} is not finite (pairs: {batch.names}); "
-                        f"lower learning_rate ({settings.learning_rate:g}) or use precision 32-true. "
-                        f"{self._folder / LAST} is of the last validation before."
+                        f"lower learning_rate ({settings.learning_rate:g}) or use precision "
+                        f"32-true. {self._folder / LAST} is of the last validation before."
                     )
                 fabric.backward(losses["total"] / settings.accumulate)
             for name, value in losses.items():
