@@ -21,7 +21,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from aliked_ros.configuration import FrontendConfig
-from aliked_ros.errors import ConfigurationError, ModelError, SourceError, WeightsError
+from aliked_ros.errors import ConfigurationError, ModelError, OutputError, SourceError, WeightsError
 from aliked_ros.evaluation.layouts import homography_pairs
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.models.registry import entry_of, weights_path
@@ -239,18 +239,38 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_pair(images, tmp_path):
     assert all(torch.isfinite(value).all() for value in kept.values())
 
 
+def test_what_is_in_the_way_is_named(images, tmp_path):
+    settings = _settings(images, tmp_path / "run", steps=1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"cannot write to .*file"):
+        train(replace(settings, output=tmp_path / "file"), accelerator="cpu")
+    with pytest.raises(ConfigurationError, match="accelerator 'abacus' cannot be used"):
+        train(settings, accelerator="abacus")
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / STATE).write_bytes(b"nothing")
+    with pytest.raises(ConfigurationError, match=r"state\.ckpt is not the state .*--restart"):
+        train(settings, accelerator="cpu")
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
         ("learning_rat: 1.0e-4", r"no key 'learning_rat'; did you mean 'learning_rate'"),
-        ("loss: {temperature: 3}", r"loss has no key 'temperature'"),
-        ("precision: fp8", r"precision is 'fp8'; choose one of 32-true"),
-        ("steps: 0", "steps is 0; it must be at least 1"),
-        ("train: []", "train names no data"),
-        ("train: {source: x, kind: stereo}", "kind is 'stereo'; choose homography or depth"),
+        ("loss: {temperature: 3}", r"no key 'loss.temperature'; there are reprojection, peak"),
+        ("precision: fp8", r"precision is 'fp8'; it should be '32-true' or 'bf16-mixed'"),
+        ("steps: 0", "steps is 0; it should be greater than or equal to 1"),
+        ("steps: ten", "steps is 'ten'; it should be a valid integer"),
+        ("clip: -1", "clip is -1; it should be greater than 0"),
+        ("size: [96]", "size.1 is missing"),
+        ("train: []", "train is .*at least 1 item"),
+        ("train: a/folder", "train.0 is 'a/folder'; expected a table with keys of source, kind"),
+        ("train: {kind: depth}", "train.0.source is missing"),
+        ("train: {source: x, kind: stereo}", "train.0.kind is 'stereo'; it should be 'homog"),
+        ("train: {source: x, distortions: {scale: 0.5}}", "distortions.scale is 0.5; it should"),
         ("validation: {source: x, keep: 0.99}", "every validation source has keep"),
-        ("trained: [head]", "trained has 'head'; the parts of the network are block1"),
-        ("compare: {source: x, kind: pose}", "kind is 'pose'; choose epipolar or homography"),
+        ("trained: [head]", "trained.0 is 'head'; it should be 'block1'"),
+        ("network: {kernel: 4}", "kernel is 4; it must be odd"),
+        ("compare: {source: x, kind: pose}", "kind is 'pose'; it should be 'epipolar', 'homogr"),
     ],
 )
 def test_wrong_settings_are_named(tmp_path, line, said):
@@ -271,6 +291,8 @@ def test_data_that_cannot_be_trained_on_is_named(images, tmp_path):
     for kind in ("epipolar", "homography", "turned"):  # before the training, not after it
         with pytest.raises(SourceError, match="gone"):
             check(replace(settings, compare=(Comparison(f"{tmp_path}/gone", kind),)))
+    with pytest.raises(SourceError, match=r"6 images; first 0 and gap 10 need at least 11"):
+        check(replace(settings, compare=(Comparison(images),)))
     (tmp_path / "no.pth").write_bytes(b"nothing")
     with pytest.raises(WeightsError, match=r"no\.pth"):
         start_network(replace(settings, start=str(tmp_path / "no.pth")))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -44,7 +46,7 @@ def _detections(keypoints, descriptors=None, width=40, height=30) -> Detections:
     descriptors = _units(count, 8) if descriptors is None else descriptors
     scores = torch.rand(count, dtype=DOUBLE)
     return Detections(
-        keypoints, scores, torch.rand(count, dtype=DOUBLE), descriptors, width, height
+        keypoints, scores, torch.rand(count, dtype=DOUBLE), descriptors, width, height, count
     )
 
 
@@ -94,13 +96,21 @@ def test_gradients_of_every_loss_are_right():
     back = HomographyWarp(torch.linalg.inv(matrix), 40, 30)
 
     def losses(ka, kb, da, db, s):
-        a = Detections(ka, s, s * 2, F.normalize(da, dim=1), 40, 30)
-        b = Detections(kb, s.flip(0), s * 3, F.normalize(db, dim=1), 40, 30)
-        found = total_loss(a, b, forth, back, LossSettings(t_des=0.5, no_match=0.1))
-        return tuple(found[name] for name in sorted(found))
+        a = Detections(ka, s, s * 2, F.normalize(da, dim=1), 40, 30, len(ka))
+        b = Detections(kb, s.flip(0), s * 3, F.normalize(db, dim=1), 40, 30, len(kb))
+        settings = LossSettings(t_des=0.5, no_match=0.1, reliability=reliability)
+        found = total_loss(a, b, forth, back, settings)
+        return tuple(found[name] for name in sorted(found) if reliability or name != "reliability")
 
     inputs = (keypoints_a, keypoints_b, raw_a, raw_b, scores)
+    reliability = 1.0
     assert all(loss.item() > 0.0 for loss in losses(*inputs))
+    for found in torch.autograd.grad(losses(*inputs)[3], inputs[2:4], allow_unused=True):
+        assert found is None  # the reliability takes descriptors as they are
+    given = tuple(d.detach() for d in (raw_a, raw_b))
+    assert gradcheck(lambda ka, kb, s: losses(ka, kb, *given, s), (*inputs[:2], scores),
+                     eps=1e-6, atol=1e-6)  # fmt: skip
+    reliability = 0.0
     assert gradcheck(losses, inputs, eps=1e-6, atol=1e-6)
 
     features = torch.randn(8, 6, 7, dtype=DOUBLE, requires_grad=True)
@@ -161,8 +171,8 @@ def test_scores_go_where_descriptors_are_alike():
     )  # the second pair's have nothing in common
     keypoints = torch.tensor([[5.0, 5.0], [20.0, 20.0]], dtype=DOUBLE)
     scores = torch.tensor([0.5, 0.5], dtype=DOUBLE, requires_grad=True)
-    a = Detections(keypoints, scores, scores, descriptors, 40, 30)
-    b = Detections(keypoints, scores.detach(), scores, other, 40, 30)
+    a = Detections(keypoints, scores, scores, descriptors, 40, 30, len(keypoints))
+    b = Detections(keypoints, scores.detach(), scores, other, 40, 30, len(keypoints))
     still = HomographyWarp(torch.eye(3, dtype=DOUBLE), 40, 30)
     reliability_loss(a, b, correspond(a, b, still, still, 1.0), 1.0).backward()
     assert scores.grad[0] < 0.0 < scores.grad[1]
@@ -176,9 +186,44 @@ def test_sharp_peaks_cost_nothing():
     for score_map in (flat, sharp):
         keypoints, scores, dispersities = aliked.refine(score_map, *torch.tensor([[4], [4]]))
         costs.append(
-            peakiness_loss(Detections(keypoints, scores, dispersities, _units(1, 8), 9, 9)).item()
+            peakiness_loss(
+                Detections(keypoints, scores, dispersities, _units(1, 8), 9, 9, 1)
+            ).item()
         )
     assert costs[1] < 1e-3 < 1.5 < costs[0]
+
+
+def test_random_points_are_no_peaks_and_an_empty_image_no_error():
+    """Random points count for the descriptors alone; B without keypoints has no answers."""
+    keypoints = torch.rand(9, 2, dtype=DOUBLE) * 10 + torch.arange(9)[:, None] * 2
+    a, b = _detections(keypoints), _detections(keypoints + 0.4)
+    still = HomographyWarp(torch.eye(3, dtype=DOUBLE), 40, 30)
+    few = [replace(one, detected=5) for one in (a, b)]
+    first = [Detections(*(part[:5] for part in (one.keypoints, one.scores, one.dispersities,
+                                                one.descriptors)), 40, 30, 5)
+             for one in (a, b)]  # fmt: skip
+    some, alone, everything = (
+        total_loss(*pair, still, still, LossSettings()) for pair in (few, first, (a, b))
+    )
+    for name in ("reprojection", "peakiness"):
+        torch.testing.assert_close(some[name], alone[name])
+    assert some["descriptors"] == everything["descriptors"] != alone["descriptors"]
+    none = Detections(*(part[:0] for part in (a.keypoints, a.scores, a.dispersities,
+                                              a.descriptors)), 40, 30, 0)  # fmt: skip
+    for pair in ((a, none), (none, a), (none, none)):
+        assert total_loss(*pair, still, still, LossSettings())["total"].isfinite()
+
+
+def test_in_mixed_precision_deformable_reads_stay_where_they_are(tum_images):
+    """With offsets in half precision the deeper levels were off by 7 %."""
+    network = aliked.ALIKED.from_checkpoint(weights_path("aliked-n16"))
+    image = torch.from_numpy(tum_images(0).copy()).permute(2, 0, 1).float()[None] / 255
+    with torch.no_grad():
+        exact = network.levels(image)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = network.levels(image)
+    for one, other in zip(exact[2:], mixed[2:], strict=True):
+        assert (one - other).norm() < 0.02 * one.norm()
 
 
 def test_the_network_detects_with_gradients_what_it_detects_without(tum_images):

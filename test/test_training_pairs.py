@@ -243,9 +243,14 @@ def test_images_are_read_once(shared, tmp_path, tum_images, caplog):
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:5000])
     rest = read_frames(data, (160, 120), lambda *what: told.append(what))
     assert (len(rest), rest.skipped, list(rest.numbers)) == (2, 1, [0, 1])
+    (tmp_path / "runs").mkdir()
+    for name in ("state.ckpt", "best.pth"):  # results of a training among the images
+        (tmp_path / "runs" / name).write_bytes(b"")
     caplog.clear()
-    assert read_frames(data, (160, 120)).skipped == 1  # said again, though nothing is read
+    again = read_frames(data, (160, 120), lambda *what: told.append(what))
+    assert again.skipped == 1  # said again, though nothing is read
     assert "1 images of" in caplog.text
+    assert len(told) == 5  # three images, then two
     with pytest.raises(SourceError, match="record it first"):
         read_frames(Data("camera:0"), (160, 120))
 
@@ -264,6 +269,8 @@ def test_poses_may_be_those_of_an_odometry(shared, tmp_path):
     assert list(frames.numbers) == [0, 5, 10, 15, 20]
     pairs = open_pairs(data, (160, 120), None, 0)
     assert len(pairs) == 7  # at most 10 images apart
+    np.savetxt(tmp_path / "keyframes.txt", rows[chosen[:3]], fmt="%.7f")  # corrected, say
+    assert list(read_frames(data, (160, 120)).numbers) == [0, 5, 10]
     with pytest.raises(SourceError, match=r"gone\.txt"):
         read_frames(replace(data, poses=str(tmp_path / "gone.txt")), (160, 120))
 

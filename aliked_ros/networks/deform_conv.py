@@ -23,6 +23,8 @@ def deform_conv2d_reads(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
 def deform_reads(x: Tensor, offset: Tensor) -> Tensor:
     """The nine bilinear reads of each pixel, B×(C·9)×(H·W); see ``deform_conv2d_reads``."""
     batch, channels, height, width = x.shape
+    if torch.is_autocast_enabled(x.device.type):
+        offset = offset.float()  # else pixel coordinates are rounded to half precision
     dy, dx = offset.reshape(batch, 9, 2, height, width).unbind(2)
     tick = torch.arange(9, device=x.device)
     kernel_y = (tick // 3 - 1).reshape(1, 9, 1, 1)

@@ -28,7 +28,7 @@ def train(
 
     On several GPUs: torchrun --nproc-per-node 4 -m aliked_ros.cli train CONFIG.yaml
     """
-    needed = ("torch", "lightning_fabric", "tensorboard", "h5py")
+    needed = ("torch", "lightning_fabric", "tensorboard", "h5py", "pydantic")
     missing = [name for name in needed if not find_spec(name)]
     if missing:
         raise BackendError(
@@ -74,8 +74,6 @@ def train(
         outcome = run(settings, restart, report, accelerator, reading)
     if not first:
         return
-    with share_progress(console) as share:
-        compared = compare(settings, outcome.best, share, console.print)
     facts = {
         "checkpoint": str(outcome.best),
         "steps": outcome.steps,
@@ -85,12 +83,15 @@ def train(
         "precision_before": _rounded(outcome.before.get("precision")),
         "precision_after": _rounded(outcome.after.get("precision")),
     }
+    if not as_json:  # first: a comparison that fails must not hide the checkpoint
+        for name, value in facts.items():
+            if value is not None:
+                print(f"{name.replace('_', ' '):<24}{value}")
+    with share_progress(console) as share:
+        compared = compare(settings, outcome.best, share, console.print)
     if as_json:
         print(json.dumps(facts | {"compared": [one.as_dict() for one in compared]}, indent=2))
         return
-    for name, value in facts.items():
-        if value is not None:
-            print(f"{name.replace('_', ' '):<24}{value}")
     if compared:
         print("\n".join(["", HEAD, *(one.line() for one in compared)]))
     print("use it: --model, or the node's parameter model, with this path", file=sys.stderr)

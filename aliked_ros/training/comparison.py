@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import SourceError
 from aliked_ros.evaluation.epipolar import evaluate_epipolar
 from aliked_ros.evaluation.homography import evaluate_homography
 from aliked_ros.evaluation.layouts import homography_pairs
@@ -64,12 +65,18 @@ HEAD = "| correct matches at 3 px a pair | before | after | change [95 %] |\n|--
 
 
 def check(settings: TrainingSettings) -> None:
-    """SourceError for a source under ``compare`` that is not there: said before the training."""
+    """SourceError for what cannot be compared under ``compare``: said before the training."""
     for task in settings.compare:
         if task.kind == "homography":
-            homography_pairs(Path(task.source))
-        else:
-            open_source(task.source)
+            homography_pairs(Path(task.source).expanduser())
+            continue
+        length = open_source(task.source).length
+        least = task.first + (task.gap if task.kind == "epipolar" else 0) + 1
+        if length is not None and length < least:
+            raise SourceError(
+                f"compare: {task.source} has {length} images; first {task.first} and gap "
+                f"{task.gap} need at least {least}."
+            )
 
 
 def compare(
@@ -102,7 +109,11 @@ def _compared(
     config = FrontendConfig(max_keypoints=task.top_k, matcher="nearest")
     outcome: Outcome
     if task.kind != "epipolar":
-        folder = Path(task.source) if task.kind == "homography" else turned(task, output / "pairs")
+        folder = (
+            Path(task.source).expanduser()
+            if task.kind == "homography"
+            else turned(task, output / "pairs")
+        )
         outcome = evaluate_homography(folder, names, config, output, report, restart=True, say=say)
         rows = outcome.rows
     else:

@@ -17,7 +17,8 @@ class Detections:
     """Keypoints of one image, with gradients.
 
     keypoints: N×2 pixels. scores: N, of the score map at the keypoints. dispersities: N, pixels.
-    descriptors: N×D, rows of unit length. width, height: of the image, pixels.
+    descriptors: N×D, rows of unit length. width, height: of the image, pixels. detected: how many
+    are peaks of the score map; they come first, random points after them.
     """
 
     keypoints: Tensor
@@ -26,6 +27,7 @@ class Detections:
     descriptors: Tensor
     width: int
     height: int
+    detected: int
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -45,30 +47,28 @@ def detect(
     """
     padded, window = aliked.pad(images)
     levels = network.levels(padded)
-    rows = slice(window.top, window.top + window.height)
-    columns = slice(window.left, window.left + window.width)
-    score_maps = network.score_map(levels)[:, 0, rows, columns]
-    # in mixed precision the maps may be half as exact, pixel coordinates never
+    # In mixed precision the levels may be half as exact: pixel coordinates never, and scores
+    # neither, since those that are equal suppress no neighbours.
     with torch.autocast(images.device.type, enabled=False):
-        return _read(
-            network, [level.float() for level in levels], score_maps.float(), window, top_k,
-            random, seeds,
-        )  # fmt: skip
+        return _read(network, [x.float() for x in levels], window, top_k, random, seeds)
 
 
 def _read(
     network: aliked.ALIKED,
     levels: list[Tensor],
-    score_maps: Tensor,
     window: aliked.Window,
     top_k: int,
     random: int,
     seeds: Sequence[int],
 ) -> list[Detections]:
+    rows = slice(window.top, window.top + window.height)
+    columns = slice(window.left, window.left + window.width)
+    score_maps = network.score_map(levels)[:, 0, rows, columns]
     size = torch.tensor([window.width, window.height]) - 2 * NMS_RADIUS
     found = []
     for number, score_map in enumerate(score_maps):
         x, y = aliked.peaks(score_map.detach(), top_k, 0.0)
+        detected = len(x)
         if random:
             generator = torch.Generator().manual_seed(seeds[number])
             drawn = (torch.rand(random, 2, generator=generator) * size).long().to(x.device)
@@ -77,6 +77,8 @@ def _read(
         own = [level[number : number + 1] for level in levels]
         descriptors = network.describe(own, keypoints, window)
         found.append(
-            Detections(keypoints, scores, dispersities, descriptors, window.width, window.height)
+            Detections(
+                keypoints, scores, dispersities, descriptors, window.width, window.height, detected
+            )
         )
     return found

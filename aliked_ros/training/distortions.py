@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from aliked_ros.types import UInt8Array
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Factor = Annotated[float, Field(ge=1)]
 _TRIES = 50  # homographies drawn until one keeps enough of the image
 _LEAST_SHARED = 0.4  # of the first image that the second one still shows
 
@@ -19,25 +23,21 @@ class Distortions:
     """How far apart the two images of a pair made from one are drawn, uniformly.
 
     rotation: degrees either way. scale: largest factor, either way. shear, tilt: largest change of
-    direction (fraction) and of perspective (fraction of the image's size at its border).
+    direction (fraction) and of the scale from one border to the other (fraction).
     translation: fraction of the size. brightness: shift in 0..1; contrast, gamma: largest factor;
     noise: largest standard deviation in 0..1; blur: largest sigma in pixels.
     """
 
-    rotation: float = 30.0
-    scale: float = 1.5
-    shear: float = 0.15
-    tilt: float = 0.3
-    translation: float = 0.15
-    brightness: float = 0.15
-    contrast: float = 1.4
-    gamma: float = 1.4
-    noise: float = 0.03
-    blur: float = 1.5
-
-
-FULL_ROTATION = Distortions(rotation=180.0)
-"""Any turn of the camera about its axis, as N16rot was trained for."""
+    rotation: Annotated[float, Field(ge=0, le=180)] = 30.0
+    scale: Factor = 1.5
+    shear: Share = 0.15
+    tilt: Share = 0.3
+    translation: Share = 0.15
+    brightness: Share = 0.15
+    contrast: Factor = 1.4
+    gamma: Factor = 1.4
+    noise: Share = 0.03
+    blur: Annotated[float, Field(ge=0)] = 1.5
 
 
 def draw_homography(

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from aliked_ros.cache import atomic_path, cache_dir, remove_leftovers
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ImageError, OutputError, SourceError
-from aliked_ros.evaluation.poses import interpolated, read_truth, truth_file
+from aliked_ros.evaluation.poses import has_truth, interpolated, read_truth, truth_file
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.sources import open_source, read_image
 from aliked_ros.training.settings import Data
@@ -37,6 +38,7 @@ Reading = Callable[[str, int, int | None], None]
 """Called with a source's name, how many of its images have been read, and of how many if known."""
 
 FORMAT = 1  # of the cache's files
+_SEARCHED = 20  # files of a scene's list, in each folder above it
 _TABLE, _PIXELS, _DEPTHS = "frames.json", "pixels.bin", "depths.bin"
 _MEGADEPTH_KEYS = ("image_paths", "depth_paths", "intrinsics", "poses")
 _MEGADEPTH_PAIRS = ("pair_infos", "overlap_matrix")  # LoFTR's lists, D2-Net's
@@ -137,19 +139,43 @@ def scene_overlaps(source: str) -> NDArray[np.float64]:
 
 def _key(data: Data, size: tuple[int, int]) -> str:
     """A name that changes when the source's files do, or what is made of them."""
-    scale = data.distortions.scale if data.kind == "homography" else None
-    files = {name: _stamp(name) for name in (data.source, data.poses) if name}
-    content = [FORMAT, data.kind, data.first, data.count, list(size), scale, files]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
+    about: list[Any] = [FORMAT, data.kind, data.first, data.count, data.source, list(size)]
+    if data.kind == "homography":
+        about.append(data.distortions.scale)
+    files = set(_files(data.source))
+    if data.kind == "depth" and (data.poses or has_truth(data.source)):
+        files.add(_truth(data))
+    if data.kind == "megadepth":
+        files.update(_listed(Path(data.source).expanduser()))
+    for path in sorted(files):
+        if path.exists():
+            stat = path.stat()
+            about.append([str(path.absolute()), stat.st_size, stat.st_mtime_ns])
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
 
 
-def _stamp(source: str) -> list[Any]:
-    path = Path(source if Path(source).expanduser().exists() else source.partition("#")[0])
-    path = path.expanduser()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    found = [(str(one), one.stat()) for one in files if one.exists()]
-    listed = [(name, about.st_size, about.st_mtime_ns) for name, about in found]
-    return [source, str(path.absolute()), hashlib.sha256(json.dumps(listed).encode()).hexdigest()]
+def _files(source: str) -> Iterator[Path]:
+    path = Path(source).expanduser()
+    path = path if path.exists() else Path(source.partition("#")[0]).expanduser()
+    if not path.is_dir():
+        yield path
+    for folder, inside, names in os.walk(path):
+        if "state.ckpt" in names:  # a training's results
+            inside.clear()
+        else:
+            yield from (Path(folder) / name for name in names)
+
+
+def _truth(data: Data) -> Path:
+    return Path(data.poses).expanduser() if data.poses else truth_file(data.source)
+
+
+def _listed(path: Path) -> Iterator[Path]:
+    """The files of a MegaDepth scene."""
+    scene = _scene(path)
+    root = _root(path, scene)
+    for key in ("image_paths", "depth_paths"):
+        yield from (root / str(name) for name in scene[key] if name)
 
 
 def _write(folder: Path, data: Data, size: tuple[int, int], report: Reading) -> None:
@@ -217,8 +243,7 @@ def _sequence(data: Data, size: tuple[int, int], report: Reading) -> Iterator[Fr
         raise SourceError(f"{data.source} has no calibration; put a calib.json there.")
     camera = CameraModel.from_calibration(source.calibration)
     undistort = _undistortion(camera)
-    truth = Path(data.poses).expanduser() if data.poses else truth_file(data.source)
-    pose_at = interpolated(read_truth(truth))
+    pose_at = interpolated(read_truth(_truth(data)))
     for number, image in enumerate(source):
         pose = pose_at(image.stamp)
         if number >= data.first and image.depth is not None and pose is not None:
@@ -241,6 +266,7 @@ def _megadepth(data: Data, size: tuple[int, int], report: Reading) -> Iterator[F
     """A scene of MegaDepth, of which D2-Net has published lists with poses and intrinsics."""
     path = Path(data.source).expanduser()
     scene = _scene(path)
+    root = _root(path, scene)
     wanted = np.unique(scene_overlaps(data.source)[:, :2]).astype(int)
     last = None if data.count is None else data.first + data.count
     wanted = wanted[data.first : last]
@@ -248,7 +274,8 @@ def _megadepth(data: Data, size: tuple[int, int], report: Reading) -> Iterator[F
         names = [scene[key][number] for key in ("image_paths", "depth_paths")]
         if all(names):
             try:
-                frame = _megadepth_frame(path, scene, int(number), *map(str, names))
+                files = [root / str(name) for name in names]
+                frame = _megadepth_frame(path, scene, int(number), *files)
                 yield _cut(frame, size)
             except ImageError as error:
                 logger.warning("%s", error)
@@ -257,25 +284,24 @@ def _megadepth(data: Data, size: tuple[int, int], report: Reading) -> Iterator[F
 
 
 def _megadepth_frame(
-    path: Path, scene: dict[str, Any], number: int, image: str, depth: str
+    path: Path, scene: dict[str, Any], number: int, image: Path, depth: Path
 ) -> Frame:
     """ImageError when a file cannot be read, or its depth is only an order of layers."""
-    root = _root(path, depth)
-    pixels = rgb(read_image(root / image))
+    pixels = rgb(read_image(image))
     try:
-        with h5py.File(root / depth) as file:
+        with h5py.File(depth) as file:
             depths = np.asarray(file["depth"], np.float32)
     except (OSError, KeyError) as error:
-        raise ImageError(f"cannot read {root / depth}: {error}.") from error
+        raise ImageError(f"cannot read {depth}: {error}.") from error
     if depths.min() < 0.0:
-        raise ImageError(f"{root / depth} holds no distances, only what is before what.")
+        raise ImageError(f"{depth} holds no distances, only what is before what.")
     if depths.shape != pixels.shape[:2]:
-        raise ImageError(f"{root / depth} is {depths.shape}, its image {pixels.shape[:2]} pixels.")
+        raise ImageError(f"{depth} is {depths.shape}, its image {pixels.shape[:2]} pixels.")
     pose = np.asarray(scene["poses"][number], np.float64)
     matrix = np.array(scene["intrinsics"][number], np.float64)
     matrix[:2, 2] -= 0.5  # COLMAP's origin is the corner of the top-left pixel
     return Frame(
-        f"{path.stem} {Path(image).name}",
+        f"{path.stem} {image.name}",
         number,
         pixels,
         np.where(depths > 0.0, depths, np.float32(np.nan)),
@@ -284,13 +310,16 @@ def _megadepth_frame(
     )
 
 
-def _root(path: Path, file: str) -> Path:
+def _root(path: Path, scene: dict[str, Any]) -> Path:
     """The folder above a scene's list (or its ``train``) that the list's paths begin at."""
+    names = [str(name) for name in scene["depth_paths"] if name]
     for folder in path.absolute().parents:
         for root in (folder, folder / "train"):
-            if (root / file).is_file():
+            if any((root / name).is_file() for name in names[:_SEARCHED]):
                 return root
-    raise ImageError(f"{file}, which {path} lists, is in no folder above it.")
+    raise SourceError(
+        f"{path} lists {names[0] if names else 'no file'}; its depths are in no folder above it."
+    )
 
 
 def _cut(frame: Frame, size: tuple[int, int]) -> Frame:

@@ -10,13 +10,17 @@ Germain et al. (arXiv 2103.07153).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from aliked_ros.training.detection import Detections
 from aliked_ros.training.warps import Warp, sample
 
+Weight = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
 _NONE = 1e-12
 
 
@@ -30,14 +34,14 @@ class LossSettings:
     match" as if a descriptor were as similar as that, which is then right for those keypoints.
     """
 
-    reprojection: float = 1.0
-    peakiness: float = 0.5
-    descriptors: float = 5.0
-    reliability: float = 1.0
-    threshold: float = 5.0
-    t_des: float = 0.1
-    t_rel: float = 1.0
-    no_match: float | None = None
+    reprojection: Weight = 1.0
+    peakiness: Weight = 0.5
+    descriptors: Weight = 5.0
+    reliability: Weight = 1.0
+    threshold: Positive = 5.0
+    t_des: Positive = 0.1
+    t_rel: Positive = 1.0
+    no_match: Annotated[float, Field(ge=-1, le=1)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ def mutual_nearest(
     if not len(warped_a) or not len(warped_b):
         none = torch.zeros(0, dtype=torch.long, device=warped_a.device)
         return none, none
-    distance = 0.5 * (torch.cdist(warped_a, keypoints_b) + torch.cdist(keypoints_a, warped_b))
+    distance = 0.5 * (_distances(warped_a, keypoints_b) + _distances(keypoints_a, warped_b))
     seen = visible_a[:, None] & visible_b[None, :]
     distance = torch.where(seen, distance, torch.full_like(distance, torch.inf))
     nearest_b, nearest_a = distance.argmin(1), distance.argmin(0)
@@ -95,23 +99,26 @@ def mutual_nearest(
 def reprojection_loss(a: Detections, b: Detections, pairs: Correspondence) -> Tensor:
     """L_rp = mean over pairs of ½(‖p_AB − p_B‖ + ‖p_BA − p_A‖), pixels (ALIKE).
 
-    The gradient moves the keypoints through the soft-argmax of both score maps.
+    The gradient moves the keypoints through the soft-argmax of both score maps. Random points,
+    which are no peaks, are left out.
     """
-    if not len(pairs.a):
+    detected = (pairs.a < a.detected) & (pairs.b < b.detected)
+    if not detected.any():
         return a.keypoints.sum() * 0.0
-    forth = _length(pairs.warped_a[pairs.a] - b.keypoints[pairs.b])
-    back = _length(pairs.warped_b[pairs.b] - a.keypoints[pairs.a])
+    rows_a, rows_b = pairs.a[detected], pairs.b[detected]
+    forth = _length(pairs.warped_a[rows_a] - b.keypoints[rows_b])
+    back = _length(pairs.warped_b[rows_b] - a.keypoints[rows_a])
     return 0.5 * (forth + back).mean()
 
 
 def peakiness_loss(detections: Detections) -> Tensor:
     """L_pk = mean over keypoints of Σ softmax(s / t) · ‖pixel − p‖, pixels (ALIKE).
 
-    Small where the score map has one sharp peak exactly at the keypoint.
+    Small where the score map has one sharp peak exactly at the keypoint. Random points, which are
+    no peaks, are left out.
     """
-    if not len(detections):
-        return detections.dispersities.sum()
-    return detections.dispersities.mean()
+    dispersities = detections.dispersities[: detections.detected]
+    return dispersities.sum() / max(detections.detected, 1)
 
 
 def matching_log_probability(
@@ -147,6 +154,8 @@ def sparse_nre_loss(
     queries: N×D, A's descriptors; warped, visible: N×2, N: their true places in B. descriptors,
     keypoints: M×D, M×2, B's. no_match: see ``LossSettings``.
     """
+    if not len(descriptors) and no_match is None:
+        return queries.sum() * 0.0
     answers, judged = _answers(warped, visible, keypoints, threshold, no_match is not None)
     log_probability = matching_log_probability(queries, descriptors, temperature, no_match)
     found = -log_probability.gather(1, answers[:, None])[:, 0]
@@ -160,7 +169,7 @@ def _answers(
     if not len(keypoints):
         column = torch.zeros(len(warped), dtype=torch.long, device=warped.device)
         return column, torch.full_like(visible, with_none)
-    distance, nearest = torch.cdist(warped.detach(), keypoints.detach()).min(1)
+    distance, nearest = _distances(warped.detach(), keypoints.detach()).min(1)
     found = visible & (distance <= threshold)
     if not with_none:
         return nearest, found
@@ -198,11 +207,13 @@ def dense_nre_loss(
 def reliability_loss(a: Detections, b: Detections, pairs: Correspondence, t_rel: float) -> Tensor:
     """L_re = Σ w (1 − r) with w = s_A s_B / Σ s_A s_B over pairs (ALIKED), one way.
 
-    r = exp((d_A·d_B − 1) / t_rel), in (0, 1]: high scores go where descriptors are alike.
+    r = exp((d_A·d_B − 1) / t_rel), in (0, 1], is given here: scores learn to be high where the
+    descriptors, which have a loss of their own, are alike.
     """
     if not len(pairs.a):
         return a.scores.sum() * 0.0
-    reliability = (((a.descriptors[pairs.a] * b.descriptors[pairs.b]).sum(1) - 1.0) / t_rel).exp()
+    cosine = (a.descriptors[pairs.a] * b.descriptors[pairs.b]).sum(1).detach()
+    reliability = ((cosine - 1.0) / t_rel).exp()
     weight = a.scores[pairs.a] * b.scores[pairs.b]
     return (weight * (1.0 - reliability)).sum() / weight.sum().clamp(min=_NONE)
 
@@ -229,6 +240,11 @@ def total_loss(
     }
     weighted = [getattr(settings, name) * value for name, value in found.items()]
     return found | {"total": torch.stack(weighted).sum()}
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """N×M; not by a matrix product, which is off by a fraction of a pixel in float32."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _length(vectors: Tensor) -> Tensor:

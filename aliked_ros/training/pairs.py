@@ -118,7 +118,10 @@ class DepthPairs:
         Each is taken either way round, with other light. Raises SourceError when there are none.
         """
         if not len(pairs):
-            raise SourceError("no two of the images with depth and a pose are near enough.")
+            raise SourceError(
+                f"no two of the {len(frames)} images with depth and a pose are near enough; raise "
+                "largest_gap, or widen overlap."
+            )
         self._frames, self._pairs, self._distortions = frames, pairs, distortions
         self._seed, self._length = seed, length or len(pairs)
 

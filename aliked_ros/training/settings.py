@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.training.distortions import Distortions
 from aliked_ros.training.losses import LossSettings
 
-KINDS = ("homography", "depth", "megadepth")
-EVALUATIONS = ("epipolar", "homography", "turned")
-PARTS = (
+Kind = Literal["homography", "depth", "megadepth"]
+Evaluation = Literal["epipolar", "homography", "turned"]
+Part = Literal[
     "block1", "block2", "block3", "block4", "conv1", "conv2", "conv3", "conv4", "score_head",
     "desc_head",
-)  # fmt: skip
-MATCHERS = ("nearest", "lightglue")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+]  # fmt: skip
+Matcher = Literal["nearest", "lightglue"]
+Precision = Literal["32-true", "bf16-mixed"]
+Count = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=64)]  # pixels
+Share = Annotated[float, Field(ge=0, le=1)]
 NEW = "new"
+LIGHTGLUE_DIM = 128
+
+
+def _listed(value: Any) -> Any:
+    """A list of what may be written alone."""
+    return value if isinstance(value, (list, tuple)) else [value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +51,14 @@ class Data:
     """
 
     source: str
-    kind: str = "homography"
-    first: int = 0
-    count: int | None = None
+    kind: Kind = "homography"
+    first: Annotated[int, Field(ge=0)] = 0
+    count: Annotated[int, Field(ge=1)] | None = None
     poses: str | None = None
-    largest_gap: int = 10
-    overlap: tuple[float, float] = (0.1, 0.7)
+    largest_gap: Annotated[int, Field(ge=1)] = 10
+    overlap: tuple[Share, Share] = (0.1, 0.7)
     distortions: Distortions = field(default_factory=Distortions)
-    keep: float | None = None
+    keep: Annotated[float, Field(gt=0)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +71,11 @@ class Comparison:
     """
 
     source: str
-    kind: str = "epipolar"
-    first: int = 0
-    gap: int = 10
-    matcher: str = "nearest"
-    top_k: int = 1000
+    kind: Evaluation = "epipolar"
+    first: Annotated[int, Field(ge=0)] = 0
+    gap: Annotated[int, Field(ge=1)] = 10
+    matcher: Matcher = "nearest"
+    top_k: Annotated[int, Field(ge=1)] = 1000
 
     @property
     def name(self) -> str:
@@ -87,10 +97,15 @@ class Network:
     patch, odd. samples: M deformable positions of SDDH.
     """
 
-    channels: tuple[int, int, int, int] = (16, 32, 64, 128)
-    dim: int = 128
-    kernel: int = 3
-    samples: int = 16
+    channels: tuple[Count, Count, Count, Count] = (16, 32, 64, 128)
+    dim: Annotated[int, Field(ge=4, multiple_of=4)] = 128
+    kernel: Annotated[int, Field(ge=1)] = 3
+    samples: Count = 16
+
+    def __post_init__(self) -> None:
+        """Raise ConfigurationError for an even kernel."""
+        if self.kernel % 2 == 0:
+            raise ConfigurationError(f"network: kernel is {self.kernel}; it must be odd.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,69 +125,44 @@ class TrainingSettings:
     ``LossSettings``.
     """
 
-    train: tuple[Data, ...]
+    train: Annotated[tuple[Data, ...], BeforeValidator(_listed), Field(min_length=1)]
     output: Path
     start: str = "aliked-n16"
     network: Network = field(default_factory=Network)
-    trained: tuple[str, ...] = ()
-    validation: tuple[Data, ...] = ()
-    compare: tuple[Comparison, ...] = ()
-    size: tuple[int, int] = (320, 240)
-    steps: int = 500
-    batch: int = 1
-    accumulate: int = 1
-    learning_rate: float = 1e-4
-    warm_up: int = 20
-    clip: float = 1.0
-    keypoints: int = 400
-    random: int = 200
-    precision: str = "32-true"
+    trained: Annotated[tuple[Part, ...], BeforeValidator(_listed)] = ()
+    validation: Annotated[tuple[Data, ...], BeforeValidator(_listed)] = ()
+    compare: Annotated[tuple[Comparison, ...], BeforeValidator(_listed)] = ()
+    size: tuple[Side, Side] = (320, 240)
+    steps: Count = 500
+    batch: Count = 1
+    accumulate: Count = 1
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    warm_up: Annotated[int, Field(ge=0)] = 20
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    keypoints: Count = 400
+    random: Annotated[int, Field(ge=0)] = 200
+    precision: Precision = "32-true"
     train_statistics: bool | None = None
-    validate_every: int = 50
-    patience: int = 0
-    pairs: int = 20
-    seed: int = 0
+    validate_every: Count = 50
+    patience: Annotated[int, Field(ge=0)] = 0
+    pairs: Count = 20
+    seed: Annotated[int, Field(ge=0)] = 0
     loss: LossSettings = field(default_factory=LossSettings)
 
     def __post_init__(self) -> None:
-        """Raise ConfigurationError for a value that cannot be."""
-        if not self.train:
-            raise ConfigurationError("train names no data; give at least one source of images.")
-        for data in (*self.train, *self.validation):
-            if data.kind not in KINDS:
-                raise ConfigurationError(f"kind is {data.kind!r}; choose {' or '.join(KINDS)}.")
+        """Raise ConfigurationError for values that do not go together."""
         if self.validation and all(data.keep is not None for data in self.validation):
             raise ConfigurationError(
                 "every validation source has keep, so none says which checkpoint is the best; "
                 "leave it out of one."
             )
-        for part in self.trained:
-            if part not in PARTS:
-                raise ConfigurationError(
-                    f"trained has {part!r}; the parts of the network are {', '.join(PARTS)}."
-                )
-        for task in self.compare:
-            for name, value, known in (
-                ("kind", task.kind, EVALUATIONS), ("matcher", task.matcher, MATCHERS),
-            ):  # fmt: skip
-                if value not in known:
+        if self.start == NEW and self.network.dim != LIGHTGLUE_DIM:
+            for task in self.compare:
+                if task.matcher == "lightglue":
                     raise ConfigurationError(
-                        f"compare: {name} is {value!r}; choose {' or '.join(known)}."
+                        f"compare: matcher is lightglue, which knows descriptors of "
+                        f"{LIGHTGLUE_DIM} dimensions; with dim {self.network.dim} use nearest."
                     )
-        if self.precision not in PRECISIONS:
-            raise ConfigurationError(
-                f"precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}."
-            )
-        for name in ("steps", "batch", "accumulate", "keypoints", "validate_every", "pairs"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.network.dim % 4 or self.network.kernel % 2 == 0:
-            raise ConfigurationError(
-                f"network has dim {self.network.dim} and kernel {self.network.kernel}; dim must be "
-                "a multiple of 4, kernel odd."
-            )
-        if min(self.size) < 64:
-            raise ConfigurationError(f"size is {self.size}; each side must be at least 64 pixels.")
 
     def as_dict(self) -> dict[str, Any]:
         """What a run cannot go on with when it differs: all but where results go."""
@@ -191,46 +181,40 @@ def read_settings(path: Path) -> TrainingSettings:
         raise ConfigurationError(
             f"{path} holds no settings; expected keys like 'train' and 'output'."
         )
-    settings: TrainingSettings = _build(TrainingSettings, content, str(path))
-    return settings
-
-
-_LISTED: dict[str, Any] = {"train": Data, "validation": Data, "compare": Comparison}
-_NESTED: dict[str, Any] = {
-    "network": Network,
-    "loss": LossSettings,
-    "distortions": Distortions,
-}
-
-
-def _build(kind: Any, content: Any, where: str) -> Any:
-    """A data class of a table; each key must be a field's."""
-    if not isinstance(content, Mapping):
-        raise ConfigurationError(f"{where} is {content!r}; expected a table of keys.")
-    known = [one.name for one in fields(kind)]
-    values = {}
-    for key, value in content.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."
-            raise ConfigurationError(f"{where} has no key {key!r}; {meant}")
-        values[key] = _value(key, value, f"{where}: {key}")
     try:
-        return kind(**values)
-    except TypeError as error:
-        raise ConfigurationError(f"{where}: {error}.") from error
+        return TypeAdapter(TrainingSettings).validate_python(dict(content))
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        raise ConfigurationError(f"{path}: {_said(found['loc'], found)}") from error
 
 
-def _value(key: str, value: Any, where: str) -> Any:
-    if key in _NESTED and not is_dataclass(value):
-        return _build(_NESTED[key], value, where)
-    if key in _LISTED:
-        rows = value if isinstance(value, list) else [value]
-        return tuple(_build(_LISTED[key], row, where) for row in rows)
-    if key == "output":
-        return Path(str(value)).expanduser()
-    if isinstance(value, list):
-        return tuple(value)
-    if isinstance(value, str) and key in ("learning_rate", "clip"):
-        return float(value)  # YAML 1.1 reads 1e-4 as text
-    return value
+def _said(where: tuple[int | str, ...], found: Any) -> str:
+    """What is wrong with a key, for people."""
+    *above, last = where or ("",)
+    table = next((_TABLES[name] for name in reversed(above) if name in _TABLES), TrainingSettings)
+    place = ".".join(str(part) for part in where)
+    if found["type"] == "unexpected_keyword_argument":
+        known = [one.name for one in fields(table)]
+        near = difflib.get_close_matches(str(last), known, 1)
+        meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."
+        return f"no key {place!r}; {meant}"
+    if found["type"] == "missing":
+        return f"{place} is missing."
+    if found["type"] == "dataclass_type":
+        known = [one.name for one in fields(_TABLES.get(_name(where), TrainingSettings))]
+        return f"{place} is {found['input']!r}; expected a table with keys of {', '.join(known)}."
+    message = found["msg"].replace("Input should", "it should")
+    return f"{place} is {found['input']!r}; {message}."
+
+
+def _name(where: tuple[int | str, ...]) -> str:
+    return next((part for part in reversed(where) if isinstance(part, str)), "")
+
+
+_TABLES: dict[Any, Any] = {
+    "train": Data, "validation": Data, "compare": Comparison, "network": Network,
+    "loss": LossSettings, "distortions": Distortions,
+}  # fmt: skip
+for _table in (TrainingSettings, *_TABLES.values()):
+    # for pydantic: other keys are errors, and so are numbers that are none
+    _table.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)

@@ -8,14 +8,17 @@ Fabric's.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -95,6 +98,7 @@ class _Losses(nn.Module):
         super().__init__()
         self.network = network
         self._keypoints, self._random = settings.keypoints, settings.random
+        self._seed = settings.seed << 32
         self._loss: LossSettings = settings.loss
 
     def forward(self, batch: _Batch) -> dict[str, Tensor]:
@@ -102,7 +106,7 @@ class _Losses(nn.Module):
         pairs = batch.pairs
         device = next(self.network.parameters()).device
         images = torch.stack([image for pair in pairs for image in (pair.first, pair.second)])
-        seeds = [2 * number + side for number in batch.numbers for side in (0, 1)]
+        seeds = [self._seed + 2 * number + side for number in batch.numbers for side in (0, 1)]
         found = detect(self.network, images.to(device), self._keypoints, self._random, seeds)
         with torch.autocast(device.type, enabled=False):
             losses = [
@@ -135,13 +139,16 @@ def train(
     OutputError.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-        num_nodes=max(1, world // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
-        strategy="ddp" if world > 1 else "auto",
-        precision=settings.precision,  # type: ignore[arg-type]
-    )
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+            num_nodes=max(1, world // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
+            strategy="ddp" if world > 1 else "auto",
+            precision=settings.precision,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ConfigurationError(f"accelerator {accelerator!r} cannot be used: {error}") from error
     if world > 1:
         fabric.launch()
     return _Run(fabric, settings, restart, report, reading).go()
@@ -160,6 +167,10 @@ class _Run:
     ) -> None:
         self._fabric, self._settings, self._report = fabric, settings, report
         self._folder = settings.output
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
         network = start_network(settings)
         statistics = settings.train_statistics
         self._statistics = settings.start == NEW if statistics is None else statistics
@@ -174,20 +185,21 @@ class _Run:
         with fabric.rank_zero_first(local=True):  # it reads them into the cache, for all
             self._ahead = _Ahead(
                 [
-                    open_pairs(data, settings.size, _MANY, settings.seed, reading)
-                    for data in settings.train
+                    open_pairs(data, settings.size, _MANY, _seed(settings, 0, place), reading)
+                    for place, data in enumerate(settings.train)
                 ]
             )
             self._validation = [
-                open_pairs(data, settings.size, settings.pairs, settings.seed + 1, reading)
-                for data in settings.validation
+                open_pairs(data, settings.size, settings.pairs, _seed(settings, 1, place), reading)
+                for place, data in enumerate(settings.validation)
             ]
         self._step = 0
         self._before: dict[str, float] = {}
         self._best: dict[str, float] = {}
         self._worse = 0  # validations since the best one
         if restart and fabric.is_global_zero:
-            (self._folder / STATE).unlink(missing_ok=True)
+            for name in (STATE, BEST, LAST):
+                (self._folder / name).unlink(missing_ok=True)
         fabric.barrier()
         self._load()
 
@@ -195,7 +207,9 @@ class _Run:
         """Train to the end."""
         writer = None
         if self._fabric.is_global_zero:
-            writer = SummaryWriter(str(self._folder / CURVES), purge_step=self._step)
+            # what came after the state that is gone on from is drawn anew
+            begun = self._step + 1 if self._before or self._step else 0
+            writer = SummaryWriter(str(self._folder / CURVES), purge_step=begun)
         try:
             stopped = self._loop(writer)
         finally:
@@ -244,18 +258,25 @@ class _Run:
                     logger.error("loss is not finite for %s", batch.names)
                 everywhere = fabric.all_reduce(torch.tensor(float(finite)), reduce_op="mean")
                 if float(everywhere) < 1.0:  # type: ignore[arg-type]
-                    raise ModelError(
-                        f"the loss of step {self._step + 1} is not finite (pairs: {batch.names}); "
-                        f"lower learning_rate ({settings.learning_rate:g}) or use precision "
-                        f"32-true. {self._folder / LAST} is of the last validation before."
-                    )
+                    raise self._broken("loss", "another process" if finite else batch.names)
                 fabric.backward(losses["total"] / settings.accumulate)
             for name, value in losses.items():
                 shared = fabric.all_reduce(value.detach(), reduce_op="mean")
                 sums[name] = sums.get(name, 0.0) + float(shared) / settings.accumulate  # type: ignore[arg-type]
-        fabric.clip_gradients(self._model, self._optimizer, max_norm=settings.clip)
+        norm = fabric.clip_gradients(
+            self._model, self._optimizer, max_norm=settings.clip, error_if_nonfinite=False
+        )
+        if norm is not None and not torch.isfinite(norm):
+            raise self._broken("gradient", batch.names)  # the same in all processes
         self._optimizer.step()
         return sums
+
+    def _broken(self, what: str, names: str) -> ModelError:
+        return ModelError(
+            f"the {what} of step {self._step + 1} is not finite (pairs: {names}); lower "
+            f"learning_rate ({self._settings.learning_rate:g}) or use precision 32-true. "
+            f"{self._folder / LAST} is of the last validation before."
+        )
 
     def _numbers(self, part: int) -> list[int]:
         """Of this process's pairs of a batch; all processes together take consecutive ones."""
@@ -284,7 +305,12 @@ class _Run:
         return [f"correct/{number}" for number in range(len(self._validation))]
 
     def _checking(self, writer: SummaryWriter | None) -> dict[str, float]:
-        """Validate; the figures, and a picture of each source's first pair, for TensorBoard."""
+        """Validate in one process; the figures are the same in all."""
+        found = self._figures(writer) if self._fabric.is_global_zero else {}
+        return self._fabric.broadcast(found)
+
+    def _figures(self, writer: SummaryWriter | None) -> dict[str, float]:
+        """Figures of the validation, and a picture of each source's first pair, for TensorBoard."""
         counted, found = [], {}
         for number, (name, pairs) in enumerate(zip(self._sources(), self._validation, strict=True)):
             judged = [judge(self._network, pair, self._settings.keypoints) for pair in _all(pairs)]
@@ -303,7 +329,7 @@ class _Run:
         if self._fabric.is_global_zero:
             weights = {name: value.cpu() for name, value in self._network.state_dict().items()}
             state = {
-                "settings": self._settings.as_dict(),
+                "settings": self._identity(),
                 "step": self._step,
                 "network": weights,
                 "optimizer": self._optimizer.state_dict(),
@@ -312,15 +338,12 @@ class _Run:
                 "worse": self._worse,
             }
             try:
-                self._folder.mkdir(parents=True, exist_ok=True)
                 for name, content in ((LAST, weights), (BEST, weights), (STATE, state)):
                     if name != BEST or better:
                         with atomic_path(self._folder / name) as path:
                             torch.save(content, path)
-            except OSError as error:
-                raise OutputError(
-                    f"cannot write to {self._folder}: {error.strerror or error}."
-                ) from error
+            except (OSError, RuntimeError) as error:  # torch's, for a full disk
+                raise _unwritable(self._folder, error) from error
         self._fabric.barrier()
 
     def _load(self) -> None:
@@ -328,10 +351,16 @@ class _Run:
         path = self._folder / STATE
         if not path.is_file():
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        there, here = state["settings"], _plain(self._settings.as_dict())
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            there, here = state["settings"], self._identity()
+        except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+            raise ConfigurationError(
+                f"{path} is not the state of a training; choose another output, or begin anew with "
+                "--restart."
+            ) from error
         for name in here:
-            if name != "steps" and _plain(there.get(name)) != here[name]:
+            if name != "steps" and there.get(name) != here[name]:
                 raise ConfigurationError(
                     f"{path} is of a training that differs in {name} ({there.get(name)!r}, now "
                     f"{here[name]!r}); choose another output, or begin anew with --restart."
@@ -340,6 +369,11 @@ class _Run:
         self._optimizer.load_state_dict(state["optimizer"])
         self._step, self._worse = state["step"], state["worse"]
         self._before, self._best = state["before"], state["best"]
+
+    def _identity(self) -> dict[str, Any]:
+        """What a run cannot go on with when it differs."""
+        about = self._settings.as_dict() | {"processes": self._fabric.world_size}
+        return json.loads(json.dumps(about))  # type: ignore[no-any-return]
 
 
 def start_network(settings: TrainingSettings) -> ALIKED:
@@ -369,10 +403,11 @@ def _write(writer: SummaryWriter | None, group: str, values: dict[str, float], s
             writer.add_scalar(f"{group}/{name}", value, step)
 
 
-def _plain(content: Any) -> Any:
-    """Tuples as lists, so that what was saved compares with what was read."""
-    if isinstance(content, dict):
-        return {key: _plain(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_plain(value) for value in content]
-    return content
+def _seed(settings: TrainingSettings, purpose: int, place: int) -> int:
+    """Of the pairs of a source, by its place in the list."""
+    return int(np.random.SeedSequence((settings.seed, purpose, place)).generate_state(1)[0])
+
+
+def _unwritable(folder: Path, error: OSError | RuntimeError) -> OutputError:
+    reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+    return OutputError(f"cannot write to {folder}: {reason}.")
