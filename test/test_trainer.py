@@ -228,6 +228,10 @@ def test_two_processes_are_one_with_twice_the_batch(images, tmp_path):
     for name, value in states[0].items():
         torch.testing.assert_close(value, states[1][name], rtol=1e-4, atol=1e-6)
     assert any(not torch.equal(value, begin[name]) for name, value in states[0].items())
+    # each process has batch statistics of its own; what validation decides is decided for all
+    decided = _config(images, tmp_path / "decided", patience=1, train_statistics="true", steps=9,
+                      validation=f"{{source: {images}}}")  # fmt: skip
+    subprocess.run([*torchrun, *arguments, str(decided)], check=True, env=environment, timeout=120)
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_pair(images, tmp_path):
