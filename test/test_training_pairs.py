@@ -91,6 +91,23 @@ def test_full_rotation_turns_all_the_way_and_keeps_enough_in_sight():
     assert counts.min() > 10
 
 
+def test_distortions_grow_with_the_pairs(tum_images):
+    """The first pairs are hardly turned, later ones all the way."""
+    pairs = HomographyPairs(
+        [tum_images(0)], (160, 120), Distortions(rotation=180.0), 3, 40, growing=40
+    )
+    centre = torch.tensor([[79.5, 59.5], [89.5, 59.5]], dtype=torch.float64)
+    turns = []
+    for index in range(40):
+        (x0, y0), (x1, y1) = pairs[index].first_to_second(centre)[0]
+        turns.append(abs(float(torch.rad2deg(torch.atan2(y1 - y0, x1 - x0)))))
+    assert max(turns[:4]) < 20.0
+    assert max(turns[30:]) > 90.0
+    small = Distortions(rotation=180.0).grown(0.01)
+    assert (small.rotation, small.noise) == pytest.approx((1.8, 0.0003))
+    assert small.scale == pytest.approx(1.5**0.01)
+
+
 def test_depth_maps_what_the_images_show(shared):
     """By matches that know nothing of depth, and both ways."""
     data = Data(

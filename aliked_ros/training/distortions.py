@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import cv2
@@ -38,6 +38,16 @@ class Distortions:
     gamma: Factor = 1.4
     noise: Share = 0.03
     blur: Annotated[float, Field(ge=0)] = 1.5
+
+    def grown(self, share: float) -> Distortions:
+        """These at 1, none at 0, between them in proportion (factors: of their logarithms)."""
+        factors = ("scale", "contrast", "gamma")
+        return Distortions(
+            **{
+                name: value**share if name in factors else value * share
+                for name, value in asdict(self).items()
+            }
+        )
 
 
 def draw_homography(

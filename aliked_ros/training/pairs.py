@@ -60,16 +60,18 @@ class HomographyPairs:
         distortions: Distortions,
         seed: int,
         length: int | None = None,
+        growing: int = 0,
     ) -> None:
         """Make ``length`` pairs (default: one an image) of ``size`` (width, height) pixels.
 
-        images: H×W×3 (RGB) uint8. Raises SourceError when there are none.
+        images: H×W×3 (RGB) uint8. growing: pairs over which the distortions grow. Raises
+        SourceError when there are none.
         """
         if not images:
             raise SourceError("there are no images to make training pairs of.")
         self._images, self._size, self._seed = images, size, seed
         self._distortions = distortions
-        self._length = length or len(images)
+        self._length, self._growing = length or len(images), growing
 
     def __len__(self) -> int:
         return self._length
@@ -81,7 +83,9 @@ class HomographyPairs:
         width, height = self._size
         source = self._images[number]
         fit = _fitting(source.shape, self._size)
-        homography = draw_homography(rng, width, height, self._distortions)
+        share = min(1.0, (index + 1) / self._growing) if self._growing else 1.0
+        distortions = self._distortions.grown(share)
+        homography = draw_homography(rng, width, height, distortions)
         # both are taken from the image itself: what one does not show, the other may
         views = [
             cv2.warpPerspective(source, matrix, (width, height), flags=cv2.INTER_LINEAR,
@@ -89,8 +93,7 @@ class HomographyPairs:
             for matrix in (fit, homography @ fit)
         ]  # fmt: skip
         first, second = (
-            _tensor(photometric(rng, np.asarray(view, np.uint8), self._distortions))
-            for view in views
+            _tensor(photometric(rng, np.asarray(view, np.uint8), distortions)) for view in views
         )
         matrix = torch.from_numpy(homography)
         return Pair(
@@ -151,16 +154,18 @@ def open_pairs(
     length: int | None,
     seed: int,
     report: Reading = lambda *_: None,
+    growing: int = 0,
 ) -> Pairs:
     """``length`` pairs of a source, of images of ``size`` (width, height) pixels.
 
-    length: default one an image, or of each pair. Raises SourceError where the source does not
+    length: default one an image, or of each pair. growing: homographies, pairs over which the
+    distortions grow. Raises SourceError where the source does not
     have what the pairs need, OutputError.
     """
     frames = read_frames(data, size, report)
     if data.kind == "homography":
         images = [frames[place].pixels for place in range(len(frames))]
-        return HomographyPairs(images, size, data.distortions, seed, length)
+        return HomographyPairs(images, size, data.distortions, seed, length, growing)
     if data.kind == "megadepth":
         overlaps = scene_overlaps(data.source)
         low, high = data.overlap

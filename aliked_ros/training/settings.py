@@ -117,11 +117,12 @@ class TrainingSettings:
     data; their pairs are mixed evenly. compare: evaluations of the result and the start. size:
     width and height of the images. steps: of the optimiser. batch: pairs a process works on at
     once; accumulate: such batches for one step. learning_rate: of Adam, reached after ``warm_up``
-    steps, then constant. clip: largest norm of the gradient. keypoints, random: detected, and drawn
-    anywhere, in each image. precision: of Lightning Fabric. train_statistics: let batch
-    normalisation follow the data; null: only for new networks, since a few images would spoil what
-    many have given. validate_every, patience: steps, and validations without a better one that end
-    it (0: never). pairs: of validation. seed: of everything that is drawn. loss: see
+    steps, then constant. grow: steps over which the distortions of the training pairs grow from
+    none: large turns are learnt only so. clip: largest norm of the gradient. keypoints, random:
+    detected, and drawn anywhere, in each image. precision: of Lightning Fabric. train_statistics:
+    let batch normalisation follow the data; null: only for new networks, since a few images would
+    spoil what many have given. validate_every, patience: steps, and validations without a better
+    one that end it (0: never). pairs: of validation. seed: of everything that is drawn. loss: see
     ``LossSettings``.
     """
 
@@ -138,6 +139,7 @@ class TrainingSettings:
     accumulate: Count = 1
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     warm_up: Annotated[int, Field(ge=0)] = 20
+    grow: Annotated[int, Field(ge=0)] = 0
     clip: Annotated[float, Field(gt=0)] = 1.0
     keypoints: Count = 400
     random: Annotated[int, Field(ge=0)] = 200

@@ -183,9 +183,13 @@ class _Run:
         self._model, self._optimizer = fabric.setup(self._losses, optimizer)
         self._network = network
         with fabric.rank_zero_first(local=True):  # it reads them into the cache, for all
+            every = settings.batch * settings.accumulate * fabric.world_size  # pairs a step
+            growing = settings.grow * every // len(settings.train)
             self._ahead = _Ahead(
                 [
-                    open_pairs(data, settings.size, _MANY, _seed(settings, 0, place), reading)
+                    open_pairs(
+                        data, settings.size, _MANY, _seed(settings, 0, place), reading, growing
+                    )
                     for place, data in enumerate(settings.train)
                 ]
             )
