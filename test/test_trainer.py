@@ -134,6 +134,7 @@ def test_a_checkpoint_that_forgets_is_not_the_best(images, tmp_path):
         kept[name] = torch.load(outcome.best)
         if name == "free":
             assert outcome.after["correct"] > outcome.before["correct"]
+            assert outcome.after["step"] > 0
         else:
             assert outcome.after == outcome.before
             assert outcome.after["correct"] == outcome.after["correct/0"]

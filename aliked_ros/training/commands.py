@@ -77,6 +77,7 @@ def train(
     facts = {
         "checkpoint": str(outcome.best),
         "steps": outcome.steps,
+        "best_step": outcome.after.get("step"),
         "stopped": outcome.stopped or None,
         "correct_matches_before": _rounded(outcome.before.get("correct")),
         "correct_matches_after": _rounded(outcome.after.get("correct")),

@@ -49,7 +49,8 @@ class Outcome:
     """What a training has come to.
 
     best: the checkpoint with the most correct matches in validation (the last one without). steps:
-    done in all. before, after: validation of the start and of ``best``; empty without validation.
+    done in all. before, after: validation of the start and of ``best``, and its ``step`` (0: none
+    was better than the start); empty without validation.
     stopped: why before its time; empty = it was not.
     """
 
@@ -311,7 +312,7 @@ class _Run:
     def _checking(self, writer: SummaryWriter | None) -> dict[str, float]:
         """Validate in one process; the figures are the same in all."""
         found = self._figures(writer) if self._fabric.is_global_zero else {}
-        return self._fabric.broadcast(found)
+        return self._fabric.broadcast(found | {"step": self._step})
 
     def _figures(self, writer: SummaryWriter | None) -> dict[str, float]:
         """Figures of the validation, and a picture of each source's first pair, for TensorBoard."""
