@@ -39,25 +39,28 @@ class Compared:
     change: Estimate
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; change_percent: with its 95 % interval, of ``before``."""
+        """For JSON; change_percent: with its 95 % interval, of ``before``; None where that is 0."""
         return {
             "evaluation": self.name,
             "before": _rounded(self.before.value),
             "after": _rounded(self.after.value),
-            "change_percent": [_rounded(value) for value in self._percent()],
+            "change_percent": [_rounded(value) for value in self._percent()] or None,
         }
 
     def line(self) -> str:
         """A row of the table."""
-        value, low, high = self._percent()
-        return (
-            f"| {self.name} | {self.before.value:.1f} | {self.after.value:.1f} "
-            f"| {value:+.1f} % [{low:+.1f}, {high:+.1f}] |"
-        )
+        change = "from none"
+        if percent := self._percent():
+            value, low, high = percent
+            change = f"{value:+.1f} % [{low:+.1f}, {high:+.1f}]"
+        return f"| {self.name} | {self.before.value:.1f} | {self.after.value:.1f} | {change} |"
 
-    def _percent(self) -> tuple[float, float, float]:
-        whole = self.before.value / 100.0 or 1.0
-        return self.change.value / whole, self.change.low / whole, self.change.high / whole
+    def _percent(self) -> list[float]:
+        """Of ``before``, with its interval; nothing where that is 0."""
+        if not self.before.value:
+            return []
+        change = (self.change.value, self.change.low, self.change.high)
+        return [100.0 * value / self.before.value for value in change]
 
 
 HEAD = "| correct matches at 3 px a pair | before | after | change [95 %] |\n|---|---|---|---|"
