@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # so a shell starts what it runs in the background; tests interrupt themselves and others
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import json
 from collections.abc import Callable
