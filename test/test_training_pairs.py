@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from aliked_ros.evaluation.methods import open_methods
 from aliked_ros.evaluation.poses import true_poses
 from aliked_ros.sources import open_source
 from aliked_ros.training.distortions import Distortions, draw_homography
-from aliked_ros.training.frames import read_frames
+from aliked_ros.training.frames import read_frames, scene_overlaps
 from aliked_ros.training.pairs import HomographyPairs, Pair, open_pairs
 from aliked_ros.training.settings import Data
 from aliked_ros.training.warps import DepthWarp
@@ -225,6 +227,23 @@ def test_megadepth_maps_what_the_images_show(shared, tmp_path, caplog):
     assert len(open_pairs(Data(str(other), "megadepth"), (320, 240), None, 0)) == 6
     with pytest.raises(SourceError, match="near enough"):
         open_pairs(Data(str(other), "megadepth", overlap=(0.6, 0.9)), (320, 240), None, 0)
+
+
+def test_lists_of_older_numpy_are_read(tmp_path):
+    """As of 2019: pickles of protocol 2, modules named numpy.core, numpy's own numbers in them."""
+    infos = np.empty(1, object)
+    infos[0] = ((np.int64(0), np.int64(1)), np.float64(0.3), np.zeros((2, 4)))
+    data = pickle.dumps(infos, protocol=2).replace(b"numpy._core", b"numpy.core")
+    assert b"numpy.core" in data
+    assert b"_codecs" in data
+    path = tmp_path / "0000.npz"
+    np.savez(path, image_paths=np.array(["a"]), depth_paths=np.array(["a"]),
+             intrinsics=np.zeros((1, 3, 3)), poses=np.zeros((1, 4, 4)))  # fmt: skip
+    with zipfile.ZipFile(path, "a") as archive, archive.open("pair_infos.npy", "w") as file:
+        head = {"descr": "|O", "fortran_order": False, "shape": (1,)}
+        np.lib.format.write_array_header_1_0(file, head)
+        file.write(data)
+    np.testing.assert_allclose(scene_overlaps(str(path)), [[0, 1, 0.3]])
 
 
 class _Harmful:
