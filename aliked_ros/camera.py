@@ -107,6 +107,21 @@ class CameraModel:
         slopes = np.asarray(jacobian, np.float64)[:, 3:5]  # by translation, at depth 1
         return np.asarray(pixels), slopes.reshape(-1, 2, 2)
 
+    def rectification_maps(
+        self, rotation: NDArray[np.float64], matrix: NDArray[np.float64], size: tuple[int, int],
+        kind: int = cv2.CV_32FC1,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        """For ``cv2.remap``: where in this camera's image each pixel of a rectified one lies.
+
+        rotation: 3×3, from this optical frame to the rectified one. matrix, size: intrinsics 3×3
+        and (width, height) of the rectified image. kind: of the maps.
+        """
+        module = cv2.fisheye if self.distortion_model == "equidistant" else cv2
+        x, y = module.initUndistortRectifyMap(
+            self.matrix, self.distortion, rotation, matrix, size, kind
+        )
+        return x, y
+
     @classmethod
     def from_info(cls, info: Any, rectified: bool) -> CameraModel:
         """The model of the images that a sensor_msgs/CameraInfo comes with (REP-104).

@@ -60,12 +60,7 @@ def rectified_border(
     optical frame (R). raw: the camera as it is (K and D).
     """
     size = (rectified.width, rectified.height)
-    rectify = (
-        cv2.fisheye.initUndistortRectifyMap
-        if raw.distortion_model == "equidistant"
-        else cv2.initUndistortRectifyMap
-    )
-    x, y = rectify(raw.matrix, raw.distortion, rotation, rectified.matrix, size, cv2.CV_32FC1)
+    x, y = raw.rectification_maps(rotation, rectified.matrix, size)
     inside = (x > -_ROUNDING) & (x < raw.width - 1 + _ROUNDING)
     inside &= (y > -_ROUNDING) & (y < raw.height - 1 + _ROUNDING)
     reach = np.ones((2 * _BORDER_MARGIN + 1,) * 2, np.uint8)

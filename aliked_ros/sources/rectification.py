@@ -93,16 +93,8 @@ def rectify(left: CameraModel, right: CameraModel, right_from_left: Matrix) -> R
 
 def _maps(view: View) -> tuple[Any, Any]:
     camera = view.camera
-    module = cv2.fisheye if camera.distortion_model == "equidistant" else cv2
-    maps = module.initUndistortRectifyMap(
-        camera.matrix,
-        camera.distortion,
-        view.rotation,
-        view.projection[:, :3],
-        (camera.width, camera.height),
-        cv2.CV_16SC2,
-    )
-    return maps[0], maps[1]
+    size = (camera.width, camera.height)
+    return camera.rectification_maps(view.rotation, view.projection[:, :3], size, cv2.CV_16SC2)
 
 
 def _remap(pixels: UInt8Array, maps: tuple[Any, Any]) -> UInt8Array:

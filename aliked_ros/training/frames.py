@@ -28,9 +28,9 @@ from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ImageError, OutputError, SourceError
 from aliked_ros.evaluation.poses import has_truth, interpolated, read_truth, truth_file
 from aliked_ros.odometry.geometry import Transform
-from aliked_ros.sources import open_source, read_image
+from aliked_ros.sources import Partner, Source, open_source, read_image
 from aliked_ros.training.settings import Data
-from aliked_ros.types import Float32Array, UInt8Array
+from aliked_ros.types import Float32Array, Image, UInt8Array
 
 logger = logging.getLogger("aliked_ros.training")
 
@@ -128,7 +128,10 @@ def read_frames(data: Data, size: tuple[int, int], report: Reading = lambda *_: 
 
 def scene_overlaps(source: str) -> NDArray[np.float64]:
     """K×3 of a MegaDepth scene: numbers of two images, and how much they share (0 to 1)."""
-    scene = _scene(Path(source).expanduser())
+    return _overlaps(_scene(Path(source).expanduser()))
+
+
+def _overlaps(scene: dict[str, Any]) -> NDArray[np.float64]:
     if "pair_infos" in scene:
         rows = [(*row[0], row[1]) for row in scene["pair_infos"]]
         return np.array(rows, np.float64).reshape(-1, 3)
@@ -217,48 +220,56 @@ def _mapped(path: Path, kind: type[np.generic]) -> NDArray[Any]:
     return np.memmap(path, kind, "r") if path.stat().st_size else np.zeros(0, kind)
 
 
+def _opened(data: Data, partner: Partner = "none") -> Source:
+    return open_source(
+        data.source, None if data.count is None else data.first + data.count, partner
+    )
+
+
+def _chosen(source: Source, first: int, report: Reading) -> Iterator[tuple[int, Image]]:
+    """The images from number ``first`` on, with their numbers."""
+    for number, image in enumerate(source):
+        if number >= first:
+            yield number, image
+        report(source.name, number + 1, source.length)
+
+
 def _images(data: Data, size: tuple[int, int], report: Reading) -> Iterator[Frame | None]:
     """Images alone. What cannot be used is None, here and below."""
-    limit = None if data.count is None else data.first + data.count
-    source = open_source(data.source, limit)
-    scale = data.distortions.scale
-    for number, image in enumerate(source):
-        if number >= data.first:
-            pixels = rgb(image.pixels)
-            factor = scale * _covering(pixels.shape, size)
-            if factor < 1.0:
-                pixels = np.asarray(
-                    cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-                )
-            yield Frame(f"{source.name} {image.stamp:.6f}", number, pixels)
-        report(source.name, number + 1, source.length)
+    source = _opened(data)
+    for number, image in _chosen(source, data.first, report):
+        pixels = rgb(image.pixels)
+        factor = data.distortions.scale * covering(pixels.shape, size)
+        if factor < 1.0:
+            pixels = np.asarray(
+                cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+            )
+        yield Frame(f"{source.name} {image.stamp:.6f}", number, pixels)
     yield from [None] * source.skipped
 
 
 def _sequence(data: Data, size: tuple[int, int], report: Reading) -> Iterator[Frame | None]:
     """A sequence's images that have depth and a pose."""
-    limit = None if data.count is None else data.first + data.count
-    source = open_source(data.source, limit, "depth")
+    source = _opened(data, "depth")
     if source.calibration is None:
         raise SourceError(f"{data.source} has no calibration; put a calib.json there.")
     camera = CameraModel.from_calibration(source.calibration)
-    undistort = _undistortion(camera)
+    maps = camera.rectification_maps(np.eye(3), camera.matrix, (camera.width, camera.height))
     pose_at = interpolated(read_truth(_truth(data)))
-    for number, image in enumerate(source):
+    for number, image in _chosen(source, data.first, report):
         pose = pose_at(image.stamp)
-        if number >= data.first and image.depth is not None and pose is not None:
+        if image.depth is not None and pose is not None:
             yield _cut(
                 Frame(
                     f"{source.name} {image.stamp:.6f}",
                     number,
-                    undistort(rgb(image.pixels), cv2.INTER_LINEAR),
-                    undistort(image.depth, cv2.INTER_NEAREST),
+                    np.asarray(cv2.remap(rgb(image.pixels), *maps, cv2.INTER_LINEAR), np.uint8),
+                    _undistorted_depth(image.depth, maps),
                     camera.matrix,
                     pose,
                 ),
                 size,
             )
-        report(source.name, number + 1, source.length)
     yield from [None] * source.skipped
 
 
@@ -267,7 +278,7 @@ def _megadepth(data: Data, size: tuple[int, int], report: Reading) -> Iterator[F
     path = Path(data.source).expanduser()
     scene = _scene(path)
     root = _root(path, scene)
-    wanted = np.unique(scene_overlaps(data.source)[:, :2]).astype(int)
+    wanted = np.unique(_overlaps(scene)[:, :2]).astype(int)
     last = None if data.count is None else data.first + data.count
     wanted = wanted[data.first : last]
     for done, number in enumerate(wanted, 1):
@@ -326,7 +337,7 @@ def _cut(frame: Frame, size: tuple[int, int]) -> Frame:
     """Scaled to cover ``size``, and what is over cut off evenly."""
     assert frame.depth is not None
     assert frame.matrix is not None
-    factor = _covering(frame.pixels.shape, size)
+    factor = covering(frame.pixels.shape, size)
     height, width = (
         max(side, round(factor * whole))
         for side, whole in zip(size[::-1], frame.pixels.shape[:2], strict=True)
@@ -346,24 +357,13 @@ def _cut(frame: Frame, size: tuple[int, int]) -> Frame:
     )
 
 
-def _covering(shape: tuple[int, ...], size: tuple[int, int]) -> float:
+def covering(shape: tuple[int, ...], size: tuple[int, int]) -> float:
     """The scale at which an image covers ``size``."""
     return max(size[0] / shape[1], size[1] / shape[0])
 
 
-def _undistortion(camera: CameraModel) -> Callable[[Any, int], Any]:
-    """What takes the lens's distortion out of an image, the camera's matrix unchanged."""
-    columns, rows = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
-    pixels = np.stack([columns, rows], axis=-1).reshape(-1, 2)
-    rays = (pixels - camera.matrix[:2, 2]) / np.diag(camera.matrix)[:2]
-    there = camera.project(rays.astype(np.float32)).reshape(camera.height, camera.width, 2)
-    x, y = np.ascontiguousarray(there.transpose(2, 0, 1))
-
-    def undistort(image: Any, interpolation: int) -> Any:
-        empty = np.nan if image.dtype == np.float32 else 0
-        return cv2.remap(image, x, y, interpolation, borderValue=empty)
-
-    return undistort
+def _undistorted_depth(depth: Float32Array, maps: tuple[Any, Any]) -> Float32Array:
+    return np.asarray(cv2.remap(depth, *maps, cv2.INTER_NEAREST, borderValue=np.nan), np.float32)
 
 
 def _scene(path: Path) -> dict[str, Any]:

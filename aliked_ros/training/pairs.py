@@ -18,7 +18,14 @@ from torch import Tensor
 
 from aliked_ros.errors import SourceError
 from aliked_ros.training.distortions import Distortions, draw_homography, photometric
-from aliked_ros.training.frames import Frame, Frames, Reading, read_frames, scene_overlaps
+from aliked_ros.training.frames import (
+    Frame,
+    Frames,
+    Reading,
+    covering,
+    read_frames,
+    scene_overlaps,
+)
 from aliked_ros.training.settings import Data
 from aliked_ros.training.warps import DepthWarp, HomographyWarp, Warp
 from aliked_ros.types import UInt8Array
@@ -159,8 +166,8 @@ def open_pairs(
     """``length`` pairs of a source, of images of ``size`` (width, height) pixels.
 
     length: default one an image, or of each pair. growing: homographies, pairs over which the
-    distortions grow. Raises SourceError where the source does not
-    have what the pairs need, OutputError.
+    distortions grow. Raises SourceError where the source does not have what the pairs need,
+    OutputError.
     """
     frames = read_frames(data, size, report)
     if data.kind == "homography":
@@ -196,7 +203,7 @@ def _depth_warp(here: Frame, there: Frame) -> DepthWarp:
 def _fitting(shape: tuple[int, ...], size: tuple[int, int]) -> NDArray[np.float64]:
     """The homography that scales an image to cover ``size``, about the centre."""
     (height, width), (columns, rows) = shape[:2], size
-    scale = max(columns / width, rows / height)
+    scale = covering(shape, size)
     return np.array(
         [
             [scale, 0.0, 0.5 * (columns - 1) - 0.5 * scale * (width - 1)],

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from aliked_ros.errors import ConfigurationError
-from aliked_ros.training.distortions import Distortions
+from aliked_ros.training.distortions import Distortions, Share
 from aliked_ros.training.losses import LossSettings
 
 Kind = Literal["homography", "depth", "megadepth"]
@@ -25,7 +25,6 @@ Matcher = Literal["nearest", "lightglue"]
 Precision = Literal["32-true", "bf16-mixed"]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=64)]  # pixels
-Share = Annotated[float, Field(ge=0, le=1)]
 NEW = "new"
 LIGHTGLUE_DIM = 128
 

@@ -195,7 +195,13 @@ class _Run:
                 ]
             )
             self._validation = [
-                open_pairs(data, settings.size, settings.pairs, _seed(settings, 1, place), reading)
+                [
+                    *_all(
+                        open_pairs(
+                            data, settings.size, settings.pairs, _seed(settings, 1, place), reading
+                        )
+                    )
+                ]
                 for place, data in enumerate(settings.validation)
             ]
         self._step = 0
@@ -318,7 +324,7 @@ class _Run:
         """Figures of the validation, and a picture of each source's first pair, for TensorBoard."""
         counted, found = [], {}
         for number, (name, pairs) in enumerate(zip(self._sources(), self._validation, strict=True)):
-            judged = [judge(self._network, pair, self._settings.keypoints) for pair in _all(pairs)]
+            judged = [judge(self._network, pair, self._settings.keypoints) for pair in pairs]
             found[name] = figures(judged)["correct"]
             if self._settings.validation[number].keep is None:
                 counted += judged
