@@ -222,9 +222,9 @@ def _gpu() -> Iterator[Check]:
         yield Check("GPU", OK, f"{error.problem}; the networks run on the CPU")
         return
     try:
-        from aliked_ros.inference.cuda import CudaDevice
+        from aliked_ros.inference.tensorrt_device import TensorRtDevice
 
-        device = CudaDevice()
+        device = TensorRtDevice()
     except GpuError as error:
         finding = f"{gpu}, not used: {error.problem}"
         yield Check("GPU", WARN, finding, f"For backend: tensorrt: {error.remedy}.")

@@ -19,7 +19,7 @@ import pytest
 
 from aliked_ros.cache import cache_dir
 from aliked_ros.errors import BackendError
-from aliked_ros.inference.tensorrt_backend import BuildProgress
+from aliked_ros.inference.device_backend import BuildProgress
 from aliked_ros.machine import cores
 from aliked_ros.models.device_export import DeviceGraph, TensorSpec
 from aliked_ros.models.engines import Network, extractor_network

@@ -37,9 +37,9 @@ from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.gpu import Gpu, GpuError, find_gpu
 from aliked_ros.inference.backend import create_backend
 from aliked_ros.inference.cpu import CpuBackend
-from aliked_ros.inference.cuda import CudaDevice
+from aliked_ros.inference.tensorrt_device import TensorRtDevice
 from aliked_ros.inference.fallback import FallbackBackend
-from aliked_ros.inference.tensorrt_backend import TensorRtBackend
+from aliked_ros.inference.device_backend import DeviceBackend
 from aliked_ros.models.tensorrt_library import check_gpu, choose_target, load_tensorrt
 from aliked_ros.ros.conversions import image_message
 from aliked_ros.ros.frontend_node import FrontendNode
@@ -166,7 +166,7 @@ def test_tensorrt_says_what_is_missing(
     pytest.importorskip("tensorrt_rtx_bindings")
     driver(**answers)
     with pytest.raises(GpuError, match=said):
-        CudaDevice()
+        TensorRtDevice()
     backend = create_backend(FrontendConfig())  # auto
     assert isinstance(backend, CpuBackend)
     assert backend.identity["reason"].startswith("TensorRT cannot run here: ")
@@ -182,13 +182,13 @@ def test_auto_takes_tensorrt_where_all_is_there(driver: Callable[..., None], pyc
     check_gpu(library, find_gpu())
     backend = create_backend(FrontendConfig())
     assert isinstance(backend, FallbackBackend)
-    assert isinstance(backend.backend, TensorRtBackend)
+    assert isinstance(backend.backend, DeviceBackend)
     assert backend.description == f"tensorrt: {library.name} on NVIDIA Example, float16"
     assert backend.identity["reason"] == (
         f"NVIDIA Example (compute capability 8.9, driver for CUDA 13.1) and {library.name} are here"
     )
     asked = create_backend(FrontendConfig(backend="tensorrt", precision="float32"))
-    assert isinstance(asked, TensorRtBackend)
+    assert isinstance(asked, DeviceBackend)
     assert asked.identity["reason"] == "asked for by backend: tensorrt"
     assert asked.identity["precision"] == "float32"
     target = choose_target()
@@ -290,7 +290,7 @@ def test_from_a_lost_device_the_tracks_go_on_on_the_cpu(tum_images) -> None:
 
     def with_fallback(config, progress):
         return FallbackBackend(
-            TensorRtBackend(config, device),
+            DeviceBackend(config, device),
             lambda reason: create_backend(FrontendConfig(backend="cpu")),
             said.append,
         )
@@ -355,7 +355,7 @@ def test_without_fallback_a_lost_device_is_an_error_with_the_cause(tum_images) -
     device = OnnxDevice()
     pipeline = Pipeline(
         FrontendConfig(matcher="nearest", max_keypoints=256, precision="float32"),
-        open_backend=lambda config, progress: TensorRtBackend(config, device),
+        open_backend=lambda config, progress: DeviceBackend(config, device),
     )
     pipeline.process(Image(tum_images(0)))
     device.failure = BackendError("running x failed: the GPU was lost; restart.")
@@ -382,7 +382,7 @@ def node_on(device: OnnxDevice, **parameters: object) -> Iterator[FrontendNode]:
     with patch.dict(os.environ, environment()):
         rclpy.init(context=context, domain_id=DOMAIN)
         node = FrontendNode(
-            lambda config, progress: TensorRtBackend(config, device, progress),
+            lambda config, progress: DeviceBackend(config, device, progress),
             context=context,
             parameter_overrides=[Parameter(name, value=v) for name, v in parameters.items()],
         )

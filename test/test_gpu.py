@@ -14,20 +14,20 @@ from aliked_ros.frontend.matcher import LightGlueMatcher
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.inference.backend import create_backend
 from aliked_ros.inference.cpu import CpuBackend
-from aliked_ros.inference.tensorrt_backend import TensorRtBackend
+from aliked_ros.inference.device_backend import DeviceBackend
 from aliked_ros.types import Features, Image, UInt8Array
 
 pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
-def backend(request: pytest.FixtureRequest) -> Iterator[TensorRtBackend]:
+def backend(request: pytest.FixtureRequest) -> Iterator[DeviceBackend]:
     config = FrontendConfig(backend="tensorrt", precision=request.param)
     try:
         backend = create_backend(config, print)
     except BackendError as error:
         pytest.skip(f"TensorRT cannot run here: {error}")
-    assert isinstance(backend, TensorRtBackend)
+    assert isinstance(backend, DeviceBackend)
     yield backend
     backend.close()
 
@@ -39,7 +39,7 @@ def nearest(found: Features, expected: Features) -> tuple[np.ndarray, np.ndarray
     return distance.min(1), (expected.descriptors * found.descriptors[index]).sum(1)
 
 
-def test_features_are_the_published_ones(backend: TensorRtBackend, reference) -> None:
+def test_features_are_the_published_ones(backend: DeviceBackend, reference) -> None:
     extractor = Extractor(FrontendConfig(), backend)
     for model, image in reference.cases():
         if model != "aliked-n16":
@@ -57,7 +57,7 @@ def test_features_are_the_published_ones(backend: TensorRtBackend, reference) ->
 
 
 def test_matches_are_those_of_the_cpu(
-    backend: TensorRtBackend, tum_images: Callable[[int], UInt8Array]
+    backend: DeviceBackend, tum_images: Callable[[int], UInt8Array]
 ) -> None:
     config = FrontendConfig(depth_confidence=-1.0)
     extractor = Extractor(config, backend)
@@ -75,7 +75,7 @@ def test_matches_are_those_of_the_cpu(
 
 
 def test_tracks_are_those_of_the_cpu(
-    backend: TensorRtBackend, tum_images: Callable[[int], UInt8Array]
+    backend: DeviceBackend, tum_images: Callable[[int], UInt8Array]
 ) -> None:
     tracked = {}
     for name in ("tensorrt", "cpu"):
@@ -88,7 +88,7 @@ def test_tracks_are_those_of_the_cpu(
 
 
 def test_memory_is_given_back(
-    backend: TensorRtBackend, tum_images: Callable[[int], UInt8Array]
+    backend: DeviceBackend, tum_images: Callable[[int], UInt8Array]
 ) -> None:
     cuda = pytest.importorskip("pycuda.driver")
     extractor = Extractor(FrontendConfig(), backend)
@@ -103,6 +103,6 @@ def test_memory_is_given_back(
     assert all(free() >= first - (8 << 20) for _ in range(3))
 
 
-def test_more_memory_than_there_is(backend: TensorRtBackend) -> None:
+def test_more_memory_than_there_is(backend: DeviceBackend) -> None:
     with pytest.raises(BackendError, match="the GPU's memory is full"):
         backend.device.empty((1 << 50,), np.dtype(np.uint8))

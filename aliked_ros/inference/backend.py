@@ -12,7 +12,7 @@ from aliked_ros.gpu import GpuError
 from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
 
 if TYPE_CHECKING:
-    from aliked_ros.inference.tensorrt_backend import TensorRtBackend
+    from aliked_ros.inference.device_backend import DeviceBackend
 
 
 class FeatureNetwork(Protocol):
@@ -111,13 +111,13 @@ def create_backend(
 
 def _tensorrt(
     config: FrontendConfig, progress: Callable[[str], None] | None, asked: str
-) -> TensorRtBackend:
+) -> DeviceBackend:
     """TensorRT on this machine's GPU; GpuError where that cannot be."""
-    from aliked_ros.inference.cuda import CudaDevice
-    from aliked_ros.inference.tensorrt_backend import TensorRtBackend
+    from aliked_ros.inference.tensorrt_device import TensorRtDevice
+    from aliked_ros.inference.device_backend import DeviceBackend
 
-    device = CudaDevice()
-    backend = TensorRtBackend(config, device, progress)
+    device = TensorRtDevice()
+    backend = DeviceBackend(config, device, progress)
     if config.backend == "auto":
         asked = f"{device.gpu} and {device.library.name} are here"
     backend.identity["reason"] = asked

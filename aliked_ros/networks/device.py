@@ -29,7 +29,9 @@ from aliked_ros.networks.deform_conv import deform_reads
 from aliked_ros.networks.folded import elu
 from aliked_ros.networks.lightglue import LightGlue, exit_threshold
 
-_CELL = NMS_RADIUS + 1  # pixels: two local maxima are at least so far apart
+CELL = NMS_RADIUS + 1
+"""Pixels: two local maxima are at least so far apart, so that one cell holds one at most."""
+
 _PADDING = -30000.0  # added to the attention of padding rows: no weight, and within half precision
 _IMPOSSIBLE = -1e9  # similarity of padding rows
 _LEAST_PROBABILITY = 1e-37
@@ -61,7 +63,7 @@ class DeviceExtractor(nn.Module):
         super().__init__()
         encoder = folded.FoldedEncoder(network, channels)
         for block in encoder.blocks[1:]:
-            block.conv1, block.conv2 = (_DeformableReads(c) for c in (block.conv1, block.conv2))
+            block.conv1, block.conv2 = (self.deformable(c) for c in (block.conv1, block.conv2))
         encoder.conv1.weight = nn.Parameter(encoder.conv1.weight.detach() * _PIXEL_SCALE)
         self.encoder = encoder.half() if half else encoder
         tail = folded.score_tail_weights(network)
@@ -91,10 +93,14 @@ class DeviceExtractor(nn.Module):
             slice(window.top, window.top + window.height),
             slice(window.left, window.left + window.width),
         )
-        keypoints, scores, count = detect(
-            score_map[0, 0, rows, columns], mask.float() > 0, threshold, slots.shape[0]
+        keypoints, scores, count = self.detect(
+            score_map[0, 0, rows, columns], mask, threshold, slots.shape[0]
         )
-        return keypoints, scores, self._describe(levels, keypoints, window), count
+        return keypoints, scores, self.describe(levels, keypoints, window), count
+
+    def deformable(self, conv: nn.Module) -> nn.Module:
+        """A folded deformable convolution as it is computed here."""
+        return _DeformableReads(conv)
 
     def _encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Score map 1×1×H×W float32 and the feature levels 1×(dim/4)×h×w."""
@@ -104,17 +110,28 @@ class DeviceExtractor(nn.Module):
         for size, block in zip((2, 4, 4), encoder.blocks, strict=True):
             stages.append(block(F.avg_pool2d(stages[-1], size)))
         levels = [elu(head(x)) for head, x in zip(encoder.heads, stages, strict=True)]
-        summed, *parts = (F.conv2d(x, w) for x, w in zip(levels, encoder.score_first, strict=True))
-        for part in parts:
+        parts = [F.conv2d(x, w) for x, w in zip(levels, encoder.score_first, strict=True)]
+        return self.score(parts), levels
+
+    def score(self, parts: list[Tensor]) -> Tensor:
+        """Score map 1×1×H×W float32 of the head's first layer, level by level."""
+        summed, *coarse = parts
+        for part in coarse:
             summed = summed + F.interpolate(
                 part, size=summed.shape[-2:], mode="bilinear", align_corners=True
             )
         score = summed.float()
         for weight in self.score_tail:
             score = F.conv2d(elu(score), weight, padding=1)
-        return torch.sigmoid(score), levels
+        return torch.sigmoid(score)
 
-    def _describe(self, levels: list[Tensor], keypoints: Tensor, window: Window) -> Tensor:
+    def detect(
+        self, score_map: Tensor, mask: Tensor, threshold: Tensor, top_k: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Keypoints, scores and count as ``forward`` gives them, of a score map H×W."""
+        return detect(score_map, mask.float() > 0, threshold, top_k)
+
+    def describe(self, levels: list[Tensor], keypoints: Tensor, window: Window) -> Tensor:
         """See ``ALIKED.describe``."""
         tables = [x[0].permute(1, 2, 0) for x in levels]
         ticks = torch.arange(self.kernel**2)
@@ -131,10 +148,14 @@ class DeviceExtractor(nn.Module):
         weight = torch.where(step == 1, fraction, 1 - fraction).prod(-1)
         pixels = _read_pixels(tables, corner[:, :, None] + step, window)
         samples = (pixels.float() * weight[..., None]).sum(2).to(pixels.dtype)
+        return self.aggregate(samples)
+
+    def aggregate(self, samples: Tensor) -> Tensor:
+        """Descriptors K×dim of the features K×M×dim at the deformable positions."""
         head = self.aggregation
         activated = elu(samples @ head.select).flatten(1)  # see FoldedAggregation
         descriptors = F.normalize((activated @ head.aggregate).float(), dim=-1)
-        return descriptors.to(pixels.dtype)
+        return descriptors.to(samples.dtype)
 
 
 def detect(
@@ -148,20 +169,20 @@ def detect(
     maxima = suppress_non_maxima(score_map[None, None])
     candidates = torch.where(inside & mask, maxima, torch.zeros(()))
     # the one or two rows and columns left over at the far sides belong to the border
-    best = F.max_pool2d(candidates, _CELL)[0, 0]
+    best = F.max_pool2d(candidates, CELL)[0, 0]
     values, cells = best.flatten().topk(top_k)
     count = (values > threshold.clamp(min=0.0)).sum(0, keepdim=True).to(torch.int32)
 
     cells = cells.to(torch.int32)
     across = best.shape[1]
     row = torch.div(cells, across, rounding_mode="trunc")
-    ticks = torch.arange(_CELL**2, dtype=torch.int32)
-    first = row * (_CELL * width) + (cells - row * across) * _CELL
-    in_cell = _take(candidates.flatten(), first[:, None] + (ticks // _CELL) * width + ticks % _CELL)
+    ticks = torch.arange(CELL**2, dtype=torch.int32)
+    first = row * (CELL * width) + (cells - row * across) * CELL
+    in_cell = _take(candidates.flatten(), first[:, None] + (ticks // CELL) * width + ticks % CELL)
     place = in_cell.argmax(1).to(torch.int32)
-    place_y = torch.div(place, _CELL, rounding_mode="trunc")
-    x = ((cells - row * across) * _CELL + place - place_y * _CELL).clamp(radius, width - 1 - radius)
-    y = (row * _CELL + place_y).clamp(radius, height - 1 - radius)
+    place_y = torch.div(place, CELL, rounding_mode="trunc")
+    x = ((cells - row * across) * CELL + place - place_y * CELL).clamp(radius, width - 1 - radius)
+    y = (row * CELL + place_y).clamp(radius, height - 1 - radius)
 
     side = 2 * radius + 1
     ticks = torch.arange(side**2, dtype=torch.int32)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from aliked_ros.errors import BackendError
 from aliked_ros.gpu import GpuError, find_gpu
-from aliked_ros.inference.tensorrt_backend import BuildProgress, DeviceArray, DeviceNetwork
+from aliked_ros.inference.device_backend import BuildProgress, DeviceArray, DeviceNetwork
 from aliked_ros.models.device_export import TensorSpec
 from aliked_ros.models.engines import Engine, Network, ensure_engine
 from aliked_ros.models.tensorrt_library import explained, load_tensorrt, make_logger, target_here
@@ -22,7 +22,7 @@ from aliked_ros.models.tensorrt_library import explained, load_tensorrt, make_lo
 Array = NDArray[Any]
 
 
-class CudaDevice:
+class TensorRtDevice:
     """The first GPU; see ``Device``. For any thread, one at a time.
 
     Nothing is taken of the GPU before something is loaded.
@@ -36,7 +36,7 @@ class CudaDevice:
         self._cuda = _load_pycuda()
         self.name = f"{self.library.name} on {self.gpu.name}"
         self._stream: Any = None
-        self._written: list[CudaArray] = []  # since the stream was last waited for
+        self._written: list[TensorRtArray] = []  # since the stream was last waited for
         self._lock = threading.RLock()
 
     def load(
@@ -51,9 +51,9 @@ class CudaDevice:
         with self.current(f"loading {engine.path.name}"):
             return TensorRtNetwork(self, engine, size, given or {})
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> CudaArray:
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> TensorRtArray:
         """See ``Device``."""
-        array = CudaArray(self, shape, dtype)
+        array = TensorRtArray(self, shape, dtype)
         with self.current(f"taking {array.nbytes / 1e6:.1f} MB of the GPU's memory"):
             array.memory = self._cuda.mem_alloc(array.nbytes)
         return array
@@ -123,7 +123,7 @@ class CudaDevice:
                 except Exception:  # a lost GPU refuses this, too
                     _abandon(context)
 
-    def free(self, array: CudaArray) -> None:
+    def free(self, array: TensorRtArray) -> None:
         """Give back an array's memory, also on a lost GPU."""
         memory, array.memory = array.memory, None
         page_locked, array.page_locked = array.page_locked, None
@@ -136,7 +136,7 @@ class CudaDevice:
             if page_locked is not None:
                 page_locked.base.free()
 
-    def _page_locked(self, array: CudaArray) -> Array:
+    def _page_locked(self, array: TensorRtArray) -> Array:
         """The copy in the computer's memory that an array is written and read through."""
         if array.page_locked is None:
             array.page_locked = self._cuda.pagelocked_empty(array.shape, array.dtype)
@@ -148,10 +148,10 @@ class CudaDevice:
         self._written.clear()
 
 
-class CudaArray:
+class TensorRtArray:
     """Memory on the GPU; see ``DeviceArray``."""
 
-    def __init__(self, device: CudaDevice, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(self, device: TensorRtDevice, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         """Describe it; the device gives the memory."""
         self.shape, self.dtype = shape, dtype
         self.nbytes = int(np.prod(shape)) * dtype.itemsize
@@ -172,7 +172,7 @@ class TensorRtNetwork:
 
     def __init__(
         self,
-        device: CudaDevice,
+        device: TensorRtDevice,
         engine: Engine,
         size: tuple[int, int] | None,
         given: Mapping[str, DeviceArray],
@@ -229,7 +229,7 @@ class TensorRtNetwork:
         self._owned.append(array)
         return array
 
-    def _bind(self, name: str, array: CudaArray, is_input: bool) -> None:
+    def _bind(self, name: str, array: TensorRtArray, is_input: bool) -> None:
         good = self._context.set_tensor_address(name, int(array))
         if good and is_input and -1 in tuple(self._engine.get_tensor_shape(name)):
             good = self._context.set_input_shape(name, array.shape)
@@ -240,8 +240,8 @@ class TensorRtNetwork:
         return explained(f"{doing} {self.label}", self._logger.errors)
 
 
-def _own(array: DeviceArray) -> CudaArray:
-    assert isinstance(array, CudaArray)
+def _own(array: DeviceArray) -> TensorRtArray:
+    assert isinstance(array, TensorRtArray)
     return array
 
 

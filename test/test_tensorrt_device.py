@@ -19,8 +19,8 @@ import pytest
 
 from aliked_ros.errors import BackendError
 from aliked_ros.gpu import Gpu
-from aliked_ros.inference import cuda
-from aliked_ros.inference.cuda import CudaDevice, TensorRtNetwork
+from aliked_ros.inference import tensorrt_device
+from aliked_ros.inference.tensorrt_device import TensorRtDevice, TensorRtNetwork
 from aliked_ros.models.device_export import TensorSpec
 from aliked_ros.models.engines import Engine
 from aliked_ros.models.tensorrt_library import TensorRt
@@ -218,23 +218,23 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PlayedGpu]:
     gpu = PlayedGpu()
     driver = played_pycuda(gpu)
     library = TensorRt(False, "10.3.0", 12, played_tensorrt(gpu))
-    monkeypatch.setattr(cuda, "find_gpu", lambda: Gpu("Played", (8, 9), (12, 6), 1 << 20))
-    monkeypatch.setattr(cuda, "load_tensorrt", lambda: library)
-    monkeypatch.setattr(cuda, "_load_pycuda", lambda: driver)
-    cuda._primary_context.cache_clear()
+    monkeypatch.setattr(tensorrt_device, "find_gpu", lambda: Gpu("Played", (8, 9), (12, 6), 1 << 20))
+    monkeypatch.setattr(tensorrt_device, "load_tensorrt", lambda: library)
+    monkeypatch.setattr(tensorrt_device, "_load_pycuda", lambda: driver)
+    tensorrt_device._primary_context.cache_clear()
     yield gpu
-    cuda._primary_context.cache_clear()
+    tensorrt_device._primary_context.cache_clear()
     assert gpu.stack == [], "pycuda would end the process when this thread ends"
 
 
-def load(device: CudaDevice, size: tuple[int, int] = (3, 2), **given: Any) -> TensorRtNetwork:
+def load(device: TensorRtDevice, size: tuple[int, int] = (3, 2), **given: Any) -> TensorRtNetwork:
     free = {"x": TensorSpec((None, None), "float32")}, {"y": TensorSpec((None, None), "float32")}
     engine = Engine(Path("add.engine"), b"plan", "0123456789abcdef", *free)
     with device.current("loading add.engine"):
         return TensorRtNetwork(device, engine, size, given)
 
 
-def run(device: CudaDevice, network: TensorRtNetwork, value: float) -> np.ndarray:
+def run(device: TensorRtDevice, network: TensorRtNetwork, value: float) -> np.ndarray:
     x = network.inputs["x"]
     device.write(x, np.full(x.shape, value, np.float32))
     network.run()
@@ -242,7 +242,7 @@ def run(device: CudaDevice, network: TensorRtNetwork, value: float) -> np.ndarra
 
 
 def test_values_go_up_are_computed_and_come_down(gpu: PlayedGpu) -> None:
-    device = CudaDevice()
+    device = TensorRtDevice()
     assert gpu.contexts == 0, "nothing is taken before something is loaded"
     network = load(device)
     assert gpu.shapes["x"] == (2, 3)
@@ -269,7 +269,7 @@ def test_values_go_up_are_computed_and_come_down(gpu: PlayedGpu) -> None:
 
 
 def test_any_thread_may_use_it(gpu: PlayedGpu) -> None:
-    device = CudaDevice()
+    device = TensorRtDevice()
     network = load(device)
     found: list[Any] = []
 
@@ -289,7 +289,7 @@ def test_any_thread_may_use_it(gpu: PlayedGpu) -> None:
 
 
 def test_a_network_that_does_not_fit_leaves_nothing(gpu: PlayedGpu) -> None:
-    device = CudaDevice()
+    device = TensorRtDevice()
     gpu.room = 40  # one of two arrays
     with pytest.raises(BackendError, match=r"taking .* failed: the GPU's memory is full"):
         load(device)
@@ -301,7 +301,7 @@ def test_a_network_that_does_not_fit_leaves_nothing(gpu: PlayedGpu) -> None:
 @pytest.mark.parametrize("refused", ["", "cuCtxPopCurrent failed: unknown error"])
 def test_a_lost_gpu_is_left_without_ending_the_process(gpu: PlayedGpu, refused: str) -> None:
     """Given back is everything that can be, within the context; else no context stays behind."""
-    device = CudaDevice()
+    device = TensorRtDevice()
     network = load(device)
     run(device, network, 1.0)
     gpu.failure = LOST
@@ -310,7 +310,7 @@ def test_a_lost_gpu_is_left_without_ending_the_process(gpu: PlayedGpu, refused: 
     with device.current("testing"):
         gpu.refused = refused  # from within: the context is on the stack, and stays there
     if refused:
-        assert not cuda._primary_context().valid, "memory is not given back in it any more"
+        assert not tensorrt_device._primary_context().valid, "memory is not given back in it any more"
         with pytest.raises(BackendError, match="the GPU was lost"):
             run(device, network, 3.0)
     network.close()
@@ -324,9 +324,9 @@ def test_a_lost_gpu_is_left_without_ending_the_process(gpu: PlayedGpu, refused: 
 def test_a_runtime_that_is_none_says_what_tensorrt_logged(gpu: PlayedGpu) -> None:
     gpu.said = "CUDA initialization failure with error: 35: CUDA driver version is insufficient"
     with pytest.raises(BackendError, match=r"loading add\.engine .*: the NVIDIA driver is too old"):
-        load(CudaDevice())
+        load(TensorRtDevice())
 
 
 def test_an_unused_device_takes_no_context_to_be_closed(gpu: PlayedGpu) -> None:
-    CudaDevice().close()
+    TensorRtDevice().close()
     assert gpu.contexts == 0

@@ -19,7 +19,7 @@ from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.matcher import LightGlueMatcher
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.inference.cpu import CpuBackend
-from aliked_ros.inference.tensorrt_backend import BuildProgress, TensorRtBackend
+from aliked_ros.inference.device_backend import BuildProgress, DeviceBackend
 from aliked_ros.types import Features, Image, UInt8Array
 
 CONFIG = FrontendConfig(max_keypoints=256, precision="float32")
@@ -31,20 +31,20 @@ def device() -> OnnxDevice:
 
 
 @pytest.fixture(scope="module")
-def backend(device: OnnxDevice) -> Iterator[TensorRtBackend]:
-    backend = TensorRtBackend(CONFIG, device)
+def backend(device: OnnxDevice) -> Iterator[DeviceBackend]:
+    backend = DeviceBackend(CONFIG, device)
     yield backend
     backend.close()
     assert (device.memory, device.networks, device.closed) == (0, [], True)
 
 
 @pytest.fixture(scope="module")
-def extractor(backend: TensorRtBackend) -> Extractor:
+def extractor(backend: DeviceBackend) -> Extractor:
     return Extractor(CONFIG, backend)
 
 
 @pytest.fixture(scope="module")
-def matcher(backend: TensorRtBackend) -> LightGlueMatcher:
+def matcher(backend: DeviceBackend) -> LightGlueMatcher:
     return LightGlueMatcher(CONFIG, backend)
 
 
@@ -107,7 +107,7 @@ def test_threshold_and_few_features(
 def test_an_image_with_room_for_few_keypoints(extractor: Extractor) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)  # 441 cells; K is 256
     assert 20 < len(extractor.extract(noise)) <= 256
-    network = TensorRtBackend(replace(CONFIG, max_keypoints=2000), OnnxDevice())
+    network = DeviceBackend(replace(CONFIG, max_keypoints=2000), OnnxDevice())
     small = Extractor(replace(CONFIG, max_keypoints=2000), network).extract(noise)
     assert 20 < len(small) <= 441
 
@@ -227,7 +227,7 @@ def test_released_memory_comes_back_with_the_next_image(
     tum_images: Callable[[int], UInt8Array],
 ) -> None:
     device = OnnxDevice()
-    backend = TensorRtBackend(CONFIG, device)
+    backend = DeviceBackend(CONFIG, device)
     extractor, matcher = Extractor(CONFIG, backend), LightGlueMatcher(CONFIG, backend)
 
     def work() -> int:
@@ -251,7 +251,7 @@ def test_an_engine_is_prepared_for_the_size_that_is_named() -> None:
         "aliked-t16", max_keypoints=256, image_size="160x128 grey", matcher="nearest"
     )
     device = OnnxDevice()
-    backend = TensorRtBackend(config, device)
+    backend = DeviceBackend(config, device)
     assert backend.identity["engine"] == ""
     extractor = Extractor(config, backend)
     assert backend.identity["engine"].startswith("aliked-t16_160x128_grey_k256_float16.engine ")
@@ -263,7 +263,7 @@ def test_an_engine_is_prepared_for_the_size_that_is_named() -> None:
     backend.close()
     assert device.networks == []
     spread = replace(config, grid=4)
-    extractor = Extractor(spread, TensorRtBackend(spread, device))
+    extractor = Extractor(spread, DeviceBackend(spread, device))
     (network,) = device.networks
     extractor.extract(np.zeros((128, 160), np.uint8))
     assert device.networks == [network], "of more candidates than are kept"
@@ -275,7 +275,7 @@ def test_features_that_do_not_fit_beside_the_networks_take_no_memory() -> None:
         "aliked-t16", max_keypoints=256, image_size="160x128 grey", matcher="nearest"
     )
     device = OnnxDevice()
-    backend = TensorRtBackend(config, device)
+    backend = DeviceBackend(config, device)
     extractor = Extractor(config, backend)
     image = np.random.default_rng(0).integers(0, 255, (128, 160), np.uint8)
     before, device.room = device.memory, 3000  # bytes: for keypoints, not for descriptors
@@ -294,7 +294,7 @@ def test_tracks_are_those_of_the_cpu(tum_images: Callable[[int], UInt8Array]) ->
     """The whole pipeline over images of a hand-held camera, float16 as on a GPU."""
     counts = {}
     for name, open_backend in {
-        "device": lambda config, _: TensorRtBackend(config, OnnxDevice()),
+        "device": lambda config, _: DeviceBackend(config, OnnxDevice()),
         "cpu": lambda config, _: CpuBackend(config),
     }.items():
         config = FrontendConfig(max_keypoints=512)

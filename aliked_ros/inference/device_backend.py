@@ -108,7 +108,7 @@ class Device(Protocol):
         ...
 
 
-class TensorRtBackend:
+class DeviceBackend:
     """The networks on one device.
 
     Memory on the device is taken at the first image, and given back by ``release`` and ``close``.
@@ -223,7 +223,7 @@ class DeviceExtractor:
 
     users = 1
 
-    def __init__(self, backend: TensorRtBackend, model: str) -> None:
+    def __init__(self, backend: DeviceBackend, model: str) -> None:
         self._backend, self._model = backend, model
         self._networks: dict[tuple[int, ...], DeviceNetwork] = {}
         self._unmasked: set[DeviceNetwork] = set()  # those whose mask is 1 everywhere
@@ -298,7 +298,7 @@ class DeviceLightGlue:
 
     users = 1
 
-    def __init__(self, backend: TensorRtBackend, rows: int) -> None:
+    def __init__(self, backend: DeviceBackend, rows: int) -> None:
         """``rows``: the most keypoints that an image may have."""
         self._backend, self._rows = backend, rows
         self._segments: list[DeviceNetwork] = []
