@@ -125,7 +125,9 @@ class OnnxDevice:
     failure: raised by the next computation.
     """
 
+    kind = "tensorrt"
     name = "ONNX Runtime"
+    most_keypoints = 3840
 
     def __init__(self) -> None:
         self.memory = self.uploaded = 0

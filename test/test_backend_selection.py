@@ -37,9 +37,9 @@ from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.gpu import Gpu, GpuError, find_gpu
 from aliked_ros.inference.backend import create_backend
 from aliked_ros.inference.cpu import CpuBackend
-from aliked_ros.inference.tensorrt_device import TensorRtDevice
-from aliked_ros.inference.fallback import FallbackBackend
 from aliked_ros.inference.device_backend import DeviceBackend
+from aliked_ros.inference.fallback import FallbackBackend
+from aliked_ros.inference.tensorrt_device import TensorRtDevice
 from aliked_ros.models.tensorrt_library import check_gpu, choose_target, load_tensorrt
 from aliked_ros.ros.conversions import image_message
 from aliked_ros.ros.frontend_node import FrontendNode
@@ -199,8 +199,8 @@ def test_auto_takes_tensorrt_where_all_is_there(driver: Callable[..., None], pyc
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"max_keypoints": 5000}, "max_keypoints is 5000, and TensorRT finds 2 to 3840"),
-        ({"max_keypoints": 1}, "max_keypoints is 1, and TensorRT finds 2 to 3840"),
+        ({"max_keypoints": 5000}, "max_keypoints is 5000, and backend 'tensorrt' finds 2 to 3840"),
+        ({"max_keypoints": 1}, "max_keypoints is 1, and backend 'tensorrt' finds 2 to 3840"),
         ({"precision": "bfloat16"}, "precision is 'bfloat16', which is the CPU's"),
     ],
 )
@@ -291,6 +291,7 @@ def test_from_a_lost_device_the_tracks_go_on_on_the_cpu(tum_images) -> None:
     def with_fallback(config, progress):
         return FallbackBackend(
             DeviceBackend(config, device),
+            "TensorRT",
             lambda reason: create_backend(FrontendConfig(backend="cpu")),
             said.append,
         )
@@ -335,7 +336,7 @@ def test_cameras_that_fail_at_once_fall_back_once() -> None:
             return SimpleNamespace()
 
     made: list[str] = []
-    backend = FallbackBackend(Lost(), lambda why: made.append(why) or Second(), lambda _: None)
+    backend = FallbackBackend(Lost(), "A", lambda why: made.append(why) or Second(), print)
     loaded: list[object] = []
 
     def camera() -> None:

@@ -24,7 +24,7 @@ import pytest
 from device_helpers import small_network, start_with_graphs
 
 from aliked_ros.errors import BackendError, ConfigurationError
-from aliked_ros.gpu import GpuError
+from aliked_ros.gpu import GpuError, explained
 from aliked_ros.models import engine_builder, engines
 from aliked_ros.models.device_export import DeviceGraph
 from aliked_ros.models.engine_builder import Sides, _timing_cache
@@ -44,7 +44,6 @@ from aliked_ros.models.tensorrt_library import (
     Target,
     TensorRt,
     choose_target,
-    explained,
     load_tensorrt,
 )
 

@@ -218,7 +218,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PlayedGpu]:
     gpu = PlayedGpu()
     driver = played_pycuda(gpu)
     library = TensorRt(False, "10.3.0", 12, played_tensorrt(gpu))
-    monkeypatch.setattr(tensorrt_device, "find_gpu", lambda: Gpu("Played", (8, 9), (12, 6), 1 << 20))
+    played = Gpu("Played", (8, 9), (12, 6), 1 << 20)
+    monkeypatch.setattr(tensorrt_device, "find_gpu", lambda: played)
     monkeypatch.setattr(tensorrt_device, "load_tensorrt", lambda: library)
     monkeypatch.setattr(tensorrt_device, "_load_pycuda", lambda: driver)
     tensorrt_device._primary_context.cache_clear()
@@ -310,7 +311,9 @@ def test_a_lost_gpu_is_left_without_ending_the_process(gpu: PlayedGpu, refused: 
     with device.current("testing"):
         gpu.refused = refused  # from within: the context is on the stack, and stays there
     if refused:
-        assert not tensorrt_device._primary_context().valid, "memory is not given back in it any more"
+        assert not tensorrt_device._primary_context().valid, (
+            "memory is not given back in it any more"
+        )
         with pytest.raises(BackendError, match="the GPU was lost"):
             run(device, network, 3.0)
     network.close()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
-from aliked_ros.gpu import GpuError
+from aliked_ros.gpu import GpuError, find_gpu
 from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
 
 if TYPE_CHECKING:
@@ -83,29 +83,35 @@ def create_backend(
 ) -> Backend:
     """The backend that ``config.backend`` asks for; BackendError if it cannot run here."""
     asked = f"asked for by backend: {config.backend}"
-    if config.backend == "torch":
-        return _torch(config, asked)
     if config.backend == "cpu":
         return _cpu(config, progress, asked)
+    if config.backend == "torch" and not _torch_on_a_gpu():
+        return _torch_on_the_cpu(config, asked)
+    name, make = ("PyTorch", _torch) if config.backend == "torch" else ("TensorRT", _tensorrt)
     may_fall_back = config.backend == "auto" or config.allow_fallback
 
     def on_the_cpu(reason: str) -> Backend:
-        # what was asked of TensorRT's precision is not what the CPU should refuse
+        # what was asked of a GPU's precision is not what the CPU should refuse
         precision = "auto" if config.precision == "float16" else config.precision
         return _cpu(replace(config, precision=precision), progress, reason)
 
     try:
-        backend = _tensorrt(config, progress, asked)
+        backend = make(config, progress, asked)
     except GpuError as error:
         if may_fall_back:
-            return on_the_cpu(f"TensorRT cannot run here: {error.problem}")
-        raise BackendError(f"backend is 'tensorrt', which cannot run here: {error}") from error
+            return on_the_cpu(f"{name} cannot run here: {error.problem}")
+        raise BackendError(
+            f"backend is {config.backend!r}, which cannot run here: {error}"
+        ) from error
     if not may_fall_back:
         return backend
     from aliked_ros.inference.fallback import FallbackBackend
 
     return FallbackBackend(
-        backend, lambda error: on_the_cpu(f"TensorRT failed: {error}"), progress or (lambda _: None)
+        backend,
+        name,
+        lambda error: on_the_cpu(f"{name} failed: {error}"),
+        progress or (lambda _: None),
     )
 
 
@@ -113,8 +119,8 @@ def _tensorrt(
     config: FrontendConfig, progress: Callable[[str], None] | None, asked: str
 ) -> DeviceBackend:
     """TensorRT on this machine's GPU; GpuError where that cannot be."""
-    from aliked_ros.inference.tensorrt_device import TensorRtDevice
     from aliked_ros.inference.device_backend import DeviceBackend
+    from aliked_ros.inference.tensorrt_device import TensorRtDevice
 
     device = TensorRtDevice()
     backend = DeviceBackend(config, device, progress)
@@ -124,10 +130,38 @@ def _tensorrt(
     return backend
 
 
-def _torch(config: FrontendConfig, reason: str) -> Backend:
+def _torch(
+    config: FrontendConfig, progress: Callable[[str], None] | None, asked: str
+) -> DeviceBackend:
+    """PyTorch on this machine's GPU; GpuError where that cannot be."""
+    from aliked_ros.inference.device_backend import DeviceBackend
+    from aliked_ros.inference.torch_device import TorchDevice
+
+    backend = DeviceBackend(config, TorchDevice(), progress)
+    backend.identity["reason"] = asked
+    return backend
+
+
+def _torch_on_a_gpu() -> bool:
+    """Whether PyTorch is here and can use a GPU."""
+    try:
+        import torch
+    except ImportError:
+        return False
+    return bool(torch.cuda.is_available())
+
+
+def _torch_on_the_cpu(config: FrontendConfig, reason: str) -> Backend:
+    """The reference, for who compares with it."""
     _refuse_float16(config)
     from aliked_ros.inference.torch_backend import TorchBackend
 
+    try:
+        gpu = find_gpu()
+    except GpuError:
+        pass
+    else:
+        reason += f"; on the CPU, since this build of PyTorch cannot use the {gpu}"
     backend = TorchBackend(config)
     backend.identity["reason"] = reason
     return backend
@@ -145,8 +179,8 @@ def _cpu(config: FrontendConfig, progress: Callable[[str], None] | None, reason:
 def _refuse_float16(config: FrontendConfig) -> None:
     if config.precision == "float16":
         raise BackendError(
-            f"precision is 'float16', which TensorRT offers only, and backend is {config.backend!r}"
-            "; set precision to 'auto'."
+            f"precision is 'float16', which only GPUs offer, and backend is {config.backend!r} on "
+            "the CPU; set precision to 'auto'."
         )
 
 

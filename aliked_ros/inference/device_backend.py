@@ -1,7 +1,8 @@
 """ALIKED and LightGlue as whole graphs on a device that has memory of its own.
 
 What goes into which tensor, when LightGlue may stop, which features are on the device still: all of
-that is here, above the few operations of :class:`Device`. The one for GPUs is in ``cuda``.
+that is here, above the few operations of :class:`Device`. Those for GPUs are in
+``tensorrt_device`` and ``torch_device``.
 """
 
 from __future__ import annotations
@@ -68,10 +69,13 @@ class Device(Protocol):
 
     Every operation raises BackendError with the cause when the memory is full or the device lost.
 
-    name: of the device and the library, for people.
+    kind: the ``backend`` that it serves. name: of the device and the library, for people.
+    most_keypoints: that it can find in an image.
     """
 
+    kind: str
     name: str
+    most_keypoints: int
 
     def load(
         self,
@@ -120,17 +124,17 @@ class DeviceBackend:
         device: Device,
         progress: Callable[[str], None] | None = None,
     ) -> None:
-        """Raises GpuError for settings that TensorRT cannot follow."""
-        check_settings(config)
+        """Raises GpuError for settings that the device cannot follow."""
+        _check_settings(config, device)
         self._config, self._device = config, device
         self._progress = BuildProgress(progress or (lambda _: None))
         self._precision: GraphPrecision = "float32" if config.precision == "float32" else "float16"
         self._ring = FeatureRing(device)
         self._extractors: dict[str, DeviceExtractor] = {}
         self._matcher: DeviceLightGlue | None = None
-        self.description = f"tensorrt: {device.name}, {self._precision}"
+        self.description = f"{device.kind}: {device.name}, {self._precision}"
         self.identity = {
-            "backend": "tensorrt",
+            "backend": device.kind,
             "runtime": device.name,
             "precision": self._precision,
             "engine": "",
@@ -198,14 +202,14 @@ class DeviceBackend:
 
 def _candidates(top_k: int, grid: int) -> int:
     """How many keypoints to ask the device for: spreading needs a choice."""
-    return LARGEST_TOP_K if grid else top_k
+    return max(top_k, LARGEST_TOP_K) if grid else top_k
 
 
-def check_settings(config: FrontendConfig) -> None:
-    """GpuError for settings that TensorRT cannot follow."""
-    if not 2 <= config.max_keypoints <= LARGEST_TOP_K:
+def _check_settings(config: FrontendConfig, device: Device) -> None:
+    if not 2 <= config.max_keypoints <= device.most_keypoints:
         raise GpuError(
-            f"max_keypoints is {config.max_keypoints}, and TensorRT finds 2 to {LARGEST_TOP_K}",
+            f"max_keypoints is {config.max_keypoints}, and backend {device.kind!r} finds 2 to "
+            f"{device.most_keypoints}",
             "set it within that, or backend to 'cpu'",
         )
     if config.precision == "bfloat16":

@@ -21,10 +21,14 @@ class FallbackBackend:
     """
 
     def __init__(
-        self, first: Backend, make_second: Callable[[str], Backend], tell: Callable[[str], None]
+        self,
+        first: Backend,
+        name: str,
+        make_second: Callable[[str], Backend],
+        tell: Callable[[str], None],
     ) -> None:
-        """make_second: gets the first one's error. tell: gets a sentence when it happens."""
-        self._first = first
+        """``name``: of the first. make_second: gets its error. tell: gets a sentence on it."""
+        self._first, self._name = first, name
         self._second: Backend | None = None
         self._make_second, self._tell = make_second, tell
         self._lock = threading.Lock()
@@ -59,7 +63,7 @@ class FallbackBackend:
                 raise error
             if self._second is not None:
                 return
-            self._tell(f"TensorRT failed, going on on the CPU: {error}")
+            self._tell(f"{self._name} failed, going on on the CPU: {error}")
             second = self._make_second(str(error))
             self._first.close()
             self._second = second

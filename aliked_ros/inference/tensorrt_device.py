@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aliked_ros.errors import BackendError
-from aliked_ros.gpu import GpuError, find_gpu
+from aliked_ros.gpu import GpuError, explained, find_gpu
 from aliked_ros.inference.device_backend import BuildProgress, DeviceArray, DeviceNetwork
-from aliked_ros.models.device_export import TensorSpec
+from aliked_ros.models.device_export import LARGEST_TOP_K, TensorSpec
 from aliked_ros.models.engines import Engine, Network, ensure_engine
-from aliked_ros.models.tensorrt_library import explained, load_tensorrt, make_logger, target_here
+from aliked_ros.models.tensorrt_library import load_tensorrt, make_logger, target_here
 
 Array = NDArray[Any]
 
@@ -27,6 +27,9 @@ class TensorRtDevice:
 
     Nothing is taken of the GPU before something is loaded.
     """
+
+    kind = "tensorrt"
+    most_keypoints = LARGEST_TOP_K
 
     def __init__(self) -> None:
         """Raises GpuError for the first thing that is missing or too old."""
@@ -151,7 +154,9 @@ class TensorRtDevice:
 class TensorRtArray:
     """Memory on the GPU; see ``DeviceArray``."""
 
-    def __init__(self, device: TensorRtDevice, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, device: TensorRtDevice, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> None:
         """Describe it; the device gives the memory."""
         self.shape, self.dtype = shape, dtype
         self.nbytes = int(np.prod(shape)) * dtype.itemsize

@@ -1,4 +1,7 @@
-"""The networks in PyTorch, as published: the reference, and a backend for who has no other."""
+"""The networks in PyTorch, as published: the reference, on the CPU a backend too.
+
+(With a GPU, ``backend: torch`` is ``torch_device``.)
+"""
 
 from __future__ import annotations
 
@@ -23,31 +26,30 @@ except ImportError as error:
 
 
 class TorchBackend:
-    """Eager float32, on the CPU or on a CUDA device."""
+    """Eager float32 on the CPU."""
 
     def __init__(self, config: FrontendConfig) -> None:
         if config.precision == "bfloat16":
             raise BackendError("The torch backend runs in float32; set precision to 'auto'.")
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self._device.type == "cpu":
-            torch.set_num_threads(config.threads or cores())
-        self.description = f"torch: PyTorch {torch.__version__}, float32, {self._device}"
+        self._device = torch.device("cpu")
+        torch.set_num_threads(config.threads or cores())
+        self.description = f"torch: PyTorch {torch.__version__}, float32, cpu"
         self.identity = {
             "backend": "torch",
             "runtime": f"PyTorch {torch.__version__}",
             "precision": "float32",
-            "device": str(self._device),
+            "device": "cpu",
         }
 
     def load_extractor(self, model: str) -> TorchExtractor:
         """See ``Backend``."""
         network = aliked.ALIKED.from_checkpoint(weights_path(model))
-        return TorchExtractor(network.to(self._device), self._device)
+        return TorchExtractor(network, self._device)
 
     def load_matcher(self) -> TorchLightGlue:
         """See ``Backend``."""
         network = lightglue.LightGlue.from_checkpoint(weights_path("aliked-lightglue"))
-        return TorchLightGlue(network.to(self._device), self._device)
+        return TorchLightGlue(network, self._device)
 
     def release(self) -> None:
         """See ``Backend``; the networks stay where they are."""
@@ -57,7 +59,7 @@ class TorchBackend:
 
 
 class TorchExtractor:
-    """ALIKED in its sparse form, or in the dense form that was published."""
+    """ALIKED in its sparse form, or in the dense form that was published, on any device."""
 
     def __init__(self, network: aliked.ALIKED, device: torch.device, dense: bool = False) -> None:
         self._network, self._device, self._dense = network, device, dense
@@ -93,7 +95,7 @@ class TorchExtractor:
 
 
 class TorchLightGlue:
-    """LightGlue as published."""
+    """LightGlue as published, on any device."""
 
     def __init__(self, network: lightglue.LightGlue, device: torch.device) -> None:
         self._network, self._device = network, device

@@ -191,20 +191,15 @@ def _ensure(model: str, precision: GraphPrecision, progress: Progress | None) ->
 def _export_extractor(weights: Path, folder: Path, identity: dict[str, Any], half: bool) -> None:
     import torch
 
+    from aliked_ros.networks import device
     from aliked_ros.networks.aliked import ALIKED
-    from aliked_ros.networks.device import DeviceExtractor
 
     height, width = (torch.export.Dim(n, min=SMALLEST_SIDE, max=_LARGEST_SIDE) for n in ("h", "w"))
     count = torch.export.Dim("k", min=2, max=LARGEST_TOP_K)
     export_graph(
-        DeviceExtractor(ALIKED.from_checkpoint(weights), 3, half),
-        {
-            "image": torch.zeros(1, 130, 170, 3, dtype=torch.uint8),
-            "mask": torch.ones(130, 170, dtype=torch.uint8),
-            "threshold": torch.zeros(1),
-            "slots": torch.zeros(100),
-        },
-        ["keypoints", "scores", "descriptors", "count"],
+        device.DeviceExtractor(ALIKED.from_checkpoint(weights), 3, half),
+        device.extractor_inputs(130, 170, 3, 100),
+        list(device.EXTRACTOR_OUTPUTS),
         ({1: height, 2: width}, {0: height, 1: width}, {}, {0: count}),
         folder / _EXTRACTOR,
         identity,
@@ -220,40 +215,20 @@ def _export_matcher(
 ) -> None:
     import torch
 
-    from aliked_ros.networks.device import DeviceMatcher, DeviceMatcherStart
-    from aliked_ros.networks.lightglue import DIM, HEAD_DIM, LightGlue
+    from aliked_ros.networks import device
+    from aliked_ros.networks.lightglue import LightGlue
 
     network = LightGlue.from_checkpoint(weights)
-    dtype = torch.float16 if half else torch.float32
     rows = 72  # an example, unlike any size within the network
     k = torch.export.Dim("k", min=2, max=LARGEST_TOP_K)
-    ends: dict[str, torch.Tensor] = {
-        "count0": torch.full((1,), rows, dtype=torch.int32),
-        "count1": torch.full((1,), rows, dtype=torch.int32),
-        "match_threshold": torch.zeros(1),
-    }
-    first = {
-        "keypoints0": torch.zeros(rows, 2),
-        "keypoints1": torch.zeros(rows, 2),
-        "descriptors0": torch.zeros(rows, network.input_proj.in_features, dtype=dtype),
-        "descriptors1": torch.zeros(rows, network.input_proj.in_features, dtype=dtype),
-        "size": torch.full((2,), 64.0),
-    }
-    later = {
-        "state": torch.zeros(2, rows, DIM, dtype=dtype),
-        "rotation": torch.zeros(2, rows, HEAD_DIM, dtype=dtype),
-    }
     for start in range(0, network.layers, SEGMENT_LAYERS):
         layers = range(start, min(start + SEGMENT_LAYERS, network.layers))
-        last = layers.stop == network.layers
         report(f"{LIGHTGLUE}: layers {layers.start} to {layers.stop - 1}")
-        kept = [] if last else ["new_state", *([] if start else ["rotation"]), "undecided"]
-        inputs = (later if start else first) | ends
-        kind = DeviceMatcher if start else DeviceMatcherStart
+        inputs = device.matcher_inputs(network, layers, rows, half)
         export_graph(
-            kind(network, layers, half),
+            device.matcher(network, layers, half),
             inputs,
-            [*kept, "matches", "match_scores"],
+            device.matcher_outputs(network, layers),
             tuple(
                 {side: k for side, length in enumerate(x.shape) if length == rows}
                 for x in inputs.values()

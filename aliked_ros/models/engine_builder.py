@@ -11,8 +11,9 @@ from typing import Any
 
 from aliked_ros.cache import atomic_path
 from aliked_ros.errors import BackendError, ConfigurationError
+from aliked_ros.gpu import explained
 from aliked_ros.models.device_export import DeviceGraph
-from aliked_ros.models.tensorrt_library import Target, TensorRt, explained, make_logger
+from aliked_ros.models.tensorrt_library import Target, TensorRt, make_logger
 
 Report = Callable[[str, float], None]
 """Called with what is being done and the share of it that is done, 0 to 1, several times a second.

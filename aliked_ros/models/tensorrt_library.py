@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aliked_ros.errors import BackendError
 from aliked_ros.gpu import Gpu, GpuError, find_gpu
 
 OLDEST = (10, 3)  # JetPack 6's
@@ -187,44 +186,3 @@ def make_logger(trt: Any) -> Any:
                 self.errors.insert(0, message)
 
     return Logger()
-
-
-_EXPLANATIONS = (
-    (
-        ("out of memory", "outofmemory", "insufficient gpu memory", "memoryerror", "bad_alloc"),
-        "the GPU's memory is full",
-        "close other programs that use it (nvidia-smi lists them), or lower max_keypoints",
-    ),
-    (
-        ("driver version is insufficient", "old_cuda_driver", "unsupported toolchain"),
-        "the NVIDIA driver is too old",
-        "update the driver",
-    ),
-    (
-        (
-            "unspecified launch failure", "illegal memory access", "illegal address", "device lost",
-            "busy or unavailable", "misaligned address", "uncorrectable ecc", "unknown error",
-            "no cuda-capable device", "context is destroyed", "context_is_destroyed",
-            "launch timed out", "launch_failed", "launch_timeout", "hardware stack error",
-        ),
-        "the GPU was lost",
-        "run nvidia-smi; the node needs to be started again, perhaps the machine",
-    ),
-    (
-        ("buildcanceled", "cancelled by user", "canceled by user"),
-        "the build was interrupted",
-        "start it again",
-    ),
-)  # fmt: skip
-
-
-def explained(doing: str, said: Sequence[str] | BaseException) -> BackendError:
-    """What the GPU's libraries say, as an error that names the cause and the remedy."""
-    if isinstance(said, BaseException):
-        said = [f"{type(said).__name__}: {said}"]
-    text = " ".join(said).lower()
-    first = " ".join((said[0] if said else "it gave no reason").split()).rstrip(".")[:300]
-    for signs, cause, remedy in _EXPLANATIONS:
-        if any(sign in text for sign in signs):
-            return BackendError(f"{doing} failed: {cause} ({first}); {remedy}.")
-    return BackendError(f"{doing} failed: {first}; set backend to 'cpu' to go on without it.")

@@ -27,7 +27,7 @@ from aliked_ros.networks.aliked import ALIKED, Window, pad, suppress_non_maxima
 from aliked_ros.networks.constants import NMS_RADIUS, SOFT_ARGMAX_TEMPERATURE
 from aliked_ros.networks.deform_conv import deform_reads
 from aliked_ros.networks.folded import elu
-from aliked_ros.networks.lightglue import LightGlue, exit_threshold
+from aliked_ros.networks.lightglue import DIM, HEAD_DIM, LightGlue, exit_threshold
 
 CELL = NMS_RADIUS + 1
 """Pixels: two local maxima are at least so far apart, so that one cell holds one at most."""
@@ -36,6 +36,55 @@ _PADDING = -30000.0  # added to the attention of padding rows: no weight, and wi
 _IMPOSSIBLE = -1e9  # similarity of padding rows
 _LEAST_PROBABILITY = 1e-37
 _PIXEL_SCALE = 256.0  # a power of two: 8-bit values over it are exact in half precision
+
+
+EXTRACTOR_OUTPUTS = ("keypoints", "scores", "descriptors", "count")
+
+
+def extractor_inputs(height: int, width: int, channels: int, top_k: int) -> dict[str, Tensor]:
+    """Tensors as ``DeviceExtractor`` takes them, in its order."""
+    return {
+        "image": torch.zeros(1, height, width, channels, dtype=torch.uint8),
+        "mask": torch.ones(height, width, dtype=torch.uint8),
+        "threshold": torch.zeros(1),
+        "slots": torch.zeros(top_k),
+    }
+
+
+def matcher(network: LightGlue, layers: range, half: bool) -> DeviceMatcher | DeviceMatcherStart:
+    """These of LightGlue's layers, with what comes before the first one."""
+    return (DeviceMatcher if layers.start else DeviceMatcherStart)(network, layers, half)
+
+
+def matcher_inputs(network: LightGlue, layers: range, rows: int, half: bool) -> dict[str, Tensor]:
+    """Tensors as ``matcher`` takes them, in its order, for images of ``rows`` points."""
+    dtype = torch.float16 if half else torch.float32
+    dim = network.input_proj.in_features
+    ends = {
+        "count0": torch.full((1,), rows, dtype=torch.int32),
+        "count1": torch.full((1,), rows, dtype=torch.int32),
+        "match_threshold": torch.zeros(1),
+    }
+    if layers.start:
+        return {
+            "state": torch.zeros(2, rows, DIM, dtype=dtype),
+            "rotation": torch.zeros(2, rows, HEAD_DIM, dtype=dtype),
+            **ends,
+        }
+    return {
+        "keypoints0": torch.zeros(rows, 2),
+        "keypoints1": torch.zeros(rows, 2),
+        "descriptors0": torch.zeros(rows, dim, dtype=dtype),
+        "descriptors1": torch.zeros(rows, dim, dtype=dtype),
+        "size": torch.full((2,), 64.0),
+        **ends,
+    }
+
+
+def matcher_outputs(network: LightGlue, layers: range) -> list[str]:
+    """Names of what ``matcher`` gives, in its order."""
+    kept = ["new_state", *([] if layers.start else ["rotation"]), "undecided"]
+    return [*([] if layers.stop == network.layers else kept), "matches", "match_scores"]
 
 
 class _DeformableReads(nn.Module):

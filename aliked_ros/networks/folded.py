@@ -32,6 +32,18 @@ def elu(x: Tensor) -> Tensor:
     return F.elu(x, SELU_ALPHA)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``x @ weight + bias``, which on a GPU is one operation."""
+    return F.linear(x, weight.T, bias) if x.is_cuda else x @ weight + bias
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """Attention of B×H×N×C, queries scaled; on a GPU its N×N weights never are in memory."""
+    if query.is_cuda:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
+    return (query @ key.transpose(-1, -2) + mask).softmax(-1) @ value
+
+
 def _fold(
     conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None, scale: float = SELU_SCALE
 ) -> nn.Conv2d:
@@ -148,7 +160,7 @@ class FoldedOffsets(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """N×(K·K·dim) normalised features → N×2M offsets in pixels, all x then all y."""
-        return F.selu(patches @ self.weight1 + self.bias1) @ self.weight2 + self.bias2
+        return linear(F.selu(linear(patches, self.weight1, self.bias1)), self.weight2, self.bias2)
 
 
 class FoldedAggregation(nn.Module):
@@ -191,11 +203,10 @@ class _FoldedSelf(nn.Module):
         self.ffn = _FoldedFeedForward(block.ffn, block.out_proj)
 
     def forward(self, x: Tensor, rotation: Tensor, mask: Tensor) -> Tensor:
-        q, k, v = (x @ self.qkv + self.qkv_bias).chunk(3, dim=-1)
+        q, k, v = linear(x, self.qkv, self.qkv_bias).chunk(3, dim=-1)
         cosine, sine = (r[:, None] for r in rotation.chunk(2, dim=-1))
         q, k = (_rotate_halves(split_heads(y), cosine, sine) for y in (q, k))
-        attention = (q @ k.transpose(-1, -2) + mask).softmax(-1)
-        return self.ffn(x, join_heads(attention @ split_heads(v)))
+        return self.ffn(x, join_heads(_attend(q, k, split_heads(v), mask)))
 
 
 class FoldedEmbedding(nn.Module):
@@ -216,7 +227,7 @@ class FoldedEmbedding(nn.Module):
         descriptors: 1×N×input_dim. rotation: 1×N×64, 32 cosines, then 32 sines.
         mask: 1×1×1×N, 0 for points, a large negative number for padding.
         """
-        return self.block(descriptors @ self.weight + self.bias, rotation, mask)
+        return self.block(linear(descriptors, self.weight, self.bias), rotation, mask)
 
 
 class FoldedLayer(nn.Module):
@@ -254,10 +265,10 @@ class FoldedLayer(nn.Module):
         if self.block is not None:
             assert rotation is not None
             x = self.block(x, rotation, mask)
-        qk, v = (split_heads(y) for y in (x @ self.qk_v + self.qk_v_bias).chunk(2, dim=-1))
-        attention = (qk @ _swap_images(qk).transpose(-1, -2) + _swap_images(mask)).softmax(-1)
-        x = self.ffn(x, join_heads(attention @ _swap_images(v)))
-        return x, torch.sigmoid(x @ self.exits + self.exits_bias)
+        qk, v = (split_heads(y) for y in linear(x, self.qk_v, self.qk_v_bias).chunk(2, dim=-1))
+        context = _attend(qk, _swap_images(qk), _swap_images(v), _swap_images(mask))
+        x = self.ffn(x, join_heads(context))
+        return x, torch.sigmoid(linear(x, self.exits, self.exits_bias))
 
 
 class _FoldedFeedForward(nn.Module):
@@ -280,9 +291,9 @@ class _FoldedFeedForward(nn.Module):
         self.bias2 = nn.Parameter(second.bias.detach())
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        y = torch.cat([x, context], dim=-1) @ self.weight1 + self.bias1
+        y = linear(torch.cat([x, context], dim=-1), self.weight1, self.bias1)
         y = F.gelu(F.layer_norm(y, [2 * DIM], self.gain, self.shift, self.epsilon))
-        return x + (y @ self.weight2 + self.bias2)
+        return x + linear(y, self.weight2, self.bias2)
 
 
 def _rotate_halves(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -306,4 +317,4 @@ class FoldedAssignment(nn.Module):
 
     def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
         """States N0×256 and N1×256 → similarity N0×N1."""
-        return (x0 @ self.weight + self.bias) @ (x1 @ self.weight + self.bias).T
+        return linear(x0, self.weight, self.bias) @ linear(x1, self.weight, self.bias).T

@@ -1,11 +1,8 @@
-"""What lies between ALIKED's convolutions and matrix products, as Triton kernels for NVIDIA GPUs.
+"""ALIKED for PyTorch on NVIDIA GPUs: what ``device`` does in a dozen operations, in one kernel.
 
-The same steps as in ``device``, where each is a dozen operations over arrays in the GPU's memory;
-here each is one kernel, and what lies in between stays in registers: the score map from the four
-levels, non-maximum suppression, sub-pixel refinement, the reads of deformable convolutions and of
-SDDH. Arithmetic is float32; only what is read and written may be half precision.
-
-Images, maps and tables are arrays of rows; a table's channels are innermost (channels last).
+There each operation is a pass over the GPU's memory and a launch; here what lies in between stays
+in registers: the score map from the four levels, non-maximum suppression, sub-pixel refinement, and
+the reads of deformable convolutions and of SDDH (``triton_kernels``).
 """
 
 from __future__ import annotations
@@ -14,336 +11,15 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor, nn
 
+from aliked_ros.networks import triton_kernels as kernels
 from aliked_ros.networks.aliked import ALIKED, Window
-from aliked_ros.networks.constants import NMS_RADIUS, SELU_ALPHA, SOFT_ARGMAX_TEMPERATURE
 from aliked_ros.networks.device import CELL, DeviceExtractor
 
-_ALPHA = tl.constexpr(SELU_ALPHA)
-_RADIUS = tl.constexpr(NMS_RADIUS)
-_SIDE = tl.constexpr(2 * NMS_RADIUS + 1)
-_CELL = tl.constexpr(CELL)
-_TEMPERATURE = tl.constexpr(SOFT_ARGMAX_TEMPERATURE)
-_TAPS = tl.constexpr(9)  # of a 3×3 convolution
-_PIXELS = 256  # of the image, or cells of it, that one program computes
+_PIXELS = 128  # of the image, or cells of it, that one program computes
 _SLOTS = 16  # keypoints that one program refines
 _ROWS = 16  # pixels whose features one program reads
-
-
-@triton.jit
-def _elu(x):
-    return tl.where(x > 0, x, _ALPHA * (tl.exp(tl.minimum(x, 0.0)) - 1.0))
-
-
-@triton.jit
-def _rows(table, row, inside, channels: tl.constexpr):
-    """Rows of a table, R×C, as float32; 0 where not ``inside``."""
-    channel = tl.arange(0, channels)
-    at = row[:, None] * channels + channel[None, :]
-    return tl.load(table + at, mask=inside[:, None], other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _between(table, size, scale, x, y, inside, channels: tl.constexpr):
-    """Bilinear reads of a level, R×C, at pixels of the full size; 0 where not ``inside``.
-
-    size: (width, height) of the level. scale: its pixels per full pixel, along x and y.
-    """
-    width, height = size[0], size[1]
-    x, y = x * scale[0], y * scale[1]
-    left, top = tl.floor(x), tl.floor(y)
-    a, b = (x - left)[:, None], (y - top)[:, None]
-    x0, y0 = left.to(tl.int32), top.to(tl.int32)
-    x1, y1 = tl.minimum(x0 + 1, width - 1), tl.minimum(y0 + 1, height - 1)
-    above = _rows(table, y0 * width + x0, inside, channels) * (1 - a)
-    above += _rows(table, y0 * width + x1, inside, channels) * a
-    below = _rows(table, y1 * width + x0, inside, channels) * (1 - a)
-    below += _rows(table, y1 * width + x1, inside, channels) * a
-    return above * (1 - b) + below * b
-
-
-# The score map
-
-
-@triton.jit
-def _join_scores(
-    parts, sizes, scales, joined, width, height, channels: tl.constexpr, block: tl.constexpr
-):
-    """ELU of the sum of four levels, the coarse ones brought to full size: C planes of H×W."""
-    pixel = tl.program_id(0) * block + tl.arange(0, block)
-    inside = pixel < width * height
-    y = pixel // width
-    x = (pixel - y * width).to(tl.float32)
-    y = y.to(tl.float32)
-    total = _rows(parts[0], pixel, inside, channels)
-    for level in tl.static_range(1, 4):
-        total += _between(parts[level], sizes[level], scales[level], x, y, inside, channels)
-    at = tl.arange(0, channels)[None, :] * (width * height) + pixel[:, None]
-    tl.store(joined + at, _elu(total), mask=inside[:, None])
-
-
-@triton.jit
-def _score_convolution(
-    source, weight, target, width, height,
-    inputs: tl.constexpr, outputs: tl.constexpr, last: tl.constexpr, block: tl.constexpr,
-):  # fmt: skip
-    """3×3 convolution of planes, zeros around them; ELU, or after the last one the sigmoid."""
-    pixel = tl.program_id(0) * block + tl.arange(0, block)
-    inside = pixel < width * height
-    y = pixel // width
-    x = pixel - y * width
-    output = tl.arange(0, outputs)
-    total = tl.zeros((outputs, block), tl.float32)
-    for plane in tl.static_range(inputs):
-        for tap in tl.static_range(_TAPS):
-            at_y, at_x = y + tap // 3 - 1, x + tap % 3 - 1
-            there = inside & (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width)
-            at = plane * width * height + at_y * width + at_x
-            value = tl.load(source + at, mask=there, other=0.0)
-            factor = tl.load(weight + (output * inputs + plane) * _TAPS + tap)
-            total += factor[:, None] * value[None, :]
-    total = 1.0 / (1.0 + tl.exp(-total)) if last else _elu(total)
-    at = output[:, None] * (width * height) + pixel[None, :]
-    tl.store(target + at, total, mask=inside[None, :])
-
-
-# Detection (DKD)
-
-
-@triton.jit
-def _widened(values, x, y, width, height, inside, block: tl.constexpr):
-    """The largest of the 5×5 values around pixels, none of which is negative."""
-    largest = tl.zeros((block,), tl.float32)
-    for step_y in tl.static_range(_SIDE):
-        for step_x in tl.static_range(_SIDE):
-            at_y, at_x = y + step_y - _RADIUS, x + step_x - _RADIUS
-            there = inside & (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width)
-            value = tl.load(values + at_y * width + at_x, mask=there, other=0.0)
-            largest = tl.maximum(largest, value.to(tl.float32))
-    return largest
-
-
-@triton.jit
-def _find_maxima(scores, maxima, width, height, block: tl.constexpr):
-    pixel = tl.program_id(0) * block + tl.arange(0, block)
-    inside = pixel < width * height
-    y = pixel // width
-    x = pixel - y * width
-    score = tl.load(scores + pixel, mask=inside, other=0.0)
-    largest = _widened(scores, x, y, width, height, inside, block)
-    tl.store(maxima + pixel, (score == largest).to(tl.int8), mask=inside)
-
-
-@triton.jit
-def _leave_out(scores, maxima, remaining, width, height, block: tl.constexpr):
-    """Scores, 0 near the maxima that were found."""
-    pixel = tl.program_id(0) * block + tl.arange(0, block)
-    inside = pixel < width * height
-    y = pixel // width
-    x = pixel - y * width
-    near = _widened(maxima, x, y, width, height, inside, block) > 0
-    score = tl.load(scores + pixel, mask=inside & ~near, other=0.0)
-    tl.store(remaining + pixel, score, mask=inside)
-
-
-@triton.jit
-def _add_maxima(remaining, maxima, width, height, block: tl.constexpr):
-    """Add the maxima of what remains; each program changes its own pixels only."""
-    pixel = tl.program_id(0) * block + tl.arange(0, block)
-    inside = pixel < width * height
-    y = pixel // width
-    x = pixel - y * width
-    score = tl.load(remaining + pixel, mask=inside, other=0.0)
-    largest = _widened(remaining, x, y, width, height, inside, block)
-    new = inside & (score == largest) & (score > 0)
-    tl.store(maxima + pixel, tl.full((block,), 1, tl.int8), mask=new)
-
-
-@triton.jit
-def _best_in_cells(
-    scores, maxima, remaining, mask, best, places, width, height, across, cells,
-    block: tl.constexpr,
-):  # fmt: skip
-    """The last maxima, and of each cell of 3×3 pixels the best one and its place there."""
-    cell = tl.program_id(0) * block + tl.arange(0, block)
-    inside = cell < cells
-    row = cell // across
-    column = cell - row * across
-    highest = tl.zeros((block,), tl.float32)
-    place = tl.zeros((block,), tl.int32)
-    for step_y in tl.static_range(_CELL):
-        for step_x in tl.static_range(_CELL):
-            y, x = row * _CELL + step_y, column * _CELL + step_x
-            pixel = y * width + x
-            wanted = inside & (x >= _RADIUS) & (x < width - _RADIUS)
-            wanted = wanted & (y >= _RADIUS) & (y < height - _RADIUS)
-            wanted = wanted & (tl.load(mask + pixel, mask=wanted, other=0) > 0)
-            rest = tl.load(remaining + pixel, mask=wanted, other=0.0)
-            largest = _widened(remaining, x, y, width, height, wanted, block)
-            found = tl.load(maxima + pixel, mask=wanted, other=0) > 0
-            found = found | ((rest == largest) & (rest > 0))
-            score = tl.load(scores + pixel, mask=wanted & found, other=0.0)
-            place = tl.where(score > highest, step_y * _CELL + step_x, place)
-            highest = tl.maximum(score, highest)
-    tl.store(best + cell, highest, mask=inside)
-    tl.store(places + cell, place, mask=inside)
-
-
-@triton.jit
-def _refine(
-    scores, chosen, places, keypoints, refined_scores, width, height, across, count,
-    block: tl.constexpr, patch: tl.constexpr,
-):  # fmt: skip
-    """Soft-argmax over 5×5, and the score at the place it gives, one row a keypoint."""
-    slot = tl.program_id(0) * block + tl.arange(0, block)
-    used = slot < count
-    cell = tl.load(chosen + slot, mask=used, other=0).to(tl.int32)
-    place = tl.load(places + cell, mask=used, other=0)
-    row = cell // across
-    x = (cell - row * across) * _CELL + place % _CELL
-    y = row * _CELL + place // _CELL
-    # cells without a candidate may lie at the border
-    x = tl.minimum(tl.maximum(x, _RADIUS), width - 1 - _RADIUS)
-    y = tl.minimum(tl.maximum(y, _RADIUS), height - 1 - _RADIUS)
-    tick = tl.arange(0, patch)
-    step_x, step_y = tick % _SIDE - _RADIUS, tick // _SIDE - _RADIUS
-    real = (tick < _SIDE * _SIDE)[None, :]
-    at = (y[:, None] + step_y[None, :]) * width + x[:, None] + step_x[None, :]
-    value = tl.load(scores + at, mask=used[:, None] & real, other=0.0)
-    largest = tl.max(value, 1)
-    weight = tl.where(real, tl.exp((value - largest[:, None]) / _TEMPERATURE), 0.0)
-    total = tl.sum(weight, 1)
-    across_patch, down_patch = step_x.to(tl.float32)[None, :], step_y.to(tl.float32)[None, :]
-    shift_x = tl.sum(weight * across_patch, 1) / total
-    shift_y = tl.sum(weight * down_patch, 1) / total
-    near = tl.maximum(1 - tl.abs(shift_x[:, None] - across_patch), 0.0)
-    near = near * tl.maximum(1 - tl.abs(shift_y[:, None] - down_patch), 0.0)
-    tl.store(keypoints + slot * 2, x.to(tl.float32) + shift_x, mask=used)
-    tl.store(keypoints + slot * 2 + 1, y.to(tl.float32) + shift_y, mask=used)
-    tl.store(refined_scores + slot, tl.sum(tl.where(real, value * near, 0.0), 1), mask=used)
-
-
-# Deformable convolutions
-
-
-@triton.jit
-def _deform_reads(
-    table, offsets, reads, width, height, limit, channels: tl.constexpr, block: tl.constexpr
-):
-    """One of the nine bilinear reads of each pixel, zeros outside: (H·W)×9×C."""
-    pixel = tl.program_id(0) * block + tl.arange(0, block)
-    tap = tl.program_id(1)
-    inside = pixel < width * height
-    row = pixel // width
-    at = offsets + pixel * (2 * _TAPS) + tap * 2
-    dy = tl.load(at, mask=inside, other=0.0).to(tl.float32)
-    dx = tl.load(at + 1, mask=inside, other=0.0).to(tl.float32)
-    y = (row + tap // 3 - 1).to(tl.float32) + tl.minimum(tl.maximum(dy, -limit), limit)
-    x = (pixel - row * width + tap % 3 - 1).to(tl.float32)
-    x += tl.minimum(tl.maximum(dx, -limit), limit)
-    left, top = tl.floor(x), tl.floor(y)
-    a, b = x - left, y - top
-    total = tl.zeros((block, channels), tl.float32)
-    for corner in tl.static_range(4):
-        at_x, at_y = left.to(tl.int32) + corner % 2, top.to(tl.int32) + corner // 2
-        weight = (a if corner % 2 else 1 - a) * (b if corner // 2 else 1 - b)
-        there = inside & (at_x >= 0) & (at_x < width) & (at_y >= 0) & (at_y < height)
-        total += _rows(table, at_y * width + at_x, there, channels) * weight[:, None]
-    channel = tl.arange(0, channels)[None, :]
-    at = (pixel[:, None] * _TAPS + tap) * channels + channel
-    tl.store(reads + at, total.to(reads.dtype.element_ty), mask=inside[:, None])
-
-
-# Descriptors (SDDH)
-
-
-@triton.jit
-def _feature(
-    tables, sizes, scales, left, top, width, height, x, y, inside, channels: tl.constexpr
-):
-    """Features of unit length at pixels of the image (floats), four parts R×C; 0 outside it."""
-    inside = inside & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    x = tl.where(inside, x, 0.0) + left
-    y = tl.where(inside, y, 0.0) + top
-    part0 = _rows(tables[0], y.to(tl.int32) * sizes[0][0] + x.to(tl.int32), inside, channels)
-    part1 = _between(tables[1], sizes[1], scales[1], x, y, inside, channels)
-    part2 = _between(tables[2], sizes[2], scales[2], x, y, inside, channels)
-    part3 = _between(tables[3], sizes[3], scales[3], x, y, inside, channels)
-    squares = part0 * part0 + part1 * part1 + part2 * part2 + part3 * part3
-    factor = (1.0 / tl.maximum(tl.sqrt(tl.sum(squares, 1)), 1e-12))[:, None]
-    return part0 * factor, part1 * factor, part2 * factor, part3 * factor
-
-
-@triton.jit
-def _store_feature(target, row, used, part0, part1, part2, part3, channels: tl.constexpr):
-    """Four parts R×C side by side in rows of 4·C."""
-    at = target + row[:, None] * (4 * channels) + tl.arange(0, channels)[None, :]
-    kind = target.dtype.element_ty
-    tl.store(at, part0.to(kind), mask=used[:, None])
-    tl.store(at + channels, part1.to(kind), mask=used[:, None])
-    tl.store(at + 2 * channels, part2.to(kind), mask=used[:, None])
-    tl.store(at + 3 * channels, part3.to(kind), mask=used[:, None])
-
-
-@triton.jit
-def _read_patches(
-    tables, sizes, scales, left, top, width, height, keypoints, patches, rows,
-    channels: tl.constexpr, kernel: tl.constexpr, block: tl.constexpr,
-):  # fmt: skip
-    """The features of the kernel×kernel pixels around each keypoint."""
-    row = tl.program_id(0) * block + tl.arange(0, block)
-    used = row < rows
-    slot = row // (kernel * kernel)
-    tick = row - slot * (kernel * kernel)
-    x = tl.floor(tl.load(keypoints + slot * 2, mask=used, other=0.0))
-    y = tl.floor(tl.load(keypoints + slot * 2 + 1, mask=used, other=0.0))
-    x += (tick % kernel - kernel // 2).to(tl.float32)
-    y += (tick // kernel - kernel // 2).to(tl.float32)
-    part0, part1, part2, part3 = _feature(
-        tables, sizes, scales, left, top, width, height, x, y, used, channels
-    )
-    _store_feature(patches, row, used, part0, part1, part2, part3, channels)
-
-
-@triton.jit
-def _read_samples(
-    tables, sizes, scales, left, top, width, height, keypoints, offsets, limit, samples, rows,
-    channels: tl.constexpr, count: tl.constexpr, block: tl.constexpr,
-):  # fmt: skip
-    """The features at each keypoint's deformable positions, between the pixels' unit vectors."""
-    row = tl.program_id(0) * block + tl.arange(0, block)
-    used = row < rows
-    slot = row // count
-    at = offsets + slot * (2 * count) + row - slot * count
-    dx = tl.load(at, mask=used, other=0.0).to(tl.float32)
-    dy = tl.load(at + count, mask=used, other=0.0).to(tl.float32)
-    x = tl.load(keypoints + slot * 2, mask=used, other=0.0)
-    y = tl.load(keypoints + slot * 2 + 1, mask=used, other=0.0)
-    x += tl.minimum(tl.maximum(dx, -limit), limit)
-    y += tl.minimum(tl.maximum(dy, -limit), limit)
-    corner_x, corner_y = tl.floor(x), tl.floor(y)
-    a, b = x - corner_x, y - corner_y
-    sum0 = tl.zeros((block, channels), tl.float32)
-    sum1 = tl.zeros((block, channels), tl.float32)
-    sum2 = tl.zeros((block, channels), tl.float32)
-    sum3 = tl.zeros((block, channels), tl.float32)
-    for corner in tl.static_range(4):
-        weight = (a if corner % 2 else 1 - a) * (b if corner // 2 else 1 - b)
-        part0, part1, part2, part3 = _feature(
-            tables, sizes, scales, left, top, width, height,
-            corner_x + corner % 2, corner_y + corner // 2, used, channels,
-        )  # fmt: skip
-        weight = weight[:, None]
-        sum0 += part0 * weight
-        sum1 += part1 * weight
-        sum2 += part2 * weight
-        sum3 += part3 * weight
-    _store_feature(samples, row, used, sum0, sum1, sum2, sum3, channels)
-
-
-# The network that is made of them
 
 
 class FusedExtractor(DeviceExtractor):
@@ -352,7 +28,7 @@ class FusedExtractor(DeviceExtractor):
     def __init__(self, network: ALIKED, channels: int, half: bool) -> None:
         """See ``DeviceExtractor``."""
         super().__init__(network, channels, half)
-        self.encoder.to(memory_format=torch.channels_last)
+        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def deformable(self, conv: nn.Module) -> nn.Module:
         """See ``DeviceExtractor``."""
@@ -365,13 +41,13 @@ class FusedExtractor(DeviceExtractor):
         sizes, scales = _levels(parts)
         block = _blocks(height * width, _PIXELS)
         planes = parts[0].new_empty(channels, height, width, dtype=torch.float32)
-        _join_scores[block](
+        kernels.join_scores[block](
             tables, sizes, scales, planes, width, height, channels=channels, block=_PIXELS
         )
         for weight in self.score_tail:
             outputs, inputs = weight.shape[:2]
             result = planes.new_empty(outputs, height, width)
-            _score_convolution[block](
+            kernels.score_convolution[block](
                 planes, weight, result, width, height,
                 inputs=inputs, outputs=outputs, last=outputs == 1, block=_PIXELS,
             )  # fmt: skip
@@ -390,11 +66,11 @@ class FusedExtractor(DeviceExtractor):
         best = score_map.new_empty(down * across)
         places = best.new_empty(down * across, dtype=torch.int32)
         block = _blocks(height * width, _PIXELS)
-        _find_maxima[block](score_map, maxima, width, height, block=_PIXELS)
-        _leave_out[block](score_map, maxima, remaining, width, height, block=_PIXELS)
-        _add_maxima[block](remaining, maxima, width, height, block=_PIXELS)
-        _leave_out[block](score_map, maxima, remaining, width, height, block=_PIXELS)
-        _best_in_cells[_blocks(len(best), _PIXELS)](
+        kernels.find_maxima[block](score_map, maxima, width, height, block=_PIXELS)
+        kernels.leave_out[block](score_map, maxima, remaining, width, height, block=_PIXELS)
+        kernels.add_maxima[block](remaining, maxima, width, height, block=_PIXELS)
+        kernels.leave_out[block](score_map, maxima, remaining, width, height, block=_PIXELS)
+        kernels.best_in_cells[_blocks(len(best), _PIXELS)](
             score_map, maxima, remaining, mask, best, places, width, height, across, len(best),
             block=_PIXELS,
         )  # fmt: skip
@@ -402,7 +78,7 @@ class FusedExtractor(DeviceExtractor):
         count = (values > threshold.clamp(min=0.0)).sum(0, keepdim=True).to(torch.int32)
         keypoints = score_map.new_empty(top_k, 2)
         scores = score_map.new_empty(top_k)
-        _refine[_blocks(top_k, _SLOTS)](
+        kernels.refine[_blocks(top_k, _SLOTS)](
             score_map, chosen, places, keypoints, scores, width, height, across, top_k,
             block=_SLOTS, patch=32,
         )  # fmt: skip
@@ -415,7 +91,7 @@ class FusedExtractor(DeviceExtractor):
         count, channels = len(keypoints), levels[0].shape[1]
         patches = tables[0].new_empty(count, self.kernel**2 * 4 * channels)
         rows = count * self.kernel**2
-        _read_patches[_blocks(rows, _ROWS)](
+        kernels.read_patches[_blocks(rows, _ROWS)](
             *place, keypoints, patches, rows,
             channels=channels, kernel=self.kernel, block=_ROWS,
         )  # fmt: skip
@@ -423,11 +99,20 @@ class FusedExtractor(DeviceExtractor):
         samples = tables[0].new_empty(count, self.samples, 4 * channels)
         limit = max(window.height, window.width) / 4
         rows = count * self.samples
-        _read_samples[_blocks(rows, _ROWS)](
+        kernels.read_samples[_blocks(rows, _ROWS)](
             *place, keypoints, offsets, limit, samples, rows,
             channels=channels, count=self.samples, block=_ROWS,
         )  # fmt: skip
         return self.aggregate(samples)
+
+
+def check(device: torch.device) -> None:
+    """Compile and run one kernel; raises what Triton, its compiler or the GPU says."""
+    score_map = torch.ones(8, 8, device=device)
+    maxima = torch.zeros(8, 8, device=device, dtype=torch.int8)
+    kernels.find_maxima[(1,)](score_map, maxima, 8, 8, block=_PIXELS)
+    if not maxima.all():
+        raise RuntimeError("a kernel of Triton's computes nonsense")
 
 
 class _FusedDeformable(nn.Module):
@@ -447,7 +132,7 @@ class _FusedDeformable(nn.Module):
         reads = table.new_empty(height * width, 9 * channels)
         grid = (*_blocks(height * width, _ROWS), 9)
         limit = max(height, width) / 4
-        _deform_reads[grid](
+        kernels.deform_reads[grid](
             table, offset, reads, width, height, limit, channels=channels, block=_ROWS
         )
         result = torch.addmm(self.bias, reads, self.weight)

@@ -1,0 +1,301 @@
+"""The device of NVIDIA GPUs without TensorRT: the same networks, run by PyTorch.
+
+Half precision, channels innermost, Triton kernels for what lies between convolutions and matrix
+products (``aliked_ros.networks.fused``), and every network one CUDA graph, captured when it is
+loaded: one launch, and the same places in memory each time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aliked_ros.errors import BackendError
+from aliked_ros.gpu import GpuError, explained
+from aliked_ros.inference.device_backend import BuildProgress, DeviceArray, DeviceNetwork
+from aliked_ros.models.engines import Network
+from aliked_ros.models.registry import weights_path
+
+try:
+    import torch
+    from torch import Tensor
+
+    from aliked_ros.networks import device as networks
+    from aliked_ros.networks.aliked import ALIKED
+    from aliked_ros.networks.lightglue import LightGlue
+except ImportError as error:
+    raise GpuError(
+        f"PyTorch cannot be imported ({error})",
+        "install its build for your CUDA (pytorch.org), or set backend to 'auto'",
+    ) from error
+
+Array = NDArray[Any]
+
+_WARM_UP = 3  # runs before a graph is captured: cuDNN tries its algorithms, Triton compiles
+
+
+class TorchDevice:
+    """The first GPU; see ``Device``. For any thread, one at a time.
+
+    Or the CPU, without graphs and kernels: so that all the rest can be tested anywhere.
+    """
+
+    kind = "torch"
+    most_keypoints = 1 << 16
+
+    def __init__(self, name: str = "cuda") -> None:
+        """Raises GpuError where PyTorch cannot use the GPU."""
+        self.place = torch.device(name)
+        self.on_gpu = self.place.type == "cuda"
+        self.name = f"PyTorch {torch.__version__} on the CPU"
+        self._extractor_kind: type[networks.DeviceExtractor] | None = None
+        self._stream: Any = None
+        self._written: list[TorchArray] = []  # since the stream was last waited for
+        self._lock = threading.RLock()
+        if not self.on_gpu:
+            return
+        if not torch.cuda.is_available():
+            raise GpuError(
+                f"PyTorch {torch.__version__} finds no GPU that it can use",
+                "run nvidia-smi, and install PyTorch's build for your CUDA (pytorch.org)",
+            )
+        try:
+            gpu = torch.cuda.get_device_name(self.place)
+        except Exception as error:  # the driver's
+            raise explained("asking for the GPU", error) from error
+        self.name = f"PyTorch {torch.__version__} on {gpu}"
+
+    def load(
+        self,
+        network: Network,
+        progress: BuildProgress,
+        size: tuple[int, int] | None = None,
+        given: Mapping[str, DeviceArray] | None = None,
+    ) -> DeviceNetwork:
+        """See ``Device``. The first one takes long where its kernels are not in Triton's cache."""
+        progress.tell(f"{network.name} for {self.name}")
+        with self.current(f"loading {network.name}"), ExitStack() as stack:
+            stack.enter_context(self.place)  # of tensors that are made
+            if self.on_gpu:
+                stack.enter_context(
+                    torch.backends.cudnn.flags(
+                        enabled=True, benchmark=True, deterministic=False, allow_tf32=False
+                    )
+                )
+            module, inputs, outputs = self._make(network, size, progress.tell)
+            return TorchNetwork(self, module, inputs, outputs, given or {})
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> TorchArray:
+        """See ``Device``; filled with zeros."""
+        nbytes = int(np.prod(shape)) * dtype.itemsize
+        with self.current(f"taking {nbytes / 1e6:.1f} MB of the GPU's memory"):
+            kind = torch.from_numpy(np.empty(0, dtype)).dtype
+            return TorchArray(torch.zeros(shape, dtype=kind, device=self.place))
+
+    def write(self, target: DeviceArray, values: Array) -> None:
+        """See ``Device``; goes through page-locked memory, so that the GPU fetches it itself."""
+        array = _own(target)
+        with self.current("copying to the GPU"):
+            if array in self._written:  # the GPU may still read the page-locked copy
+                self._wait()
+            np.copyto(array.page_locked.numpy(), values, casting="no")
+            self._written.append(array)
+            array.tensor.copy_(array.page_locked, non_blocking=True)
+
+    def copy(self, target: DeviceArray, source: DeviceArray) -> None:
+        """See ``Device``."""
+        with self.current("copying on the GPU"):
+            _own(target).tensor.copy_(_own(source).tensor)
+
+    def read(self, *arrays: DeviceArray) -> list[Array]:
+        """See ``Device``."""
+        wanted = [_own(array) for array in arrays]
+        with self.current("computing on the GPU"):
+            for array in wanted:
+                array.page_locked.copy_(array.tensor, non_blocking=True)
+            self._wait()
+            return [array.page_locked.numpy().copy() for array in wanted]
+
+    def close(self) -> None:
+        """See ``Device``. The process's CUDA context stays: PyTorch holds it."""
+        self._stream = None
+
+    @property
+    def stream(self) -> Any:
+        """The stream of everything, made at first use; None on a CPU."""
+        if self._stream is None and self.on_gpu:
+            self._stream = torch.cuda.Stream(self.place)  # type: ignore[no-untyped-call]
+        return self._stream
+
+    @contextmanager
+    def current(self, doing: str) -> Iterator[None]:
+        """What this thread computes goes to the stream; failures come as BackendError."""
+        with self._lock:
+            try:
+                with torch.inference_mode():
+                    if not self.on_gpu:
+                        yield
+                        return
+                    with torch.cuda.stream(self.stream):
+                        yield
+            except BackendError:
+                raise
+            except Exception as error:  # PyTorch's and Triton's have no common base but this
+                raise explained(doing, error) from error
+
+    def _make(
+        self, network: Network, size: tuple[int, int] | None, tell: Callable[[str], None]
+    ) -> tuple[Any, dict[str, Tensor], list[str]]:
+        """A network as module, its inputs, and the names of its outputs."""
+        of = network.identity
+        half = of["precision"] == "float16"
+        weights = weights_path(of["model"])
+        with torch.device("cpu"):
+            if of["kind"] == "extractor":
+                width, height = size or (of["width"], of["height"])
+                aliked = ALIKED.from_checkpoint(weights)
+                module: Any = self._extractor(tell)(aliked, of["channels"], half)
+                inputs = networks.extractor_inputs(height, width, of["channels"], of["top_k"])
+                outputs = list(networks.EXTRACTOR_OUTPUTS)
+            else:
+                lightglue = LightGlue.from_checkpoint(weights)
+                first, last = (int(number) for number in of["part"].split("_")[1:])
+                layers = range(first, last + 1)
+                module = networks.matcher(lightglue, layers, half)
+                inputs = networks.matcher_inputs(lightglue, layers, of["top_k"], half)
+                outputs = networks.matcher_outputs(lightglue, layers)
+        return module.eval().to(self.place), inputs, outputs
+
+    def _extractor(self, tell: Callable[[str], None]) -> type[networks.DeviceExtractor]:
+        """With Triton's kernels where they work."""
+        if self._extractor_kind is None:
+            self._extractor_kind = networks.DeviceExtractor
+            if self.on_gpu:
+                try:
+                    from aliked_ros.networks import fused
+
+                    fused.check(self.place)
+                    self._extractor_kind = fused.FusedExtractor
+                except Exception as error:  # no Triton, no compiler for it, a GPU it does not know
+                    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                    tell(f"Triton cannot be used ({reason}): slower operations take its place")
+        return self._extractor_kind
+
+    def _wait(self) -> None:
+        if self.on_gpu:
+            self.stream.synchronize()
+        self._written.clear()
+
+
+class TorchArray:
+    """Memory on the device; see ``DeviceArray``."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        """``tensor``: the memory, which this holds until it is freed."""
+        self._tensor: Tensor | None = tensor
+        self._page_locked: Tensor | None = None
+        self.shape = tuple(tensor.shape)
+        self.dtype = torch.empty(0, dtype=tensor.dtype, device="cpu").numpy().dtype
+
+    @property
+    def tensor(self) -> Tensor:
+        """The memory."""
+        assert self._tensor is not None, "it was given back"
+        return self._tensor
+
+    @property
+    def page_locked(self) -> Tensor:
+        """The copy in the computer's memory that it is written and read through."""
+        if self._page_locked is None:
+            tensor = self.tensor
+            self._page_locked = torch.empty(
+                tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=tensor.is_cuda
+            )
+        return self._page_locked
+
+    def free(self) -> None:
+        """See ``DeviceArray``."""
+        tensor, self._tensor, self._page_locked = self._tensor, None, None
+        if tensor is not None and tensor.is_cuda:
+            del tensor
+            _give_back()
+
+
+class TorchNetwork:
+    """A module with memory for its inputs and outputs; see ``DeviceNetwork``."""
+
+    label = ""
+
+    def __init__(
+        self,
+        device: TorchDevice,
+        module: Any,
+        inputs: Mapping[str, Tensor],
+        outputs: list[str],
+        given: Mapping[str, DeviceArray],
+    ) -> None:
+        """Within ``device.current``. ``inputs``: on any device, in the module's order."""
+        self._device = device
+        self._owned: list[TorchArray] = []
+        arrays = {
+            name: _own(given[name]) if name in given else self._take(tensor.to(device.place))
+            for name, tensor in inputs.items()
+        }
+        self._module: Any = module
+        self._arguments = [array.tensor for array in arrays.values()]
+        self._graph: Any = None
+        results = self._capture() if device.on_gpu else module(*self._arguments)
+        self._results = list(results)
+        self.inputs: Mapping[str, DeviceArray] = arrays
+        self.outputs: Mapping[str, DeviceArray] = {
+            name: self._take(tensor) for name, tensor in zip(outputs, results, strict=True)
+        }
+
+    def run(self) -> None:
+        """See ``DeviceNetwork``."""
+        with self._device.current("running a network"):
+            if self._graph is not None:
+                self._graph.replay()
+                return
+            for place, result in zip(self._results, self._module(*self._arguments), strict=True):
+                place.copy_(result)
+
+    def close(self) -> None:
+        """See ``DeviceNetwork``."""
+        self._graph = self._module = None
+        self._arguments, self._results = [], []
+        while self._owned:
+            self._owned.pop().free()
+
+    def _take(self, tensor: Tensor) -> TorchArray:
+        array = TorchArray(tensor)
+        self._owned.append(array)
+        return array
+
+    def _capture(self) -> tuple[Tensor, ...]:
+        """Record everything that the module launches, to be launched as one from then on."""
+        for _ in range(_WARM_UP):
+            self._module(*self._arguments)
+        self._device.stream.synchronize()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(
+            self._graph, stream=self._device.stream, capture_error_mode="thread_local"
+        ):
+            results: tuple[Tensor, ...] = self._module(*self._arguments)
+        return results
+
+
+def _own(array: DeviceArray) -> TorchArray:
+    assert isinstance(array, TorchArray)
+    return array
+
+
+def _give_back() -> None:
+    """What PyTorch keeps for later, to the GPU."""
+    with suppress(Exception):  # a lost GPU gives nothing back
+        torch.cuda.empty_cache()
