@@ -1,0 +1,214 @@
+"""PyTorch as a device for the networks: on the CPU here, its GPU kernels in Triton's interpreter.
+
+What is not run here is a GPU: CUDA graphs, streams, the compiled kernels (test_gpu.py).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_device_backend import common
+
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import BackendError
+from aliked_ros.frontend.extractor import Extractor
+from aliked_ros.frontend.matcher import LightGlueMatcher
+from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.gpu import GpuError
+from aliked_ros.inference.backend import create_backend
+from aliked_ros.inference.cpu import CpuBackend
+from aliked_ros.inference.device_backend import DeviceBackend
+from aliked_ros.inference.torch_device import TorchDevice
+from aliked_ros.models.registry import weights_path
+from aliked_ros.networks import device as networks
+from aliked_ros.networks.aliked import ALIKED
+from aliked_ros.networks.lightglue import LightGlue
+from aliked_ros.types import Image, Matches, UInt8Array
+
+CONFIG = FrontendConfig(max_keypoints=256, precision="float32")
+SEGMENTS = (range(0, 3), range(3, 6), range(6, 9))
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[DeviceBackend]:
+    backend = DeviceBackend(CONFIG, TorchDevice("cpu"))
+    yield backend
+    backend.close()
+
+
+@pytest.fixture(scope="module")
+def on_the_cpu() -> Iterator[CpuBackend]:
+    backend = CpuBackend(CONFIG)
+    yield backend
+    backend.close()
+
+
+def pairs(matches: Matches) -> set[tuple[int, int]]:
+    columns = (matches.reference_indices.tolist(), matches.current_indices.tolist())
+    return set(zip(*columns, strict=True))
+
+
+# The device
+
+
+def test_features_and_matches_are_those_of_the_cpu(
+    backend: DeviceBackend, on_the_cpu: CpuBackend, tum_images: Callable[[int], UInt8Array]
+) -> None:
+    image = tum_images(0)
+    mask = np.ones(image.shape[:2], np.uint8)
+    mask[:, :320] = 0
+    odd = np.ascontiguousarray(image[:333, :450])
+    ours, theirs = Extractor(CONFIG, backend), Extractor(CONFIG, on_the_cpu)
+    for pixels, where in ((image, mask), (image, None), (image[..., 1].copy(), None), (odd, None)):
+        found, expected = ours.extract(pixels, where), theirs.extract(pixels, where)
+        share, cosine = common(found, expected)
+        assert len(found) == len(expected) == 256
+        assert share >= 0.99
+        assert cosine > 0.9999
+    for confidence in (-1.0, 0.95):
+        config = replace(CONFIG, depth_confidence=confidence)
+        features = [ours.extract(tum_images(i)) for i in (0, 5)]
+        found = LightGlueMatcher(config, backend).match(*features)
+        expected = LightGlueMatcher(config, on_the_cpu).match(*features)
+        assert len(pairs(found) & pairs(expected)) >= 0.97 * len(expected)
+        assert (found.layers == 9) == (confidence < 0)
+
+
+def test_it_goes_on_after_memory_was_given_back(tum_images: Callable[[int], UInt8Array]) -> None:
+    config = replace(CONFIG, precision="auto")  # half, on a device
+    backend = DeviceBackend(config, TorchDevice("cpu"))
+    assert backend.identity["precision"] == "float16"
+    pipeline = Pipeline(config, open_backend=lambda *_: backend)
+    tracked = []
+    for i in range(4):
+        result = pipeline.process(Image(tum_images(i), float(i)))
+        tracked.append(int((result.tracks.lengths > 1).sum()))
+        if i == 1:
+            backend.release()
+    assert min(tracked[1:]) > 80
+    pipeline.close()
+
+
+def test_an_array_that_was_given_back_cannot_be_used() -> None:
+    device = TorchDevice("cpu")
+    array = device.empty((3,), np.dtype(np.float32))
+    device.write(array, np.arange(3, dtype=np.float32))
+    assert device.read(array)[0].tolist() == [0, 1, 2]
+    array.free()
+    with pytest.raises(BackendError, match="it was given back"):
+        device.read(array)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_the_reference_runs_on_the_cpu() -> None:
+    with pytest.raises(GpuError, match=r"PyTorch .* finds no GPU that it can use; run nvidia-smi"):
+        TorchDevice()
+    backend = create_backend(FrontendConfig(backend="torch"))
+    assert backend.description.endswith(", float32, cpu")
+    backend.close()
+
+
+# What only a GPU runs
+
+
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks take the way that they take on a GPU."""
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
+
+
+def test_the_way_of_the_gpu_gives_the_same_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = LightGlue.from_checkpoint(weights_path("aliked-lightglue"))
+    generator = torch.Generator().manual_seed(0)
+    inputs = networks.matcher_inputs(network, SEGMENTS[0], 100, half=False)
+    for name, tensor in inputs.items():
+        if tensor.ndim == 2:
+            inputs[name] = 64 * torch.rand(tensor.shape, generator=generator)
+    for side in "01":
+        inputs[f"count{side}"][0] = 90 - int(side)
+        descriptors = torch.randn((100, 128), generator=generator)
+        inputs[f"descriptors{side}"] = torch.nn.functional.normalize(descriptors, dim=1)
+    segment = networks.matcher(network, SEGMENTS[0], half=False)
+    with torch.inference_mode():
+        expected = segment(*inputs.values())
+        as_on_a_gpu(monkeypatch)
+        found = segment(*inputs.values())
+    torch.testing.assert_close(found[0][:, :89], expected[0][:, :89], atol=2e-4, rtol=0)
+    assert torch.equal(found[3], expected[3])
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_the_networks_never_leave_the_device(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor on another device, or a shape that depends on values, would raise here."""
+    as_on_a_gpu(monkeypatch)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
+    aliked = ALIKED.from_checkpoint(weights_path("aliked-n16"))
+    lightglue = LightGlue.from_checkpoint(weights_path("aliked-lightglue"))
+    extractor = networks.DeviceExtractor(aliked, 3, half)
+    cases = [(extractor, networks.extractor_inputs(250, 330, 3, 500))] + [
+        (
+            networks.matcher(lightglue, layers, half),
+            networks.matcher_inputs(lightglue, layers, 500, half),
+        )
+        for layers in SEGMENTS
+    ]
+    for module, inputs in cases:
+        with torch.inference_mode(), torch.device("meta"):
+            outputs = module.to("meta")(*(tensor.to("meta") for tensor in inputs.values()))
+        assert {output.device.type for output in outputs} == {"meta"}
+
+
+def run_program(name: str, *arguments: object, **variables: str) -> str:
+    """What one of the programs beside this file prints; both of Triton's ways need their own."""
+    pytest.importorskip("triton", reason="Triton: requirements/test.txt")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | variables
+    command = [sys.executable, Path(__file__).with_name(name), *map(str, arguments)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("model", "half"), [("aliked-n16", False), ("aliked-t16", True)])
+def test_kernels_compute_what_plain_operations_do(
+    model: str, half: bool, tmp_path: Path, tum_images: Callable[[int], UInt8Array]
+) -> None:
+    """On an image whose sides are no multiples of 32, with a mask."""
+    network = ALIKED.from_checkpoint(weights_path(model))
+    pixels = np.ascontiguousarray(tum_images(0)[200:299, 240:390])
+    inputs = networks.extractor_inputs(*pixels.shape, 80)
+    inputs["image"] = torch.from_numpy(pixels)[None]
+    inputs["mask"][:, :40] = 0
+    inputs["threshold"][0] = 0.2
+    given, made = tmp_path / "inputs.pt", tmp_path / "outputs.pt"
+    torch.save({"model": model, "half": half, "inputs": inputs}, given)
+    run_program("kernel_interpreter.py", given, made, TRITON_INTERPRET="1")
+    keypoints, scores, descriptors, count = torch.load(made)
+    with torch.inference_mode():
+        expected = networks.DeviceExtractor(network, 3, half)(*inputs.values())
+    assert torch.equal(count, expected[3])
+    assert 10 < int(count) < 80
+    used = slice(int(count))
+    near = torch.cdist(keypoints[used], expected[0][used]).min(1)
+    order = near.indices
+    assert near.values.max() < (0.05 if half else 1e-4)
+    assert (scores[used] - expected[1][used][order]).abs().max() < (5e-3 if half else 1e-5)
+    cosines = (descriptors[used].float() * expected[2][used][order].float()).sum(1)
+    assert cosines.min() > (0.99 if half else 0.999999)
+    assert keypoints[used, 0].min() > 37
+
+
+@pytest.mark.long
+def test_kernels_compile(tmp_path: Path) -> None:
+    """For a GPU that is not here (an H100), by Triton's own compiler and assembler."""
+    printed = run_program("kernel_compiler.py", "aliked-n16", 90, TRITON_CACHE_DIR=str(tmp_path))
+    assert len({line.split()[1] for line in printed.splitlines()}) == 10
