@@ -166,6 +166,9 @@ class OnnxDevice:
         self.check()
         return [array.values.copy() for array in arrays]
 
+    def memory_in_use(self) -> int:
+        return self.memory
+
     def close(self) -> None:
         self.closed = True
 

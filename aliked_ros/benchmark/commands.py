@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -36,11 +36,15 @@ def run(
     suites: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Of extractor, matcher, frontend, adaptive, memory, peers, scaling, node; "
-            "default: the first three."
+            help="Of extractor, matcher, frontend, adaptive, memory, peers, scaling, node, device; "
+            "default: the first three, with --backend the last."
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=3, help="Every contender runs once a round.")] = 40,
+    backend: Annotated[
+        Literal["tensorrt", "torch"] | None,
+        typer.Option(help="Time a GPU: image to matches, memory, stages (suite 'device')."),
+    ] = None,
     source: Annotated[
         str | None, typer.Option(help="Images as for 'track'; default as for 'demo'.")
     ] = None,
@@ -62,7 +66,8 @@ def run(
     from aliked_ros.results import write_json
 
     with share_progress(Console(stderr=True)) as report:
-        results = run(suites or ["extractor", "matcher", "frontend"], rounds, source, report)
+        usual = ["device"] if backend else ["extractor", "matcher", "frontend"]
+        results = run(suites or usual, rounds, source, report, backend or "torch")
     if output is not None:
         write_json(output, results)
     print(json.dumps(results, indent=2) if as_json else as_text(results), flush=True)

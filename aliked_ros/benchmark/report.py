@@ -11,7 +11,9 @@ def as_text(results: dict[str, Any]) -> str:
     lines = [f"{machine_line(results['machine'])}; images: {results['source']}, 640×480"]
     for name, suite in results["suites"].items():
         lines += ["", f"### {name}", ""]
-        if "timings" in suite:
+        if "memory_mib" in suite:
+            lines += _device(suite)
+        elif "timings" in suite:
             lines += _timings(suite)
         elif "parts" in suite:
             lines += _peers(suite)
@@ -70,6 +72,51 @@ def _timings(suite: dict[str, Any]) -> list[str]:
             row += [f"{t['verified']}", f"{t['lightglue_share']:.0%}"]
         rows.append(row)
     return _table(heads, rows)
+
+
+def _device(suite: dict[str, Any]) -> list[str]:
+    lines = [suite["setting"] + ". Image and results in the computer's memory.", ""]
+    for part in suite["parts"]:
+        heads = [
+            part["title"],
+            "median ms",
+            "p90 ms",
+            "p99 ms",
+            "times as fast as the first [95 %]",
+        ]
+        rows = []
+        for t in part["timings"]:
+            times = (f"{t[name]:.2f}" for name in ("median_ms", "p90_ms", "p99_ms"))
+            speedup = _between(t["speedup"], t["speedup_low"], t["speedup_high"])
+            rows.append([t["name"], *times, speedup])
+        lines += [*_table(heads, rows), ""]
+    memory = suite["memory_mib"]
+    lines += [
+        f"GPU memory, all programs: {memory['before']} MiB before the networks, "
+        f"{memory['loaded']} with them ({memory['loaded'] - memory['before']} more), "
+        f"{memory['released']} after their release.",
+        *_left_out(suite["left_out"]),
+    ]
+    if "stages" not in suite:
+        return lines
+    rates = suite["rates"]
+    heads = ["stage, on the GPU alone", "ms", "GFLOP", "MB at least", "floor, ms", "floor's share"]
+    rows = [
+        [
+            row["name"],
+            f"{row['ms']:.3f}",
+            f"{row['gflop']:.2f}",
+            f"{row['mb']:.1f}",
+            f"{row['floor_ms']:.4f}",
+            f"{row['floor_ms'] / row['ms']:.0%}",
+        ]
+        for row in suite["stages"]
+    ]
+    floor = (
+        f"Floor: at the {rates['gb_per_s']:.0f} GB/s and {rates['tflop_per_s']:.0f} TFLOP/s that a "
+        "copy and a product of matrices reached in this run."
+    )
+    return [*lines, "", *_table(heads, rows), "", floor]
 
 
 def _peers(suite: dict[str, Any]) -> list[str]:

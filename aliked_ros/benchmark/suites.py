@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import psutil
 
+from aliked_ros.benchmark.device import HEIGHT, WIDTH, device_suite
 from aliked_ros.benchmark.peers import dense_exports, peers_suite
 from aliked_ros.benchmark.scaling import scaling_suite
 from aliked_ros.benchmark.timing import Run, Timing, compare, keep_freed_memory, machine
@@ -27,19 +28,26 @@ from aliked_ros.sources import default_source, open_source
 from aliked_ros.types import Features, Image, Matches, UInt8Array
 
 Progress = Callable[[str, float], None]
-WIDTH, HEIGHT = 640, 480
 _IMAGES = 60
 _STREAM = 5  # images in a row, as a camera gives them
 
 
 def run(
-    suites: list[str], rounds: int, source: str | None = None, progress: Progress | None = None
+    suites: list[str],
+    rounds: int,
+    source: str | None = None,
+    progress: Progress | None = None,
+    backend: str = "torch",
 ) -> dict[str, Any]:
-    """Run named suites (see SUITES) and return a report for JSON; ``source`` as in sources."""
+    """Run named suites (see SUITES) and return a report for JSON; ``source`` as in sources.
+
+    backend: whose GPU the suite "device" times.
+    """
+    named = {**SUITES, "device": partial(device_suite, backend=backend)}
     for name in suites:
-        if name not in SUITES:
+        if name not in named:
             raise ConfigurationError(
-                f"There is no benchmark {name!r}; choose from {', '.join(SUITES)}."
+                f"There is no benchmark {name!r}; choose from {', '.join(named)}."
             )
     keep_freed_memory()
     report = progress or (lambda _name, _share: None)
@@ -47,7 +55,7 @@ def run(
     images = _load_images(spec)
     results: dict[str, Any] = {"machine": machine(), "source": Path(spec).name, "suites": {}}
     for name in suites:
-        results["suites"][name] = SUITES[name](images, rounds, partial(report, name))
+        results["suites"][name] = named[name](images, rounds, partial(report, name))
     return results
 
 

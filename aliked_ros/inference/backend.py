@@ -12,7 +12,7 @@ from aliked_ros.gpu import GpuError, find_gpu
 from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
 
 if TYPE_CHECKING:
-    from aliked_ros.inference.device_backend import DeviceBackend
+    from aliked_ros.inference.device_backend import Device, DeviceBackend
 
 
 class FeatureNetwork(Protocol):
@@ -113,6 +113,17 @@ def create_backend(
         lambda error: on_the_cpu(f"{name} failed: {error}"),
         progress or (lambda _: None),
     )
+
+
+def open_device(backend: str) -> Device:
+    """The GPU as "tensorrt" or "torch" uses it; BackendError where that cannot be."""
+    if backend == "tensorrt":
+        from aliked_ros.inference.tensorrt_device import TensorRtDevice
+
+        return TensorRtDevice()
+    from aliked_ros.inference.torch_device import TorchDevice
+
+    return TorchDevice()
 
 
 def _tensorrt(

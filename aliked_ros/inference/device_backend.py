@@ -107,6 +107,10 @@ class Device(Protocol):
         """Copies of arrays, in memory of the caller's own."""
         ...
 
+    def memory_in_use(self) -> int:
+        """Bytes of the GPU's memory that are not free, whoever has them."""
+        ...
+
     def close(self) -> None:
         """Give back what is left."""
         ...

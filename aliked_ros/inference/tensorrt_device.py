@@ -87,6 +87,12 @@ class TensorRtDevice:
             self._wait()
             return [self._page_locked(array).copy() for array in wanted]
 
+    def memory_in_use(self) -> int:
+        """See ``Device``."""
+        with self.current("asking for the GPU's memory"):
+            free, total = self._cuda.mem_get_info()
+        return int(total - free)
+
     def close(self) -> None:
         """See ``Device``. The process's CUDA context stays: TensorRT itself holds on to it."""
         if self._stream is None:  # nothing was taken

@@ -8,8 +8,9 @@ loaded: one launch, and the same places in memory each time.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -79,15 +80,8 @@ class TorchDevice:
     ) -> DeviceNetwork:
         """See ``Device``. The first one takes long where its kernels are not in Triton's cache."""
         progress.tell(f"{network.name} for {self.name}")
-        with self.current(f"loading {network.name}"), ExitStack() as stack:
-            stack.enter_context(self.place)  # of tensors that are made
-            if self.on_gpu:
-                stack.enter_context(
-                    torch.backends.cudnn.flags(
-                        enabled=True, benchmark=True, deterministic=False, allow_tf32=False
-                    )
-                )
-            module, inputs, outputs = self._make(network, size, progress.tell)
+        with self.making(f"loading {network.name}"):
+            module, inputs, outputs = self.module(network, size, progress.tell)
             return TorchNetwork(self, module, inputs, outputs, given or {})
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> TorchArray:
@@ -148,10 +142,28 @@ class TorchDevice:
             except Exception as error:  # PyTorch's and Triton's have no common base but this
                 raise explained(doing, error) from error
 
-    def _make(
-        self, network: Network, size: tuple[int, int] | None, tell: Callable[[str], None]
+    @contextmanager
+    def making(self, doing: str) -> Iterator[None]:
+        """``current``, and tensors are made on the device, by the fastest of cuDNN's algorithms."""
+        with self.current(doing), self.place:
+            if not self.on_gpu:
+                yield
+                return
+            with torch.backends.cudnn.flags(
+                enabled=True, benchmark=True, deterministic=False, allow_tf32=False
+            ):
+                yield
+
+    def module(
+        self,
+        network: Network,
+        size: tuple[int, int] | None = None,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> tuple[Any, dict[str, Tensor], list[str]]:
-        """A network as module, its inputs, and the names of its outputs."""
+        """A network as module, its inputs, and the names of its outputs, all on the device.
+
+        Within ``making``. size: see ``load``.
+        """
         of = network.identity
         half = of["precision"] == "float16"
         weights = weights_path(of["model"])
@@ -169,7 +181,8 @@ class TorchDevice:
                 module = networks.matcher(lightglue, layers, half)
                 inputs = networks.matcher_inputs(lightglue, layers, of["top_k"], half)
                 outputs = networks.matcher_outputs(lightglue, layers)
-        return module.eval().to(self.place), inputs, outputs
+        placed = {name: tensor.to(self.place) for name, tensor in inputs.items()}
+        return module.eval().to(self.place), placed, outputs
 
     def _extractor(self, tell: Callable[[str], None]) -> type[networks.DeviceExtractor]:
         """With Triton's kernels where they work."""
@@ -185,6 +198,45 @@ class TorchDevice:
                     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
                     tell(f"Triton cannot be used ({reason}): slower operations take its place")
         return self._extractor_kind
+
+    def capture(self, function: Callable[[], Any]) -> tuple[Any, Any]:
+        """A CUDA graph of everything that a function launches, and where its results will be.
+
+        Within ``making``. What it reads must stay where it is.
+        """
+        for _ in range(_WARM_UP):
+            function()
+        self.stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        # (threads of others may go on with what cannot be captured)
+        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+            results = function()
+        return graph, results
+
+    def time(self, function: Callable[[], Any], trials: int) -> float:
+        """Seconds that a run of a function takes on the device, as a graph. Within ``making``."""
+        if not self.on_gpu:
+            begin = time.perf_counter()
+            for _ in range(trials):
+                function()
+            return (time.perf_counter() - begin) / trials
+        graph, _results = self.capture(function)
+        begins, ends = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        graph.replay()
+        begins.record()
+        for _ in range(trials):
+            graph.replay()
+        ends.record()
+        ends.synchronize()
+        return float(begins.elapsed_time(ends)) / 1e3 / trials
+
+    def memory_in_use(self) -> int:
+        """See ``Device``."""
+        if not self.on_gpu:
+            return 0
+        with self.current("asking for the GPU's memory"):
+            free, total = torch.cuda.mem_get_info(self.place)
+        return int(total - free)
 
     def _wait(self) -> None:
         if self.on_gpu:
@@ -239,17 +291,20 @@ class TorchNetwork:
         outputs: list[str],
         given: Mapping[str, DeviceArray],
     ) -> None:
-        """Within ``device.current``. ``inputs``: on any device, in the module's order."""
+        """Within ``device.making``. ``inputs``: in the module's order."""
         self._device = device
         self._owned: list[TorchArray] = []
         arrays = {
-            name: _own(given[name]) if name in given else self._take(tensor.to(device.place))
+            name: _own(given[name]) if name in given else self._take(tensor)
             for name, tensor in inputs.items()
         }
         self._module: Any = module
         self._arguments = [array.tensor for array in arrays.values()]
         self._graph: Any = None
-        results = self._capture() if device.on_gpu else module(*self._arguments)
+        if device.on_gpu:
+            self._graph, results = device.capture(lambda: module(*self._arguments))
+        else:
+            results = module(*self._arguments)
         self._results = list(results)
         self.inputs: Mapping[str, DeviceArray] = arrays
         self.outputs: Mapping[str, DeviceArray] = {
@@ -276,18 +331,6 @@ class TorchNetwork:
         array = TorchArray(tensor)
         self._owned.append(array)
         return array
-
-    def _capture(self) -> tuple[Tensor, ...]:
-        """Record everything that the module launches, to be launched as one from then on."""
-        for _ in range(_WARM_UP):
-            self._module(*self._arguments)
-        self._device.stream.synchronize()
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(
-            self._graph, stream=self._device.stream, capture_error_mode="thread_local"
-        ):
-            results: tuple[Tensor, ...] = self._module(*self._arguments)
-        return results
 
 
 def _own(array: DeviceArray) -> TorchArray:

@@ -133,11 +133,8 @@ class DeviceExtractor(nn.Module):
         image: 1×H×W×C uint8. mask: H×W uint8, 0 = no keypoint. threshold: [1]. slots: K values
         that are not read: their number is how many keypoints to give.
         """
-        dtype = torch.float16 if self.half_precision else torch.float32
-        # TensorRT's only operation on 8-bit inputs is the cast
-        pixels = image.to(dtype).permute(0, 3, 1, 2) * (1 / _PIXEL_SCALE)
-        padded, window = pad(pixels)
-        score_map, levels = self._encode(padded)
+        parts, levels, window = self.encode(image)
+        score_map = self.score(parts)
         rows, columns = (
             slice(window.top, window.top + window.height),
             slice(window.left, window.left + window.width),
@@ -151,19 +148,22 @@ class DeviceExtractor(nn.Module):
         """A folded deformable convolution as it is computed here."""
         return _DeformableReads(conv)
 
-    def _encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Score map 1×1×H×W float32 and the feature levels 1×(dim/4)×h×w."""
+    def encode(self, image: Tensor) -> tuple[list[Tensor], list[Tensor], Window]:
+        """The score head's first layer 1×8×h×w and the features 1×(dim/4)×h×w, level by level."""
         encoder = self.encoder
+        dtype = torch.float16 if self.half_precision else torch.float32
+        # TensorRT's only operation on 8-bit inputs is the cast
+        x, window = pad(image.to(dtype).permute(0, 3, 1, 2) * (1 / _PIXEL_SCALE))
         x = elu(encoder.conv2(elu(encoder.conv1(x))))
         stages = [x]
         for size, block in zip((2, 4, 4), encoder.blocks, strict=True):
             stages.append(block(F.avg_pool2d(stages[-1], size)))
         levels = [elu(head(x)) for head, x in zip(encoder.heads, stages, strict=True)]
         parts = [F.conv2d(x, w) for x, w in zip(levels, encoder.score_first, strict=True)]
-        return self.score(parts), levels
+        return parts, levels, window
 
     def score(self, parts: list[Tensor]) -> Tensor:
-        """Score map 1×1×H×W float32 of the head's first layer, level by level."""
+        """Score map 1×1×H×W float32 of what ``encode`` gives."""
         summed, *coarse = parts
         for part in coarse:
             summed = summed + F.interpolate(
