@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aliked_ros.benchmark import suites
+from aliked_ros.benchmark import device, suites
 from aliked_ros.benchmark.plots import write_plots
 from aliked_ros.benchmark.report import as_text, machine_line
 from aliked_ros.benchmark.suites import run
@@ -34,6 +34,28 @@ def test_a_suite_of_pipelines_gives_a_table(name, monkeypatch):
     for row in results["suites"][name].get("timings", ()):
         assert row["median_low_ms"] <= row["median_ms"] <= row["median_high_ms"]
         assert row["name"] in text
+
+
+def test_a_gpu_is_timed_against_the_published_form(monkeypatch):
+    """On the CPU in its place, with few points."""
+    torch_device = pytest.importorskip("aliked_ros.inference.torch_device")
+    monkeypatch.setattr(device, "_BURST", 2)
+    monkeypatch.setattr(device, "_TRIALS", 1)
+    monkeypatch.setattr(device, "POINTS", 256)
+    cpu = torch_device.TorchDevice("cpu")
+    monkeypatch.setattr(device, "open_device", lambda backend: cpu)
+    results = run(["device"], rounds=1, source="virtual")
+    suite = results["suites"]["device"]
+    assert [part["title"] for part in suite["parts"]] == ["ALIKED", "LightGlue", "image to matches"]
+    text = as_text(results)
+    for row in suite["stages"]:
+        assert row["name"] in text
+        assert row["ms"] > 0
+    encoder = suite["stages"][0]  # DESIGN.md: 7.1 GFLOP, heads included
+    assert 5 < encoder["gflop"] < 7
+    layers = [row["gflop"] for row in suite["stages"] if row["name"].startswith("LightGlue")]
+    assert len(layers) == 3
+    assert 4 < min(layers) <= max(layers) < 5
 
 
 def test_the_machine_is_described():

@@ -28,6 +28,7 @@ from aliked_ros.sources import default_source, open_source
 from aliked_ros.types import Features, Image, Matches, UInt8Array
 
 Progress = Callable[[str, float], None]
+Suite = Callable[[list[UInt8Array], int, Callable[[float], None]], dict[str, Any]]
 _IMAGES = 60
 _STREAM = 5  # images in a row, as a camera gives them
 
@@ -43,7 +44,7 @@ def run(
 
     backend: whose GPU the suite "device" times.
     """
-    named = {**SUITES, "device": partial(device_suite, backend=backend)}
+    named: dict[str, Suite] = {**SUITES, "device": partial(device_suite, backend=backend)}
     for name in suites:
         if name not in named:
             raise ConfigurationError(
@@ -227,7 +228,7 @@ def node_suite(
     return results
 
 
-SUITES: dict[str, Callable[[list[UInt8Array], int, Callable[[float], None]], dict[str, Any]]] = {
+SUITES: dict[str, Suite] = {
     "extractor": extractor_suite,
     "matcher": matcher_suite,
     "frontend": frontend_suite,

@@ -221,7 +221,7 @@ class TorchDevice:
                 function()
             return (time.perf_counter() - begin) / trials
         graph, _results = self.capture(function)
-        begins, ends = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begins, ends = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         graph.replay()
         begins.record()
         for _ in range(trials):
