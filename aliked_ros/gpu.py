@@ -48,14 +48,20 @@ class Gpu:
         return f"{self.name} (compute capability {self.capability}, driver for CUDA {cuda})"
 
 
+def load_driver() -> ctypes.CDLL:
+    """The driver's library; GpuError where there is none."""
+    try:
+        return ctypes.CDLL(_DRIVER)
+    except OSError as error:
+        raise GpuError(
+            f"there is no NVIDIA driver here ({error})",
+            "install NVIDIA's driver, in a container its container toolkit too",
+        ) from error
+
+
 def find_gpu() -> Gpu:
     """Ask the driver; GpuError where there is none, it does not start, or it shows no GPU."""
-    install = "install NVIDIA's driver, in a container its container toolkit too"
-    try:
-        driver = ctypes.CDLL(_DRIVER)
-    except OSError as error:
-        raise GpuError(f"there is no NVIDIA driver here ({error})", install) from error
-    ask = _Asking(driver)
+    ask = _Asking(load_driver())
     ask("cuInit", 0)
     count = ask.number("cuDeviceGetCount")
     if count == 0:

@@ -19,7 +19,7 @@ import pytest
 
 from aliked_ros.errors import BackendError
 from aliked_ros.gpu import Gpu
-from aliked_ros.inference import tensorrt_device
+from aliked_ros.inference import cuda_graph, tensorrt_device
 from aliked_ros.inference.tensorrt_device import TensorRtDevice, TensorRtNetwork
 from aliked_ros.models.device_export import TensorSpec
 from aliked_ros.models.engines import Engine
@@ -33,6 +33,8 @@ class PlayedGpu:
 
     failure: what waiting and taking memory raise. refused: what context changes raise. room: bytes.
     log: what was given back of TensorRT's. said: what TensorRT logs where it returns nothing.
+    recorded: by stream, what it is asked while that is recorded. graphs: by handle. launches: of
+    graphs. unrecordable: recording fails.
     """
 
     def __init__(self) -> None:
@@ -44,6 +46,10 @@ class PlayedGpu:
         self.log: list[str] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.stacks = threading.local()
+        self.recorded: dict[int, list[Callable[[], None]]] = {}
+        self.graphs: dict[int, list[Callable[[], None]]] = {}
+        self.launches = 0
+        self.unrecordable = False
 
     @property
     def stack(self) -> list[Any]:
@@ -207,10 +213,53 @@ def played_tensorrt(gpu: PlayedGpu) -> SimpleNamespace:
             x, y = (
                 gpu.view(self.places[name], (gpu.shapes["x"], np.float32)) for name in ("x", "y")
             )
-            gpu.streams[stream].queue.append(lambda: np.copyto(y, x + 1))
+            queue = gpu.recorded.get(stream, gpu.streams[stream].queue)
+            queue.append(lambda: np.copyto(y, x + 1))
             return True
 
     return SimpleNamespace(ILogger=ILogger, Runtime=Runtime)
+
+
+def played_driver(gpu: PlayedGpu) -> SimpleNamespace:
+    """The driver's functions for graphs; handles and results come as ctypes' objects."""
+
+    def begin(stream: Any, mode: int) -> int:
+        gpu.needs_context()
+        gpu.recorded[stream.value or 0] = []
+        return 0
+
+    def end(stream: Any, graph: Any) -> int:
+        work = gpu.recorded.pop(stream.value or 0)
+        if gpu.unrecordable:
+            return 901  # CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
+        graph._obj.value = 1 + max(gpu.graphs, default=0)
+        gpu.graphs[graph._obj.value] = work
+        return 0
+
+    def instantiate(executable: Any, graph: Any, flags: Any) -> int:
+        executable._obj.value = 1 + max(gpu.graphs)
+        gpu.graphs[executable._obj.value] = gpu.graphs[graph.value]
+        return 0
+
+    def launch(executable: Any, stream: Any) -> int:
+        gpu.needs_context()
+        gpu.streams[stream.value or 0].queue.extend(gpu.graphs[executable.value])
+        gpu.launches += 1
+        return 0
+
+    def destroy(part: Any) -> int:
+        gpu.needs_context()
+        del gpu.graphs[part.value]
+        return 0
+
+    return SimpleNamespace(
+        cuStreamBeginCapture_v2=begin,
+        cuStreamEndCapture=end,
+        cuGraphInstantiateWithFlags=instantiate,
+        cuGraphLaunch=launch,
+        cuGraphExecDestroy=destroy,
+        cuGraphDestroy=destroy,
+    )
 
 
 @pytest.fixture
@@ -222,6 +271,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PlayedGpu]:
     monkeypatch.setattr(tensorrt_device, "find_gpu", lambda: played)
     monkeypatch.setattr(tensorrt_device, "load_tensorrt", lambda: library)
     monkeypatch.setattr(tensorrt_device, "_load_pycuda", lambda: driver)
+    monkeypatch.setattr(cuda_graph, "load_driver", lambda: played_driver(gpu))
     tensorrt_device._primary_context.cache_clear()
     yield gpu
     tensorrt_device._primary_context.cache_clear()
@@ -267,6 +317,21 @@ def test_values_go_up_are_computed_and_come_down(gpu: PlayedGpu) -> None:
     assert (gpu.memory, gpu.page_locked) == ({}, 0)
     assert gpu.log == ["ExecutionContext", "CudaEngine", "Runtime"] * 2
     assert gpu.contexts == 1
+
+
+@pytest.mark.parametrize("unrecordable", [False, True])
+def test_runs_are_launched_as_one_graph_where_that_can_be(
+    gpu: PlayedGpu, unrecordable: bool
+) -> None:
+    device = TensorRtDevice()
+    network = load(device)
+    gpu.unrecordable = unrecordable
+    for value in (1.0, 5.0, 6.0, 7.0):
+        assert run(device, network, value).tolist() == [[value + 1] * 3] * 2
+    assert gpu.launches == (0 if unrecordable else 3)
+    network.close()
+    assert (gpu.graphs, gpu.recorded) == ({}, {})
+    assert gpu.log == ["ExecutionContext", "CudaEngine", "Runtime"]
 
 
 def test_any_thread_may_use_it(gpu: PlayedGpu) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from aliked_ros.errors import BackendError
 from aliked_ros.gpu import GpuError, explained, find_gpu
+from aliked_ros.inference.cuda_graph import CudaGraph
 from aliked_ros.inference.device_backend import BuildProgress, DeviceArray, DeviceNetwork
 from aliked_ros.models.device_export import LARGEST_TOP_K, TensorSpec
 from aliked_ros.models.engines import Engine, Network, ensure_engine
@@ -194,12 +195,15 @@ class TensorRtNetwork:
         self._device = device
         self._logger = make_logger(trt)
         self._owned: list[DeviceArray] = []
+        self._graph: CudaGraph | None = None
+        # runs until one is recorded: TensorRT prepares itself in the first
+        self._runs_left: int | None = None if device.library.rtx else 1
         try:
             self._runtime = trt.Runtime(self._logger)
             self._engine = self._runtime.deserialize_cuda_engine(engine.plan)
             if self._engine is None:
                 raise self._failed("loading")
-            self._context = self._engine.create_execution_context()
+            self._context = self._make_context(trt, device.library.rtx)
             if self._context is None:
                 raise self._failed("preparing")
             self.inputs: Mapping[str, DeviceArray] = {
@@ -220,17 +224,46 @@ class TensorRtNetwork:
     def run(self) -> None:
         """See ``DeviceNetwork``."""
         with self._device.current(f"running {self.label}"):
-            if not self._context.execute_async_v3(self._device.stream.handle):
-                raise self._failed("running")
+            if self._runs_left == 0:
+                self._record()
+            if self._graph is not None:
+                self._graph.launch()
+                return
+            self._launch()
+            if self._runs_left:
+                self._runs_left -= 1
 
     def close(self) -> None:
         """See ``DeviceNetwork``."""
         with suppress(BackendError), self._device.current(f"unloading {self.label}"):
             with suppress(Exception):  # a lost GPU computes nothing any more
                 self._device.stream.synchronize()
-            self._context = self._engine = self._runtime = None  # in this order
+            if self._graph is not None:
+                self._graph.close()
+            self._graph = self._context = self._engine = self._runtime = None  # in this order
         while self._owned:
             self._owned.pop().free()
+
+    def _make_context(self, trt: Any, rtx: bool) -> Any:
+        """Where TensorRT for RTX runs, it records graphs itself: it compiles kernels meanwhile."""
+        if not rtx:
+            return self._engine.create_execution_context()
+        config = self._engine.create_runtime_config()
+        if hasattr(trt, "CudaGraphStrategy"):  # since 1.2
+            config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        return self._engine.create_execution_context(config)
+
+    def _launch(self) -> None:
+        if not self._context.execute_async_v3(self._device.stream.handle):
+            raise self._failed("running")
+
+    def _record(self) -> None:
+        """Make one graph of a run; where TensorRT's cannot be recorded, runs go on as before."""
+        self._runs_left = None
+        try:
+            self._graph = CudaGraph(self._device.stream.handle, self._launch)
+        except BackendError:
+            self._logger.errors.clear()
 
     def _own(self, spec: TensorSpec, size: tuple[int, int] | None) -> DeviceArray:
         """Memory for a tensor; free sides are H and W, in this order."""
