@@ -45,11 +45,12 @@ class FrontendConfig:
 
     model: name of the ALIKED network, or path of a checkpoint (``.pth``) in the published format.
     backend: where the networks run; ``auto``: ``tensorrt`` where a GPU and TensorRT are there and
-        work, else ``cpu``. The reason is in the log and in ``~/status``.
-    allow_fallback: with ``tensorrt``, go on on the CPU when it cannot run or fails (``auto``
-        always does).
+        work, else ``cpu``. The reason is in the log and in ``~/status``. ``torch``: PyTorch, on the
+        GPU where it can use one.
+    allow_fallback: with ``tensorrt`` or ``torch`` on a GPU, go on on the CPU when it cannot run or
+        fails (``auto`` always does).
     precision: ``bfloat16`` runs the convolutions and LightGlue in bfloat16 where the CPU has it;
-        ``float16`` is TensorRT's; ``auto`` is the one of the two that is supported, else
+        ``float16`` is the GPU's; ``auto`` is the one of the two that is supported, else
         ``float32``.
     image_size: TensorRT, images to build the engine for at configure, e.g. ``640x480`` or
         ``640x480 grey``; for others, and without it, it is built at the first image.

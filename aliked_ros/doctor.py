@@ -221,13 +221,18 @@ def _gpu() -> Iterator[Check]:
     except GpuError as error:
         yield Check("GPU", OK, f"{error.problem}; the networks run on the CPU")
         return
+    from aliked_ros.inference.backend import torch_on_a_gpu
+
     try:
         from aliked_ros.inference.tensorrt_device import TensorRtDevice
 
         device = TensorRtDevice()
     except GpuError as error:
         finding = f"{gpu}, not used: {error.problem}"
-        yield Check("GPU", WARN, finding, f"For backend: tensorrt: {error.remedy}.")
+        remedy = f"For backend: tensorrt: {error.remedy}."
+        if torch_on_a_gpu():
+            remedy += " Or set backend to 'torch': PyTorch can use this GPU."
+        yield Check("GPU", WARN, finding, remedy)
     else:
         yield Check("GPU", OK, f"{gpu}, used by {device.library.name}")
 

@@ -20,6 +20,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import rclpy
+import torch
 from builtin_interfaces.msg import Time as TimeMessage
 from device_helpers import OnnxDevice, start_with_graphs
 from rclpy.context import Context
@@ -241,6 +242,31 @@ def test_a_gpu_that_fails_at_the_first_image_is_left_for_the_cpu(
     assert backend.identity["engine"] == ""
     assert backend.identity["reason"].startswith("TensorRT failed: ")
     assert any(line.startswith("TensorRT failed, going on on the CPU: ") for line in said)
+    backend.close()
+
+
+def test_pytorch_that_cannot_use_its_gpu_is_refused_or_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PyTorch's build for CPUs, made to say that it found a GPU: all that it does there fails."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    problem = r"PyTorch .* cannot use the GPU \(.*\)"
+    with pytest.raises(BackendError, match=f"backend is 'torch', which .* {problem}; run nvidia"):
+        create_backend(FrontendConfig(backend="torch"))
+    config = FrontendConfig(backend="torch", allow_fallback=True, matcher="nearest")
+    backend = create_backend(config)
+    assert isinstance(backend, CpuBackend)
+    assert backend.identity["reason"].startswith("PyTorch cannot run here: PyTorch ")
+    backend.close()
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda place: "NVIDIA Example")
+    backend = create_backend(config)
+    assert backend.description.startswith("torch: PyTorch ")
+    assert backend.description.endswith(" on NVIDIA Example, float16")
+    network = backend.load_extractor("aliked-n16")
+    noise = np.random.default_rng(0).integers(0, 255, (96, 96), np.uint8)
+    assert len(network.extract(noise, None, 50, 0.0, 0)[0]) > 10
+    assert backend.identity["backend"] == "cpu"
+    assert backend.identity["reason"].startswith("PyTorch failed: ")
     backend.close()
 
 

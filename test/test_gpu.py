@@ -1,4 +1,4 @@
-"""The TensorRT backend on a GPU: parity with the published networks, faults (`make test-gpu`)."""
+"""TensorRT and PyTorch on a GPU: parity with the published networks, faults (`make test-gpu`)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,19 @@ from aliked_ros.types import Features, Image, UInt8Array
 pytestmark = pytest.mark.gpu
 
 
-@pytest.fixture(scope="module", params=["float32", "float16"])
+@pytest.fixture(
+    scope="module",
+    params=[(name, p) for name in ("tensorrt", "torch") for p in ("float32", "float16")],
+    ids="-".join,
+)
 def backend(request: pytest.FixtureRequest) -> Iterator[DeviceBackend]:
-    config = FrontendConfig(backend="tensorrt", precision=request.param)
+    name, precision = request.param
     try:
-        backend = create_backend(config, print)
+        backend = create_backend(FrontendConfig(backend=name, precision=precision), print)
     except BackendError as error:
-        pytest.skip(f"TensorRT cannot run here: {error}")
-    assert isinstance(backend, DeviceBackend)
+        pytest.skip(f"{name} cannot run here: {error}")
+    if not isinstance(backend, DeviceBackend):
+        pytest.skip(f"{name} runs on the CPU here: {backend.identity['reason']}")
     yield backend
     backend.close()
 
@@ -78,31 +83,60 @@ def test_tracks_are_those_of_the_cpu(
     backend: DeviceBackend, tum_images: Callable[[int], UInt8Array]
 ) -> None:
     tracked = {}
-    for name in ("tensorrt", "cpu"):
-        precision = backend.identity["precision"] if name == "tensorrt" else "float32"
+    ours = backend.identity["backend"]
+    for name in (ours, "cpu"):
+        precision = backend.identity["precision"] if name == ours else "float32"
         pipeline = Pipeline(FrontendConfig(backend=name, precision=precision))
         results = [pipeline.process(Image(tum_images(i), float(i))) for i in range(8)]
         tracked[name] = [int((r.tracks.lengths > 1).sum()) for r in results[1:]]
         pipeline.close()
-    assert min(tracked["tensorrt"]) >= 0.97 * min(tracked["cpu"])
+    assert min(tracked[ours]) >= 0.97 * min(tracked["cpu"])
 
 
 def test_memory_is_given_back(
     backend: DeviceBackend, tum_images: Callable[[int], UInt8Array]
 ) -> None:
-    cuda = pytest.importorskip("pycuda.driver")
     extractor = Extractor(FrontendConfig(), backend)
 
-    def free() -> int:
+    def used() -> int:
         extractor.extract(tum_images(0))
         backend.release()
-        with backend.device.current("asking for free memory"):  # type: ignore[attr-defined]
-            return int(cuda.mem_get_info()[0])
+        return backend.device.memory_in_use()
 
-    first = free()  # the libraries' own memory is taken once
-    assert all(free() >= first - (8 << 20) for _ in range(3))
+    first = used()  # the libraries' own memory is taken once
+    assert all(used() <= first + (8 << 20) for _ in range(3))
 
 
 def test_more_memory_than_there_is(backend: DeviceBackend) -> None:
     with pytest.raises(BackendError, match="the GPU's memory is full"):
         backend.device.empty((1 << 50,), np.dtype(np.uint8))
+
+
+def test_kernels_compute_what_plain_operations_do(
+    tum_images: Callable[[int], UInt8Array],
+) -> None:
+    """Compiled, on a whole image with a mask; test_torch_device.py does so in the interpreter."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("triton")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch finds no GPU")
+    from aliked_ros.models.registry import weights_path
+    from aliked_ros.networks import device as networks
+    from aliked_ros.networks.aliked import ALIKED
+    from aliked_ros.networks.fused import FusedExtractor
+
+    pixels = np.ascontiguousarray(tum_images(0)[:470, :630])
+    inputs = networks.extractor_inputs(*pixels.shape, 1000)
+    inputs["image"] = torch.from_numpy(pixels)[None]
+    inputs["mask"][:, :100] = 0
+    given = [tensor.cuda() for tensor in inputs.values()]
+    network = ALIKED.from_checkpoint(weights_path("aliked-n16"))
+    flags = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with torch.inference_mode(), torch.device("cuda"), flags:
+        found = FusedExtractor(network, 3, half=False).cuda()(*given)
+        expected = networks.DeviceExtractor(network, 3, half=False).cuda()(*given)
+        near = torch.cdist(found[0], expected[0]).min(1)
+    same = near.values < 1e-3
+    assert float(same.float().mean()) >= 0.995
+    cosines = (found[2] * expected[2][near.indices]).sum(1)[same]
+    assert float(cosines.min()) > 0.9999

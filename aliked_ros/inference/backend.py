@@ -85,7 +85,7 @@ def create_backend(
     asked = f"asked for by backend: {config.backend}"
     if config.backend == "cpu":
         return _cpu(config, progress, asked)
-    if config.backend == "torch" and not _torch_on_a_gpu():
+    if config.backend == "torch" and not torch_on_a_gpu():
         return _torch_on_the_cpu(config, asked)
     name, make = ("PyTorch", _torch) if config.backend == "torch" else ("TensorRT", _tensorrt)
     may_fall_back = config.backend == "auto" or config.allow_fallback
@@ -153,7 +153,7 @@ def _torch(
     return backend
 
 
-def _torch_on_a_gpu() -> bool:
+def torch_on_a_gpu() -> bool:
     """Whether PyTorch is here and can use a GPU."""
     try:
         import torch

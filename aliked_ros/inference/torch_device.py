@@ -60,15 +60,14 @@ class TorchDevice:
         self._lock = threading.RLock()
         if not self.on_gpu:
             return
+        remedy = "run nvidia-smi, and install PyTorch's build for your CUDA (pytorch.org)"
         if not torch.cuda.is_available():
-            raise GpuError(
-                f"PyTorch {torch.__version__} finds no GPU that it can use",
-                "run nvidia-smi, and install PyTorch's build for your CUDA (pytorch.org)",
-            )
+            raise GpuError(f"PyTorch {torch.__version__} finds no GPU that it can use", remedy)
         try:
             gpu = torch.cuda.get_device_name(self.place)
-        except Exception as error:  # the driver's
-            raise explained("asking for the GPU", error) from error
+        except Exception as error:  # the driver's have no common base but this
+            problem = f"PyTorch {torch.__version__} cannot use the GPU ({error})"
+            raise GpuError(problem, remedy) from error
         self.name = f"PyTorch {torch.__version__} on {gpu}"
 
     def load(
