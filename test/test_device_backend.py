@@ -20,6 +20,7 @@ from aliked_ros.frontend.matcher import LightGlueMatcher
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.inference.cpu import CpuBackend
 from aliked_ros.inference.device_backend import BuildProgress, DeviceBackend
+from aliked_ros.inference.kernels import widen_half
 from aliked_ros.types import Features, Image, UInt8Array
 
 CONFIG = FrontendConfig(max_keypoints=256, precision="float32")
@@ -83,6 +84,15 @@ def test_features_are_those_of_the_cpu(
         assert np.abs(features.scores - expected.scores).max() < 1e-3
         if where is not None:
             assert features.keypoints[:, 0].min() > 317
+
+
+def test_half_precision_is_widened_exactly() -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)]
+    wide = np.empty(len(finite), np.float32)
+    widen_half(finite.view(np.uint16), wide)
+    assert (wide == finite.astype(np.float32)).all()
+    assert (np.signbit(wide) == np.signbit(finite)).all()
 
 
 def test_threshold_and_few_features(
@@ -197,7 +207,8 @@ def test_what_is_on_the_device_is_not_uploaded_again(
     features = [extractor.extract(image) for image in pixels]
     before = device.uploaded
     extractor.extract(pixels[0])
-    assert device.uploaded - before == 2  # image and threshold: nothing is masked
+    assert device.uploaded - before == 1  # the image: nothing is masked, the threshold is there
+    matcher.match(features[4], features[5])
     for pair, expected in (
         ((features[4], features[5]), 0),
         ((features[3], features[5]), 0),  # left images of a stereo camera
@@ -205,11 +216,16 @@ def test_what_is_on_the_device_is_not_uploaded_again(
     ):
         before = device.uploaded
         matcher.match(*pair)
-        assert device.uploaded - before == 2 + expected  # size and threshold
+        assert device.uploaded - before == expected
     changed = replace(features[5], descriptors=features[5].descriptors.copy())
     before = device.uploaded
     matcher.match(features[4], changed)
-    assert device.uploaded - before == 5
+    assert device.uploaded - before == 3
+    matcher.reconfigure(replace(CONFIG, match_threshold=0.9))
+    sure = matcher.match(features[4], features[5])
+    matcher.reconfigure(CONFIG)
+    assert 0 < len(sure) < len(matcher.match(features[4], features[5]))
+    assert sure.scores.min() > 0.9
 
 
 def test_more_features_than_fit_are_refused(

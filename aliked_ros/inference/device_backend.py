@@ -18,6 +18,7 @@ from aliked_ros.configuration import FrontendConfig, parse_image_size
 from aliked_ros.errors import BackendError
 from aliked_ros.gpu import GpuError
 from aliked_ros.inference.detection import spread
+from aliked_ros.inference.kernels import widen_half
 from aliked_ros.models.device_export import LARGEST_TOP_K, SEGMENT_LAYERS, GraphPrecision
 from aliked_ros.models.engines import Network, extractor_network, find_ranged, matcher_networks
 from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
@@ -235,6 +236,7 @@ class DeviceExtractor:
         self._backend, self._model = backend, model
         self._networks: dict[tuple[int, ...], DeviceNetwork] = {}
         self._unmasked: set[DeviceNetwork] = set()  # those whose mask is 1 everywhere
+        self._thresholds: dict[DeviceNetwork, float] = {}  # as they are on the device
 
     def extract(
         self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float, grid: int
@@ -246,7 +248,9 @@ class DeviceExtractor:
         device = self._backend.device
         device.write(network.inputs["image"], image)
         self._write_mask(network, mask)
-        device.write(network.inputs["threshold"], np.array([threshold], np.float32))
+        if self._thresholds.get(network) != threshold:
+            device.write(network.inputs["threshold"], np.array([threshold], np.float32))
+            self._thresholds[network] = threshold
         network.run()
         names = ("count", "keypoints", "scores", "descriptors")
         found, *arrays = device.read(*(network.outputs[name] for name in names))
@@ -254,9 +258,7 @@ class DeviceExtractor:
         if grid:
             x, y = arrays[0][kept].round().astype(np.int64).T
             kept = spread(x, y, pixels.shape, top_k, grid)
-        keypoints, scores, descriptors = (
-            np.ascontiguousarray(array[kept], np.float32) for array in arrays
-        )
+        keypoints, scores, descriptors = (_as_float32(array[kept]) for array in arrays)
         if not grid:
             self._backend.ring.keep(network.outputs, descriptors, _RECENT * self.users)
         return keypoints, scores, descriptors
@@ -284,6 +286,7 @@ class DeviceExtractor:
 
     def _close(self, network: DeviceNetwork) -> None:
         self._unmasked.discard(network)
+        self._thresholds.pop(network, None)
         network.close()
 
     def _write_mask(self, network: DeviceNetwork, mask: UInt8Array | None) -> None:
@@ -310,6 +313,7 @@ class DeviceLightGlue:
         """``rows``: the most keypoints that an image may have."""
         self._backend, self._rows = backend, rows
         self._segments: list[DeviceNetwork] = []
+        self._settings: tuple[float, ...] = ()  # size and threshold as they are on the device
 
     def match(
         self,
@@ -325,8 +329,11 @@ class DeviceLightGlue:
         size = np.array([reference.width, reference.height], np.float32)
         self._write_points("0", reference, size)
         self._write_points("1", current, size)
-        device.write(first.inputs["size"], size)
-        device.write(first.inputs["match_threshold"], np.array([match_threshold], np.float32))
+        settings = (*size.tolist(), match_threshold)
+        if settings != self._settings:
+            device.write(first.inputs["size"], size)
+            device.write(first.inputs["match_threshold"], np.array([match_threshold], np.float32))
+            self._settings = settings
         layers = 0
         for network in self._segments:
             network.run()
@@ -358,6 +365,7 @@ class DeviceLightGlue:
 
     def release(self) -> None:
         """Free the device's memory; the next pair of images takes it again."""
+        self._settings = ()
         while self._segments:
             self._segments.pop().close()
 
@@ -426,6 +434,15 @@ class FeatureRing:
         """Forget all."""
         while self._entries:
             _free(self._entries.pop()[1])
+
+
+def _as_float32(array: Array) -> Float32Array:
+    """A copy in one piece."""
+    if array.dtype != np.float16:
+        return np.ascontiguousarray(array, np.float32)
+    wide = np.empty(array.shape, np.float32)
+    widen_half(np.ascontiguousarray(array).view(np.uint16).reshape(-1), wide.reshape(-1))
+    return wide
 
 
 def _free(arrays: Mapping[str, DeviceArray]) -> None:
