@@ -237,6 +237,11 @@ class TorchDevice:
             free, total = torch.cuda.mem_get_info(self.place)
         return int(total - free)
 
+    def wait(self) -> None:
+        """Until all is done, or the GPU is lost."""
+        with suppress(BackendError), self.current("waiting for the GPU"):
+            self._wait()
+
     def _wait(self) -> None:
         if self.on_gpu:
             self.stream.synchronize()
@@ -321,6 +326,7 @@ class TorchNetwork:
 
     def close(self) -> None:
         """See ``DeviceNetwork``."""
+        self._device.wait()  # for a run that still goes on
         self._graph = self._module = None
         self._arguments, self._results = [], []
         while self._owned:
