@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,14 @@ from aliked_ros.errors import BackendError
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 _DRIVER = "libcuda.so.1"
+
+
+IN_USE = threading.RLock()
+"""Held by who gives the GPU work or takes its memory, in this process, by whichever library.
+
+While a CUDA graph is recorded in one thread, another one may not wait for the whole device, which
+loading does: the record would be invalid.
+"""
 
 
 class GpuError(BackendError):
@@ -125,7 +134,10 @@ class _Asking:
 
 _EXPLANATIONS = (
     (
-        ("out of memory", "outofmemory", "insufficient gpu memory", "memoryerror", "bad_alloc"),
+        (
+            "out of memory", "outofmemory", "insufficient gpu memory", "memoryerror", "bad_alloc",
+            "status_alloc_failed",
+        ),
         "the GPU's memory is full",
         "close other programs that use it (nvidia-smi lists them), or lower max_keypoints",
     ),
@@ -139,7 +151,8 @@ _EXPLANATIONS = (
             "unspecified launch failure", "illegal memory access", "illegal address", "device lost",
             "busy or unavailable", "misaligned address", "uncorrectable ecc", "unknown error",
             "no cuda-capable device", "context is destroyed", "context_is_destroyed",
-            "launch timed out", "launch_failed", "launch_timeout", "hardware stack error",
+            "device-side assert", "launch timed out", "launch_failed", "launch_timeout",
+            "hardware stack error",
         ),
         "the GPU was lost",
         "run nvidia-smi; the node needs to be started again, perhaps the machine",

@@ -140,3 +140,21 @@ def test_kernels_compute_what_plain_operations_do(
     assert float(same.float().mean()) >= 0.995
     cosines = (found[2] * expected[2][near.indices]).sum(1)[same]
     assert float(cosines.min()) > 0.9999
+
+
+@pytest.mark.parametrize("rows", [1024, 1000, 333])
+def test_fused_attention_is_that_of_the_plain_operations(rows: int) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch finds no GPU")
+    from aliked_ros.networks import folded
+
+    query, key, value = torch.randn(3, 2, 4, rows, 64, device="cuda").half()
+    query = query / 8
+    mask = torch.zeros(2, 1, 1, rows, device="cuda").half()
+    mask[0, ..., rows // 2 :] = -30000.0
+    with torch.inference_mode():
+        found = folded._attend(query, key, value, mask)
+        weights = (query.float() @ key.float().transpose(-1, -2) + mask.float()).softmax(-1)
+        expected = weights @ value.float()
+    assert float((found.float() - expected).abs().max()) < 5e-3

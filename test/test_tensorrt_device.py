@@ -98,8 +98,9 @@ def played_pycuda(gpu: PlayedGpu) -> SimpleNamespace:
             return Context()
 
     class Stream:
-        def __init__(self) -> None:
+        def __init__(self, flags: int) -> None:
             gpu.needs_context()
+            assert flags == 1, "it would wait for what others do on the default stream"
             self.queue: list[Callable[[], None]] = []
             gpu.streams.append(self)
             self.handle = len(gpu.streams) - 1
@@ -332,6 +333,19 @@ def test_runs_are_launched_as_one_graph_where_that_can_be(
     network.close()
     assert (gpu.graphs, gpu.recorded) == ({}, {})
     assert gpu.log == ["ExecutionContext", "CudaEngine", "Runtime"]
+
+
+def test_nothing_is_recorded_while_an_engine_is_built(gpu: PlayedGpu) -> None:
+    """The builder waits for the whole device, which would make the record invalid."""
+    device = TensorRtDevice()
+    network = load(device)
+    with tensorrt_device._BUILDING:
+        for value in (1.0, 2.0, 3.0):
+            assert run(device, network, value)[0, 0] == value + 1
+        assert gpu.launches == 0
+    assert run(device, network, 4.0)[0, 0] == 5.0
+    assert gpu.launches == 1
+    network.close()
 
 
 def test_any_thread_may_use_it(gpu: PlayedGpu) -> None:

@@ -52,9 +52,9 @@ def device_suite(
     memory["loaded"] = device.memory_in_use()
     ours.release()
     memory["released"] = device.memory_in_use()
-    published, left_out = _published(config)
+    published, left_out = _published(config, str(getattr(device, "place", "cuda:0")))
     if published is not None:
-        contenders = {"published PyTorch, float32": published} | contenders
+        contenders = {"published PyTorch": published} | contenders
     parts = _time(contenders, images, rounds, progress)
     stages = _stages(cast("TorchDevice", device)) if device.kind == "torch" else {}
     description = ours.description
@@ -86,8 +86,11 @@ class _Contender:
         return middle - begin, time.perf_counter() - middle
 
 
-def _published(config: FrontendConfig) -> tuple[_Contender | None, dict[str, str]]:
-    """The published form in eager PyTorch, on the GPU where PyTorch can use one."""
+def _published(config: FrontendConfig, name: str) -> tuple[_Contender | None, dict[str, str]]:
+    """The published form in eager PyTorch on the same device, as PyTorch sets precision.
+
+    (Convolutions may be TF32.)
+    """
     try:
         import torch
 
@@ -96,7 +99,9 @@ def _published(config: FrontendConfig) -> tuple[_Contender | None, dict[str, str
         from aliked_ros.networks.lightglue import LightGlue
     except (ImportError, BackendError) as error:
         return None, {"published PyTorch": str(error)}
-    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = torch.device(name)
+    if place.type == "cuda" and not torch.cuda.is_available():
+        return None, {"published PyTorch": "this build of PyTorch cannot use the GPU"}
     aliked = ALIKED.from_checkpoint(weights_path(_MODEL)).to(place)
     lightglue = LightGlue.from_checkpoint(weights_path("aliked-lightglue")).to(place)
 
@@ -159,10 +164,19 @@ def _stages(device: TorchDevice) -> dict[str, Any]:
             "ALIKED, detection", [], aliked.detect, score_map, mask, threshold, POINTS
         )
         heads = [aliked.offsets, aliked.aggregation]
-        stage("ALIKED, descriptors", heads, aliked.describe, levels, keypoints, window)
+        # (of the levels it reads a part, which is not counted)
+        stage(
+            "ALIKED, descriptors",
+            heads,
+            lambda points: aliked.describe(levels, points, window),
+            keypoints,
+        )
         known: dict[str, Any] = {}
         for segment in matcher_networks(POINTS, "float16"):
             layers, tensors, outputs = device.module(segment)
+            for tensor in tensors.values():
+                if tensor.ndim == 2:  # keypoints and descriptors
+                    tensor.normal_()
             known = tensors | known
             given = [known[name] for name in tensors]
             first, last = segment.identity["part"].split("_")[1:]

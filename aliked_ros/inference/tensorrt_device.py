@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aliked_ros.errors import BackendError
-from aliked_ros.gpu import GpuError, explained, find_gpu
+from aliked_ros.gpu import IN_USE, GpuError, explained, find_gpu
 from aliked_ros.inference.cuda_graph import CudaGraph
 from aliked_ros.inference.device_backend import BuildProgress, DeviceArray, DeviceNetwork
 from aliked_ros.models.device_export import LARGEST_TOP_K, TensorSpec
@@ -21,6 +21,9 @@ from aliked_ros.models.engines import Engine, Network, ensure_engine
 from aliked_ros.models.tensorrt_library import load_tensorrt, make_logger, target_here
 
 Array = NDArray[Any]
+
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: independent of what uses the default stream
+_BUILDING = threading.Lock()  # held while an engine is built, which takes the GPU for minutes
 
 
 class TensorRtDevice:
@@ -41,7 +44,6 @@ class TensorRtDevice:
         self.name = f"{self.library.name} on {self.gpu.name}"
         self._stream: Any = None
         self._written: list[TensorRtArray] = []  # since the stream was last waited for
-        self._lock = threading.RLock()
 
     def load(
         self,
@@ -51,7 +53,8 @@ class TensorRtDevice:
         given: Mapping[str, DeviceArray] | None = None,
     ) -> DeviceNetwork:
         """See ``Device``."""
-        engine = ensure_engine(network, self._target, progress.tell, progress.report)
+        with _BUILDING:
+            engine = ensure_engine(network, self._target, progress.tell, progress.report)
         with self.current(f"loading {engine.path.name}"):
             return TensorRtNetwork(self, engine, size, given or {})
 
@@ -107,13 +110,13 @@ class TensorRtDevice:
     def stream(self) -> Any:
         """The stream of everything, made at first use; only within ``current``."""
         if self._stream is None:
-            self._stream = self._cuda.Stream()
+            self._stream = self._cuda.Stream(_NON_BLOCKING)
         return self._stream
 
     @contextmanager
     def current(self, doing: str) -> Iterator[None]:
         """The GPU's context belongs to this thread meanwhile; failures come as BackendError."""
-        with self._lock:
+        with IN_USE:
             context = None
             try:
                 context = _primary_context()
@@ -196,6 +199,7 @@ class TensorRtNetwork:
         self._logger = make_logger(trt)
         self._owned: list[DeviceArray] = []
         self._graph: CudaGraph | None = None
+        self._config: Any = None
         # runs until one is recorded: TensorRT prepares itself in the first
         self._runs_left: int | None = None if device.library.rtx else 1
         try:
@@ -240,7 +244,8 @@ class TensorRtNetwork:
                 self._device.stream.synchronize()
             if self._graph is not None:
                 self._graph.close()
-            self._graph = self._context = self._engine = self._runtime = None  # in this order
+            self._graph = self._context = self._config = None  # in this order
+            self._engine = self._runtime = None
         while self._owned:
             self._owned.pop().free()
 
@@ -248,10 +253,10 @@ class TensorRtNetwork:
         """Where TensorRT for RTX runs, it records graphs itself: it compiles kernels meanwhile."""
         if not rtx:
             return self._engine.create_execution_context()
-        config = self._engine.create_runtime_config()
+        self._config = self._engine.create_runtime_config()
         if hasattr(trt, "CudaGraphStrategy"):  # since 1.2
-            config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        return self._engine.create_execution_context(config)
+            self._config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        return self._engine.create_execution_context(self._config)
 
     def _launch(self) -> None:
         if not self._context.execute_async_v3(self._device.stream.handle):
@@ -259,11 +264,15 @@ class TensorRtNetwork:
 
     def _record(self) -> None:
         """Make one graph of a run; where TensorRT's cannot be recorded, runs go on as before."""
-        self._runs_left = None
+        if not _BUILDING.acquire(blocking=False):
+            return  # it comes to it later: a build would make the record invalid
         try:
+            self._runs_left = None
             self._graph = CudaGraph(self._device.stream.handle, self._launch)
         except BackendError:
             self._logger.errors.clear()
+        finally:
+            _BUILDING.release()
 
     def _own(self, spec: TensorSpec, size: tuple[int, int] | None) -> DeviceArray:
         """Memory for a tensor; free sides are H and W, in this order."""

@@ -7,17 +7,19 @@ loaded: one launch, and the same places in memory each time.
 
 from __future__ import annotations
 
-import threading
+import ctypes
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aliked_ros.errors import BackendError
-from aliked_ros.gpu import GpuError, explained
+from aliked_ros.gpu import IN_USE, GpuError, explained
 from aliked_ros.inference.device_backend import BuildProgress, DeviceArray, DeviceNetwork
 from aliked_ros.models.engines import Network
 from aliked_ros.models.registry import weights_path
@@ -49,15 +51,13 @@ class TorchDevice:
     kind = "torch"
     most_keypoints = 1 << 16
 
-    def __init__(self, name: str = "cuda") -> None:
+    def __init__(self, name: str = "cuda:0") -> None:
         """Raises GpuError where PyTorch cannot use the GPU."""
         self.place = torch.device(name)
         self.on_gpu = self.place.type == "cuda"
         self.name = f"PyTorch {torch.__version__} on the CPU"
         self._extractor_kind: type[networks.DeviceExtractor] | None = None
-        self._stream: Any = None
         self._written: list[TorchArray] = []  # since the stream was last waited for
-        self._lock = threading.RLock()
         if not self.on_gpu:
             return
         remedy = "run nvidia-smi, and install PyTorch's build for your CUDA (pytorch.org)"
@@ -79,16 +79,20 @@ class TorchDevice:
     ) -> DeviceNetwork:
         """See ``Device``. The first one takes long where its kernels are not in Triton's cache."""
         progress.tell(f"{network.name} for {self.name}")
-        with self.making(f"loading {network.name}"):
-            module, inputs, outputs = self.module(network, size, progress.tell)
-            return TorchNetwork(self, module, inputs, outputs, given or {})
+        try:
+            with self.making(f"loading {network.name}"):
+                module, inputs, outputs = self.module(network, size, progress.tell)
+                return TorchNetwork(self, module, inputs, outputs, given or {}, progress.tell)
+        except BackendError:
+            self.close()
+            raise
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> TorchArray:
         """See ``Device``; filled with zeros."""
         nbytes = int(np.prod(shape)) * dtype.itemsize
         with self.current(f"taking {nbytes / 1e6:.1f} MB of the GPU's memory"):
             kind = torch.from_numpy(np.empty(0, dtype)).dtype
-            return TorchArray(torch.zeros(shape, dtype=kind, device=self.place))
+            return TorchArray(self, torch.zeros(shape, dtype=kind, device=self.place))
 
     def write(self, target: DeviceArray, values: Array) -> None:
         """See ``Device``; goes through page-locked memory, so that the GPU fetches it itself."""
@@ -115,20 +119,19 @@ class TorchDevice:
             return [array.page_locked.numpy().copy() for array in wanted]
 
     def close(self) -> None:
-        """See ``Device``. The process's CUDA context stays: PyTorch holds it."""
-        self._stream = None
+        """See ``Device``. The process's CUDA context and stream stay: PyTorch holds them."""
+        if self.on_gpu:
+            _give_back()
 
     @property
     def stream(self) -> Any:
-        """The stream of everything, made at first use; None on a CPU."""
-        if self._stream is None and self.on_gpu:
-            self._stream = torch.cuda.Stream(self.place)  # type: ignore[no-untyped-call]
-        return self._stream
+        """The stream of everything; only on a GPU."""
+        return _stream(self.place)
 
     @contextmanager
     def current(self, doing: str) -> Iterator[None]:
         """What this thread computes goes to the stream; failures come as BackendError."""
-        with self._lock:
+        with IN_USE:
             try:
                 with torch.inference_mode():
                     if not self.on_gpu:
@@ -139,6 +142,7 @@ class TorchDevice:
             except BackendError:
                 raise
             except Exception as error:  # PyTorch's and Triton's have no common base but this
+                traceback.clear_frames(error.__traceback__)  # they hold on to memory
                 raise explained(doing, error) from error
 
     @contextmanager
@@ -170,7 +174,7 @@ class TorchDevice:
             if of["kind"] == "extractor":
                 width, height = size or (of["width"], of["height"])
                 aliked = ALIKED.from_checkpoint(weights)
-                module: Any = self._extractor(tell)(aliked, of["channels"], half)
+                module: Any = self._extractor(aliked, tell)(aliked, of["channels"], half)
                 inputs = networks.extractor_inputs(height, width, of["channels"], of["top_k"])
                 outputs = list(networks.EXTRACTOR_OUTPUTS)
             else:
@@ -183,8 +187,13 @@ class TorchDevice:
         placed = {name: tensor.to(self.place) for name, tensor in inputs.items()}
         return module.eval().to(self.place), placed, outputs
 
-    def _extractor(self, tell: Callable[[str], None]) -> type[networks.DeviceExtractor]:
-        """With Triton's kernels where they work."""
+    def _extractor(
+        self, aliked: ALIKED, tell: Callable[[str], None]
+    ) -> type[networks.DeviceExtractor]:
+        """With Triton's kernels where they work, and can compute this network."""
+        widths = (*aliked.shape.channels, aliked.shape.dim)
+        if any(width & (width - 1) for width in widths):  # a vector of theirs is a power of two
+            return networks.DeviceExtractor
         if self._extractor_kind is None:
             self._extractor_kind = networks.DeviceExtractor
             if self.on_gpu:
@@ -237,10 +246,14 @@ class TorchDevice:
             free, total = torch.cuda.mem_get_info(self.place)
         return int(total - free)
 
-    def wait(self) -> None:
-        """Until all is done, or the GPU is lost."""
-        with suppress(BackendError), self.current("waiting for the GPU"):
-            self._wait()
+    def wait(self) -> bool:
+        """Until all is done; False: the GPU is lost."""
+        try:
+            with self.current("waiting for the GPU"):
+                self._wait()
+        except BackendError:
+            return False
+        return True
 
     def _wait(self) -> None:
         if self.on_gpu:
@@ -251,8 +264,9 @@ class TorchDevice:
 class TorchArray:
     """Memory on the device; see ``DeviceArray``."""
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, device: TorchDevice, tensor: Tensor) -> None:
         """``tensor``: the memory, which this holds until it is freed."""
+        self._device = device
         self._tensor: Tensor | None = tensor
         self._page_locked: Tensor | None = None
         self.shape = tuple(tensor.shape)
@@ -276,9 +290,16 @@ class TorchArray:
 
     def free(self) -> None:
         """See ``DeviceArray``."""
-        tensor, self._tensor, self._page_locked = self._tensor, None, None
-        if tensor is not None and tensor.is_cuda:
-            del tensor
+        held = [t for t in (self._tensor, self._page_locked) if t is not None]
+        self._tensor = self._page_locked = None
+        if not held or not self._device.on_gpu:
+            return
+        with IN_USE:
+            if not self._device.wait():
+                # PyTorch would end the process: freeing asks the lost GPU for an event
+                for tensor in held:
+                    ctypes.pythonapi.Py_IncRef(ctypes.py_object(tensor))
+            held.clear()
             _give_back()
 
 
@@ -294,6 +315,7 @@ class TorchNetwork:
         inputs: Mapping[str, Tensor],
         outputs: list[str],
         given: Mapping[str, DeviceArray],
+        tell: Callable[[str], None],
     ) -> None:
         """Within ``device.making``. ``inputs``: in the module's order."""
         self._device = device
@@ -305,10 +327,16 @@ class TorchNetwork:
         self._module: Any = module
         self._arguments = [array.tensor for array in arrays.values()]
         self._graph: Any = None
+        results = module(*self._arguments)
         if device.on_gpu:
-            self._graph, results = device.capture(lambda: module(*self._arguments))
-        else:
-            results = module(*self._arguments)
+            try:
+                self._graph, results = device.capture(lambda: module(*self._arguments))
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # what PyTorch or the driver cannot record
+                reason = " ".join(str(error).split())[:200]
+                tell(f"No CUDA graph ({reason}): every operation is launched by itself")
+                results = module(*self._arguments)  # a lost GPU fails here, too
         self._results = list(results)
         self.inputs: Mapping[str, DeviceArray] = arrays
         self.outputs: Mapping[str, DeviceArray] = {
@@ -317,10 +345,11 @@ class TorchNetwork:
 
     def run(self) -> None:
         """See ``DeviceNetwork``."""
-        with self._device.current("running a network"):
-            if self._graph is not None:
+        if self._graph is not None:
+            with self._device.current("running a network"):
                 self._graph.replay()
-                return
+            return
+        with self._device.making("running a network"):
             for place, result in zip(self._results, self._module(*self._arguments), strict=True):
                 place.copy_(result)
 
@@ -333,7 +362,7 @@ class TorchNetwork:
             self._owned.pop().free()
 
     def _take(self, tensor: Tensor) -> TorchArray:
-        array = TorchArray(tensor)
+        array = TorchArray(self._device, tensor)
         self._owned.append(array)
         return array
 
@@ -341,6 +370,12 @@ class TorchNetwork:
 def _own(array: DeviceArray) -> TorchArray:
     assert isinstance(array, TorchArray)
     return array
+
+
+@lru_cache(maxsize=1)
+def _stream(place: torch.device) -> Any:
+    """One for all networks of the process: libraries keep memory for each that there was."""
+    return torch.cuda.Stream(place)  # type: ignore[no-untyped-call]
 
 
 def _give_back() -> None:

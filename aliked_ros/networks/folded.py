@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from aliked_ros.networks.aliked import ALIKED, DeformableConv, ResBlock
 from aliked_ros.networks.constants import SELU_ALPHA, SELU_SCALE
@@ -32,6 +33,10 @@ def elu(x: Tensor) -> Tensor:
     return F.elu(x, SELU_ALPHA)
 
 
+# with a mask and any number of rows; not cuDNN's, which may not have been tried with such strides
+_FUSED = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``x @ weight + bias``, which on a GPU is one operation."""
     return F.linear(x, weight.T, bias) if x.is_cuda else x @ weight + bias
@@ -40,7 +45,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     """Attention of B×H×N×C, queries scaled; on a GPU its N×N weights never are in memory."""
     if query.is_cuda:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
+        with sdpa_kernel(_FUSED):
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
     return (query @ key.transpose(-1, -2) + mask).softmax(-1) @ value
 
 
