@@ -463,6 +463,8 @@ def test_a_damaged_timing_cache_is_begun_anew(tmp_path: Path) -> None:
         ("cuStreamSynchronize failed: unspecified launch failure", "the GPU was lost"),
         ("cuCtxPushCurrent failed: an illegal memory access was encountered", "the GPU was lost"),
         ("Error Code 7: BuildCanceled (Build canceled by user In next)", "was interrupted"),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`", "memory is full"),
+        ("CUDA error: device-side assert triggered", "the GPU was lost"),
         ("something new", "something new"),
     ],
 )

@@ -21,7 +21,7 @@ from aliked_ros.configuration import FrontendConfig
 from aliked_ros.types import BoolArray, Features, Float32Array, Matches
 
 MIN_MATCHES = 16  # fewer cannot be judged
-_LEAST_INLIERS = 14  # of 16 to 40 random matches up to 12 agree with some epipolar geometry
+_LEAST_INLIERS = 14  # so many of 40 random matches agree once in 400 times, of 24 in none of 1,000
 _STILL_MEDIAN = 0.5  # pixels; below it the parallax drowns in the noise of the keypoints
 _HOMOGRAPHY_SHARE = 0.9  # of the epipolar inliers: so many on one homography hold no more geometry
 _LEAST_SHARE = 0.2  # of the matches: fewer mean that the estimation failed
