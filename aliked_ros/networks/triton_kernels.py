@@ -20,6 +20,14 @@ _TAPS = tl.constexpr(9)  # of a 3×3 convolution
 
 
 @triton.jit
+def _pixels(width, height, block: tl.constexpr):
+    """A program's pixels: number, x, y, and which of them are within the image."""
+    pixel = tl.program_id(0) * block + tl.arange(0, block)
+    y = pixel // width
+    return pixel, pixel - y * width, y, pixel < width * height
+
+
+@triton.jit
 def _elu(x):
     return tl.where(x > 0, x, _ALPHA * (tl.exp(tl.minimum(x, 0.0)) - 1.0))
 
@@ -59,11 +67,8 @@ def join_scores(
     parts, sizes, scales, joined, width, height, channels: tl.constexpr, block: tl.constexpr
 ):
     """ELU of the sum of four levels, the coarse ones brought to full size: C planes of H×W."""
-    pixel = tl.program_id(0) * block + tl.arange(0, block)
-    inside = pixel < width * height
-    y = pixel // width
-    x = (pixel - y * width).to(tl.float32)
-    y = y.to(tl.float32)
+    pixel, x, y, inside = _pixels(width, height, block)
+    x, y = x.to(tl.float32), y.to(tl.float32)
     total = _rows(parts[0], pixel, inside, channels)
     for level in tl.static_range(1, 4):
         total += _between(parts[level], sizes[level], scales[level], x, y, inside, channels)
@@ -77,10 +82,7 @@ def score_convolution(
     inputs: tl.constexpr, outputs: tl.constexpr, last: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """3×3 convolution of planes, zeros around them; ELU, or after the last one the sigmoid."""
-    pixel = tl.program_id(0) * block + tl.arange(0, block)
-    inside = pixel < width * height
-    y = pixel // width
-    x = pixel - y * width
+    pixel, x, y, inside = _pixels(width, height, block)
     output = tl.arange(0, outputs)
     total = tl.zeros((outputs, block), tl.float32)
     for plane in tl.static_range(inputs):
@@ -115,10 +117,7 @@ def _widened(values, x, y, width, height, inside, block: tl.constexpr):
 @triton.jit
 def find_maxima(scores, maxima, width, height, block: tl.constexpr):
     """1 where a score is the highest of the 5×5 around it, else 0."""
-    pixel = tl.program_id(0) * block + tl.arange(0, block)
-    inside = pixel < width * height
-    y = pixel // width
-    x = pixel - y * width
+    pixel, x, y, inside = _pixels(width, height, block)
     score = tl.load(scores + pixel, mask=inside, other=0.0)
     largest = _widened(scores, x, y, width, height, inside, block)
     tl.store(maxima + pixel, (score == largest).to(tl.int8), mask=inside)
@@ -127,10 +126,7 @@ def find_maxima(scores, maxima, width, height, block: tl.constexpr):
 @triton.jit
 def leave_out(scores, maxima, remaining, width, height, block: tl.constexpr):
     """Scores, 0 near the maxima that were found."""
-    pixel = tl.program_id(0) * block + tl.arange(0, block)
-    inside = pixel < width * height
-    y = pixel // width
-    x = pixel - y * width
+    pixel, x, y, inside = _pixels(width, height, block)
     near = _widened(maxima, x, y, width, height, inside, block) > 0
     score = tl.load(scores + pixel, mask=inside & ~near, other=0.0)
     tl.store(remaining + pixel, score, mask=inside)
@@ -139,10 +135,7 @@ def leave_out(scores, maxima, remaining, width, height, block: tl.constexpr):
 @triton.jit
 def add_maxima(remaining, maxima, width, height, block: tl.constexpr):
     """Add the maxima of what remains; each program changes its own pixels only."""
-    pixel = tl.program_id(0) * block + tl.arange(0, block)
-    inside = pixel < width * height
-    y = pixel // width
-    x = pixel - y * width
+    pixel, x, y, inside = _pixels(width, height, block)
     score = tl.load(remaining + pixel, mask=inside, other=0.0)
     largest = _widened(remaining, x, y, width, height, inside, block)
     new = inside & (score == largest) & (score > 0)
@@ -221,15 +214,13 @@ def deform_reads(
     table, offsets, reads, width, height, limit, channels: tl.constexpr, block: tl.constexpr
 ):
     """One of the nine bilinear reads of each pixel, zeros outside: (H·W)×9×C."""
-    pixel = tl.program_id(0) * block + tl.arange(0, block)
+    pixel, column, row, inside = _pixels(width, height, block)
     tap = tl.program_id(1)
-    inside = pixel < width * height
-    row = pixel // width
     at = offsets + pixel * (2 * _TAPS) + tap * 2
     dy = tl.load(at, mask=inside, other=0.0).to(tl.float32)
     dx = tl.load(at + 1, mask=inside, other=0.0).to(tl.float32)
     y = (row + tap // 3 - 1).to(tl.float32) + tl.minimum(tl.maximum(dy, -limit), limit)
-    x = (pixel - row * width + tap % 3 - 1).to(tl.float32)
+    x = (column + tap % 3 - 1).to(tl.float32)
     x += tl.minimum(tl.maximum(dx, -limit), limit)
     left, top = tl.floor(x), tl.floor(y)
     a, b = x - left, y - top
