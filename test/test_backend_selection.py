@@ -505,7 +505,7 @@ def test_the_node_says_why_it_stays_unconfigured_and_falls_back_if_allowed(
         assert "there is no NVIDIA driver here" in status.backend_reason
         assert status.engine == ""
         warnings = [line for line in node.text().splitlines() if "[WARN]" in line]
-        assert any("On the CPU instead of TensorRT: " in line for line in warnings), node.text()
+        assert any("On the CPU instead of the GPU: " in line for line in warnings), node.text()
         assert node.stop() == 0
     finally:
         node.wait(0.0) if not node.alive() else node.stop()

@@ -202,7 +202,7 @@ class FrontendNode(LifecycleNode):
         self._failure = ""
         why = self._identity["reason"]
         self.get_logger().info(f"Configured: {config.model} on {backend} ({why})")
-        if config.backend == "tensorrt" and not backend.startswith("tensorrt"):
+        if config.backend in ("tensorrt", "torch") and backend.startswith("cpu"):
             self._warn_of_fallback()
         self._enter("inactive")
         return super().on_configure(state)
@@ -276,7 +276,7 @@ class FrontendNode(LifecycleNode):
         self._publish_status()
 
     def _warn_of_fallback(self) -> None:
-        sentence = f"On the CPU instead of TensorRT: {self._identity['reason']}"
+        sentence = f"On the CPU instead of the GPU: {self._identity['reason']}"
         self._statistics.error(sentence)
         self.get_logger().warning(sentence)
 
