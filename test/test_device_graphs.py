@@ -360,9 +360,12 @@ def test_a_damaged_graph_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("model", ["aliked-n16rot", "aliked-n32", "aliked-t16"])
+@pytest.mark.parametrize("model", ["aliked-n32", "aliked-t16"])
 def test_tensorrt_builds_the_graph(tmp_path: Path, model: str) -> None:
-    """For Ampere, Ada and Blackwell, grey, with padding; N16 and LightGlue: see test_engines."""
+    """For Ampere, Ada and Blackwell, grey, with padding; N16 and LightGlue: see test_engines.
+
+    (N16rot's graph is N16's, with other numbers in it.)
+    """
     pytest.importorskip("tensorrt_rtx_bindings", reason="no TensorRT: requirements/tensorrt.txt")
     from aliked_ros.models.engine_builder import build_plan
     from aliked_ros.models.tensorrt_library import choose_target
