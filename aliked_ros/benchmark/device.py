@@ -14,7 +14,7 @@ from aliked_ros.errors import BackendError
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.matcher import LightGlueMatcher
 from aliked_ros.inference.backend import open_device
-from aliked_ros.inference.device_backend import Device, DeviceBackend
+from aliked_ros.inference.device_backend import DeviceBackend
 from aliked_ros.models.engines import extractor_network, matcher_networks
 from aliked_ros.models.registry import weights_path
 from aliked_ros.types import Features, UInt8Array
@@ -34,14 +34,13 @@ def device_suite(
     rounds: int,
     progress: Callable[[float], None],
     backend: str,
-    device: Device | None = None,
 ) -> dict[str, Any]:
     """ALIKED and LightGlue (nine layers, no early stop) from image to matches in host memory.
 
-    Each round 25 images in a row by ours and by the published code. device: in the place of that
-    of ``backend`` ("tensorrt" or "torch"). Raises BackendError where that cannot run.
+    Each round 25 images in a row by ours and by the published code. Raises BackendError where
+    ``backend`` ("tensorrt" or "torch") cannot run on a GPU here.
     """
-    device = device or open_device(backend)
+    device = open_device(backend)
     config = FrontendConfig(max_keypoints=POINTS, depth_confidence=-1.0, match_threshold=0.1)
     memory = {"before": device.memory_in_use()}
     ours = DeviceBackend(config, device)

@@ -146,9 +146,8 @@ def _torch(
 ) -> DeviceBackend:
     """PyTorch on this machine's GPU; GpuError where that cannot be."""
     from aliked_ros.inference.device_backend import DeviceBackend
-    from aliked_ros.inference.torch_device import TorchDevice
 
-    backend = DeviceBackend(config, TorchDevice(), progress)
+    backend = DeviceBackend(config, open_device("torch"), progress)
     backend.identity["reason"] = asked
     return backend
 
