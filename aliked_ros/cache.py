@@ -1,6 +1,6 @@
-"""The folder for fetched weights and exported networks, and writing that never leaves half a file.
+"""The folder for fetched weights and built engines, and writing that never leaves half a file.
 
-Layout: ``weights/`` holds the published checkpoints, ``models/`` the networks exported from them.
+Layout: ``weights/`` holds the published checkpoints, ``engines/`` TensorRT engines made of them.
 """
 
 from __future__ import annotations

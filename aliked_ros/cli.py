@@ -296,12 +296,10 @@ def track(
 
 @models_app.command("list", epilog="Example: aliked_ros models list --json")
 def list_models(as_json: AsJson = False) -> None:
-    """What there is, its licence, and whether it is fetched and exported."""
+    """What there is, its licence, and whether it is fetched."""
     from aliked_ros.errors import WeightsError
-    from aliked_ros.models.export import exported
     from aliked_ros.models.registry import MODELS, weights_path
 
-    networks = {one.name: "yes" if one.fresh else "stale" for one in exported()}
     rows = []
     for entry in MODELS.values():
         try:
@@ -316,7 +314,6 @@ def list_models(as_json: AsJson = False) -> None:
                 "source": entry.source,
                 "sha256": entry.sha256,
                 "weights": weights,
-                "exported": networks.get(entry.name, "no"),
             }
         )
     if as_json:
@@ -325,7 +322,6 @@ def list_models(as_json: AsJson = False) -> None:
     for row in rows:
         print(f"{row['name']}: {row['used_for']}")
         print(f"    weights   {row['weights'] or 'missing; run: aliked_ros models fetch'}")
-        print(f"    exported  {row['exported']}")
         print(f"    licence   {row['licence']}, {row['source']}")
 
 
@@ -339,18 +335,6 @@ def fetch(names: Names = None, force: Force = False, as_json: AsJson = False) ->
     with share_progress(_console()) as report:
         paths = fetch_weights(names or MODELS, report, force)
     _show({name: str(path) for name, path in paths.items()}, as_json)
-
-
-@models_app.command(epilog="Example: aliked_ros models export aliked-n16 --force")
-def export(names: Names = None, force: Force = False, as_json: AsJson = False) -> None:
-    """Export networks for use without PyTorch, which this needs."""
-    from aliked_ros.models.export import ensure_exported
-    from aliked_ros.models.export import export as export_again
-    from aliked_ros.models.registry import MODELS
-
-    make = export_again if force else ensure_exported
-    paths = {name: str(make(name, _say)) for name in names or MODELS}
-    _show(paths, as_json)
 
 
 @models_app.command(

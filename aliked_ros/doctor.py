@@ -57,7 +57,6 @@ def examine() -> list[Check]:
         *_ros(),
         _cache(),
         _weights(),
-        _networks(),
         _backend(),
         *_gpu(),
         _engines(),
@@ -87,6 +86,7 @@ def _libraries() -> Iterator[Check]:
         "numpy": ("numpy",),
         "cv2": ("opencv-python-headless", "opencv-python", "opencv-contrib-python"),
         "numba": ("numba",),
+        "onnx": ("onnx",),
         "threadpoolctl": ("threadpoolctl",),
     }.items():
         version = _version(module, *distributions)
@@ -105,7 +105,7 @@ def _libraries() -> Iterator[Check]:
     photograph = _version("skimage", "scikit-image")
     yield Check("scikit-image", OK, photograph or "not installed (only needed by source: virtual)")
     torch = _version("torch", "torch")
-    absent = "not installed (only needed to export networks, and for backend: torch)"
+    absent = "not installed (only needed for training, and for backend: torch)"
     yield Check("torch", OK, torch or absent)
 
 
@@ -172,27 +172,6 @@ def _weights() -> Check:
         return Check("weights", OK, f"all {len(MODELS)} as published ({weights_dir()})")
     found = f"{len(MODELS) - len(problems)} of {len(MODELS)} as published. {problems[0]}"
     return Check("weights", FAIL, found, f"Run: {FETCH_COMMAND}")
-
-
-def _networks() -> Check:
-    from aliked_ros.models.export import exported
-
-    made = exported()
-    fresh = [model.name for model in made if model.fresh]
-    stale = [model.name for model in made if not model.fresh]
-    missing = [name for name in MODELS if name not in {model.name for model in made}]
-    lists = {"fresh": fresh, "out of date or incomplete": stale, "missing": missing}
-    finding = "; ".join(f"{what}: {', '.join(names)}" for what, names in lists.items() if names)
-    if not stale and not missing:
-        return Check("networks", OK, finding)
-    if _version("torch", "torch"):
-        return Check("networks", WARN, finding, "Made at first use; now: aliked_ros models export")
-    return Check(
-        "networks",
-        FAIL,
-        finding,
-        "Export on a machine with requirements/export.txt installed, and copy its cache folder.",
-    )
 
 
 def _backend() -> Check:

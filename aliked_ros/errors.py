@@ -14,7 +14,7 @@ class WeightsError(AlikedError):
 
 
 class ModelError(AlikedError):
-    """An exported network that is missing, stale, or cannot be built here."""
+    """A network's graph that is missing, damaged, or cannot be made or loaded here."""
 
 
 class BackendError(AlikedError):

@@ -111,7 +111,7 @@ def works(images: list[Pixels]) -> Iterator[list[Work]]:
         from aliked_ros.benchmark import opencv_models
     except ImportError as error:
         raise BackendError(
-            f"the benchmark 'peers' needs PyTorch ({error}): pip install -r requirements/export.txt"
+            f"the benchmark 'peers' needs PyTorch ({error}): pip install -r requirements/train.txt"
         ) from error
     before = cv2.getNumThreads()
     cv2.setNumThreads(cores())
@@ -244,21 +244,19 @@ def dense_exports(
 
     threads = cores()
     found: dict[str, Callable[[Pixels], list[Any]]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "dense.onnx"
-        export_dense(network, width, height, top_k, path)
-        for runtime in (OnnxRuntime(threads, spinning=True), OpenVinoRuntime(threads)):
-            try:
-                loaded = runtime.load(path)
-            except ModelError:
-                continue  # a runtime that cannot load the plain export is no contender
+    graph = export_dense(network, width, height, top_k)
+    for runtime in (OnnxRuntime(threads, spinning=True), OpenVinoRuntime(threads)):
+        try:
+            loaded = runtime.load(graph)
+        except ModelError:
+            continue  # a runtime that cannot load the plain export is no contender
 
-            def extract(pixels: Pixels, loaded: Any = loaded) -> list[Any]:
-                scaled = pixels.astype(np.float32) * np.float32(1 / 255)
-                outputs: list[Any] = loaded(np.ascontiguousarray(scaled.transpose(2, 0, 1)[None]))
-                return outputs
+        def extract(pixels: Pixels, loaded: Any = loaded) -> list[Any]:
+            scaled = pixels.astype(np.float32) * np.float32(1 / 255)
+            outputs: list[Any] = loaded(np.ascontiguousarray(scaled.transpose(2, 0, 1)[None]))
+            return outputs
 
-            found[f"plain dense export, {runtime.name}"] = extract
+        found[f"plain dense export, {runtime.name}"] = extract
     return found
 
 

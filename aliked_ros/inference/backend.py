@@ -181,7 +181,7 @@ def _cpu(config: FrontendConfig, progress: Callable[[str], None] | None, reason:
     _refuse_float16(config)
     from aliked_ros.inference.cpu import CpuBackend
 
-    backend = CpuBackend(config, progress)
+    backend = CpuBackend(config)
     backend.identity["reason"] = reason
     return backend
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import cast
 
 import cv2
@@ -17,8 +16,8 @@ from aliked_ros.inference import kernels
 from aliked_ros.inference.detection import detect
 from aliked_ros.inference.runtime import Array, Network, Runtime
 from aliked_ros.machine import cores, free_memory
-from aliked_ros.models.export import LIGHTGLUE, ensure_exported, load_arrays, read_manifest
-from aliked_ros.networks.constants import PAD_MULTIPLE
+from aliked_ros.models.graphs import AlikedGraphs, LightGlueGraphs
+from aliked_ros.networks.constants import PAD_MULTIPLE, exit_threshold
 from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
 
 _MASKED = np.float32(-1e9)
@@ -29,11 +28,9 @@ _BYTES_PER_PIXEL = 370  # measured with bfloat16 at 2048×2048 and 3072×3072; a
 class CpuBackend:
     """OpenVINO where it is installed and works, else ONNX Runtime."""
 
-    def __init__(
-        self, config: FrontendConfig, progress: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, config: FrontendConfig) -> None:
         threads = config.threads or cores()
-        self._progress, self._points = progress, config.max_keypoints
+        self._points = config.max_keypoints
         self._runtime = _create_runtime(threads)
         self._bfloat16 = self._runtime.bfloat16 and config.precision != "float32"
         if config.precision == "bfloat16" and not self._bfloat16:
@@ -53,13 +50,11 @@ class CpuBackend:
 
     def load_extractor(self, model: str) -> CpuExtractor:
         """See ``Backend``."""
-        folder = ensure_exported(model, self._progress)
-        return CpuExtractor(folder, self._runtime, self._bfloat16, self._workers)
+        return CpuExtractor(AlikedGraphs(model), self._runtime, self._bfloat16, self._workers)
 
     def load_matcher(self) -> CpuLightGlue:
         """See ``Backend``."""
-        folder = ensure_exported(LIGHTGLUE, self._progress)
-        return CpuLightGlue(folder, self._runtime, self._bfloat16, self._points)
+        return CpuLightGlue(LightGlueGraphs(), self._runtime, self._bfloat16, self._points)
 
     def release(self) -> None:
         """See ``Backend``; there is no GPU."""
@@ -106,19 +101,16 @@ class CpuExtractor:
     users = 1
 
     def __init__(
-        self, folder: Path, runtime: Runtime, bfloat16: bool, workers: kernels.Workers
+        self, graphs: AlikedGraphs, runtime: Runtime, bfloat16: bool, workers: kernels.Workers
     ) -> None:
-        manifest = read_manifest(folder, "dim", "kernel", "samples")
-        self._dim, self._kernel = int(manifest["dim"]), int(manifest["kernel"])
-        self._samples = int(manifest["samples"])
-        self._folder, self._runtime, self._workers = folder, runtime, workers
+        self._shape = graphs.shape
+        self._graphs, self._runtime, self._workers = graphs, runtime, workers
         self._bfloat16 = bfloat16
         self._encoders: dict[tuple[int, ...], Network] = {}
         # offsets are positions: they stay in float32
-        self._offsets = runtime.load(folder / "offsets.onnx")
-        self._aggregation = runtime.load(folder / "aggregation.onnx", bfloat16=bfloat16)
-        tail = load_arrays(folder / "score_tail.npz").values()
-        self._tail = [np.ascontiguousarray(weight) for weight in tail]
+        self._offsets = runtime.load(graphs.offsets)
+        self._aggregation = runtime.load(graphs.aggregation, bfloat16=bfloat16)
+        self._tail = [np.ascontiguousarray(weight) for weight in graphs.score_tail]
         # the loops are compiled at their first call ever: now, not while a camera waits
         noise = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
         with _caching_compiled_loops():
@@ -164,9 +156,8 @@ class CpuExtractor:
             while len(self._encoders) >= 2 * self.users:
                 del self._encoders[next(iter(self._encoders))]  # not used for the longest time
             _require_memory(shape)
-            kind = "grey" if shape[-1] == 1 else "rgb"
             encoder = self._runtime.load(
-                self._folder / f"encoder_{kind}.onnx",
+                self._graphs.encoder(channels=shape[-1]),
                 bfloat16=self._bfloat16,
                 bfloat16_outputs=True,
                 shape=shape,
@@ -183,13 +174,14 @@ class CpuExtractor:
     ) -> Float32Array:
         """Descriptors of the keypoints, by graphs for ``rows`` of them."""
         count = len(keypoints)
+        dim, kernel, samples_each = self._shape.dim, self._shape.kernel, self._shape.samples
         if count == 0:
-            return np.zeros((0, self._dim), np.float32)
+            return np.zeros((0, dim), np.float32)
         order = np.argsort(keypoints[:, 1])  # row by row: neighbours share cache lines and pages
-        patches = _spare_zeroed((rows, self._kernel**2, self._dim), count)
+        patches = _spare_zeroed((rows, kernel**2, dim), count)
         self._workers.run(kernels.gather_patches, count, *tables, keypoints, order, window, patches)
         (offsets,) = self._offsets(patches.reshape(rows, -1))
-        samples = _spare_zeroed((rows, self._samples, self._dim), count)
+        samples = _spare_zeroed((rows, samples_each, dim), count)
         self._workers.run(
             kernels.gather_samples, count, *tables, keypoints, order, offsets, window, samples
         )
@@ -205,24 +197,22 @@ class CpuLightGlue:
 
     users = 1
 
-    def __init__(self, folder: Path, runtime: Runtime, bfloat16: bool, usual_points: int) -> None:
+    def __init__(
+        self, graphs: LightGlueGraphs, runtime: Runtime, bfloat16: bool, usual_points: int
+    ) -> None:
         """``usual_points``: how many most images have; any other number works too."""
-        manifest = read_manifest(folder, "layers", "input_dim", "exit_thresholds")
         self._usual_points = usual_points
-        self._exit_thresholds = np.array(manifest["exit_thresholds"], np.float32)
-        self._angles = load_arrays(folder / "encoding.npz", "angles")["angles"]
-        self._embedding = runtime.load(folder / "embedding.onnx", bfloat16=bfloat16)
-        numbers = range(int(manifest["layers"]))
-        self._layers = [
-            runtime.load(folder / f"layer_{i}.onnx", bfloat16=bfloat16) for i in numbers
-        ]
-        self._assignments = [
-            runtime.load(folder / f"assignment_{i}.onnx", bfloat16=bfloat16) for i in numbers
-        ]
+        layers = graphs.shape.layers
+        thresholds = [exit_threshold(i, layers) for i in range(layers - 1)]
+        self._exit_thresholds = np.array(thresholds, np.float32)
+        self._angles = graphs.angles
+        self._embedding = runtime.load(graphs.embedding, bfloat16=bfloat16)
+        self._layers = [runtime.load(layer, bfloat16=bfloat16) for layer in graphs.layers]
+        self._assignments = [runtime.load(one, bfloat16=bfloat16) for one in graphs.assignments]
         self._embedded: list[tuple[Features, Array, Array]] = []  # the latest, newest first
         # compile the loops now, not while a camera waits
         points = np.zeros((2, 2), np.float32)
-        blank = np.zeros((2, int(manifest["input_dim"])), np.float32)
+        blank = np.zeros((2, graphs.shape.input_dim), np.float32)
         with _caching_compiled_loops():
             self.match(*2 * (Features(points, points[0], blank, 64, 64, ""),), 0.0, -1.0, -1.0)
         self._embedded.clear()

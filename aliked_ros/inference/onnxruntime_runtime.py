@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import onnxruntime
 
 from aliked_ros.errors import ModelError
@@ -21,7 +19,7 @@ class _Network:
 
 
 class OnnxRuntime:
-    """Loads ONNX files as ONNX Runtime sessions."""
+    """Loads graphs as ONNX Runtime sessions."""
 
     bfloat16 = False
 
@@ -39,7 +37,7 @@ class OnnxRuntime:
 
     def load(
         self,
-        path: Path,
+        graph: bytes,
         *,
         bfloat16: bool = False,
         bfloat16_outputs: bool = False,
@@ -48,10 +46,8 @@ class OnnxRuntime:
         """See ``Runtime.load``."""
         try:
             session = onnxruntime.InferenceSession(
-                str(path), self._options, providers=["CPUExecutionProvider"]
+                graph, self._options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions share no base class
-            raise ModelError(
-                f"{self.name} cannot load {path}: {error}. Run `aliked_ros models export --force`."
-            ) from error
+            raise ModelError(f"{self.name} cannot load a network: {error}.") from error
         return _Network(session)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,7 @@ class _Network:
 
 
 class OpenVinoRuntime:
-    """Loads ONNX files as OpenVINO models compiled for this CPU."""
+    """Loads graphs as OpenVINO models compiled for this CPU."""
 
     def __init__(self, threads: int) -> None:
         self._core = _core()
@@ -59,7 +58,7 @@ class OpenVinoRuntime:
 
     def load(
         self,
-        path: Path,
+        graph: bytes,
         *,
         bfloat16: bool = False,
         bfloat16_outputs: bool = False,
@@ -67,7 +66,7 @@ class OpenVinoRuntime:
     ) -> _Network:
         """See ``Runtime.load``."""
         try:
-            model = self._core.read_model(path)
+            model = self._core.read_model(graph)
             if shape is not None:
                 model.reshape(list(shape))
             if bfloat16 and bfloat16_outputs:
@@ -83,7 +82,6 @@ class OpenVinoRuntime:
             return _Network(self._core.compile_model(model, "CPU", options))
         except RuntimeError as error:
             raise ModelError(
-                f"{self.name} cannot load {path}: {str(error).strip().splitlines()[-1]}. "
-                "Run `aliked_ros models export --force`; if that does not help, remove openvino: "
-                "ONNX Runtime then takes its place."
+                f"{self.name} cannot load a network: {str(error).strip().splitlines()[-1]}. "
+                "Remove openvino: ONNX Runtime then takes its place."
             ) from error

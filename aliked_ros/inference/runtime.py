@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -11,7 +10,7 @@ Array = NDArray[Any]
 
 
 class Network(Protocol):
-    """A loaded ONNX file."""
+    """A loaded graph."""
 
     def __call__(self, *inputs: Array) -> list[Array]:
         """Run on C-contiguous arrays; the results may be overwritten by the next call.
@@ -33,14 +32,15 @@ class Runtime(Protocol):
 
     def load(
         self,
-        path: Path,
+        graph: bytes,
         *,
         bfloat16: bool = False,
         bfloat16_outputs: bool = False,
         shape: tuple[int, ...] | None = None,
     ) -> Network:
-        """Load a file; ``shape`` fixes its single input's shape where the runtime gains by it.
+        """Load ``graph``, the content of an ONNX file.
 
-        Raises ModelError when the runtime refuses the file.
+        shape: fixes its single input's shape where the runtime gains by it.
+        Raises ModelError when the runtime refuses it.
         """
         ...

@@ -21,7 +21,7 @@ try:
 except ImportError as error:
     raise BackendError(
         "backend is 'torch', but PyTorch is not installed; set it to 'auto', or install "
-        "requirements/export.txt."
+        "requirements/train.txt."
     ) from error
 
 

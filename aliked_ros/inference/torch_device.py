@@ -23,14 +23,15 @@ from aliked_ros.gpu import IN_USE, GpuError, explained
 from aliked_ros.inference.device_backend import BuildProgress, DeviceArray, DeviceNetwork
 from aliked_ros.models.engines import Network
 from aliked_ros.models.registry import weights_path
+from aliked_ros.networks import fold
+from aliked_ros.networks.checkpoint import read_state_dict
+from aliked_ros.networks.fold import AlikedShape, LightGlueShape
 
 try:
     import torch
     from torch import Tensor
 
     from aliked_ros.networks import device as networks
-    from aliked_ros.networks.aliked import ALIKED
-    from aliked_ros.networks.lightglue import LightGlue
 except ImportError as error:
     raise GpuError(
         f"PyTorch cannot be imported ({error})",
@@ -173,25 +174,29 @@ class TorchDevice:
         with torch.device("cpu"):
             if of["kind"] == "extractor":
                 width, height = size or (of["width"], of["height"])
-                aliked = ALIKED.from_checkpoint(weights)
-                module: Any = self._extractor(aliked, tell)(aliked, of["channels"], half)
+                state = read_state_dict(weights)
+                shape = AlikedShape.of_checkpoint(state, weights)
+                folded = fold.extractor(state, of["channels"])
+                module: Any = self._extractor(shape, tell)(folded, shape, half)
                 inputs = networks.extractor_inputs(height, width, of["channels"], of["top_k"])
                 outputs = list(networks.EXTRACTOR_OUTPUTS)
             else:
-                lightglue = LightGlue.from_checkpoint(weights)
+                state = fold.read_lightglue(weights)
+                sizes = LightGlueShape.of_checkpoint(state, weights)
                 first, last = (int(number) for number in of["part"].split("_")[1:])
                 layers = range(first, last + 1)
-                module = networks.matcher(lightglue, layers, half)
-                inputs = networks.matcher_inputs(lightglue, layers, of["top_k"], half)
-                outputs = networks.matcher_outputs(lightglue, layers)
+                folded = fold.matcher(state, layers, sizes.layers)
+                module = networks.matcher(folded, layers, sizes, half)
+                inputs = networks.matcher_inputs(sizes, layers, of["top_k"], half)
+                outputs = networks.matcher_outputs(sizes, layers)
         placed = {name: tensor.to(self.place) for name, tensor in inputs.items()}
         return module.eval().to(self.place), placed, outputs
 
     def _extractor(
-        self, aliked: ALIKED, tell: Callable[[str], None]
+        self, shape: AlikedShape, tell: Callable[[str], None]
     ) -> type[networks.DeviceExtractor]:
         """With Triton's kernels where they work, and can compute this network."""
-        widths = (*aliked.shape.channels, aliked.shape.dim)
+        widths = (*shape.channels, shape.dim)
         if any(width & (width - 1) for width in widths):  # a vector of theirs is a power of two
             return networks.DeviceExtractor
         if self._extractor_kind is None:

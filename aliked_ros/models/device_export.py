@@ -1,34 +1,28 @@
 """Whole-device graphs: ALIKED from image to descriptors, LightGlue from descriptors to matches.
 
-Made in two steps. PyTorch exports a network once with its sides free, into a folder of the cache
-(``graphs/MODEL-PRECISION``, with a manifest as in ``aliked_ros.models.export``). From that file a
-graph of given sizes follows in about a second, without PyTorch: only ``onnx`` and ``onnxscript``
-are needed, so the folder can be made on one machine and copied to the robot.
+A published graph (``aliked_ros.models.graphs``) has free sides. Filled with a checkpoint's weights
+and given sizes, it is simplified in about a second by ``onnx`` and ``onnxscript``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from aliked_ros.cache import cache_dir
 from aliked_ros.errors import ConfigurationError, ModelError
-from aliked_ros.models.export import LIGHTGLUE, export_graph, folder_name, make_folder
+from aliked_ros.models.graphs import LIGHTGLUE, extractor_model, matcher_models
+from aliked_ros.models.registry import entry_of
 
 if TYPE_CHECKING:
     import onnx
 
-Progress = Callable[[str], None]
-
 GraphPrecision = Literal["float32", "float16"]
 
-FORMAT = 3
-"""Grows whenever the graphs change, so that folders made by older code are made anew."""
+FORMAT = 4
+"""Grows whenever the graphs change, so that engines built of older ones are not used."""
 
 LARGEST_TOP_K = 3840
 """Most keypoints that TensorRT's TopK gives."""
@@ -39,8 +33,7 @@ SMALLEST_SIDE = 33
 SEGMENT_LAYERS = 3
 """LightGlue layers between two checks of the exit criterion."""
 
-_EXTRACTOR = "extractor.onnx"
-_LARGEST_SIDE = 8192
+_LAYERS = 9  # of LightGlue
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +65,11 @@ class DeviceGraph:
     identity: dict[str, Any]
 
 
-def graphs_dir() -> Path:
-    """Folder that holds one folder for each exported network and precision."""
-    return cache_dir() / "graphs"
+def segments(precision: str) -> dict[str, range]:
+    """LightGlue's parts as whole graphs, by the names of their files: the layers of each."""
+    starts = range(0, _LAYERS, SEGMENT_LAYERS)
+    parts = (range(start, min(start + SEGMENT_LAYERS, _LAYERS)) for start in starts)
+    return {f"layers_{part[0]}_{part[-1]}-{precision}": part for part in parts}
 
 
 def extractor_graph(
@@ -83,7 +78,6 @@ def extractor_graph(
     channels: int,
     top_k: int,
     precision: GraphPrecision,
-    progress: Progress | None = None,
 ) -> DeviceGraph:
     """ALIKED as one graph, image to descriptors.
 
@@ -98,29 +92,26 @@ def extractor_graph(
              the rows behind them hold finite numbers without meaning. K = ``top_k``.
     The keypoints are the best-scored ones wherever they are: ``grid`` spreading is not offered.
 
-    Raises WeightsError, ModelError (PyTorch is needed to make it and not installed, exporter
-    failed, the cache cannot be written), ConfigurationError (top_k above 3840 or more than the
-    image has room for, which is one in 3×3 pixels; a side below ``SMALLEST_SIDE``).
+    Raises WeightsError, ModelError (a library is missing, or PyTorch for a network of sizes that no
+    graph is published for), ConfigurationError (top_k above 3840 or more than the image has room
+    for, which is one in 3×3 pixels; a side below ``SMALLEST_SIDE``).
     """
     check_top_k(top_k)
     if size is not None:
         check_size(size, top_k)
-    folder = _ensure(model, precision, progress)
-    graph = _load(folder / _EXTRACTOR)
-    if channels == 1:
-        _take_grey(graph.graph)
+    _require_onnxscript()
+    graph = extractor_model(model, f"extractor-{precision}", channels)
     sizes = {"k": top_k}
     if size is not None:
         sizes |= {"w": size[0], "h": size[1]}
     of = {"kind": "extractor", "width": sizes.get("w"), "height": sizes.get("h")}
     identity = {**of, "channels": channels, "top_k": top_k, "precision": precision}
-    return _finish(model, graph, sizes, identity)
+    return _finish(model, model, graph, sizes, identity)
 
 
 def matcher_graphs(
     top_k: int,
     precision: GraphPrecision,
-    progress: Progress | None = None,
 ) -> list[DeviceGraph]:
     """LightGlue for two images of ``top_k`` rows each, as segments of three layers.
 
@@ -141,11 +132,13 @@ def matcher_graphs(
     Raises as ``extractor_graph``.
     """
     check_top_k(top_k)
-    folder = _ensure(LIGHTGLUE, precision, progress)
+    _require_onnxscript()
+    parts = segments(precision)
     graphs = []
-    for path in sorted(folder.glob("*.onnx")):
-        of = {"kind": "matcher", "part": path.stem, "top_k": top_k, "precision": precision}
-        graphs.append(_finish(f"{LIGHTGLUE}-{path.stem}", _load(path), {"k": top_k}, of))
+    for name, model in zip(parts, matcher_models(parts), strict=True):
+        part = name.partition("-")[0]
+        of = {"kind": "matcher", "part": part, "top_k": top_k, "precision": precision}
+        graphs.append(_finish(LIGHTGLUE, f"{LIGHTGLUE}-{part}", model, {"k": top_k}, of))
     return graphs
 
 
@@ -173,111 +166,33 @@ def check_top_k(top_k: int) -> None:
         )
 
 
-def _ensure(model: str, precision: GraphPrecision, progress: Progress | None) -> Path:
-    """Folder of the exported graphs with free sides, made first where missing or stale."""
-
-    def make(weights: Path, folder: Path, identity: dict[str, Any], report: Progress) -> None:
-        identity["precision"] = precision
-        report(f"{model}: {precision} graph for TensorRT")
-        if model == LIGHTGLUE:
-            _export_matcher(weights, folder, identity, precision == "float16", report)
-        else:
-            _export_extractor(weights, folder, identity, precision == "float16")
-
-    folder = graphs_dir() / f"{folder_name(model)}-{precision}"
-    return make_folder(model, folder, FORMAT, make, progress or (lambda _: None))
+def made_of(model: str) -> dict[str, Any]:
+    """What every identity says of the weights and of this version's graphs."""
+    return {"format": FORMAT, "model": model, "weights_sha256": entry_of(model).sha256}
 
 
-def _export_extractor(weights: Path, folder: Path, identity: dict[str, Any], half: bool) -> None:
-    import torch
-
-    from aliked_ros.networks import device
-    from aliked_ros.networks.aliked import ALIKED
-
-    height, width = (torch.export.Dim(n, min=SMALLEST_SIDE, max=_LARGEST_SIDE) for n in ("h", "w"))
-    count = torch.export.Dim("k", min=2, max=LARGEST_TOP_K)
-    export_graph(
-        device.DeviceExtractor(ALIKED.from_checkpoint(weights), 3, half),
-        device.extractor_inputs(130, 170, 3, 100),
-        list(device.EXTRACTOR_OUTPUTS),
-        ({1: height, 2: width}, {0: height, 1: width}, {}, {0: count}),
-        folder / _EXTRACTOR,
-        identity,
-    )
-
-
-def _export_matcher(
-    weights: Path,
-    folder: Path,
-    identity: dict[str, Any],
-    half: bool,
-    report: Progress,
-) -> None:
-    import torch
-
-    from aliked_ros.networks import device
-    from aliked_ros.networks.lightglue import LightGlue
-
-    network = LightGlue.from_checkpoint(weights)
-    rows = 72  # an example, unlike any size within the network
-    k = torch.export.Dim("k", min=2, max=LARGEST_TOP_K)
-    for start in range(0, network.layers, SEGMENT_LAYERS):
-        layers = range(start, min(start + SEGMENT_LAYERS, network.layers))
-        report(f"{LIGHTGLUE}: layers {layers.start} to {layers.stop - 1}")
-        inputs = device.matcher_inputs(network, layers, rows, half)
-        export_graph(
-            device.matcher(network, layers, half),
-            inputs,
-            device.matcher_outputs(network, layers),
-            tuple(
-                {side: k for side, length in enumerate(x.shape) if length == rows}
-                for x in inputs.values()
-            ),
-            folder / f"layers_{layers.start}_{layers.stop - 1}.onnx",
-            identity,
-        )
-
-
-def _load(path: Path) -> onnx.ModelProto:
+def _require_onnxscript() -> None:
     try:
-        import onnx
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ModelError(
-            f"Making a graph of {path} needs onnx and onnxscript: {error}. Install "
-            "requirements/tensorrt.txt."
+            f"Making a graph for TensorRT needs onnxscript: {error}. Install requirements/gpu.txt."
         ) from error
-    try:
-        return onnx.load(str(path))
-    except Exception as error:  # protobuf's own exceptions have no common base
-        raise ModelError(
-            f"{path} is damaged ({type(error).__name__}); remove its folder to have it made anew."
-        ) from error
-
-
-def _take_grey(graph: onnx.GraphProto) -> None:
-    """Let the first convolution take one channel that stands for three equal ones."""
-    from onnx import numpy_helper
-
-    (image,) = (put for put in graph.input if put.name == "image")
-    (tensor,) = (t for t in graph.initializer if t.name == "encoder.conv1.weight")
-    image.type.tensor_type.shape.dim[3].dim_value = 1
-    weight = numpy_helper.to_array(tensor)
-    summed = weight.sum(1, keepdims=True, dtype=np.float32).astype(weight.dtype)
-    tensor.CopyFrom(numpy_helper.from_array(summed, tensor.name))
 
 
 def _finish(
-    name: str, model: onnx.ModelProto, sizes: dict[str, int], identity: dict[str, Any]
+    weights: str,
+    name: str,
+    model: onnx.ModelProto,
+    sizes: dict[str, int],
+    identity: dict[str, Any],
 ) -> DeviceGraph:
     """Put ``sizes`` in the place of free sides, and work out all that depends on them alone."""
     from onnx import numpy_helper
     from onnxscript import optimizer
 
     graph = model.graph
-    made_of = {p.key.removeprefix("aliked_ros."): json.loads(p.value) for p in model.metadata_props}
-    identity = {**made_of, **identity}
-    del model.metadata_props[:]
+    identity = {**made_of(weights), **identity}
     for key, value in identity.items():
         model.metadata_props.add(key=f"aliked_ros.{key}", value=json.dumps(value))
     for put in (*graph.input, *graph.output):
@@ -288,7 +203,6 @@ def _finish(
         graph.input.remove(put)
         slots = np.zeros(sizes["k"], np.float32)
         graph.initializer.append(numpy_helper.from_array(slots, put.name))
-    del graph.value_info[:]
     model = optimizer.optimize(model, input_size_limit=1 << 24, output_size_limit=1 << 24)
     return DeviceGraph(
         name,

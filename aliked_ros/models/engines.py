@@ -21,25 +21,24 @@ from typing import Any
 
 from aliked_ros.cache import atomic_path, cache_dir, remove_leftovers
 from aliked_ros.errors import BackendError, ConfigurationError
-from aliked_ros.models import device_export
 from aliked_ros.models.device_export import (
-    SEGMENT_LAYERS,
     DeviceGraph,
     GraphPrecision,
     TensorSpec,
     check_size,
     extractor_graph,
+    made_of,
     matcher_graphs,
+    segments,
 )
 from aliked_ros.models.engine_builder import Report, Sides, build_plan
-from aliked_ros.models.export import LIGHTGLUE, folder_name
-from aliked_ros.models.registry import entry_of
+from aliked_ros.models.graphs import LIGHTGLUE
+from aliked_ros.models.registry import folder_name
 from aliked_ros.models.tensorrt_library import Target
 
 FORMAT = 1
 """Grows whenever engines made by older code must not be used any more."""
 
-_LAYERS = 9  # of LightGlue
 _POLL = 0.1  # seconds between two tries to be the one who builds
 
 Tell = Callable[[str], None]
@@ -52,14 +51,13 @@ class Network:
     name: of the engine's file, without suffix.
     identity: what its graph will say of itself (``DeviceGraph.identity``).
     sides: the image sizes that one engine is to take; None = its shapes are fixed.
-    graph: makes the graph, which takes a second, and a minute where PyTorch must export it first;
-        told what it does. Raises as ``device_export.extractor_graph``.
+    graph: makes the graph, which takes a second. Raises as ``device_export.extractor_graph``.
     """
 
     name: str
     identity: dict[str, Any]
     sides: Sides | None
-    graph: Callable[[Tell], DeviceGraph]
+    graph: Callable[[], DeviceGraph]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +105,14 @@ def extractor_network(
     shape = str(sides) if size is None else f"{width}x{height}"
     kind = {"kind": "extractor", "width": width, "height": height, "channels": channels}
 
-    def graph(tell: Tell) -> DeviceGraph:
+    def graph() -> DeviceGraph:
         if sides is not None:
             check_size(sides.smallest, top_k)
-        return extractor_graph(model, size, channels, top_k, precision, tell)
+        return extractor_graph(model, size, channels, top_k, precision)
 
     return Network(
         f"{folder_name(model)}_{shape}_{'grey' if channels == 1 else 'rgb'}_k{top_k}_{precision}",
-        {**_made_of(model), **kind, "top_k": top_k, "precision": precision},
+        {**made_of(model), **kind, "top_k": top_k, "precision": precision},
         sides,
         graph,
     )
@@ -124,30 +122,22 @@ def matcher_networks(top_k: int, precision: GraphPrecision) -> list[Network]:
     """LightGlue's segments, in their order."""
 
     @lru_cache(maxsize=1)
-    def graphs(tell: Tell) -> list[DeviceGraph]:  # they can be made together only
-        return matcher_graphs(top_k, precision, progress=tell)
+    def graphs() -> list[DeviceGraph]:  # they can be made together only
+        return matcher_graphs(top_k, precision)
 
     found = []
-    for i, start in enumerate(range(0, _LAYERS, SEGMENT_LAYERS)):
-        part = f"layers_{start}_{start + SEGMENT_LAYERS - 1}"
+    for i, name in enumerate(segments(precision)):
+        part = name.partition("-")[0]
         identity = {"kind": "matcher", "part": part, "top_k": top_k, "precision": precision}
         found.append(
             Network(
                 f"{LIGHTGLUE}_{part}_k{top_k}_{precision}",
-                {**_made_of(LIGHTGLUE), **identity},
+                {**made_of(LIGHTGLUE), **identity},
                 None,
-                lambda tell, i=i: graphs(tell)[i],  # type: ignore[misc]
+                lambda i=i: graphs()[i],  # type: ignore[misc]
             )
         )
     return found
-
-
-def _made_of(model: str) -> dict[str, Any]:
-    return {
-        "format": device_export.FORMAT,
-        "model": model,
-        "weights_sha256": entry_of(model).sha256,
-    }
 
 
 def ensure_engine(
@@ -186,7 +176,7 @@ def ensure_engine(
                 tell(f"{path.name} is built anew: {reason}")
             for file in (path, path.with_suffix(".json")):
                 remove_leftovers(file)
-            graph = network.graph(tell)
+            graph = network.graph()
             plan = build_plan(network.name, graph, target, network.sides, report, engines_dir())
             return _write(path, plan, wanted, graph, reason)
     except OSError as error:

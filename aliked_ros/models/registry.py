@@ -152,6 +152,14 @@ def entry_of(name: str) -> WeightsEntry:
     return known[name]
 
 
+def folder_name(model: str) -> str:
+    """What files made of a model are called: custom checkpoints use their hash prefix."""
+    if not is_checkpoint(model):
+        return model
+    entry = entry_of(model)
+    return f"{entry.name}-{entry.sha256[:12]}"
+
+
 def _own_folder() -> Path | None:
     """The user's folder of weights, which is read but never written."""
     chosen = os.environ.get("ALIKED_ROS_WEIGHTS")

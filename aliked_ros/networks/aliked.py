@@ -22,37 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aliked_ros.errors import WeightsError
 from aliked_ros.networks.checkpoint import load_strictly, read_state_dict
 from aliked_ros.networks.constants import NMS_RADIUS, PAD_MULTIPLE, SOFT_ARGMAX_TEMPERATURE
 from aliked_ros.networks.deform_conv import deform_conv2d
+from aliked_ros.networks.fold import AlikedShape
 
 STRIDES = (1, 2, 8, 32)
-
-
-@dataclass(frozen=True, slots=True)
-class AlikedShape:
-    """Sizes of one variant, all readable from a checkpoint.
-
-    channels: of the four blocks. dim: descriptor dimension. kernel: K of SDDH's patch.
-    samples: M deformable positions of SDDH.
-    """
-
-    channels: tuple[int, int, int, int]
-    dim: int
-    kernel: int
-    samples: int
-
-    @classmethod
-    def of_checkpoint(cls, state: dict[str, Tensor], path: Path) -> AlikedShape:
-        """Sizes of the network that ``state`` belongs to; WeightsError if it is no ALIKED."""
-        try:
-            c1, c2, c3, c4 = (state[f"conv{i}.weight"].shape[1] for i in (1, 2, 3, 4))
-            samples, dim, _ = state["desc_head.agg_weights"].shape
-            kernel = state["desc_head.offset_conv.0.weight"].shape[-1]
-        except (KeyError, ValueError) as error:
-            raise WeightsError(f"{path} is not an ALIKED checkpoint: {error!r}.") from error
-        return cls((c1, c2, c3, c4), dim, kernel, samples)
 
 
 class ConvBlock(nn.Module):

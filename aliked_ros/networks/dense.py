@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
@@ -24,15 +22,11 @@ class DenseAliked(nn.Module):
         return keypoints, scores, self.network.describe_dense(features, keypoints)
 
 
-def export_dense(network: ALIKED, width: int, height: int, top_k: int, path: Path) -> None:
-    """Plain ONNX export of the published form for one image size."""
-    from aliked_ros.models.export import export_graph
+def export_dense(network: ALIKED, width: int, height: int, top_k: int) -> bytes:
+    """Plain ONNX export of the published form for one image size: content of an ONNX file."""
+    from aliked_ros.models.export import trace
 
-    export_graph(
-        DenseAliked(network, top_k),
-        {"image": torch.zeros(1, 3, height, width)},
-        ["keypoints", "scores", "descriptors"],
-        None,
-        path,
-        {"model": "dense ALIKED"},
-    )
+    outputs = ["keypoints", "scores", "descriptors"]
+    image = torch.zeros(1, 3, height, width)
+    model = trace(DenseAliked(network, top_k), {"image": image}, outputs, None)
+    return model.SerializeToString()

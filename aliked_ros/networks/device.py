@@ -23,11 +23,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aliked_ros.networks import folded
-from aliked_ros.networks.aliked import ALIKED, Window, pad, suppress_non_maxima
-from aliked_ros.networks.constants import NMS_RADIUS, SOFT_ARGMAX_TEMPERATURE
+from aliked_ros.networks.aliked import Window, pad, suppress_non_maxima
+from aliked_ros.networks.constants import (
+    DIM,
+    HEAD_DIM,
+    NMS_RADIUS,
+    SOFT_ARGMAX_TEMPERATURE,
+    exit_threshold,
+)
 from aliked_ros.networks.deform_conv import deform_reads
+from aliked_ros.networks.fold import PIXEL_SCALE, AlikedShape, LightGlueShape, Weights
 from aliked_ros.networks.folded import elu
-from aliked_ros.networks.lightglue import DIM, HEAD_DIM, LightGlue, exit_threshold
 
 CELL = NMS_RADIUS + 1
 """Pixels: two local maxima are at least so far apart, so that one cell holds one at most."""
@@ -35,8 +41,6 @@ CELL = NMS_RADIUS + 1
 _PADDING = -30000.0  # added to the attention of padding rows: no weight, and within half precision
 _IMPOSSIBLE = -1e9  # similarity of padding rows
 _LEAST_PROBABILITY = 1e-37
-_PIXEL_SCALE = 256.0  # a power of two: 8-bit values over it are exact in half precision
-
 
 EXTRACTOR_OUTPUTS = ("keypoints", "scores", "descriptors", "count")
 
@@ -51,15 +55,19 @@ def extractor_inputs(height: int, width: int, channels: int, top_k: int) -> dict
     }
 
 
-def matcher(network: LightGlue, layers: range, half: bool) -> DeviceMatcher | DeviceMatcherStart:
-    """These of LightGlue's layers, with what comes before the first one."""
-    return (DeviceMatcher if layers.start else DeviceMatcherStart)(network, layers, half)
+def matcher(
+    weights: Weights, layers: range, shape: LightGlueShape, half: bool
+) -> DeviceMatcher | DeviceMatcherStart:
+    """These of LightGlue's layers, with what comes before the first one (``fold.matcher``)."""
+    kind = DeviceMatcher if layers.start else DeviceMatcherStart
+    return kind(weights, layers, shape.layers, half)
 
 
-def matcher_inputs(network: LightGlue, layers: range, rows: int, half: bool) -> dict[str, Tensor]:
+def matcher_inputs(
+    shape: LightGlueShape, layers: range, rows: int, half: bool
+) -> dict[str, Tensor]:
     """Tensors as ``matcher`` takes them, in its order, for images of ``rows`` points."""
     dtype = torch.float16 if half else torch.float32
-    dim = network.input_proj.in_features
     ends = {
         "count0": torch.full((1,), rows, dtype=torch.int32),
         "count1": torch.full((1,), rows, dtype=torch.int32),
@@ -74,27 +82,26 @@ def matcher_inputs(network: LightGlue, layers: range, rows: int, half: bool) -> 
     return {
         "keypoints0": torch.zeros(rows, 2),
         "keypoints1": torch.zeros(rows, 2),
-        "descriptors0": torch.zeros(rows, dim, dtype=dtype),
-        "descriptors1": torch.zeros(rows, dim, dtype=dtype),
+        "descriptors0": torch.zeros(rows, shape.input_dim, dtype=dtype),
+        "descriptors1": torch.zeros(rows, shape.input_dim, dtype=dtype),
         "size": torch.full((2,), 64.0),
         **ends,
     }
 
 
-def matcher_outputs(network: LightGlue, layers: range) -> list[str]:
+def matcher_outputs(shape: LightGlueShape, layers: range) -> list[str]:
     """Names of what ``matcher`` gives, in its order."""
     kept = ["new_state", *([] if layers.start else ["rotation"]), "undecided"]
-    return [*([] if layers.stop == network.layers else kept), "matches", "match_scores"]
+    return [*([] if layers.stop == shape.layers else kept), "matches", "match_scores"]
 
 
-class _DeformableReads(nn.Module):
+class DeformableReads(nn.Module):
     """A folded deformable convolution, decomposed; positions are in float32."""
 
-    def __init__(self, conv: nn.Module) -> None:
+    def __init__(self, weights: Weights) -> None:
         super().__init__()
-        self.offset_conv = conv.offset_conv
-        self.weight = nn.Parameter(conv.conv.weight.flatten(1).detach())
-        self.bias = nn.Parameter(conv.conv.bias[:, None].detach())
+        self.offset_conv = folded.conv(weights, "offset_conv")
+        self.weight, self.bias = (folded.parameter(weights[n]) for n in ("weight", "bias"))
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
@@ -107,22 +114,21 @@ class _DeformableReads(nn.Module):
 class DeviceExtractor(nn.Module):
     """ALIKED from the camera's image to descriptors."""
 
-    def __init__(self, network: ALIKED, channels: int, half: bool) -> None:
-        """``channels``: 3 (RGB) or 1 (grey)."""
+    deformable: type[nn.Module] = DeformableReads
+    """Computes a folded deformable convolution."""
+
+    def __init__(self, weights: Weights, shape: AlikedShape, half: bool) -> None:
+        """``weights``: from ``fold.extractor``."""
         super().__init__()
-        encoder = folded.FoldedEncoder(network, channels)
-        for block in encoder.blocks[1:]:
-            block.conv1, block.conv2 = (self.deformable(c) for c in (block.conv1, block.conv2))
-        encoder.conv1.weight = nn.Parameter(encoder.conv1.weight.detach() * _PIXEL_SCALE)
-        self.encoder = encoder.half() if half else encoder
-        tail = folded.score_tail_weights(network)
-        self.score_tail = nn.ParameterList(nn.Parameter(w) for w in tail)
-        self.offsets = folded.FoldedOffsets(network)
-        self.aggregation = folded.FoldedAggregation(network)
+        self.encoder = folded.FoldedEncoder(folded.part(weights, "encoder"), self.deformable)
+        self.offsets = folded.FoldedOffsets(folded.part(weights, "offsets"))
+        self.aggregation = folded.FoldedAggregation(folded.part(weights, "aggregation"))
         if half:
-            self.offsets.half()
-            self.aggregation.half()
-        self.kernel, self.samples = network.shape.kernel, network.shape.samples
+            self.half()
+        self.score_tail = nn.ParameterList(
+            folded.parameter(weights[f"score_tail.{i}"]) for i in range(3)
+        )
+        self.kernel, self.samples = shape.kernel, shape.samples
         self.half_precision = half
 
     def forward(
@@ -144,16 +150,12 @@ class DeviceExtractor(nn.Module):
         )
         return keypoints, scores, self.describe(levels, keypoints, window), count
 
-    def deformable(self, conv: nn.Module) -> nn.Module:
-        """A folded deformable convolution as it is computed here."""
-        return _DeformableReads(conv)
-
     def encode(self, image: Tensor) -> tuple[list[Tensor], list[Tensor], Window]:
         """The score head's first layer 1×8×h×w and the features 1×(dim/4)×h×w, level by level."""
         encoder = self.encoder
         dtype = torch.float16 if self.half_precision else torch.float32
         # TensorRT's only operation on 8-bit inputs is the cast
-        x, window = pad(image.to(dtype).permute(0, 3, 1, 2) * (1 / _PIXEL_SCALE))
+        x, window = pad(image.to(dtype).permute(0, 3, 1, 2) * (1 / PIXEL_SCALE))
         x = elu(encoder.conv2(elu(encoder.conv1(x))))
         stages = [x]
         for size, block in zip((2, 4, 4), encoder.blocks, strict=True):
@@ -249,12 +251,15 @@ def detect(
 class DeviceMatcher(nn.Module):
     """Later layers of LightGlue for two images of K rows each, and the matches after the last."""
 
-    def __init__(self, network: LightGlue, layers: range, half: bool) -> None:
+    def __init__(self, weights: Weights, layers: range, of: int, half: bool) -> None:
+        """``weights``: of these ``layers`` of ``of``, from ``fold.matcher``."""
         super().__init__()
-        self.layers = nn.ModuleList(folded.FoldedLayer(network, i) for i in layers)
-        self.assignment = folded.FoldedAssignment(network, layers[-1])
-        self.is_last = layers.stop == network.layers
-        self.exit_threshold = exit_threshold(layers[-1], network.layers)
+        self.layers = nn.ModuleList(
+            folded.FoldedLayer(folded.part(weights, f"layers.{i}")) for i in range(len(layers))
+        )
+        self.assignment = folded.FoldedAssignment(folded.part(weights, "assignment"))
+        self.is_last = layers.stop == of
+        self.exit_threshold = exit_threshold(layers[-1], of)
         if half:
             self.half()
 
@@ -273,7 +278,8 @@ class DeviceMatcher(nn.Module):
         """
         valid, mask = _valid_rows(rotation, count0, count1)
         for layer in self.layers:
-            state, exits = layer(state, mask, *([] if layer.block is None else [rotation]))
+            state, *heads = layer(state, mask, *([] if layer.block is None else [rotation]))
+        (exits,) = heads  # of the last layer
         matches = self._match(state, exits[..., 0].float(), valid, match_threshold)
         if self.is_last:
             return matches
@@ -305,13 +311,14 @@ class DeviceMatcher(nn.Module):
 class DeviceMatcherStart(nn.Module):
     """``DeviceMatcher`` from keypoints and descriptors on, with the first layers."""
 
-    def __init__(self, network: LightGlue, layers: range, half: bool) -> None:
+    def __init__(self, weights: Weights, layers: range, of: int, half: bool) -> None:
+        """See ``DeviceMatcher``."""
         super().__init__()
-        self.embedding = folded.FoldedEmbedding(network)
+        self.embedding = folded.FoldedEmbedding(folded.part(weights, "embedding"))
         if half:
             self.embedding.half()
-        self.angles = nn.Parameter(network.posenc.Wr.weight.detach().T.contiguous())
-        self.matcher = DeviceMatcher(network, layers, half)
+        self.angles = folded.parameter(weights["angles"])
+        self.matcher = DeviceMatcher(folded.part(weights, "matcher"), layers, of, half)
 
     def forward(
         self,

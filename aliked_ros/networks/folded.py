@@ -1,31 +1,31 @@
-"""The networks rewritten for inference: same function, fewer and faster operations.
+"""The networks as they are run: modules over the weights that ``fold`` makes.
 
-- Batch normalisation is folded into the convolution before it.
-- SELU(x) = λ·ELU(x; α), and λ is folded into the next linear layer: runtimes fuse ELU into a
-  convolution, SELU they do not.
-- LightGlue's output projections are folded into the first linear layer of the feed-forward part.
-- The four feature levels leave the encoder without their common factor λ: they are only read
-  through an L2 normalisation, which cancels it.
+They serve PyTorch on a GPU, and are what the published graphs are exported from.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from aliked_ros.networks.aliked import ALIKED, DeformableConv, ResBlock
-from aliked_ros.networks.constants import SELU_ALPHA, SELU_SCALE
+from aliked_ros.networks.constants import DIM, HEAD_DIM, HEADS, SELU_ALPHA
 from aliked_ros.networks.deform_conv import deform_conv2d
-from aliked_ros.networks.lightglue import (
-    DIM,
-    HEAD_DIM,
-    HEADS,
-    LightGlue,
-    join_heads,
-    split_heads,
-)
+from aliked_ros.networks.fold import Array, Weights
+from aliked_ros.networks.lightglue import join_heads, split_heads
+
+
+def parameter(array: Array) -> nn.Parameter:
+    """An array as parameter of a module."""
+    return nn.Parameter(torch.from_numpy(np.ascontiguousarray(array)))
+
+
+def part(weights: Weights, name: str) -> Weights:
+    """The weights of a submodule, without its name before them."""
+    start = f"{name}."
+    return {n.removeprefix(start): w for n, w in weights.items() if n.startswith(start)}
 
 
 def elu(x: Tensor) -> Tensor:
@@ -50,31 +50,24 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     return (query @ key.transpose(-1, -2) + mask).softmax(-1) @ value
 
 
-def _fold(
-    conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None, scale: float = SELU_SCALE
-) -> nn.Conv2d:
-    """``conv`` followed by ``norm``, for an input that lacks the factor ``scale``."""
-    weight, bias = conv.weight * scale, conv.bias
-    if norm is not None:
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        assert bias is None
-        gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        weight = weight * gain[:, None, None, None]
-        bias = norm.bias - norm.running_mean * gain
+def conv(weights: Weights, name: str) -> nn.Conv2d:
+    """A convolution that keeps the image's size; ``name``: before its weights' names."""
+    weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
     outputs, inputs, *kernel = weight.shape
-    folded = nn.Conv2d(inputs, outputs, tuple(kernel), padding=conv.padding, bias=bias is not None)
-    folded.weight = nn.Parameter(weight.detach())
+    module = nn.Conv2d(
+        inputs, outputs, tuple(kernel), padding=kernel[0] // 2, bias=bias is not None
+    )
+    module.weight = parameter(weight)
     if bias is not None:
-        folded.bias = nn.Parameter(bias.detach())
-    return folded
+        module.bias = parameter(bias)
+    return module
 
 
 class _FoldedDeformable(nn.Module):
-    def __init__(self, conv: DeformableConv, norm: nn.BatchNorm2d) -> None:
+    def __init__(self, weights: Weights) -> None:
         super().__init__()
-        self.offset_conv = _fold(conv.offset_conv)
-        self.conv = _fold(conv.regular_conv, norm)
+        self.offset_conv = conv(weights, "offset_conv")
+        self.weight, self.bias = parameter(weights["weight"]), parameter(weights["bias"])
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
@@ -83,23 +76,20 @@ class _FoldedDeformable(nn.Module):
             torch.maximum(self.offset_conv(x), -torch.scalar_tensor(limit)),
             torch.scalar_tensor(limit),
         )
-        assert self.conv.bias is not None
-        return deform_conv2d(x, offset, self.conv.weight) + self.conv.bias[:, None, None]
+        return deform_conv2d(x, offset, self.weight) + self.bias
 
 
 class _FoldedResBlock(nn.Module):
-    def __init__(self, block: ResBlock) -> None:
+    def __init__(self, weights: Weights, deformable: type[nn.Module]) -> None:
         super().__init__()
 
-        def fold(conv: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:
-            if isinstance(conv, DeformableConv):
-                return _FoldedDeformable(conv, norm)
-            assert isinstance(conv, nn.Conv2d)
-            return _fold(conv, norm)
+        def any_conv(name: str) -> nn.Module:
+            if f"{name}.offset_conv.weight" in weights:
+                return deformable(part(weights, name))
+            return conv(weights, name)
 
-        self.conv1 = fold(block.conv1, block.bn1)
-        self.conv2 = fold(block.conv2, block.bn2)
-        self.downsample = _fold(block.downsample)
+        self.conv1, self.conv2 = any_conv("conv1"), any_conv("conv2")
+        self.downsample = conv(weights, "downsample")
 
     def forward(self, x: Tensor) -> Tensor:
         return elu(self.conv2(elu(self.conv1(x))) + self.downsample(x))
@@ -112,22 +102,17 @@ class FoldedEncoder(nn.Module):
     is faster as compiled loops than as graph nodes: see ``aliked_ros.inference.kernels``.
     """
 
-    def __init__(self, network: ALIKED, channels: int) -> None:
-        """``channels``: 3 (RGB) or 1 (grey: the first convolution's input channels are summed)."""
+    def __init__(self, weights: Weights, deformable: type[nn.Module] = _FoldedDeformable) -> None:
+        """``weights``: from ``fold.encoder``; ``deformable``: takes those of such a convolution."""
         super().__init__()
-        first = _fold(network.block1.conv1, network.block1.bn1, scale=1 / 255)
-        if channels == 1:
-            first.weight = nn.Parameter(first.weight.sum(1, keepdim=True).detach())
-        self.conv1 = first
-        self.conv2 = _fold(network.block1.conv2, network.block1.bn2)
+        self.conv1, self.conv2 = conv(weights, "conv1"), conv(weights, "conv2")
         self.blocks = nn.ModuleList(
-            _FoldedResBlock(b) for b in (network.block2, network.block3, network.block4)
+            _FoldedResBlock(part(weights, f"blocks.{i}"), deformable) for i in range(3)
         )
-        self.heads = nn.ModuleList(
-            _fold(h) for h in (network.conv1, network.conv2, network.conv3, network.conv4)
+        self.heads = nn.ModuleList(conv(weights, f"heads.{i}") for i in range(4))
+        self.score_first = nn.ParameterList(
+            parameter(weights[f"score_first.{i}"]) for i in range(4)
         )
-        weights = (network.score_head[0].weight * SELU_SCALE).chunk(4, dim=1)
-        self.score_first = nn.ParameterList(nn.Parameter(w.detach()) for w in weights)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """1×H×W×C uint8 → four 1×h×w×8 score parts, then four 1×h×w×(dim/4) feature tables.
@@ -144,40 +129,33 @@ class FoldedEncoder(nn.Module):
         return tuple(x.permute(0, 2, 3, 1) for x in (*parts, *levels))
 
 
-def score_tail_weights(network: ALIKED) -> tuple[Tensor, Tensor, Tensor]:
-    """The score head's three 3×3 convolutions (8→4, 4→4, 4→1), for ELU inputs without λ."""
-    first, second, third = (network.score_head[i].weight * SELU_SCALE for i in (2, 4, 6))
-    return first.detach(), second.detach(), third.detach()
+class _Weights(nn.Module):
+    """A module whose parameters are these weights, all of them its own."""
 
-
-class FoldedOffsets(nn.Module):
-    """SDDH's deformable offsets from the patch under each keypoint."""
-
-    def __init__(self, network: ALIKED) -> None:
+    def __init__(self, weights: Weights) -> None:
         super().__init__()
-        first, _, second = network.desc_head.offset_conv
-        assert first.bias is not None
-        assert second.bias is not None
-        # patches arrive pixel by pixel, the channels of one pixel side by side
-        self.weight1 = nn.Parameter(first.weight.permute(2, 3, 1, 0).flatten(0, 2).detach())
-        self.bias1 = nn.Parameter(first.bias.detach())
-        self.weight2 = nn.Parameter(second.weight[:, :, 0, 0].T.contiguous().detach())
-        self.bias2 = nn.Parameter(second.bias.detach())
+        for name, weight in weights.items():
+            self.register_parameter(name, parameter(weight))
+
+
+class FoldedOffsets(_Weights):
+    """SDDH's deformable offsets from the patch under each keypoint (``fold.offsets``)."""
+
+    weight1: Tensor
+    bias1: Tensor
+    weight2: Tensor
+    bias2: Tensor
 
     def forward(self, patches: Tensor) -> Tensor:
         """N×(K·K·dim) normalised features → N×2M offsets in pixels, all x then all y."""
         return linear(F.selu(linear(patches, self.weight1, self.bias1)), self.weight2, self.bias2)
 
 
-class FoldedAggregation(nn.Module):
-    """SDDH's descriptors from the features at the deformable positions."""
+class FoldedAggregation(_Weights):
+    """SDDH's descriptors from the features at the deformable positions (``fold.aggregation``)."""
 
-    def __init__(self, network: ALIKED) -> None:
-        super().__init__()
-        self.select = nn.Parameter(
-            network.desc_head.sf_conv.weight[:, :, 0, 0].T.contiguous().detach()
-        )
-        self.aggregate = nn.Parameter(network.desc_head.agg_weights.flatten(0, 1).detach())
+    select: Tensor
+    aggregate: Tensor
 
     def forward(self, samples: Tensor) -> Tensor:
         """N×M×dim features → N×dim descriptors of unit length."""
@@ -185,28 +163,13 @@ class FoldedAggregation(nn.Module):
         return F.normalize(activated @ self.aggregate, dim=-1)
 
 
-def _even_odd() -> Tensor:
-    """Per head, even channels first: rotating pairs becomes rotating halves."""
-    channels = torch.arange(DIM).reshape(HEADS, HEAD_DIM // 2, 2)
-    return channels.transpose(1, 2).flatten()
-
-
 class _FoldedSelf(nn.Module):
     """Self-attention block, for a batch of images."""
 
-    def __init__(self, network: LightGlue, index: int) -> None:
+    def __init__(self, weights: Weights) -> None:
         super().__init__()
-        block = network.transformers[index].self_attn
-        # rows of Wqkv: head, channel, (q k v)
-        weight = block.Wqkv.weight.reshape(DIM, 3, DIM)
-        bias = block.Wqkv.bias.reshape(DIM, 3)
-        order = _even_odd()
-        scale = HEAD_DIM**-0.5
-        weights = (weight[order, 0] * scale, weight[order, 1], weight[:, 2])
-        biases = (bias[order, 0] * scale, bias[order, 1], bias[:, 2])
-        self.qkv = nn.Parameter(torch.cat(weights).T.contiguous().detach())
-        self.qkv_bias = nn.Parameter(torch.cat(biases).detach())
-        self.ffn = _FoldedFeedForward(block.ffn, block.out_proj)
+        self.qkv, self.qkv_bias = parameter(weights["qkv"]), parameter(weights["qkv_bias"])
+        self.ffn = _FoldedFeedForward(part(weights, "ffn"))
 
     def forward(self, x: Tensor, rotation: Tensor, mask: Tensor) -> Tensor:
         qkv = linear(x, self.qkv, self.qkv_bias)
@@ -232,11 +195,11 @@ class FoldedEmbedding(nn.Module):
     A frame's embedding serves twice, against the frame before and against the one after.
     """
 
-    def __init__(self, network: LightGlue) -> None:
+    def __init__(self, weights: Weights) -> None:
+        """``weights``: from ``fold.embedding``."""
         super().__init__()
-        self.weight = nn.Parameter(network.input_proj.weight.T.contiguous().detach())
-        self.bias = nn.Parameter(network.input_proj.bias.detach())
-        self.block = _FoldedSelf(network, 0)
+        self.weight, self.bias = parameter(weights["weight"]), parameter(weights["bias"])
+        self.block = _FoldedSelf(part(weights, "block"))
 
     def forward(self, descriptors: Tensor, rotation: Tensor, mask: Tensor) -> Tensor:
         """First states 1×N×256 of one image's points.
@@ -253,22 +216,17 @@ class FoldedLayer(nn.Module):
     The first layer's self-attention belongs to ``FoldedEmbedding``.
     """
 
-    def __init__(self, network: LightGlue, index: int) -> None:
+    def __init__(self, weights: Weights) -> None:
+        """``weights``: from ``fold.layer``."""
         super().__init__()
-        self.block = _FoldedSelf(network, index) if index > 0 else None
-        cross = network.transformers[index].cross_attn
-        scale = HEAD_DIM**-0.25
-        weights = (cross.to_qk.weight * scale, cross.to_v.weight)
-        biases = (cross.to_qk.bias * scale, cross.to_v.bias)
-        self.qk_v = nn.Parameter(torch.cat(weights).T.contiguous().detach())
-        self.qk_v_bias = nn.Parameter(torch.cat(biases).detach())
-        self.ffn = _FoldedFeedForward(cross.ffn, cross.to_out)
-        # the last layer has no exit head: it is the exit
-        last = index == network.layers - 1
-        heads = [network.log_assignment[index].matchability]
-        heads.append(heads[0] if last else network.token_confidence[index].token[0])
-        self.exits = nn.Parameter(torch.cat([h.weight for h in heads]).T.contiguous().detach())
-        self.exits_bias = nn.Parameter(torch.cat([h.bias for h in heads]).detach())
+        block = part(weights, "block")
+        self.block = _FoldedSelf(block) if block else None
+        self.qk_v, self.qk_v_bias = parameter(weights["qk_v"]), parameter(weights["qk_v_bias"])
+        self.ffn = _FoldedFeedForward(part(weights, "ffn"))
+        self.has_exits = "exits" in weights
+        if self.has_exits:
+            self.exits = parameter(weights["exits"])
+            self.exits_bias = parameter(weights["exits_bias"])
 
     def forward(
         self, x: Tensor, mask: Tensor, rotation: Tensor | None = None
@@ -276,8 +234,8 @@ class FoldedLayer(nn.Module):
         """Update the states of both images.
 
         x: 2×N×256. mask: 2×1×1×N, 0 for points, a large negative number for padding.
-        rotation: 2×N×64, not in the first layer. Returns x and 2×N×2: matchability and
-        confidence, as probabilities.
+        rotation: 2×N×64, not in the first layer. Returns x and, where it has exit heads, 2×N×2:
+        matchability and confidence, as probabilities.
         """
         if self.block is not None:
             assert rotation is not None
@@ -285,31 +243,24 @@ class FoldedLayer(nn.Module):
         qk, v = (split_heads(y) for y in linear(x, self.qk_v, self.qk_v_bias).chunk(2, dim=-1))
         context = _attend(qk, _swap_images(qk), _swap_images(v), _swap_images(mask))
         x = self.ffn(x, join_heads(context))
+        if not self.has_exits:
+            return (x,)
         return x, torch.sigmoid(linear(x, self.exits, self.exits_bias))
 
 
-class _FoldedFeedForward(nn.Module):
-    """Residual update from state and attention context, the output projection folded in."""
+class _FoldedFeedForward(_Weights):
+    """Residual update from state and attention context."""
 
-    def __init__(self, ffn: nn.Sequential, projection: nn.Linear) -> None:
-        super().__init__()
-        first, norm, _, second = ffn
-        assert isinstance(first, nn.Linear)
-        assert isinstance(second, nn.Linear)
-        of_state, of_message = first.weight[:, :DIM], first.weight[:, DIM:]
-        folded = torch.cat([of_state, of_message @ projection.weight], dim=1)
-        self.weight1 = nn.Parameter(folded.T.contiguous().detach())
-        self.bias1 = nn.Parameter((first.bias + of_message @ projection.bias).detach())
-        assert isinstance(norm, nn.LayerNorm)
-        self.gain = nn.Parameter(norm.weight.detach())
-        self.shift = nn.Parameter(norm.bias.detach())
-        self.epsilon = norm.eps
-        self.weight2 = nn.Parameter(second.weight.T.contiguous().detach())
-        self.bias2 = nn.Parameter(second.bias.detach())
+    weight1: Tensor
+    bias1: Tensor
+    gain: Tensor
+    shift: Tensor
+    weight2: Tensor
+    bias2: Tensor
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         y = linear(torch.cat([x, context], dim=-1), self.weight1, self.bias1)
-        y = F.gelu(F.layer_norm(y, [2 * DIM], self.gain, self.shift, self.epsilon))
+        y = F.gelu(F.layer_norm(y, [2 * DIM], self.gain, self.shift))
         return x + linear(y, self.weight2, self.bias2)
 
 
@@ -322,15 +273,11 @@ def _swap_images(x: Tensor) -> Tensor:
     return torch.cat([x[1:], x[:1]])
 
 
-class FoldedAssignment(nn.Module):
-    """LightGlue's match assignment after a given layer."""
+class FoldedAssignment(_Weights):
+    """LightGlue's match assignment after a given layer (``fold.assignment``)."""
 
-    def __init__(self, network: LightGlue, index: int) -> None:
-        super().__init__()
-        head = network.log_assignment[index]
-        scale = DIM**-0.25
-        self.weight = nn.Parameter((head.final_proj.weight * scale).T.contiguous().detach())
-        self.bias = nn.Parameter((head.final_proj.bias * scale).detach())
+    weight: Tensor
+    bias: Tensor
 
     def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
         """States N0×256 and N1×256 → similarity N0×N1."""

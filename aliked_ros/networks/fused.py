@@ -13,26 +13,51 @@ import torch
 import triton
 from torch import Tensor, nn
 
+from aliked_ros.networks import folded
 from aliked_ros.networks import triton_kernels as kernels
-from aliked_ros.networks.aliked import ALIKED, Window
+from aliked_ros.networks.aliked import Window
 from aliked_ros.networks.device import CELL, DeviceExtractor
+from aliked_ros.networks.fold import AlikedShape, Weights
 
 _PIXELS = 128  # of the image, or cells of it, that one program computes
 _SLOTS = 16  # keypoints that one program refines
 _ROWS = 16  # pixels whose features one program reads
 
 
+class _FusedDeformable(nn.Module):
+    """A folded deformable convolution: reads by one kernel, then one matrix product."""
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__()
+        self.offset_conv = folded.conv(weights, "offset_conv")
+        weight = weights["weight"]  # outputs×(channels·9)
+        # reads come pixel by pixel, the channels of one side by side
+        weight = weight.reshape(len(weight), -1, 9).transpose(2, 1, 0)
+        self.weight = folded.parameter(weight.reshape(-1, weight.shape[-1]))
+        self.bias = folded.parameter(weights["bias"][:, 0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, channels, height, width = x.shape
+        table, offset = _table(x), _table(self.offset_conv(x))
+        reads = table.new_empty(height * width, 9 * channels)
+        grid = (*_blocks(height * width, _ROWS), 9)
+        limit = max(height, width) / 4
+        kernels.deform_reads[grid](
+            table, offset, reads, width, height, limit, channels=channels, block=_ROWS
+        )
+        result = torch.addmm(self.bias, reads, self.weight)
+        return result.reshape(1, height, width, -1).permute(0, 3, 1, 2)
+
+
 class FusedExtractor(DeviceExtractor):
     """``DeviceExtractor`` for PyTorch on an NVIDIA GPU."""
 
-    def __init__(self, network: ALIKED, channels: int, half: bool) -> None:
-        """See ``DeviceExtractor``."""
-        super().__init__(network, channels, half)
-        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    deformable = _FusedDeformable
 
-    def deformable(self, conv: nn.Module) -> nn.Module:
+    def __init__(self, weights: Weights, shape: AlikedShape, half: bool) -> None:
         """See ``DeviceExtractor``."""
-        return _FusedDeformable(conv)
+        super().__init__(weights, shape, half)
+        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def score(self, parts: list[Tensor]) -> Tensor:
         """See ``DeviceExtractor``."""
@@ -113,30 +138,6 @@ def check(device: torch.device) -> None:
     kernels.find_maxima[(1,)](score_map, maxima, 8, 8, block=_PIXELS)
     if not maxima.all():
         raise RuntimeError("a kernel of Triton's computes nonsense")
-
-
-class _FusedDeformable(nn.Module):
-    """A folded deformable convolution: reads by one kernel, then one matrix product."""
-
-    def __init__(self, conv: nn.Module) -> None:
-        super().__init__()
-        self.offset_conv = conv.offset_conv
-        weight = conv.conv.weight.detach()
-        # reads come pixel by pixel, the channels of one side by side
-        self.weight = nn.Parameter(weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous())
-        self.bias = nn.Parameter(conv.conv.bias.detach())
-
-    def forward(self, x: Tensor) -> Tensor:
-        _, channels, height, width = x.shape
-        table, offset = _table(x), _table(self.offset_conv(x))
-        reads = table.new_empty(height * width, 9 * channels)
-        grid = (*_blocks(height * width, _ROWS), 9)
-        limit = max(height, width) / 4
-        kernels.deform_reads[grid](
-            table, offset, reads, width, height, limit, channels=channels, block=_ROWS
-        )
-        result = torch.addmm(self.bias, reads, self.weight)
-        return result.reshape(1, height, width, -1).permute(0, 3, 1, 2)
 
 
 def _table(x: Tensor) -> Tensor:

@@ -7,26 +7,15 @@ small head tells how sure every point is of its match, which ends the layers ear
 
 from __future__ import annotations
 
-import math
-import re
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aliked_ros.errors import WeightsError
-from aliked_ros.networks.checkpoint import load_strictly, read_state_dict
-
-DIM = 256
-HEADS = 4
-HEAD_DIM = DIM // HEADS
-_HALF = re.compile(r"^(self_attn|cross_attn)\.(\d+)(?=\.)")
-
-
-def exit_threshold(layer: int, layers: int) -> float:
-    """Confidence from which a point counts as decided after ``layer`` (section 3.3)."""
-    return min(max(0.8 + 0.1 * math.exp(-4.0 * layer / layers), 0.0), 1.0)
+from aliked_ros.networks.checkpoint import load_strictly
+from aliked_ros.networks.constants import DIM, HEAD_DIM, HEADS, exit_threshold
+from aliked_ros.networks.fold import LightGlueShape, read_lightglue
 
 
 def rotate(encoding: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
@@ -167,22 +156,9 @@ class LightGlue(nn.Module):
     @classmethod
     def from_checkpoint(cls, path: Path) -> LightGlue:
         """The matcher in a published checkpoint, in evaluation mode; WeightsError if it is none."""
-        state = read_state_dict(path)
-        # thresholds are a formula (exit_threshold); some copies of the file store them as well
-        state.pop("confidence_thresholds", None)
-        # the authors' other files name a layer's halves self_attn.N and cross_attn.N
-        # and have a number "r" that no layer reads
-        state = {
-            _HALF.sub(r"transformers.\2.\1", name): value
-            for name, value in state.items()
-            if not name.endswith(".r")
-        }
-        try:
-            input_dim = state["input_proj.weight"].shape[1]
-        except KeyError as error:
-            raise WeightsError(f"{path} is not a LightGlue checkpoint: {error!r}.") from error
-        layers = len({name.split(".")[1] for name in state if name.startswith("log_assignment.")})
-        network = cls(input_dim, layers)
+        state = read_lightglue(path)
+        shape = LightGlueShape.of_checkpoint(state, path)
+        network = cls(shape.input_dim, shape.layers)
         load_strictly(network, state, path)
         return network
 
