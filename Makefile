@@ -1,11 +1,12 @@
-# `make` lists what there is. PYTHON= names the interpreter to use (3.10 to 3.12).
+# `make` lists what there is. PYTHON= names the interpreter to use (3.10 to 3.14).
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-gpu lint docs bench report clean
+.PHONY: help setup demo test test-fast test-gpu lint docs bench report graphs lock clean
 
 BIN := .venv/bin
-FIND_PYTHON := $(or $(PYTHON),python3)
+FIND_PYTHON := $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
+GROUP := demo
 
 # A sourced ROS 2 must not leak into the virtual environment.
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH PYTHONHOME PYTHONPATH
@@ -14,14 +15,20 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup:  ## make .venv: dependencies, messages, weights, networks (does only what is missing)
+setup:  ## make .venv for GROUP=demo|view|test|train|docs|gpu (does only what is missing)
 	@command -v $(FIND_PYTHON) >/dev/null || { echo "error: there is no $(FIND_PYTHON); install \
-	Python 3.10 to 3.12 (Debian, Ubuntu: apt install python3 python3-venv python3-dev), or name \
+	Python 3.10 to 3.14 (Debian, Ubuntu: apt install python3 python3-venv python3-dev), or name \
 	it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
-	@$(FIND_PYTHON) tools/environment.py $(if $(PYTHON),--python $(PYTHON))
+	@$(FIND_PYTHON) tools/environment.py $(GROUP) $(if $(PYTHON),--this-python)
 
-demo: setup  ## a sequence through the real node (SOURCE=, LIMIT=, RATE=, PROFILE=, OUTPUT=, VIEW=1)
-	$(BIN)/python -m aliked_ros.ros.demo $(if $(SOURCE),--source "$(SOURCE)") \
+# Each of these sets up what it needs.
+demo: GROUP := $(if $(VIEW),view,demo)
+test test-fast lint bench report: GROUP := test
+test-gpu: GROUP := test
+docs: GROUP := docs
+
+demo: setup  ## a sequence through the real node, every image (SOURCE=, LIMIT=, RATE= for real time, PROFILE=, OUTPUT=, VIEW=1)
+	@$(BIN)/python -m aliked_ros.ros.demo $(if $(SOURCE),--source "$(SOURCE)") \
 	    $(if $(LIMIT),--limit $(LIMIT)) $(if $(RATE),--rate $(RATE)) \
 	    $(if $(PROFILE),--profile $(PROFILE)) $(if $(OUTPUT),--output "$(OUTPUT)") \
 	    $(if $(VIEW),--view)
@@ -48,6 +55,13 @@ bench: setup  ## time the front-end against its reference on this machine
 
 report: setup  ## docs/benchmarks/REPORT.md: every evaluation and benchmark (an hour; goes on where it was)
 	$(BIN)/aliked_ros bench report
+
+graphs: GROUP := train
+graphs: setup  ## models/graphs/: export the networks' graphs again, after a change of a network
+	$(BIN)/python -m aliked_ros.models.export
+
+lock: setup  ## remake requirements/*.txt from the *.in files (UPGRADE=1: the newest versions)
+	UPGRADE=$(UPGRADE) UV=$(CURDIR)/$(BIN)/uv tools/lock.sh
 
 clean:  ## remove all that was made in this tree (fetched weights stay in the cache)
 	rm -rf .venv build install log demo_output site *.egg-info

@@ -90,11 +90,9 @@ def tum_images(shared: Path) -> Callable[[int], UInt8Array]:
 
 @pytest.fixture
 def training_cache(tmp_path_factory, monkeypatch) -> None:
-    """A cache of its own for images, weights and exported networks as they are."""
+    """A cache of its own for images, weights as they are."""
     cache = tmp_path_factory.mktemp("cache")
-    for name in ("weights", "models"):
-        (cache_dir() / name).mkdir(parents=True, exist_ok=True)
-        (cache / name).symlink_to(cache_dir() / name)
+    (cache / "weights").symlink_to(cache_dir() / "weights")
     monkeypatch.setenv("ALIKED_ROS_CACHE", str(cache))
 
 

@@ -26,15 +26,13 @@ from aliked_ros.models.engines import Network, extractor_network
 
 
 def start_with_graphs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache without engines that has the weights, networks and graphs of the real one."""
-    small_network().graph(print)
-    for name in ("weights", "models", "graphs"):
-        (folder / name).symlink_to(cache_dir() / name)
+    """A cache without engines that has the weights of the real one."""
+    (folder / "weights").symlink_to(cache_dir() / "weights")
     monkeypatch.setenv("ALIKED_ROS_CACHE", str(folder))
 
 
 def small_network(top_k: int = 256) -> Network:
-    """The one that is exported and built in the least time."""
+    """The one that is made and built in the least time."""
     return extractor_network("aliked-t16", (160, 128), 3, top_k, "float16")
 
 
@@ -54,7 +52,7 @@ _networks: dict[str, Network] = {}
 @lru_cache(maxsize=12)
 def _ready(name: str) -> tuple[DeviceGraph, onnxruntime.InferenceSession]:
     """The network of this name, which tests of a whole session share: it remembers nothing."""
-    graph = _networks[name].graph(lambda line: None)
+    graph = _networks[name].graph()
     return graph, session_of(graph)
 
 

@@ -12,13 +12,12 @@ import sys
 from typing import Any, ClassVar
 
 import torch
+from torch_networks import device_extractor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from triton.runtime.jit import JITFunction
 
-from aliked_ros.models.registry import weights_path
 from aliked_ros.networks import triton_kernels
-from aliked_ros.networks.aliked import ALIKED
 from aliked_ros.networks.device import extractor_inputs
 from aliked_ros.networks.fused import FusedExtractor
 
@@ -63,8 +62,7 @@ def main(model: str, capabilities: list[int]) -> None:
     for name, kernel in kernels.items():
         if isinstance(kernel, JITFunction):
             setattr(triton_kernels, name, Recorder(kernel))
-    network = ALIKED.from_checkpoint(weights_path(model))
-    FusedExtractor(network, 3, half=True)(*extractor_inputs(96, 96, 3, 64).values())
+    device_extractor(FusedExtractor, model, half=True)(*extractor_inputs(96, 96, 3, 64).values())
     for capability in capabilities:
         for call, source in Recorder.calls.items():
             made = compile(source, target=GPUTarget("cuda", capability, 32))

@@ -11,18 +11,16 @@ from __future__ import annotations
 import sys
 
 import torch
+from torch_networks import device_extractor
 
-from aliked_ros.models.registry import weights_path
 from aliked_ros.networks import fused
-from aliked_ros.networks.aliked import ALIKED
 
 # an operation takes 0.1 ms in the interpreter, on few or many numbers
 fused._PIXELS, fused._SLOTS, fused._ROWS = 4096, 64, 256
 
 if __name__ == "__main__":
     given = torch.load(sys.argv[1])
-    network = ALIKED.from_checkpoint(weights_path(given["model"]))
-    extractor = fused.FusedExtractor(network, 3, given["half"])
+    extractor = device_extractor(fused.FusedExtractor, given["model"], given["half"])
     fused.check(torch.device("cpu"))
     with torch.inference_mode():
         torch.save(extractor(*given["inputs"].values()), sys.argv[2])

@@ -21,7 +21,7 @@ from aliked_ros.virtual_camera import VirtualCamera
 
 COMMANDS = (
     "extract", "match", "track", "export", "doctor", "bench", "demo", "soak", "view", "report",
-    "models list", "models fetch", "models export", "models build",
+    "models list", "models fetch", "models build",
 )  # fmt: skip
 PROGRAM = [sys.executable, "-m", "aliked_ros.cli"]
 
@@ -281,7 +281,7 @@ def test_missing_weights(images: Path, tmp_path: Path) -> None:
     line = refused("extract", images / "0.png", env=environment)
     assert "aliked_ros models fetch" in line
     rows = json.loads(run("models", "list", "--json", env=environment).stdout)
-    assert all(row["weights"] is None and row["exported"] == "no" for row in rows)
+    assert all(row["weights"] is None for row in rows)
 
 
 def test_models() -> None:
@@ -292,10 +292,7 @@ def test_models() -> None:
     assert "aliked-n16:" in run("models", "list").stdout
     fetched = json.loads(run("models", "fetch", "aliked-n16", "--json").stdout)
     assert fetched == {"aliked-n16": rows["aliked-n16"]["weights"]}
-    exported = json.loads(run("models", "export", "aliked-n16", "--json").stdout)
-    assert (Path(exported["aliked-n16"]) / "manifest.json").is_file()
     assert "superpoint" in refused("models", "fetch", "superpoint")
-    assert "superpoint" in refused("models", "export", "superpoint")
 
 
 def test_doctor() -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from aliked_ros.doctor import FAIL, OK, WARN, Check, examine
-from aliked_ros.models.export import ensure_exported
 from aliked_ros.models.registry import MODELS, weights_dir
 from aliked_ros.share import share_path
 
@@ -35,19 +33,7 @@ def test_on_a_machine_that_is_set_up_nothing_fails():
     assert str(len(MODELS)) in found["weights"].finding
 
 
-def test_an_export_that_is_not_whole_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(ensure_exported("aliked-t16"), tmp_path / "models" / "aliked-t16")
-    monkeypatch.setenv("ALIKED_ROS_CACHE", str(tmp_path))
-    assert "fresh: aliked-t16" in findings()["networks"].finding
-    (tmp_path / "models" / "aliked-t16" / "offsets.onnx").unlink()
-    found = findings()["networks"]
-    assert "incomplete: aliked-t16" in found.finding
-    assert found.state != OK
-
-
-def test_an_empty_cache_means_weights_to_fetch_and_networks_to_export(
+def test_an_empty_cache_means_weights_to_fetch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALIKED_ROS_CACHE", str(tmp_path))
@@ -56,7 +42,6 @@ def test_an_empty_cache_means_weights_to_fetch_and_networks_to_export(
     assert found["cache"].state == OK
     assert found["weights"].state == FAIL
     assert "aliked_ros models fetch" in found["weights"].remedy
-    assert "missing: " + ", ".join(MODELS) in found["networks"].finding
     assert not any(tmp_path.iterdir())
 
 

@@ -84,7 +84,7 @@ def refusal(network: Network, target: Target) -> str:
     """Why the engine in the cache is not taken: what is told when it is built anew."""
     said: list[str] = []
 
-    def stop(tell: Any) -> DeviceGraph:
+    def stop() -> DeviceGraph:
         raise InterruptedError
 
     with pytest.raises(BackendError):
@@ -396,9 +396,9 @@ def test_a_cache_that_cannot_be_written_is_named(
 def test_a_graph_that_tensorrt_cannot_build_is_told_in_one_line(
     own_cache: Path, target: Target
 ) -> None:
-    graph = small_network().graph(lambda line: None)
+    graph = small_network().graph()
     for onnx in (b"", graph.onnx[:-1000]):
-        bad = replace(small_network(), graph=lambda tell, onnx=onnx: replace(graph, onnx=onnx))
+        bad = replace(small_network(), graph=lambda onnx=onnx: replace(graph, onnx=onnx))
         with pytest.raises(
             BackendError, match=r"^building aliked-t16_160x128.* failed: "
         ) as raised:

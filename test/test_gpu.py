@@ -120,9 +120,9 @@ def test_kernels_compute_what_plain_operations_do(
     pytest.importorskip("triton")
     if not torch.cuda.is_available():
         pytest.skip("PyTorch finds no GPU")
-    from aliked_ros.models.registry import weights_path
+    from torch_networks import device_extractor
+
     from aliked_ros.networks import device as networks
-    from aliked_ros.networks.aliked import ALIKED
     from aliked_ros.networks.fused import FusedExtractor
 
     pixels = np.ascontiguousarray(tum_images(0)[:470, :630])
@@ -130,11 +130,11 @@ def test_kernels_compute_what_plain_operations_do(
     inputs["image"] = torch.from_numpy(pixels)[None]
     inputs["mask"][:, :100] = 0
     given = [tensor.cuda() for tensor in inputs.values()]
-    network = ALIKED.from_checkpoint(weights_path("aliked-n16"))
     flags = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     with torch.inference_mode(), torch.device("cuda"), flags:
-        found = FusedExtractor(network, 3, half=False).cuda()(*given)
-        expected = networks.DeviceExtractor(network, 3, half=False).cuda()(*given)
+        found = device_extractor(FusedExtractor, "aliked-n16", half=False).cuda()(*given)
+        plain = device_extractor(networks.DeviceExtractor, "aliked-n16", half=False)
+        expected = plain.cuda()(*given)
         near = torch.cdist(found[0], expected[0]).min(1)
     same = near.values < 1e-3
     assert float(same.float().mean()) >= 0.995

@@ -19,7 +19,7 @@ from aliked_ros.frontend.matcher import create_matcher
 from aliked_ros.inference.cpu import CpuExtractor, CpuLightGlue, _rounded
 from aliked_ros.inference.kernels import Workers
 from aliked_ros.inference.onnxruntime_runtime import OnnxRuntime
-from aliked_ros.models.export import ensure_exported
+from aliked_ros.models.graphs import AlikedGraphs, LightGlueGraphs
 from aliked_ros.types import Features, Matches, UInt8Array
 
 IMAGES = {
@@ -66,10 +66,9 @@ def test_features_float32(reference: Reference, backend: str, model: str, image:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_score_map(reference: Reference, model: str) -> None:
-    folder = ensure_exported(model)
     from aliked_ros.inference.openvino_runtime import OpenVinoRuntime
 
-    extractor = CpuExtractor(folder, OpenVinoRuntime(2), False, Workers(2))
+    extractor = CpuExtractor(AlikedGraphs(model), OpenVinoRuntime(2), False, Workers(2))
     score_map, _, _ = extractor.encode(reference.pixels("tum_0"))
     expected = reference[f"{model}/tum_0/score_map"]
     assert np.abs(score_map - expected).max() < 1e-3  # kept in float16
@@ -77,7 +76,7 @@ def test_score_map(reference: Reference, model: str) -> None:
 
 def test_onnxruntime_features(reference: Reference) -> None:
     """The portable fallback gives the same features, at a size that needs padding too."""
-    extractor = CpuExtractor(ensure_exported("aliked-n16"), OnnxRuntime(2), False, Workers(2))
+    extractor = CpuExtractor(AlikedGraphs("aliked-n16"), OnnxRuntime(2), False, Workers(2))
     for image in ("tum_0", "kitti_0"):
         pixels = reference.pixels(image)
         arrays = extractor.extract(pixels, None, 1000, 0.0, 0)
@@ -153,7 +152,7 @@ def _agreement(found: Matches, expected: np.ndarray) -> float:
 def test_lightglue_float32(reference: Reference, backend: str, mode: str) -> None:
     depth, width = MODES[mode]
     if backend == "onnxruntime":
-        network = CpuLightGlue(ensure_exported("aliked-lightglue"), OnnxRuntime(2), False, 1000)
+        network = CpuLightGlue(LightGlueGraphs(), OnnxRuntime(2), False, 1000)
 
         def match(a: Features, b: Features) -> Matches:
             return network.match(a, b, 0.1, depth, width)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from test_device_backend import common
+from torch_networks import device_extractor, device_matcher
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
@@ -27,10 +28,7 @@ from aliked_ros.inference.backend import create_backend
 from aliked_ros.inference.cpu import CpuBackend
 from aliked_ros.inference.device_backend import DeviceBackend
 from aliked_ros.inference.torch_device import TorchDevice
-from aliked_ros.models.registry import weights_path
 from aliked_ros.networks import device as networks
-from aliked_ros.networks.aliked import ALIKED
-from aliked_ros.networks.lightglue import LightGlue
 from aliked_ros.types import Image, Matches, UInt8Array
 
 CONFIG = FrontendConfig(max_keypoints=256, precision="float32")
@@ -125,9 +123,9 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_way_of_the_gpu_gives_the_same_matches(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = LightGlue.from_checkpoint(weights_path("aliked-lightglue"))
+    shape = networks.LightGlueShape(128, 9)
     generator = torch.Generator().manual_seed(0)
-    inputs = networks.matcher_inputs(network, SEGMENTS[0], 100, half=False)
+    inputs = networks.matcher_inputs(shape, SEGMENTS[0], 100, half=False)
     for name, tensor in inputs.items():
         if tensor.ndim == 2:
             inputs[name] = 64 * torch.rand(tensor.shape, generator=generator)
@@ -135,7 +133,7 @@ def test_the_way_of_the_gpu_gives_the_same_matches(monkeypatch: pytest.MonkeyPat
         inputs[f"count{side}"][0] = 90 - int(side)
         descriptors = torch.randn((100, 128), generator=generator)
         inputs[f"descriptors{side}"] = torch.nn.functional.normalize(descriptors, dim=1)
-    segment = networks.matcher(network, SEGMENTS[0], half=False)
+    segment = device_matcher(SEGMENTS[0], half=False)
     with torch.inference_mode():
         expected = segment(*inputs.values())
         as_on_a_gpu(monkeypatch)
@@ -149,13 +147,11 @@ def test_the_networks_never_leave_the_device(half: bool, monkeypatch: pytest.Mon
     """A tensor on another device, or a shape that depends on values, would raise here."""
     as_on_a_gpu(monkeypatch)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
-    aliked = ALIKED.from_checkpoint(weights_path("aliked-n16"))
-    lightglue = LightGlue.from_checkpoint(weights_path("aliked-lightglue"))
-    extractor = networks.DeviceExtractor(aliked, 3, half)
+    extractor = device_extractor(networks.DeviceExtractor, "aliked-n16", half)
     cases = [(extractor, networks.extractor_inputs(250, 330, 3, 500))] + [
         (
-            networks.matcher(lightglue, layers, half),
-            networks.matcher_inputs(lightglue, layers, 500, half),
+            device_matcher(layers, half),
+            networks.matcher_inputs(networks.LightGlueShape(128, 9), layers, 500, half),
         )
         for layers in SEGMENTS
     ]
@@ -183,7 +179,6 @@ def test_kernels_compute_what_plain_operations_do(
     model: str, half: bool, tmp_path: Path, tum_images: Callable[[int], UInt8Array]
 ) -> None:
     """On an image whose sides are no multiples of 32, with a mask."""
-    network = ALIKED.from_checkpoint(weights_path(model))
     pixels = np.ascontiguousarray(tum_images(0)[200:299, 240:390])
     inputs = networks.extractor_inputs(*pixels.shape, 80)
     inputs["image"] = torch.from_numpy(pixels)[None]
@@ -194,7 +189,8 @@ def test_kernels_compute_what_plain_operations_do(
     run_program("kernel_interpreter.py", given, made, TRITON_INTERPRET="1")
     keypoints, scores, descriptors, count = torch.load(made)
     with torch.inference_mode():
-        expected = networks.DeviceExtractor(network, 3, half)(*inputs.values())
+        network = device_extractor(networks.DeviceExtractor, model, half)
+        expected = network(*inputs.values())
     assert torch.equal(count, expected[3])
     assert 10 < int(count) < 80
     used = slice(int(count))

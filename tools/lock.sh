@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Remakes requirements/*.txt from the *.in files beside them: `make lock`; versions that are
+# locked stay as long as they fit (`make lock UPGRADE=1`: the newest ones).
+set -euo pipefail
+cd "$(dirname "$0")/../requirements"
+uv=${UV:-uv}
+
+lock() {  # NAME, then more arguments for uv
+  "$uv" pip compile --quiet --universal --no-annotate --no-emit-index-url --no-emit-find-links \
+    --only-binary :all: --no-binary empy --custom-compile-command "make lock" ${UPGRADE:+--upgrade} \
+    --output-file "$1.txt" "$1.in" "${@:2}" > /dev/null
+}
+
+for name in test demo view train docs gpu; do
+  lock "$name" --python-version 3.10 $([ "$name" = test ] || echo --constraint test.txt)
+  # pyproject.toml names the one platform and the newest Python that all of it is for; and PyTorch's
+  # CUDA build pins the libraries it needs itself, which its CPU build does without
+  sed -E -i -e "s/ and platform_machine == 'x86_64' and sys_platform == 'linux'//" \
+    -e "s/ and python_full_version < '3.15'//; s/ ; python_full_version < '3.15'$//" \
+    -e '/^(nvidia|cuda)-/d' "$name.txt"
+done
