@@ -36,12 +36,11 @@ from aliked_ros.ros.processes import (
     children,
     join_private_domain,
 )
-from aliked_ros.ros.report import report_of, write_pictures
 from aliked_ros.share import share_path
 from aliked_ros.sources import default_source, open_source
 from aliked_ros.viewing.server import default_port, has_display, require_viewer
 
-_PRELOAD = 300  # images decoded before the play: a camera would not take the front-end's cores
+_PRELOAD = 300  # images that RATE= decodes first: a camera would not take the front-end's cores
 _START_TIMEOUT = 900.0  # seconds: networks may have to be exported first
 _DRAIN_TIMEOUT = 20.0  # seconds for the images still in work when the player has ended
 _SETTLING_TIME = 1.0  # seconds in which a last image or result can be under way
@@ -123,7 +122,7 @@ def run_demo(
                     "rate": rate or 0.0,
                     "reliability": "reliable",
                     "wait_for_frontend": FRONTEND if pace is Pace.machine else "",
-                    "preload": _PRELOAD,
+                    "preload": _PRELOAD if pace is Pace.rate else 0,
                     # the recorder, the page, and the front-end once it is active
                     "wait_for_subscribers": 2 + view,
                     "wait_timeout": _START_TIMEOUT,
@@ -134,9 +133,12 @@ def run_demo(
             _begin_play(watcher, player, *others)
             _follow_play(watcher, opened.length, player, others, console)
             if not watcher.status.frames_processed:
-                raise ProcessError(_nothing_processed(watcher.status, output))
+                raise ProcessError(_nothing_processed(watcher.status))
     finally:
         watcher.close()
+    # imported late, so that the demo starts sooner
+    from aliked_ros.ros.report import report_of, write_pictures
+
     console.print("Drawing the video ...")
     summary = {
         "source": opened.name,
@@ -153,12 +155,12 @@ def run_demo(
     return summary
 
 
-def _nothing_processed(status: FrontendStatus, output: Path) -> str:
-    reason = f" ({status.last_error})" if status.last_error else ""
+def _nothing_processed(status: FrontendStatus) -> str:
+    if status.frames_refused:
+        return f"the front-end refused {status.frames_refused} images: {status.last_error}"
     return (
-        f"the front-end processed none of {status.frames_received} images, of which "
-        f"{status.frames_refused} were refused{reason}; see {output / 'frontend.log'}, and on a "
-        "busy machine end other programs or set PROFILE=robot (--profile robot)."
+        f"the front-end processed none of {status.frames_received} images: this machine is "
+        "overloaded; end other programs, or set PROFILE=robot (--profile)."
     )
 
 
@@ -260,15 +262,14 @@ def dropped_warning(summary: dict[str, Any], profile: Profile) -> str:
     if dropped <= _TOLERATED * frames["published"]:
         return ""
     fixed = summary["paced_by"] == "rate"
-    slower = f"set RATE={max(math.floor(summary['rate']), 1)} (--rate)"
     remedies = [
-        slower if fixed else "end other programs",
+        "lower RATE= (--rate)" if fixed else "end other programs",
         *["set PROFILE=robot (--profile)"] * (profile is not Profile.robot),
         *["leave out RATE= to play every image"] * fixed,
     ]
     return (
-        f"{dropped} of {frames['published']} images were dropped, because this machine processed "
-        f"{summary['rate']:.1f} of {summary['played_rate']:.1f} a second: {', or '.join(remedies)}."
+        f"{dropped} of {frames['published']} images were dropped: this machine processed "
+        f"{summary['rate']:.1f} of {summary['played_rate']:.1f} a second; {', or '.join(remedies)}."
     )
 
 

@@ -42,7 +42,7 @@ class Pacing:
         except InvalidTopicNameException as error:
             raise ConfigurationError(
                 f"parameter wait_for_frontend is {frontend!r}; it must be the name of a node, such "
-                f"as aliked_frontend. {error}"
+                "as aliked_frontend or /robot1/aliked_frontend."
             ) from error
 
     def published(self, stamp: Stamp) -> None:
