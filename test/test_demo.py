@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import cv2
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
@@ -32,10 +33,11 @@ COMMAND = [sys.executable, "-m", "aliked_ros.ros.demo"]
 
 
 def test_the_demo_plays_records_and_draws(tmp_path):
+    """Whatever the machine has to do besides, every image is processed."""
     done = subprocess.run(
         [
-            *COMMAND, "--source", "virtual", "--limit", "30", "--rate", "6",
-            "--profile", "robot", "--output", tmp_path,
+            *COMMAND, "--source", "virtual", "--limit", "30", "--profile", "robot",
+            "--output", tmp_path,
         ],
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
@@ -44,10 +46,11 @@ def test_the_demo_plays_records_and_draws(tmp_path):
         assert words in done.stdout
     summary = json.loads((tmp_path / "summary.json").read_text())
     frames = summary["frames"]
-    assert frames["published"] == 30
-    assert frames["received"] == frames["processed"] + frames["dropped"]
-    assert frames["processed"] >= 3
-    assert frames["refused"] == 0
+    assert frames["published"] == frames["processed"] == 30
+    assert frames["dropped"] == frames["refused"] == 0
+    assert "were dropped" not in done.stdout
+    assert (summary["paced_by"], summary["source_rate"]) == ("machine", 30.0)
+    assert summary["played_rate"] < 33.0
     assert summary["features"] > 100
     assert summary["matches"] > 50
     assert summary["tracks"]["max_length"] == frames["processed"]
@@ -65,7 +68,31 @@ def test_the_demo_plays_records_and_draws(tmp_path):
     assert facts["machine"]["cores"].isdigit()
     video = cv2.VideoCapture(str(tmp_path / "tracks.mp4"))
     assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == frames["processed"]
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(30.0)  # the source's, however long it took
     assert cv2.imread(str(tmp_path / "contact_sheet.png")).shape[1] > 500
+
+
+def test_dropped_images_are_reported_with_a_remedy(tmp_path):
+    done = subprocess.run(
+        [*COMMAND, "--source", "virtual", "--limit", "40", "--rate", "400", "--output", tmp_path],
+        capture_output=True, text=True, timeout=300, env=os.environ | {"COLUMNS": "300"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    frames = json.loads((tmp_path / "summary.json").read_text())["frames"]
+    assert f"{frames['published'] - frames['processed']} of 40 images were dropped" in done.stdout
+    assert "lower RATE= (--rate), or set PROFILE=robot (--profile), or leave out" in done.stdout
+
+
+def test_refused_images_end_the_demo_with_the_reason(tmp_path):
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((8, 8), index, np.uint8))
+    done = subprocess.run(
+        [*COMMAND, "--source", tmp_path, "--output", tmp_path / "out"],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "the front-end refused 3 images: The image is 8×8 pixels" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_no_picture_is_lost_to_a_busy_recorder(tmp_path):

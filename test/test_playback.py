@@ -48,6 +48,27 @@ def test_what_is_late_is_not_made_up_for():
     assert playback.remaining(100.51) == pytest.approx(0.09)
 
 
+@pytest.mark.parametrize("paused", [False, True])
+def test_an_image_that_is_held_back_shifts_the_rest(paused):
+    """As by a busy front-end, in a pause or not: no burst after it."""
+    playback = Playback(10.0, 1.0, 0.1, paused=False)
+    playback.schedule(0, 100.0)
+    playback.advance()
+    playback.schedule(SECOND, 100.0)
+    if paused:
+        playback.pause(100.05)
+    playback.delay(100.05)  # before it is due: no difference
+    if paused:
+        playback.resume(100.05)
+    assert playback.remaining(100.05) == pytest.approx(0.05)
+    playback.delay(100.7)
+    assert playback.time(100.7) == SECOND  # the clock stands
+    assert playback.remaining(100.7) == pytest.approx(0.0)
+    playback.advance()
+    playback.schedule(2 * SECOND, 100.7)
+    assert playback.remaining(100.7) == pytest.approx(0.1)
+
+
 def test_the_clock_goes_from_image_to_image_and_stands_in_a_pause():
     playback = Playback(0.0, 0.5, 0.1, paused=False)
     assert playback.time(1.0) is None

@@ -14,15 +14,18 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 import bags
+from builtin_interfaces.msg import Time as Stamp
 from euroc_data import BASELINE, write_euroc
-from ros_helpers import BEST_EFFORT, Probe, RosProcess
+from ros_helpers import BEST_EFFORT, RELIABLE, Probe, RosProcess
 from rosbags.rosbag2 import StoragePlugin
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo
 from sensor_msgs.msg import Image as ImageMessage
 from std_srvs.srv import Trigger
 
+from aliked_msgs.msg import FeatureFrame, FrontendStatus
 from aliked_ros.messages import nanoseconds
+from aliked_ros.ros import pacing
 from aliked_ros.ros.conversions import (
     depth_from_message,
     image_from_message,
@@ -209,6 +212,7 @@ def test_plays_depth(probe, pairs, tmp_path, encoding):
         (["source:=virtual", "wait_timeout:=0.2"], "0 of 1 subscribers of /image"),
         (["source:=virtual", "rate:=5.0", "speed:=2.0"], "rate is 5 and speed 2; set one"),
         (["source:=virtual", "clock:=10.0", "stamp:=now"], "stamp cannot be 'now'"),
+        (["source:=virtual", "wait_for_frontend:=a b"], "parameter wait_for_frontend is 'a b'"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path, sequence, arguments, words):
@@ -272,6 +276,62 @@ def test_pause_step_and_resume_with_a_clock(probe, sequence, tmp_path):
     assert took > 1.0  # 1.4 s, and the pause
     process.process.kill()
     process.wait(10)
+
+
+def test_it_goes_at_the_pace_of_a_front_end(probe, sequence, tmp_path):
+    """Each image waits for the features of the one before, or for the status that it was refused.
+
+    The front-end is the test: the times are the player's alone.
+    """
+    probe.listen(ImageMessage, "image")
+    images, times = probe.received["image"], probe.times["image"]
+    features = probe.node.create_publisher(FeatureFrame, "eye/features", RELIABLE)
+    status = probe.node.create_publisher(FrontendStatus, "eye/status", RELIABLE)
+    process = start(
+        tmp_path / "log", f"source:={sequence}", "reliability:=reliable", "stamp:=dataset",
+        "wait_for_frontend:=eye",
+    )  # fmt: skip
+    probe.wait(lambda: images and features.get_subscription_count())
+    probe.wait(status.get_subscription_count)
+    features.publish(FeatureFrame())  # of another image
+    probe.spin(0.5)
+    assert len(images) == 1
+    features.publish(FeatureFrame(header=images[0].header))
+    probe.wait(lambda: len(images) == 2)
+    status.publish(FrontendStatus(frames_received=2, frames_processed=1))  # at work
+    probe.spin(0.5)
+    assert len(images) == 2
+    status.publish(FrontendStatus(frames_received=2, frames_processed=1, frames_refused=1))
+    probe.wait(lambda: len(images) == 3)
+    probe.spin(1.2)  # the third is lost on its way
+    status.publish(FrontendStatus(frames_received=2, frames_processed=1, frames_refused=1))
+    probe.wait(lambda: len(images) == 4)
+    while len(images) < 8:
+        features.publish(FeatureFrame(header=images[-1].header))
+        count = len(images)
+        probe.wait(lambda count=count: len(images) > count)
+    assert process.wait(20) == 0, process.text()
+    assert nanoseconds_of(images) == [1_000_250_000_000 + i * 50_000_000 for i in range(8)]
+    assert times[7] - times[3] > 0.15  # 0.2 s: a front-end that keeps up gets no burst
+
+
+def test_a_front_end_that_is_gone_is_waited_for_once(probe, monkeypatch):
+    monkeypatch.setattr(pacing, "_TIMEOUT", 0.1)
+    done: list[int] = []
+    pace = pacing.Pacing(probe.node, "gone", lambda: done.append(1))
+    features = probe.node.create_publisher(FeatureFrame, "gone/features", RELIABLE)
+    pace.published(Stamp(sec=1))
+    assert pace.busy()
+    probe.spin(0.2)
+    assert not pace.busy()
+    assert len(done) == 1
+    pace.published(Stamp(sec=2))
+    assert not pace.busy()  # played in time
+    probe.wait(features.get_subscription_count)
+    features.publish(FeatureFrame())
+    probe.spin(0.2)
+    pace.published(Stamp(sec=3))
+    assert pace.busy()  # it is back
 
 
 def test_the_last_step_is_answered_and_ends_the_player(probe, sequence, tmp_path):

@@ -1,13 +1,15 @@
 """``make demo``: a sequence played through the real node, recorded, drawn and counted.
 
 Player, front-end and recorder are three processes that meet only through DDS topics, in a ROS
-domain of their own on this machine. The front-end works in real time: images that come while it is
-busy are dropped and counted.
+domain of their own on this machine. Files are played as fast as this machine processes them, at
+most at their own rate. A camera, and whatever is played with ``--rate``, comes in real time: images
+that arrive while the front-end is busy are dropped and counted.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -21,20 +23,36 @@ from rich.console import Console
 from rich.table import Table
 from std_srvs.srv import Trigger
 
+from aliked_msgs.msg import FrontendStatus
 from aliked_ros.errors import AlikedError
 from aliked_ros.messages import seconds
 from aliked_ros.progress import image_progress
 from aliked_ros.results import write_json
-from aliked_ros.ros.processes import Child, Watcher, children, join_private_domain
-from aliked_ros.ros.report import report_of, write_pictures
+from aliked_ros.ros.processes import (
+    FRONTEND,
+    Child,
+    ProcessError,
+    Watcher,
+    children,
+    join_private_domain,
+)
 from aliked_ros.share import share_path
 from aliked_ros.sources import default_source, open_source
 from aliked_ros.viewing.server import default_port, has_display, require_viewer
 
-_PRELOAD = 300  # images decoded before the play: a camera would not take the front-end's cores
+_PRELOAD = 300  # images that RATE= decodes first: a camera would not take the front-end's cores
 _START_TIMEOUT = 900.0  # seconds: networks may have to be exported first
 _DRAIN_TIMEOUT = 20.0  # seconds for the images still in work when the player has ended
 _SETTLING_TIME = 1.0  # seconds in which a last image or result can be under way
+_TOLERATED = 0.03  # share of images that may be dropped without a warning
+
+
+class Pace(str, Enum):
+    """What decides when the next image is played."""
+
+    machine = "this machine"
+    rate = "RATE="
+    camera = "the camera"
 
 
 class Profile(str, Enum):
@@ -63,6 +81,7 @@ def run_demo(
     if view:
         require_viewer()
     opened = open_source(source, limit)  # says what is wrong with it before anything starts
+    pace = Pace.rate if rate else Pace.camera if source.startswith("camera:") else Pace.machine
     output.mkdir(parents=True, exist_ok=True)
     recording = output / "demo.mcap"
     domain = join_private_domain()
@@ -73,7 +92,10 @@ def run_demo(
             frontend = start(
                 "front-end",
                 "aliked_ros.ros.frontend_node",
-                {"status_period": 0.1},
+                {
+                    "status_period": 0.1,
+                    "input_reliability": "reliable" if pace is Pace.machine else "best_effort",
+                },
                 output / "frontend.log",
                 share_path(f"config/{profile.value}.yaml"),
             )
@@ -84,6 +106,7 @@ def run_demo(
                     "output": str(recording.resolve()),
                     "record_images": "jpeg",
                     "image_reliability": "reliable",
+                    "flush_period": 0.2,  # so often it says what it hears
                 },
                 output / "recorder.log",
             )
@@ -98,7 +121,8 @@ def run_demo(
                     "limit": limit or 0,
                     "rate": rate or 0.0,
                     "reliability": "reliable",
-                    "preload": _PRELOAD,
+                    "wait_for_frontend": FRONTEND if pace is Pace.machine else "",
+                    "preload": _PRELOAD if pace is Pace.rate else 0,
                     # the recorder, the page, and the front-end once it is active
                     "wait_for_subscribers": 2 + view,
                     "wait_timeout": _START_TIMEOUT,
@@ -106,16 +130,38 @@ def run_demo(
                 },
                 output / "player.log",
             )
-            watcher.wait_for_start(_START_TIMEOUT, player, *others)
             _begin_play(watcher, player, *others)
             _follow_play(watcher, opened.length, player, others, console)
+            if not watcher.status.frames_processed:
+                raise ProcessError(_nothing_processed(watcher.status))
     finally:
         watcher.close()
+    # imported late, so that the demo starts sooner
+    from aliked_ros.ros.report import report_of, write_pictures
+
     console.print("Drawing the video ...")
-    summary = {"source": opened.name, **report_of(recording)}
+    summary = {
+        "source": opened.name,
+        "source_rate": round(opened.rate, 2),
+        "paced_by": pace.name,
+        **report_of(recording),
+    }
     write_json(output / "summary.json", summary)
-    write_pictures(recording, output / "tracks.mp4", output / "contact_sheet.png", summary)
+    processed, published = summary["frames"]["processed"], summary["frames"]["published"]
+    # real time: of the source, or of the play
+    rate = opened.rate * processed / max(published, 1) if pace is Pace.machine else summary["rate"]
+    video, sheet = output / "tracks.mp4", output / "contact_sheet.png"
+    write_pictures(recording, video, sheet, processed, rate)
     return summary
+
+
+def _nothing_processed(status: FrontendStatus) -> str:
+    if status.frames_refused:
+        return f"the front-end refused {status.frames_refused} images: {status.last_error}"
+    return (
+        f"the front-end processed none of {status.frames_received} images: this machine is "
+        "overloaded; end other programs, or set PROFILE=robot (--profile)."
+    )
 
 
 def _start_view(start: Callable[..., Child], output: Path, console: Console) -> list[Child]:
@@ -133,7 +179,7 @@ def _start_view(start: Callable[..., Child], output: Path, console: Console) -> 
 
 
 def _begin_play(watcher: Watcher, *needed: Child) -> None:
-    """Let the player go once the recorder hears the front-end: no result is lost before that."""
+    """Let the player go once the front-end is active and the recorder hears it."""
     heard: list[int] = []
 
     def look(diagnostics: DiagnosticArray) -> None:
@@ -142,9 +188,10 @@ def _begin_play(watcher: Watcher, *needed: Child) -> None:
                 heard[:] = [int(fact.value) for fact in status.values if fact.key == "received"]
 
     watcher.node.create_subscription(DiagnosticArray, "/diagnostics", look, 10)
+    resume = watcher.node.create_client(Trigger, "/dataset_player/resume")
+    watcher.wait_for_start(_START_TIMEOUT, *needed)
     failure = "the recorder does not hear the front-end"
     watcher.wait(lambda: any(heard), _START_TIMEOUT, failure, *needed)
-    resume = watcher.node.create_client(Trigger, "/dataset_player/resume")
     failure = "the player does not answer"
     watcher.wait(resume.service_is_ready, _START_TIMEOUT, failure, *needed)
     watcher.wait(resume.call_async(Trigger.Request()).done, _START_TIMEOUT, failure, *needed)
@@ -173,11 +220,12 @@ def _follow_play(
             status = watcher.status
             done = status.frames_processed + status.frames_dropped + status.frames_refused
             # an older status does not know of the last images
-            return status.frames_received == done and seconds(status.header.stamp) > settled
+            finished = status.frames_received == done and seconds(status.header.stamp) > settled
+            return finished or time.time() > settled + _DRAIN_TIMEOUT
 
-        watcher.wait(played, float("inf"), "", *others)
+        watcher.wait(played, math.inf, "", *others)
         settled = time.time() + _SETTLING_TIME
-        watcher.wait(drained, _DRAIN_TIMEOUT, "the front-end did not finish its images", *others)
+        watcher.wait(drained, math.inf, "", *others)
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
@@ -186,10 +234,14 @@ def summary_table(summary: dict[str, Any]) -> Table:
     table.add_column("")
     table.add_column("median", justify="right")
     table.add_column("90 %", justify="right")
+    table.add_row("the source's own images a second", f"{summary['source_rate']:.1f}", "")
+    pace = Pace[summary["paced_by"]].value
+    table.add_row(f"images played a second, paced by {pace}", f"{summary['played_rate']:.1f}", "")
+    table.add_row("frames processed a second", f"{summary['rate']:.1f}", "")
+    table.add_section()
     frames = summary["frames"]
     for name in ("published", "received", "processed", "dropped", "refused"):
         table.add_row(f"frames {name}", str(frames[name]), "")
-    table.add_row("frames processed a second", f"{summary['rate']:.1f}", "")
     table.add_section()
     tracks = summary["tracks"]
     table.add_row("features per frame", f"{summary['features']:.0f}", "")
@@ -200,6 +252,25 @@ def summary_table(summary: dict[str, Any]) -> Table:
     for name, figures in summary["latency_ms"].items():
         table.add_row(f"{name}, ms", f"{figures['median']:.1f}", f"{figures['p90']:.1f}")
     return table
+
+
+def dropped_warning(summary: dict[str, Any], profile: Profile) -> str:
+    """What to do about dropped images, in one sentence; empty where there are few."""
+    frames = summary["frames"]
+    # those that the front-end never received, too
+    dropped = frames["published"] - frames["processed"] - frames["refused"]
+    if dropped <= _TOLERATED * frames["published"]:
+        return ""
+    fixed = summary["paced_by"] == "rate"
+    remedies = [
+        "lower RATE= (--rate)" if fixed else "end other programs",
+        *["set PROFILE=robot (--profile)"] * (profile is not Profile.robot),
+        *["leave out RATE= to play every image"] * fixed,
+    ]
+    return (
+        f"{dropped} of {frames['published']} images were dropped: this machine processed "
+        f"{summary['rate']:.1f} of {summary['played_rate']:.1f} a second; {', or '.join(remedies)}."
+    )
 
 
 def demo(
@@ -213,7 +284,13 @@ def demo(
     limit: Annotated[int | None, typer.Option(min=1, help="Play at most so many images.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo_output"),
     rate: Annotated[
-        float | None, typer.Option(min=0.1, max=1000.0, help="Images per second; default: its own.")
+        float | None,
+        typer.Option(
+            min=0.1,
+            max=1000.0,
+            help="Play so many images per second, in real time; default: as fast as this machine "
+            "processes them, at most at the source's own rate.",
+        ),
     ] = None,
     profile: Annotated[
         Profile, typer.Option(help="Parameters: config/PROFILE.yaml.")
@@ -239,12 +316,17 @@ def demo(
         raise _exit(f"error: cannot write the results: {error}") from error
     except KeyboardInterrupt:
         raise _exit("interrupted", 130) from None
+    warning = dropped_warning(summary, profile)
     if as_json:
+        if warning:
+            console.print(warning, style="yellow")
         print(json.dumps(summary, indent=2))
         return
     console.print(summary_table(summary))
     for name in ("demo.mcap", "tracks.mp4", "contact_sheet.png", "summary.json"):
         console.print(f"  {output / name}")
+    if warning:
+        console.print(warning, style="yellow")
     if view:
         console.print(f"The page again, without the nodes: aliked_ros view {output / 'demo.mcap'}")
 

@@ -11,8 +11,8 @@ _SECOND = 1e9  # nanoseconds
 class Playback:
     """Goes from image to image: in the time of their stamps, scaled, or at a rate.
 
-    An image that is read too late shifts all that follow: a camera that stalls does not make up
-    for it in a burst.
+    An image that is read too late, or held back, shifts all that follow: a camera that stalls does
+    not make up for it in a burst.
     """
 
     def __init__(self, rate: float, speed: float, gap: float, paused: bool) -> None:
@@ -43,8 +43,12 @@ class Playback:
             self._wait = (stamp - self._latest) / _SECOND / self._speed
         else:
             self._wait = self._gap / self._speed
-        if not self.paused:
-            self._wait = max(self._wait, now - self._since)
+        self.delay(now)
+
+    def delay(self, now: float) -> None:
+        """The next image could not be published before now."""
+        gone = self._since if self.paused else now - self._since
+        self._wait = max(self._wait, gone)
 
     def remaining(self, now: float) -> float | None:
         """Seconds until the next image is due; None while paused."""

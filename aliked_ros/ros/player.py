@@ -28,6 +28,7 @@ from aliked_ros.frontend.depth import MILLIMETRES
 from aliked_ros.images import grey
 from aliked_ros.ros import running
 from aliked_ros.ros.conversions import image_message
+from aliked_ros.ros.pacing import Pacing
 from aliked_ros.ros.parameters import Change, Declaration, declare
 from aliked_ros.ros.playback import Playback
 from aliked_ros.sources import Partner, Source, default_source, open_source
@@ -141,6 +142,13 @@ _DECLARATIONS = (
         Change.AT_START,
         (0.0, 86400.0),
     ),
+    Declaration(
+        "wait_for_frontend",
+        "",
+        "Name of a front-end, e.g. aliked_frontend: each image waits until it has processed the "
+        "one before, so that a slow machine drops none; empty = play in time.",
+        Change.AT_START,
+    ),
 )
 _PARTNERS: dict[str, Partner] = {"mono": "none", "stereo": "right", "rgbd": "depth"}
 _MODELS = {"radtan": "plumb_bob", "none": "plumb_bob", "equidistant": "equidistant"}
@@ -193,6 +201,13 @@ class PlayerNode(Node):
         self._playback = Playback(
             settings["rate"], settings["speed"], 1.0 / self._source.rate, settings["start_paused"]
         )
+        self._pacing = None
+        if settings["wait_for_frontend"]:
+            self._pacing = Pacing(
+                self,
+                settings["wait_for_frontend"],
+                lambda: self._playback.delay(time.monotonic()),
+            )
         self._next: Image | None = None
         self._played = 0
         self._clock_topic = None
@@ -270,12 +285,12 @@ class PlayerNode(Node):
         for self._next in images:
             self._playback.schedule(_nanoseconds(self._next), time.monotonic())
             while self._next is not None:  # a step publishes it, too
-                left = self._playback.remaining(time.monotonic())
+                left = self._remaining()
                 spin = _LONGEST_SPIN if left is None else min(max(left, 0.0), _LONGEST_SPIN)
                 executor.spin_once(timeout_sec=spin)
                 if not executor.context.ok():
                     raise ExternalShutdownException
-                left = self._playback.remaining(time.monotonic())
+                left = self._remaining()
                 if self._next is not None and left is not None and left <= 0.0:
                     self._publish()
         played, length = self._played - before, self._source.length
@@ -286,6 +301,12 @@ class PlayerNode(Node):
                 f"{self._source.name} ended early: after {played} of {length} images"
             )
 
+    def _remaining(self) -> float | None:
+        """Seconds until the next image is due; None while paused or the front-end is busy."""
+        if self._pacing is not None and self._pacing.busy():
+            return None
+        return self._playback.remaining(time.monotonic())
+
     def _publish(self) -> None:
         """Publish the next image."""
         image, self._next = self._next, None
@@ -293,6 +314,8 @@ class PlayerNode(Node):
         self._played += 1
         own = self._settings["stamp"] == "dataset" or self._clock_topic is not None
         stamp = _time(_nanoseconds(image)) if own else self.get_clock().now().to_msg()
+        if self._pacing is not None:
+            self._pacing.published(stamp)
         self._publish_clock()  # first: no image comes from the future
         self._camera.publish(self._message(image.pixels, stamp))
         offset = Duration(nanoseconds=round(self._settings["partner_offset"] * 1e9))

@@ -76,7 +76,7 @@ def report_of(recording: Path) -> dict[str, Any]:
     """
     statistics = TrackStatistics()
     status = FrontendStatus()
-    published = 0
+    played: list[float] = []
     stages: dict[str, list[float]] = defaultdict(list)
     transport: list[float] = []
     end_to_end: list[float] = []
@@ -85,7 +85,7 @@ def report_of(recording: Path) -> dict[str, Any]:
     for item in read_recording(recording, tuple(_KINDS.values())):
         message = item.message
         if isinstance(message, ImageMessage | CompressedImage):
-            published += 1
+            played.append(item.published)
         elif isinstance(message, FrontendStatus):
             if message.frames_processed > status.frames_processed:
                 for stage, latest in zip(message.stage_names, message.stage_last, strict=True):
@@ -108,9 +108,10 @@ def report_of(recording: Path) -> dict[str, Any]:
         "model": status.model,
         "model_checksum": status.model_checksum,
         "precision": status.precision,
-        "rate": round((len(arrivals) - 1) / max(arrivals[-1] - arrivals[0], 1e-3), 2),
+        "rate": _rate(arrivals),
+        "played_rate": _rate(played),
         "frames": {
-            "published": published,
+            "published": len(played),
             "received": status.frames_received,
             "processed": status.frames_processed,
             "dropped": status.frames_dropped,
@@ -120,6 +121,13 @@ def report_of(recording: Path) -> dict[str, Any]:
             stage: milliseconds(samples) for stage, samples in (stages | measured).items()
         },
     }
+
+
+def _rate(times: list[float]) -> float:
+    """Of events in order of time, a second."""
+    if len(times) < 2:
+        return 0.0
+    return round((len(times) - 1) / max(times[-1] - times[0], 1e-3), 2)
 
 
 def pictures(recording: Path) -> Iterator[UInt8Array]:
@@ -160,15 +168,16 @@ def _frames_with_images(recording: Path) -> Iterator[tuple[Recorded, UInt8Array 
         yield first()
 
 
-def write_pictures(recording: Path, video: Path, sheet: Path, summary: dict[str, Any]) -> None:
-    """Write the annotated video (in real time: at the rate of processed images) and some of it.
+def write_pictures(recording: Path, video: Path, sheet: Path, count: int, rate: float) -> None:
+    """Write the annotated video, ``rate`` images a second, and a sheet of some of its pictures.
+
+    count: of processed images.
 
     Raises OutputError, and SourceError when the recording holds no images.
     """
-    count = summary["frames"]["processed"]
     chosen = set(np.linspace(0, count - 1, min(count, _SHEET_PICTURES)).round().astype(int))
     kept: list[UInt8Array] = []
-    with VideoFile(video, max(summary["rate"], 1.0)) as file:
+    with VideoFile(video, max(rate, 1.0)) as file:
         for number, picture in enumerate(pictures(recording)):
             file.add(picture)
             if number in chosen:

@@ -1,0 +1,79 @@
+"""Lets a player go at a front-end's pace: each image waits until the one before is processed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from builtin_interfaces.msg import Time as Stamp
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.node import Node
+
+from aliked_msgs.msg import FeatureFrame, FrontendStatus
+from aliked_ros.errors import ConfigurationError
+
+_SETTLING_TIME = 1.0  # seconds in which an image can be on its way to the front-end
+_TIMEOUT = 20.0  # seconds for one image
+
+
+class Pacing:
+    """Whether a front-end is still busy with the latest image.
+
+    It is done when its features of that image arrive, or when its status says that it dropped or
+    refused an image or has nothing to do: then the image was lost on the way. A front-end that
+    says nothing for 20 s is waited for again once it has answered.
+    """
+
+    def __init__(self, node: Node, frontend: str, done: Callable[[], None]) -> None:
+        """frontend: name of its node. done: called when the latest image has been waited for.
+
+        Raises ConfigurationError when that can be no node's name.
+        """
+        self._log = node.get_logger()
+        self._frontend = frontend
+        self._done = done
+        self._stamp: Stamp | None = None  # of the image that is waited for
+        self._since = 0.0
+        self._answers = True
+        self._failed = 0
+        try:
+            node.create_subscription(FeatureFrame, f"{frontend}/features", self._hear, 10)
+            node.create_subscription(FrontendStatus, f"{frontend}/status", self._look, 10)
+        except InvalidTopicNameException as error:
+            raise ConfigurationError(
+                f"parameter wait_for_frontend is {frontend!r}; it must be the name of a node, such "
+                "as aliked_frontend or /robot1/aliked_frontend."
+            ) from error
+
+    def published(self, stamp: Stamp) -> None:
+        """An image has left for the front-end."""
+        self._since = time.monotonic()
+        self._stamp = stamp if self._answers else None
+
+    def busy(self) -> bool:
+        """Whether to wait before the next image."""
+        if self._stamp is not None and time.monotonic() - self._since > _TIMEOUT:
+            self._answers = False
+            self._log.warning(
+                f"{self._frontend} has not answered for {_TIMEOUT:g} s: images are played in time "
+                "until it does; see its log, or leave wait_for_frontend empty."
+            )
+            self._finish()
+        return self._stamp is not None
+
+    def _finish(self) -> None:
+        self._stamp = None
+        self._done()
+
+    def _hear(self, features: FeatureFrame) -> None:
+        self._answers = True
+        if features.header.stamp == self._stamp:
+            self._finish()
+
+    def _look(self, status: FrontendStatus) -> None:
+        failed = status.frames_dropped + status.frames_refused
+        idle = status.frames_received == status.frames_processed + failed
+        settled = time.monotonic() - self._since > _SETTLING_TIME
+        if self._stamp is not None and (failed > self._failed or (idle and settled)):
+            self._finish()
+        self._failed = failed
