@@ -126,7 +126,14 @@ class Setup:
     def __init__(self, prefix: Path, group: str) -> None:
         self.prefix, self.group, self.lock = prefix, group, REQUIREMENTS / f"{group}.txt"
         self.state, self.python = prefix / "setup", str(prefix / "bin" / "python")
-        self.pip = [self.python, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+        self.pip = [
+            self.python,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "--no-input",
+            "--no-cache-dir",
+        ]
         self.variables = {n: value for n, value in os.environ.items() if n not in FOREIGN}
         path = [str(prefix / "bin"), self.variables.get("PATH", "")]
         self.variables |= {"PATH": os.pathsep.join(path), "AMENT_PREFIX_PATH": str(prefix)}
@@ -215,6 +222,7 @@ class Setup:
         ]  # fmt: skip
         for command in (configure, ["cmake", "--build", str(build), "--target", "install"]):
             self.call(command, "aliked_msgs cannot be built")
+        shutil.rmtree(build)
 
     def install_package(self, again: bool) -> None:
         """Install this tree, editable, so that its commands lie in the environment's bin/."""
