@@ -402,9 +402,7 @@ def export_recording(
     from aliked_ros.progress import share_progress
 
     if form is ExportFormat.colmap and find_spec("pycolmap") is None:
-        raise BackendError(
-            "a COLMAP database needs pycolmap: pip install -r requirements/evaluation.txt."
-        )
+        raise BackendError("a COLMAP database needs pycolmap: pip install pycolmap.")
     facts: dict[str, Any] = {"recording": str(recording), "output": str(output)}
     with RecordingReader(recording, topics or ()) as reader:
         if form is ExportFormat.tum:

@@ -28,7 +28,7 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 # Fast DDS 2 (Jazzy and before) and 3 (Kilted and later).
 _PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 _LARGE_MESSAGE = 4 << 20  # bytes: a colour image of 1280×720, or 4096 float32 descriptors, fits
-_INSTALL = "pip install -r requirements/runtime.txt"
+_INSTALL = "pip install -r requirements/robot.txt (in a clone: make setup)"
 _RTX, _RTX_MODULES = "tensorrt-rtx-cu13", ("tensorrt_rtx", "tensorrt_rtx_bindings")
 
 
@@ -237,7 +237,7 @@ def _viewing() -> Iterator[Check]:
         ("rerun", "rerun", "rerun-sdk", "view"),
         ("Plotly", "plotly", "plotly", "report"),
     ):
-        absent = f"not installed (only needed by aliked_ros {command}: requirements/view.txt)"
+        absent = f"not installed (only needed by aliked_ros {command}: make setup GROUP=view)"
         yield Check(name, OK, _version(module, distribution) or absent)
 
 

@@ -20,7 +20,7 @@ TOPICS = {
     "right/camera_info": "right_camera_info",
     "depth/image": "depth_image",
 }
-START_TIMEOUT = 900.0  # seconds: networks may have to be exported first
+START_TIMEOUT = 900.0  # seconds: TensorRT engines may have to be built first
 CLOCK = IfElseSubstitution(LaunchConfiguration("clock"), "100.0", "0.0")  # messages a second
 
 

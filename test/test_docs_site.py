@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-pytest.importorskip("mkdocs", reason="requirements/docs.txt is not installed")
+pytest.importorskip("mkdocs", reason="make setup GROUP=docs")
 
 ROOT = Path(__file__).parents[1]
 LOADING = {"script", "img", "link", "iframe", "source", "video", "audio", "object", "embed"}

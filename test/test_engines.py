@@ -47,7 +47,7 @@ from aliked_ros.models.tensorrt_library import (
     load_tensorrt,
 )
 
-pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX: requirements/tensorrt.txt")
+pytest.importorskip("tensorrt_rtx_bindings", reason="make setup GROUP=test")
 
 SMALL = ["--model", "aliked-t16", "--size", "160x128", "--top-k", "256"]
 FOR_ADA = ["--compute-capability", "8.9"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-pytest.importorskip("evo", reason="evaluations need requirements/evaluation.txt")
+pytest.importorskip("evo", reason="make setup GROUP=test")
 
 from aliked_ros.errors import OutputError, SourceError
 from aliked_ros.evaluation.ledger import FILE, Ledger, Unit

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-pytest.importorskip("evo", reason="evaluations need requirements/evaluation.txt")
+pytest.importorskip("evo", reason="make setup GROUP=test")
 
 from aliked_ros.cli import app
 from aliked_ros.configuration import FrontendConfig

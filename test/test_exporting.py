@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: nothing makes recordings")
-pytest.importorskip("pycolmap", reason="pip install -r requirements/evaluation.txt")
+pytest.importorskip("pycolmap", reason="make setup GROUP=test")
 
 import cv2
 import pycolmap

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: nothing makes recordings")
-pytest.importorskip("plotly", reason="pip install -r requirements/view.txt")
+pytest.importorskip("plotly", reason="make setup GROUP=test")
 
 from rclpy.serialization import serialize_message
 from recordings import ERROR, LATENCY, Recorded, record_run, write
@@ -216,7 +216,7 @@ def test_without_plotly_it_says_what_to_install(run, tmp_path):
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "requirements/view.txt" in done.stderr
+    assert "pip install plotly" in done.stderr
 
 
 def test_thinning_keeps_the_spike():

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("pycolmap", reason="evaluations need requirements/evaluation.txt")
-pytest.importorskip("evo", reason="evaluations need requirements/evaluation.txt")
+pytest.importorskip("pycolmap", reason="make setup GROUP=test")
+pytest.importorskip("evo", reason="make setup GROUP=test")
 
 from evo.core import metrics, sync
 from evo.tools import file_interface

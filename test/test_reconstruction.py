@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("pycolmap", reason="evaluations need requirements/evaluation.txt")
-pytest.importorskip("evo", reason="evaluations need requirements/evaluation.txt")
+pytest.importorskip("pycolmap", reason="make setup GROUP=test")
+pytest.importorskip("evo", reason="make setup GROUP=test")
 
 import pycolmap
 from test_odometry_evaluation import copy

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("evo", reason="evaluations need requirements/evaluation.txt")
-pytest.importorskip("pycolmap", reason="evaluations need requirements/evaluation.txt")
+pytest.importorskip("evo", reason="make setup GROUP=test")
+pytest.importorskip("pycolmap", reason="make setup GROUP=test")
 
 from scipy.spatial.transform import Rotation
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-pytest.importorskip("evo", reason="evaluations need requirements/evaluation.txt")
+pytest.importorskip("evo", reason="make setup GROUP=test")
 
 from aliked_ros.benchmark.document import PAGE, SECTIONS, Section, write_document
 from aliked_ros.errors import SourceError

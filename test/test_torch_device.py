@@ -163,7 +163,7 @@ def test_the_networks_never_leave_the_device(half: bool, monkeypatch: pytest.Mon
 
 def run_program(name: str, *arguments: object, **variables: str) -> str:
     """What one of the programs beside this file prints; both of Triton's ways need their own."""
-    pytest.importorskip("triton", reason="Triton: requirements/test.txt")
+    pytest.importorskip("triton", reason="make setup GROUP=test")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | variables
     command = [sys.executable, Path(__file__).with_name(name), *map(str, arguments)]
     done = subprocess.run(

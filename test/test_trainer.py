@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("lightning_fabric", reason="training needs requirements/training.txt")
+pytest.importorskip("lightning_fabric", reason="make setup GROUP=test")
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="training needs requirements/export.txt")
+pytest.importorskip("torch", reason="make setup GROUP=test")
 
 import torch
 import torch.nn.functional as F

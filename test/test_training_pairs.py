@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="training needs requirements/export.txt")
-pytest.importorskip("h5py", reason="training needs requirements/training.txt")
+pytest.importorskip("torch", reason="make setup GROUP=test")
+pytest.importorskip("h5py", reason="make setup GROUP=test")
 
 import bags
 import h5py

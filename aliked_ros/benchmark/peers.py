@@ -111,7 +111,7 @@ def works(images: list[Pixels]) -> Iterator[list[Work]]:
         from aliked_ros.benchmark import opencv_models
     except ImportError as error:
         raise BackendError(
-            f"the benchmark 'peers' needs PyTorch ({error}): pip install -r requirements/train.txt"
+            f"the benchmark 'peers' needs PyTorch ({error}): make setup GROUP=train"
         ) from error
     before = cv2.getNumThreads()
     cv2.setNumThreads(cores())

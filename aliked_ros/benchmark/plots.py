@@ -25,9 +25,7 @@ def write_plots(results: dict[str, Any], folder: Path, prefix: str = "") -> list
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise BackendError(
-            f"plots need matplotlib ({error}): pip install -r requirements/evaluation.txt"
-        ) from error
+        raise BackendError(f"plots need matplotlib ({error}): pip install matplotlib") from error
     drawings: dict[str, Callable[[Any, dict[str, Any]], None]] = {
         "peers": _peers,
         "scaling": _scaling,

@@ -27,7 +27,7 @@ from aliked_ros.errors import AlikedError, BackendError
 from aliked_ros.machine import cores
 from aliked_ros.types import Image, UInt8Array
 
-_START_TIMEOUT = 900.0  # seconds: networks may have to be exported first
+_START_TIMEOUT = 900.0  # seconds: TensorRT engines may have to be built first
 _STOP_TIMEOUT = 10.0
 _MIB = 2**20
 

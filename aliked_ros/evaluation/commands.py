@@ -242,8 +242,8 @@ def _require_libraries() -> None:
         import evo  # noqa: F401
     except ImportError as error:
         raise BackendError(
-            f"evaluations need evo and pycolmap ({error}): pip install -r "
-            "requirements/evaluation.txt."
+            f"evaluations need evo and pycolmap ({error}): make setup GROUP=evaluate, or "
+            "pip install evo pycolmap."
         ) from error
 
 

@@ -26,8 +26,8 @@ class DiskDetector:
             from kornia.feature import DISK
         except ImportError as error:
             raise BackendError(
-                f"the method disk+lightglue needs kornia ({error}): pip install -r "
-                "requirements/evaluation.txt."
+                f"the method disk+lightglue needs kornia ({error}): make setup "
+                "GROUP=train, or pip install kornia."
             ) from error
         self._network = DISK(desc_dim=128)
         state = torch.load(weights_path("disk"), map_location="cpu", weights_only=True)

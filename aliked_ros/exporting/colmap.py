@@ -1,6 +1,6 @@
 """COLMAP databases: cameras, images, keypoints, descriptors, matches, verified geometries.
 
-Needs pycolmap (requirements/evaluation.txt). The database is ready for ``pycolmap.
+Needs pycolmap. The database is ready for ``pycolmap.
 incremental_mapping`` with :func:`mapping_options`. Matches between images follow from the tracks
 they share, so that images that were not processed one after the other are matched, too.
 

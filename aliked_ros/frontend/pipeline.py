@@ -53,7 +53,7 @@ class Pipeline:
         progress: Callable[[str], None] | None = None,
         open_backend: OpenBackend = create_backend,
     ) -> None:
-        """Load everything (seconds; minutes where a network must be exported first).
+        """Load everything (seconds).
 
         progress: called with a line on each long step. open_backend: gives the backend, which is
         closed with the pipeline; ``SharedBackends.open`` where several pipelines share networks.

@@ -20,8 +20,8 @@ try:
     from aliked_ros.networks import aliked, lightglue
 except ImportError as error:
     raise BackendError(
-        "backend is 'torch', but PyTorch is not installed; set it to 'auto', or install "
-        "requirements/train.txt."
+        "backend is 'torch', but PyTorch is not installed; set it to 'auto', or "
+        "install it: make setup GROUP=train, or pip install torch."
     ) from error
 
 

@@ -176,7 +176,7 @@ def _require_onnxscript() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ModelError(
-            f"Making a graph for TensorRT needs onnxscript: {error}. Install requirements/gpu.txt."
+            f"Making a graph for TensorRT needs onnxscript: {error}. Run: pip install onnxscript"
         ) from error
 
 

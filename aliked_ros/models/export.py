@@ -170,7 +170,7 @@ def _template(
         raise ModelError(
             f"The exporter renamed or changed weights of {type(module).__name__} "
             f"({', '.join(missing) or f'{constants} bytes of constants'}); use the versions of "
-            "requirements/train.txt."
+            "requirements/train.txt (make setup GROUP=train)."
         )
     for tensor in found:
         for field in ("raw_data", "float_data", "int32_data"):

@@ -176,7 +176,7 @@ def aliked_template(shape: AlikedShape, part: str) -> onnx.ModelProto:
     except (ImportError, OSError) as error:  # OSError: a library that PyTorch links to is missing
         raise ModelError(
             f"No graph is published for a network of these sizes ({shape}), and making one needs "
-            f"PyTorch, onnx and onnxscript: {error}. Install requirements/train.txt, or train a "
+            f"PyTorch, onnx and onnxscript: {error}. Run `make setup GROUP=train`, or train a "
             f"network of the sizes of {', '.join(VARIANTS.values())}."
         ) from error
     return export.make_aliked(shape, part)

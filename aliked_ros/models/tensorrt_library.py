@@ -19,7 +19,7 @@ OLDEST = (10, 3)  # JetPack 6's
 _RTX_LIBRARIES = ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1")
 _INSTALL = (
     "install TensorRT 10.3 or newer (JetPack has it, elsewhere NVIDIA's packages), or "
-    "pip install -r requirements/tensorrt.txt"
+    "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"
 )
 
 

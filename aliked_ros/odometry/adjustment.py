@@ -20,9 +20,7 @@ from aliked_ros.odometry.geometry import Float64Array, Transform
 try:
     import pycolmap
 except ImportError as error:
-    raise ImportError(
-        "The reference odometry needs pycolmap: pip install -r requirements/evaluation.txt."
-    ) from error
+    raise ImportError("The reference odometry needs pycolmap: pip install pycolmap.") from error
 
 _BASELINE = 100.0  # metres
 _RAYS, _DEPTH = 1, 2  # ids of the rig's cameras

@@ -41,7 +41,7 @@ from aliked_ros.sources import default_source, open_source
 from aliked_ros.viewing.server import default_port, has_display, require_viewer
 
 _PRELOAD = 300  # images that RATE= decodes first: a camera would not take the front-end's cores
-_START_TIMEOUT = 900.0  # seconds: networks may have to be exported first
+_START_TIMEOUT = 900.0  # seconds: TensorRT engines may have to be built first
 _DRAIN_TIMEOUT = 20.0  # seconds for the images still in work when the player has ended
 _SETTLING_TIME = 1.0  # seconds in which a last image or result can be under way
 _TOLERATED = 0.03  # share of images that may be dropped without a warning

@@ -179,7 +179,7 @@ class FrontendNode(LifecycleNode):
 
     @_logged
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the networks (seconds; minutes when they have to be exported first), advertise."""
+        """Load the networks (seconds; minutes to build TensorRT engines), advertise."""
         self._statistics.clear()
         self._complaints.clear()
         self._enter("configuring")

@@ -68,7 +68,7 @@ COSTS: dict[str, tuple[int, str]] = {topic: (1, topic) for topic in _HERE}
 _STATUS_PERIOD = 0.05  # seconds: of each processed image at up to 20 a second
 _PERIOD = 4.0  # seconds measured
 _SETTLING = 1.5  # seconds after a change
-_TIMEOUT = 600.0  # seconds: networks may have to be exported first
+_TIMEOUT = 600.0  # seconds: TensorRT engines may have to be built first
 _FINDING = 60.0  # seconds for subscribers to start and to be found
 _FOCAL = 525.0  # pixels
 

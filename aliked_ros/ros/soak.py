@@ -71,7 +71,7 @@ LEAK_LIMIT = 1.0
 _RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 _CALLS = QoSProfile(depth=1000)  # with fewer, answers to a storm of calls get lost here
 _BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-_START_TIMEOUT = 900.0  # seconds: networks may have to be exported first
+_START_TIMEOUT = 900.0  # seconds: TensorRT engines may have to be built first
 _PATIENCE = 60.0  # seconds without what has to come, after which the node hangs
 _IMAGES = 60  # of the sequence, there and back again
 _PERIOD = 0.05  # seconds between two images

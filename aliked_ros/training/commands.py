@@ -31,10 +31,7 @@ def train(
     needed = ("torch", "lightning_fabric", "tensorboard", "h5py", "pydantic")
     missing = [name for name in needed if not find_spec(name)]
     if missing:
-        raise BackendError(
-            f"training needs {', '.join(missing)}: pip install -r requirements/export.txt "
-            "-r requirements/evaluation.txt -r requirements/training.txt."
-        )
+        raise BackendError(f"training needs {', '.join(missing)}: run `make setup GROUP=train`.")
     from rich.console import Console
     from rich.progress import (
         BarColumn,

@@ -93,7 +93,7 @@ def write_report(
     cannot be written, BackendError without Plotly.
     """
     if find_spec("plotly") is None:
-        raise BackendError("the report needs Plotly: pip install -r requirements/view.txt.")
+        raise BackendError("the report needs Plotly: make setup GROUP=view, or pip install plotly.")
     run = read_run(recording, frontend, report)
     page = page_of(run)
     with output_path(output) as path:

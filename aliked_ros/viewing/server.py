@@ -57,9 +57,7 @@ def has_display() -> bool:
 def require_viewer() -> None:
     """BackendError that says what to install where the viewer is missing."""
     if find_spec("rerun") is None:
-        raise BackendError(
-            "the page needs rerun: pip install -r requirements/view.txt (or pip install rerun-sdk)."
-        )
+        raise BackendError("the page needs rerun: make setup GROUP=view, or pip install rerun-sdk.")
 
 
 class PageServer:
