@@ -39,7 +39,8 @@ def data_files() -> set[str]:
     """What belongs into share/aliked_ros."""
     found = {"package.xml", "LICENSE", "NOTICE"}
     for folder in DATA_FOLDERS:
-        found |= {f"{folder}/{path.name}" for path in (ROOT / folder).glob("*") if path.is_file()}
+        paths = (path for path in (ROOT / folder).rglob("*") if path.is_file())
+        found |= {str(path.relative_to(ROOT)) for path in paths if path.suffix != ".pyc"}
     return found
 
 
