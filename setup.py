@@ -1,6 +1,5 @@
 """Installs the Python package, its executables and the data that ROS looks for in share/."""
 
-from glob import glob
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -15,9 +14,9 @@ def data_files() -> list[tuple[str, list[str]]]:
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml", "LICENSE", "NOTICE"]),
     ]
-    for folder in DATA_FOLDERS:
-        files = sorted(path for path in glob(f"{folder}/*") if Path(path).is_file())
-        pairs.append((f"share/{NAME}/{folder}", files))
+    for name in DATA_FOLDERS:
+        files = [path for path in sorted(Path(name).rglob("*.*")) if path.suffix != ".pyc"]
+        pairs += [(f"share/{NAME}/{path.parent}", [str(path)]) for path in files]
     return pairs
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +25,9 @@ EXECUTABLES = (
     "aliked_ros", "build_engine", "cameras_node", "dataset_player", "demo", "frontend_node",
     "odometry_node", "recorder", "soak",
 )  # fmt: skip
+LAB = {"benchmark", "evaluation", "training"}  # folders that no node imports
+# Asked for where they are used; requirements/robot.in and docs/ say where they come from.
+OPTIONAL = {"onnxscript", "plotly", "rerun", "torch", "triton"}
 BIN = Path(sys.executable).parent
 MADE = shutil.ignore_patterns(
     ".venv", ".git", "build", "install", "log", "demo_output", "__pycache__", ".*_cache",
@@ -34,7 +39,8 @@ def data_files() -> set[str]:
     """What belongs into share/aliked_ros."""
     found = {"package.xml", "LICENSE", "NOTICE"}
     for folder in DATA_FOLDERS:
-        found |= {f"{folder}/{path.name}" for path in (ROOT / folder).glob("*") if path.is_file()}
+        paths = (path for path in (ROOT / folder).rglob("*") if path.is_file())
+        found |= {str(path.relative_to(ROOT)) for path in paths if path.suffix != ".pyc"}
     return found
 
 
@@ -59,6 +65,31 @@ def test_package_description_is_valid(name):
     assert (package.name, package.package_format) == (name, 3)
     assert package.version == aliked_ros.__version__
     assert package.licenses == ["Apache-2.0"]
+
+
+def test_a_robot_gets_all_that_is_imported():
+    """ROS packages by package.xml, without rosdep's rules for pip; Python's by robot.txt."""
+    described = parse_package(str(ROOT / "package.xml"))
+    keys = {depend.name for depend in described.exec_depends}
+    assert not [key for key in keys if key.endswith("-pip")]
+    lock = (ROOT / "requirements" / "robot.txt").read_text(encoding="utf-8")
+    locked = set(re.findall(r"^([\w.-]+)==", lock, re.M))
+
+    imported = set()
+    files = [*(ROOT / "aliked_ros").rglob("*.py"), *(ROOT / "launch").glob("*.py")]
+    for path in (path for path in files if not LAB & set(path.parts)):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(str(node.module).partition(".")[0])
+    distributions = importlib.metadata.packages_distributions()
+    missing = {
+        module
+        for module in imported - keys - OPTIONAL - {"aliked_ros"} - sys.stdlib_module_names
+        if not locked & {name.lower().replace("_", "-") for name in distributions.get(module, ())}
+    }
+    assert not missing
 
 
 def test_versions_agree():

@@ -282,5 +282,5 @@ def test_a_watermark_is_found_and_masked(tum_images: Images) -> None:
         previous = result
     pipeline.close()
     assert sum(fixed[:5]) > 80
-    assert max(fixed[-20:]) < 5
+    assert max(fixed[-20:]) < 8, "OpenCV 4 and 5 draw letters differently"
     assert 0.0 < result.static_share < 0.03

@@ -154,9 +154,10 @@ def shorter(length: int | None, limit: int | None) -> int | None:
 @contextmanager
 def quiet_opencv() -> Iterator[None]:
     """Keep OpenCV's own warnings off the terminal: what failed is said by our exception."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    log = getattr(cv2.utils, "logging", cv2)  # OpenCV 4 has these functions in cv2 itself
+    level = log.getLogLevel()
+    log.setLogLevel(0)  # silent
     try:
         yield
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        log.setLogLevel(level)
