@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 NAME = "aliked_ros"
-DATA_FOLDERS = ("launch", "config", "rviz", "models", *sorted(glob("models/graphs/*")))
+DATA_FOLDERS = ("launch", "config", "rviz", "models")
 
 
 def data_files() -> list[tuple[str, list[str]]]:

@@ -19,3 +19,7 @@ for name in test demo view evaluate train docs gpu; do
     -e "s/ and python_full_version < '3.15'//; s/ ; python_full_version < '3.15'$//" \
     -e '/^(nvidia|cuda)-/d' "$name.txt"
 done
+
+# A robot's ROS is its system's; aarch64 too.
+lock robot --python-version 3.10 --no-config
+sed -i -e "/sys_platform == 'win32'/d" robot.txt
