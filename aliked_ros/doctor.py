@@ -86,7 +86,6 @@ def _libraries() -> Iterator[Check]:
         "numpy": ("numpy",),
         "cv2": ("opencv-python-headless", "opencv-python", "opencv-contrib-python"),
         "numba": ("numba",),
-        "onnx": ("onnx",),
         "threadpoolctl": ("threadpoolctl",),
     }.items():
         version = _version(module, *distributions)

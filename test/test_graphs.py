@@ -12,13 +12,9 @@ import pytest
 
 from aliked_ros.errors import ModelError, WeightsError
 from aliked_ros.models import graphs
-from aliked_ros.models.graphs import LIGHTGLUE, VARIANTS, AlikedGraphs, LightGlueGraphs
+from aliked_ros.models.graphs import LIGHTGLUE, AlikedGraphs, LightGlueGraphs
 from aliked_ros.models.registry import weights_path
 from aliked_ros.networks.checkpoint import read_state_dict
-from aliked_ros.share import share_path
-
-N16 = next(shape for shape, variant in VARIANTS.items() if variant == "aliked-n16")
-
 
 def saved(path: Path, state: dict[str, np.ndarray]) -> str:
     """A checkpoint of one's own, as PyTorch writes it."""
@@ -27,31 +23,36 @@ def saved(path: Path, state: dict[str, np.ndarray]) -> str:
     return str(path)
 
 
+CHECKED = {
+    *(f"aliked-n16/{part}" for part in ("encoder_rgb", "offsets", "aggregation")),
+    "aliked-n16/extractor_rgb-float16", "aliked-t16/encoder_grey", "aliked-n32/aggregation",
+    *(f"{LIGHTGLUE}/{part}" for part in ("embedding", "layer", "layers_3_5-float16")),
+}  # fmt: skip
+
+
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("variant", "part"),
-    [("aliked-n16", part) for part in ("encoder", "offsets", "aggregation", "extractor-float16")]
-    + [("aliked-t16", "encoder"), ("aliked-n32", "aggregation")]
-    + [(LIGHTGLUE, part) for part in ("embedding", "layer", "assignment", "layers_3_5-float16")],
-)
-def test_a_published_graph_is_what_pytorch_exports_today(variant: str, part: str) -> None:
-    """Else: python -m aliked_ros.models.export."""
+@pytest.mark.parametrize("name", sorted(CHECKED))
+def test_a_published_graph_is_what_pytorch_exports_today(name: str) -> None:
+    """Else: make graphs. (All of them take four minutes; these differ in what can change.)"""
     pytest.importorskip("torch")
     from aliked_ros.models import export
 
-    shapes = {name: shape for shape, name in VARIANTS.items()}
-    if variant == LIGHTGLUE:
-        made = export.make_lightglue(part)
-    else:
-        made = export.make_aliked(shapes[variant], part)
-    published = share_path(f"models/graphs/{variant}/{part}.onnx").read_bytes()
-    assert made.SerializeToString(deterministic=True) == published
+    makers = {f"{variant}/{part}": make for variant, part, make in export.published()}
+    assert makers[name]() == graphs.template(*name.split("/"))
 
 
-def test_a_process_runs_every_model_without_pytorch() -> None:
+def test_every_graph_that_can_be_asked_for_is_published() -> None:
+    pytest.importorskip("torch")
+    from aliked_ros.models import export
+
+    for variant, part, _ in export.published():
+        graphs.template(variant, part)
+
+
+def test_a_process_runs_every_model_without_pytorch_and_onnx() -> None:
     program = """
 import sys
-sys.modules["torch"] = None  # an import of it now fails
+sys.modules.update(torch=None, onnx=None)  # an import of them now fails
 import numpy as np
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.pipeline import Pipeline
@@ -127,8 +128,7 @@ def test_sizes_without_a_published_graph_need_pytorch(tmp_path: Path, monkeypatc
         networks.encoder(1)
 
 
-def test_a_damaged_installation_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    content = share_path("models/graphs/aliked-n16/encoder.onnx").read_bytes()
-    monkeypatch.setattr(graphs, "_content", lambda variant, part: content[::-1])
-    with pytest.raises(ModelError, match=r"encoder\.onnx is missing or damaged.*again"):
-        graphs.aliked_template(N16, "encoder")
+def test_a_damaged_installation_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "share_path", lambda name: tmp_path / name)
+    with pytest.raises(ModelError, match=r"layer\.onnx is missing or damaged .*install .* again"):
+        graphs.template.__wrapped__(LIGHTGLUE, "layer")

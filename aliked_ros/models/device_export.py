@@ -1,7 +1,7 @@
 """Whole-device graphs: ALIKED from image to descriptors, LightGlue from descriptors to matches.
 
 A published graph (``aliked_ros.models.graphs``) has free sides. Filled with a checkpoint's weights
-and given sizes, it is simplified in about a second by ``onnx`` and ``onnxscript``.
+and given sizes, it is simplified in about a second by ``onnx`` and ``onnxscript``, without PyTorch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from aliked_ros.errors import ConfigurationError, ModelError
-from aliked_ros.models.graphs import LIGHTGLUE, extractor_model, matcher_models
+from aliked_ros.models import graphs
+from aliked_ros.models.graphs import LIGHTGLUE
 from aliked_ros.models.registry import entry_of
 
 if TYPE_CHECKING:
@@ -99,8 +100,7 @@ def extractor_graph(
     check_top_k(top_k)
     if size is not None:
         check_size(size, top_k)
-    _require_onnxscript()
-    graph = extractor_model(model, f"extractor-{precision}", channels)
+    graph = _load(graphs.extractor_graph(model, precision, channels))
     sizes = {"k": top_k}
     if size is not None:
         sizes |= {"w": size[0], "h": size[1]}
@@ -132,14 +132,13 @@ def matcher_graphs(
     Raises as ``extractor_graph``.
     """
     check_top_k(top_k)
-    _require_onnxscript()
     parts = segments(precision)
-    graphs = []
-    for name, model in zip(parts, matcher_models(parts), strict=True):
+    made = []
+    for name, content in zip(parts, graphs.matcher_graphs(parts), strict=True):
         part = name.partition("-")[0]
         of = {"kind": "matcher", "part": part, "top_k": top_k, "precision": precision}
-        graphs.append(_finish(LIGHTGLUE, f"{LIGHTGLUE}-{part}", model, {"k": top_k}, of))
-    return graphs
+        made.append(_finish(LIGHTGLUE, f"{LIGHTGLUE}-{part}", _load(content), {"k": top_k}, of))
+    return made
 
 
 def check_size(size: tuple[int, int], top_k: int) -> None:
@@ -171,13 +170,17 @@ def made_of(model: str) -> dict[str, Any]:
     return {"format": FORMAT, "model": model, "weights_sha256": entry_of(model).sha256}
 
 
-def _require_onnxscript() -> None:
+def _load(graph: bytes) -> onnx.ModelProto:
     try:
+        import onnx
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ModelError(
-            f"Making a graph for TensorRT needs onnxscript: {error}. Run: pip install onnxscript"
+            f"Making a graph for TensorRT needs onnx and onnxscript ({error}): pip install "
+            "onnxscript."
         ) from error
+    model: onnx.ModelProto = onnx.load_from_string(graph)
+    return model
 
 
 def _finish(

@@ -8,10 +8,12 @@ a test says when that was forgotten.
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 
 from aliked_ros.errors import ModelError
 from aliked_ros.models import device_export
-from aliked_ros.models.graphs import LIGHTGLUE, VARIANTS
+from aliked_ros.models.graphs import LIGHTGLUE, VARIANTS, Expected
 from aliked_ros.networks import device, fold, folded
 from aliked_ros.networks.aliked import ALIKED
 from aliked_ros.networks.checkpoint import State, state_of
@@ -34,6 +36,7 @@ from aliked_ros.networks.lightglue import LightGlue
 
 OPSET = 19  # the first with Resize and DeformConv as the networks need them
 _LARGEST_SIDE = 8192
+_PRECISIONS = ("float32", "float16")
 _MOST_CONSTANTS = 8192  # bytes in a graph that are not weights
 _PUBLISHED_LIGHTGLUE = LightGlueShape(input_dim=128, layers=9)
 
@@ -41,25 +44,42 @@ Dynamic = tuple[dict[int, Any], ...]
 """The free axes of each input."""
 
 
-def publish(folder: Path) -> Iterator[Path]:
-    """Write every graph that a model of the registry needs below ``folder``; yields each file."""
+def publish(folder: Path) -> Iterator[str]:
+    """Write every graph that a model of the registry needs below ``folder``; yields their names."""
+    table: dict[str, dict[str, list[tuple[Any, ...]]]] = {}
+    for variant, part, make in published():
+        graph, lacking = make()
+        path = folder / variant / f"{part}.onnx"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(graph)
+        rows = [(name, kind, dims) for name, (kind, dims) in lacking.items()]
+        table.setdefault(variant, {})[part] = rows
+        yield f"{variant}/{part}"
+    (folder / "weights.json").write_text(json.dumps(table) + "\n", encoding="utf-8")
+
+
+def published() -> Iterator[tuple[str, str, Callable[[], tuple[bytes, Expected]]]]:
+    """Variant and part of each published graph, and what makes it."""
+    kinds = ("rgb", "grey")
     for shape, variant in VARIANTS.items():
-        for part in ("encoder", "offsets", "aggregation", "extractor-float32", "extractor-float16"):
-            yield _write(make_aliked(shape, part), folder / variant / f"{part}.onnx")
-    segments = (device_export.segments(precision) for precision in ("float32", "float16"))
+        for part in chain(
+            (f"encoder_{kind}" for kind in kinds),
+            ("offsets", "aggregation"),
+            (f"extractor_{k}-{precision}" for k in kinds for precision in _PRECISIONS),
+        ):
+            yield variant, part, partial(make_aliked, shape, part)
+    segments = (device_export.segments(precision) for precision in _PRECISIONS)
     for part in chain(_LIGHTGLUE_PARTS, *segments):
-        yield _write(make_lightglue(part), folder / LIGHTGLUE / f"{part}.onnx")
+        yield LIGHTGLUE, part, partial(make_lightglue, part)
 
 
-def _write(model: onnx.ModelProto, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(model.SerializeToString(deterministic=True))
-    return path
+def make_aliked(shape: AlikedShape, part: str) -> tuple[bytes, Expected]:
+    """One graph of an ALIKED of these sizes, and the weights that it lacks.
 
-
-def make_aliked(shape: AlikedShape, part: str) -> onnx.ModelProto:
-    """One graph of an ALIKED of these sizes, without its weights; ModelError if PyTorch fails."""
+    Raises ModelError where PyTorch's exporter fails.
+    """
     state = _any_weights(ALIKED(shape))
+    channels = 1 if "grey" in part else 3
     if part.startswith("extractor"):
         half = part.endswith("float16")
         height, width = (
@@ -68,17 +88,17 @@ def make_aliked(shape: AlikedShape, part: str) -> onnx.ModelProto:
         )
         count = torch.export.Dim("k", min=2, max=device_export.LARGEST_TOP_K)
         return _template(
-            device.DeviceExtractor(fold.extractor(state, 3), shape, half),
-            device.extractor_inputs(130, 170, 3, 100),
+            device.DeviceExtractor(fold.extractor(state, channels), shape, half),
+            device.extractor_inputs(130, 170, channels, 100),
             list(device.EXTRACTOR_OUTPUTS),
             ({1: height, 2: width}, {0: height, 1: width}, {}, {0: count}),
         )
-    if part == "encoder":
+    if part.startswith("encoder"):
         # sides are multiples of 32 pixels, and both are free
         rows, columns = (torch.export.Dim(n, min=2, max=_LARGEST_SIDE // 32) for n in ("h", "w"))
         return _template(
-            folded.FoldedEncoder(fold.encoder(state, 3)),
-            {"image": torch.zeros(1, 128, 160, 3, dtype=torch.uint8)},
+            folded.FoldedEncoder(fold.encoder(state, channels)),
+            {"image": torch.zeros(1, 128, 160, channels, dtype=torch.uint8)},
             [f"{kind}{i}" for kind in ("score", "level") for i in (1, 2, 3, 4)],
             ({1: 32 * rows, 2: 32 * columns},),
         )
@@ -95,8 +115,8 @@ def make_aliked(shape: AlikedShape, part: str) -> onnx.ModelProto:
 _LIGHTGLUE_PARTS = ("embedding", "first_layer", "layer", "assignment")
 
 
-def make_lightglue(part: str) -> onnx.ModelProto:
-    """One graph of LightGlue, without its weights; ModelError if PyTorch fails."""
+def make_lightglue(part: str) -> tuple[bytes, Expected]:
+    """One graph of LightGlue, and the weights that it lacks; errors as ``make_aliked``."""
     shape = _PUBLISHED_LIGHTGLUE
     state = _any_weights(LightGlue(shape.input_dim, shape.layers))
     if part not in _LIGHTGLUE_PARTS:
@@ -132,7 +152,7 @@ def make_lightglue(part: str) -> onnx.ModelProto:
     return _template(layer, inputs, ["new_state", "probabilities"], axes)
 
 
-def _segment(state: State, layers: range, half: bool) -> onnx.ModelProto:
+def _segment(state: State, layers: range, half: bool) -> tuple[bytes, Expected]:
     shape = _PUBLISHED_LIGHTGLUE
     rows = 72  # an example, unlike any size within the network
     k = torch.export.Dim("k", min=2, max=device_export.LARGEST_TOP_K)
@@ -159,8 +179,8 @@ def _any_weights(network: nn.Module) -> State:
 
 def _template(
     module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], dynamic: Dynamic
-) -> onnx.ModelProto:
-    """A module's graph whose weights are named and sized, and hold nothing."""
+) -> tuple[bytes, Expected]:
+    """A module's graph, and the weights that it lacks."""
     model = trace(module, inputs, outputs, dynamic)
     weights = set(module.state_dict())
     found = [tensor for tensor in model.graph.initializer if tensor.name in weights]
@@ -172,10 +192,13 @@ def _template(
             f"({', '.join(missing) or f'{constants} bytes of constants'}); use the versions of "
             "requirements/train.txt (make setup GROUP=train)."
         )
+    lacking = {
+        tensor.name: (str(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)), (*tensor.dims,))
+        for tensor in found
+    }
     for tensor in found:
-        for field in ("raw_data", "float_data", "int32_data"):
-            tensor.ClearField(field)
-    return model
+        model.graph.initializer.remove(tensor)
+    return model.SerializeToString(deterministic=True), lacking
 
 
 def trace(
@@ -242,8 +265,8 @@ def _quiet() -> Iterator[None]:
 def main() -> None:
     """Write the published graphs of this tree."""
     folder = Path(__file__).resolve().parents[2] / "models" / "graphs"
-    for path in publish(folder):
-        print(f"{path.relative_to(folder)}: {path.stat().st_size} bytes", flush=True)
+    for name in publish(folder):
+        print(name, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
 """The networks' graphs: published without weights, filled from a checkpoint when they are loaded.
 
 ``models/graphs/VARIANT/PART.onnx`` are exported from the PyTorch definitions by
-``aliked_ros.models.export``; their weights are named and sized, but hold no values. A checkpoint
-is read, folded (``networks.fold``) and put in their place in well under a second, by NumPy and
-onnx alone.
+``aliked_ros.models.export``, which lists the weights that each one lacks in ``weights.json``. A
+checkpoint is read, folded (``networks.fold``) and put in their place in well under a second, by
+NumPy alone: an ONNX file is a protobuf message, and a parser merges a message with what follows
+it, so a graph gets its weights when they are appended.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +24,10 @@ from aliked_ros.networks.checkpoint import State, read_state_dict
 from aliked_ros.networks.fold import AlikedShape, Array, LightGlueShape, Weights
 from aliked_ros.share import share_path
 
-if TYPE_CHECKING:
-    import onnx
-
 LIGHTGLUE = "aliked-lightglue"
-_FIRST = ("conv1.weight", "encoder.conv1.weight")
+
+Expected = dict[str, tuple[str, tuple[int, ...]]]
+"""The weights that a graph lacks: NumPy type and shape by name."""
 
 VARIANTS = {
     AlikedShape((8, 16, 32, 64), 64, 3, 16): "aliked-t16",
@@ -93,22 +94,19 @@ class AlikedGraphs:
                 "offsets": fold.offsets(read),
                 "aggregation": fold.aggregation(read),
             }
-            parts |= {f"encoder{channels}": fold.encoder(read, channels) for channels in (1, 3)}
+            parts |= {"encoder_rgb": fold.encoder(read, 3), "encoder_grey": fold.encoder(read, 1)}
             return fold.score_tail(read), parts
 
         self.score_tail, self._weights = _folded(state, path, work)
-        self.offsets = self._fill("offsets", "offsets")
-        self.aggregation = self._fill("aggregation", "aggregation")
+        self.offsets = self._fill("offsets")
+        self.aggregation = self._fill("aggregation")
 
     def encoder(self, channels: int) -> bytes:
         """``FoldedEncoder`` for images of 3 channels (RGB) or 1 (grey)."""
-        return self._fill("encoder", f"encoder{channels}", grey=channels == 1)
+        return self._fill("encoder_grey" if channels == 1 else "encoder_rgb")
 
-    def _fill(self, part: str, weights: str, grey: bool = False) -> bytes:
-        model = aliked_template(self.shape, part)
-        if grey:
-            take_grey(model)
-        return filled(model, self._weights[weights])
+    def _fill(self, part: str) -> bytes:
+        return fill(*aliked_template(self.shape, part), self._weights[part])
 
 
 class LightGlueGraphs:
@@ -142,33 +140,30 @@ class LightGlueGraphs:
         self.assignments = [self._fill("assignment", weights) for weights in assignments]
 
     def _fill(self, part: str, weights: Weights) -> bytes:
-        return filled(template(LIGHTGLUE, part), weights)
+        return fill(*template(LIGHTGLUE, part), weights)
 
 
-def extractor_model(model: str, part: str, channels: int) -> onnx.ModelProto:
-    """ALIKED as one graph (``part``: extractor-PRECISION), filled; errors as ``AlikedGraphs``."""
+def extractor_graph(model: str, precision: str, channels: int) -> bytes:
+    """ALIKED as one graph for a GPU, content of an ONNX file; errors as ``AlikedGraphs``."""
     path = weights_path(model)
     state = read_state_dict(path)
-    whole = aliked_template(AlikedShape.of_checkpoint(state, path), part)
-    if channels == 1:
-        take_grey(whole)
-    fill(whole, _folded(state, path, lambda read: fold.extractor(read, channels)))
-    return whole
+    part = f"extractor_{'grey' if channels == 1 else 'rgb'}-{precision}"
+    graph, expected = aliked_template(AlikedShape.of_checkpoint(state, path), part)
+    weights = _folded(state, path, lambda read: fold.extractor(read, channels))
+    return fill(graph, expected, weights)
 
 
-def matcher_models(segments: Mapping[str, range]) -> Iterator[onnx.ModelProto]:
-    """LightGlue as one graph for each segment: its part's name and its layers; filled."""
+def matcher_graphs(segments: Mapping[str, range]) -> Iterator[bytes]:
+    """LightGlue as one graph for each segment: its part's name and its layers."""
     path = weights_path(LIGHTGLUE)
     state = fold.read_lightglue(path)
     layers = LightGlueShape.of_checkpoint(state, path).layers
     for part, numbers in segments.items():
-        model = template(LIGHTGLUE, part)
-        fill(model, fold.matcher(state, numbers, layers))
-        yield model
+        yield fill(*template(LIGHTGLUE, part), fold.matcher(state, numbers, layers))
 
 
-def aliked_template(shape: AlikedShape, part: str) -> onnx.ModelProto:
-    """A graph of ALIKED without weights; made by PyTorch for sizes that none is published for."""
+def aliked_template(shape: AlikedShape, part: str) -> tuple[bytes, Expected]:
+    """A graph of ALIKED and what it lacks; made by PyTorch for sizes that none is published for."""
     if shape in VARIANTS:
         return template(VARIANTS[shape], part)
     try:
@@ -176,75 +171,63 @@ def aliked_template(shape: AlikedShape, part: str) -> onnx.ModelProto:
     except (ImportError, OSError) as error:  # OSError: a library that PyTorch links to is missing
         raise ModelError(
             f"No graph is published for a network of these sizes ({shape}), and making one needs "
-            f"PyTorch, onnx and onnxscript: {error}. Run `make setup GROUP=train`, or train a "
+            f"PyTorch, onnx and onnxscript ({error}). Run `make setup GROUP=train`, or train a "
             f"network of the sizes of {', '.join(VARIANTS.values())}."
         ) from error
     return export.make_aliked(shape, part)
 
 
-def template(variant: str, part: str) -> onnx.ModelProto:
-    """A published graph without weights; a copy of one's own."""
-    library = _onnx()
+@cache
+def template(variant: str, part: str) -> tuple[bytes, Expected]:
+    """A published graph and the weights that it lacks; ModelError where it is not there."""
     try:
-        model: onnx.ModelProto = library.load_from_string(_content(variant, part))
-        return model
-    except Exception as error:  # protobuf's own exceptions have no common base
+        listed = json.loads(share_path("models/graphs/weights.json").read_text(encoding="utf-8"))
+        expected = {name: (kind, tuple(dims)) for name, kind, dims in listed[variant][part]}
+        return share_path(f"models/graphs/{variant}/{part}.onnx").read_bytes(), expected
+    except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"The published graph {variant}/{part}.onnx is missing or damaged: {error}. "
-            "Install aliked_ros again."
+            f"The published graph {variant}/{part}.onnx is missing or damaged ({error}): install "
+            "aliked_ros again."
         ) from error
 
 
-@cache
-def _content(variant: str, part: str) -> bytes:
-    return share_path(f"models/graphs/{variant}/{part}.onnx").read_bytes()
+def fill(graph: bytes, expected: Expected, weights: Weights) -> bytes:
+    """A graph with its weights, each in the type that it expects.
 
-
-def _onnx() -> Any:
-    try:
-        import onnx
-    except ImportError as error:
-        raise ModelError(f"Loading a network needs onnx: {error}. Run: pip install onnx") from error
-    return onnx
-
-
-def fill(model: onnx.ModelProto, weights: Weights) -> None:
-    """Give a template its weights, in the precision it names; WeightsError for odd sizes."""
-    library = _onnx()
-    empty = {tensor.name: tensor for tensor in model.graph.initializer if is_empty(tensor)}
-    if empty.keys() != weights.keys():
-        odd = ", ".join(sorted(empty.keys() ^ weights.keys()))
-        raise ModelError(
-            f"A published graph is not of this version: {odd}. Install aliked_ros again."
-        )
-    for name, tensor in empty.items():
+    Raises WeightsError for one of another shape.
+    """
+    tensors = b""
+    for name, (kind, dims) in expected.items():
         values = weights[name]
-        if tuple(tensor.dims) != values.shape:
+        if values.shape != dims:
             raise WeightsError(
-                f"The checkpoint's {name} is {values.shape}, not {tuple(tensor.dims)}; "
-                "it is damaged or of another network."
+                f"The checkpoint's {name} is {values.shape}, not {dims}; it is damaged or of "
+                "another network."
             )
-        kind = library.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        tensor.raw_data = np.ascontiguousarray(values, kind).tobytes()
+        tensors += _field(_INITIALIZER, _tensor(name, np.ascontiguousarray(values, kind)))
+    return graph + _field(_GRAPH, tensors)
 
 
-def filled(model: onnx.ModelProto, weights: Weights) -> bytes:
-    """Content of an ONNX file: a template with its weights; see ``fill``."""
-    fill(model, weights)
-    content: bytes = model.SerializeToString()
-    return content
+# Numbers of fields and types in onnx.proto (github.com/onnx/onnx).
+_GRAPH, _INITIALIZER = 7, 5  # of ModelProto, of GraphProto
+_DIMS, _DATA_TYPE, _NAME, _RAW_DATA = 1, 2, 8, 9  # of TensorProto
+_DATA_TYPES = {"float32": 1, "float16": 10}
 
 
-def is_empty(tensor: onnx.TensorProto) -> bool:
-    """Whether a tensor of a template waits for its values."""
-    return not any(
-        (tensor.raw_data, tensor.float_data, tensor.int32_data, tensor.int64_data, 0 in tensor.dims)
-    )
+def _tensor(name: str, values: Array) -> bytes:
+    """A TensorProto."""
+    numbers = [(_DIMS, side) for side in values.shape]
+    numbers.append((_DATA_TYPE, _DATA_TYPES[values.dtype.name]))
+    start = b"".join(_varint(field << 3) + _varint(number) for field, number in numbers)
+    return start + _field(_NAME, name.encode()) + _field(_RAW_DATA, values.tobytes())
 
 
-def take_grey(model: onnx.ModelProto) -> None:
-    """Let a template's first convolution take one channel that stands for three equal ones."""
-    (image,) = (put for put in model.graph.input if put.name == "image")
-    image.type.tensor_type.shape.dim[3].dim_value = 1
-    (first,) = (t for t in model.graph.initializer if t.name in _FIRST)
-    first.dims[1] = 1
+def _field(number: int, content: bytes) -> bytes:
+    """A protobuf field that holds a message, a string or bytes."""
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(number: int) -> bytes:
+    """A protobuf number: seven bits a byte, the lowest first."""
+    groups = [number >> shift & 0x7F for shift in range(0, max(number.bit_length(), 1), 7)]
+    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
