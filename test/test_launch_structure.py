@@ -105,14 +105,11 @@ class Variable:
 
 
 @dataclass
-class IfElse:
-    condition: Any
-    if_value: Any
-    else_value: Any
+class Expression:
+    parts: list[Any]
 
     def perform(self, context: Context) -> str:
-        holds = If(self.condition).holds(context)
-        return text(self.if_value if holds else self.else_value, context)
+        return str(eval("".join(text(part, context) for part in self.parts)))
 
 
 def text(value: Any, context: Context) -> str:
@@ -254,7 +251,7 @@ MODULES = {
     },
     "launch.conditions": {"IfCondition": If, "UnlessCondition": Unless},
     "launch.substitutions": {
-        "EnvironmentVariable": Variable, "IfElseSubstitution": IfElse,
+        "EnvironmentVariable": Variable, "PythonExpression": Expression,
         "LaunchConfiguration": Configuration, "PathJoinSubstitution": PathJoin,
     },
     "launch_ros": {},

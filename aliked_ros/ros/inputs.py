@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import (
     QoSProfile,
@@ -26,6 +25,10 @@ from sensor_msgs.msg import Image as ImageMessage
 from aliked_ros.errors import ImageError
 from aliked_ros.messages import nanoseconds
 from aliked_ros.ros.calibration import Calibration
+from aliked_ros.ros.compatibility import (
+    QoSRequestedIncompatibleQoSInfo,
+    SubscriptionEventCallbacks,
+)
 from aliked_ros.ros.complaints import Complaints
 from aliked_ros.ros.conversions import depth_from_message, image_from_message, seconds
 from aliked_ros.ros.masks import Masks
