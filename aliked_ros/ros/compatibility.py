@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rclpy.node import Node
+
 try:
     from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 
@@ -19,6 +21,7 @@ __all__ = [
     "THIS_MACHINE_ONLY",
     "QoSRequestedIncompatibleQoSInfo",
     "SubscriptionEventCallbacks",
+    "publisher_count",
     "with_message_info",
 ]
 
@@ -35,7 +38,12 @@ def with_message_info(callback: Callable[[Any, dict[str, Any]], None]) -> Callab
     if not HUMBLE:
         return callback
 
-    def receive(message: Any, info: dict[str, Any] = _UNKNOWN_TIMES) -> None:
-        callback(message, info)
+    # Not even the info of a message that was taken by hand: times of two kinds would mix the order.
+    return lambda message, info=None: callback(message, _UNKNOWN_TIMES)
 
-    return receive
+
+def publisher_count(node: Node, subscription: Any) -> int:
+    """How many publishers a subscription hears; on Humble also those whose QoS does not match."""
+    if HUMBLE:
+        return int(node.count_publishers(subscription.topic_name))
+    return int(subscription.get_publisher_count())

@@ -28,6 +28,7 @@ from aliked_ros.ros.calibration import Calibration
 from aliked_ros.ros.compatibility import (
     QoSRequestedIncompatibleQoSInfo,
     SubscriptionEventCallbacks,
+    publisher_count,
 )
 from aliked_ros.ros.complaints import Complaints
 from aliked_ros.ros.conversions import depth_from_message, image_from_message, seconds
@@ -155,7 +156,7 @@ class Inputs:
         """What to say when no images come."""
         return (
             f"no image on {self.topic} for {self._statistics.silence():.0f} s: "
-            f"{self._images.get_publisher_count()} matching publishers. "
+            f"{publisher_count(self._node, self._images)} matching publishers. "
             "Check the topic's name, and input_reliability against the camera's QoS."
         )
 
@@ -268,8 +269,8 @@ class Inputs:
         if pair.offset is None or self._last_partner < self._alone_since or silence > _SILENCE:
             reason = (
                 f"no message on {topic} for {silence:.1f} s "
-                f"({self._partners.get_publisher_count()} matching publishers): images go on "
-                "alone. Check the topic's name, and input_reliability against its QoS."
+                f"({publisher_count(self._node, self._partners)} matching publishers): images go "
+                "on alone. Check the topic's name, and input_reliability against its QoS."
             )
         elif self._pairing.delay is not None:
             reason = (
