@@ -20,7 +20,7 @@ pytestmark = pytest.mark.ros
 
 # rclpy's own modules have what they need of each other when theirs are taken away.
 AS_ON_HUMBLE = """
-import sys, rclpy.node, rclpy.qos_event
+import sys, rclpy.lifecycle, rclpy.node, rclpy.qos_event
 for name in ("event_handler", "parameter_client"):
     sys.modules[f"rclpy.{name}"] = None
 del rclpy.node.Node.add_post_set_parameters_callback
