@@ -101,6 +101,9 @@ _OUTPUTS: dict[str, dict[str, type]] = {
 _CHUNK_BYTES = 1 << 20
 _DISCOVERY_PERIOD = 0.5  # seconds between two looks for the topics that are awaited
 _LONGEST_QUEUE = 1000  # messages of a reliable topic that wait while the disk is slow
+# Nanoseconds that Kilted's times of receipt go back from one message to the next: readers, which
+# sort by them, would see the messages in another order.
+_TIME_JITTER = 1_000_000_000
 _SEPARATOR = "\n" + "=" * 80 + "\n"
 # A field of another message type: optional package, type, optional array bounds, name.
 _FIELD = re.compile(r"^\s*(?:(\w+)/)?(?:msg/)?([A-Z]\w*)(?:\[.*?\])?\s+\w+")
@@ -283,6 +286,7 @@ class RecorderNode(Node):
         self._recording = Recording(Path(settings["output"]).expanduser())
         self._failure: OutputError | None = None
         self._refused = 0
+        self._latest = 0
         self._awaited: set[str] = set()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         try:
@@ -358,13 +362,14 @@ class RecorderNode(Node):
         """Record what has arrived, but still waited when we were asked to end."""
         rest = []
         for subscription in self.subscriptions:
-            handle = subscription.handle
+            handle, latest = subscription.handle, 0
             for _ in range(_LONGEST_QUEUE):  # at most: its publisher may go on
                 with handle:
                     taken = handle.take_message(subscription.msg_type, subscription.raw)
                 if taken is None:
                     break
-                rest.append((taken[1]["received_timestamp"], subscription.callback, taken))
+                latest = max(latest, taken[1]["received_timestamp"])  # their own order is kept
+                rest.append((latest, subscription.callback, taken))
         for _, store, taken in sorted(rest, key=itemgetter(0)):
             store(*taken)
 
@@ -401,6 +406,9 @@ class RecorderNode(Node):
 
     def _store(self, topic: str, data: bytes, info: dict[str, Any]) -> None:
         received = info["received_timestamp"] or self.get_clock().now().nanoseconds
+        if 0 < self._latest - received < _TIME_JITTER:
+            received = self._latest
+        self._latest = received
         self._recording.add(topic, data, received, info["source_timestamp"] or received)
 
     def _discover(self) -> None:
