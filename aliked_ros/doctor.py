@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
@@ -20,6 +20,7 @@ from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import AlikedError
 from aliked_ros.gpu import GpuError, find_gpu
 from aliked_ros.machine import cores, processor
+from aliked_ros.middleware import MiddlewareError, require_middleware
 from aliked_ros.models.registry import FETCH_COMMAND, MODELS, weights_dir, weights_path
 from aliked_ros.share import share_path
 
@@ -125,23 +126,39 @@ def _version(module: str, *distributions: str) -> str | None:
 
 
 def _ros() -> Iterator[Check]:
-    source = "source a ROS 2 (/opt/ros/DISTRO/setup.bash), or run: make setup"
-    try:
-        importlib.import_module("rclpy")
-    except ImportError as error:
-        finding = f"cannot be imported ({error}); the command line works without it"
-        yield Check("rclpy", WARN, finding, f"For the node: {source}")
-    else:
-        version = _version("rclpy", "ros-rclpy", "rclpy")
-        middleware = os.environ.get("RMW_IMPLEMENTATION", "the default middleware")
-        yield Check("rclpy", OK, f"{version}, {middleware}")
-    try:
-        importlib.import_module("aliked_msgs.msg")
-    except ImportError as error:
+    yield _rclpy()
+    failure = _import_failure("aliked_msgs.msg")
+    if failure:
         build = "For the node: build it with `colcon build` and source install/setup.bash, or run: "
-        yield Check("aliked_msgs", WARN, f"cannot be imported ({error})", build + "make setup")
+        yield Check("aliked_msgs", WARN, f"cannot be imported ({failure})", build + "make setup")
     else:
         yield Check("aliked_msgs", OK, "can be imported")
+
+
+def _rclpy() -> Check:
+    try:
+        require_middleware()
+    except MiddlewareError as error:
+        return Check("rclpy", WARN, error.problem, f"For the node: {error.remedy}")
+    failure = _import_failure("rclpy")
+    if failure:
+        finding = f"cannot be imported ({failure}); the command line works without it"
+        source = "source a ROS 2 (/opt/ros/DISTRO/setup.bash), or run: make setup"
+        return Check("rclpy", WARN, finding, f"For the node: {source}")
+    version = _version("rclpy", "ros-rclpy", "rclpy")
+    middleware = os.environ.get("RMW_IMPLEMENTATION", "the default middleware")
+    return Check("rclpy", OK, f"{version}, {middleware}")
+
+
+def _import_failure(module: str) -> str:
+    """Why a module cannot be imported; empty when it can. Tried in a child: rclpy may end it."""
+    child = subprocess.run(
+        [sys.executable, "-c", f"import {module}"], capture_output=True, text=True, check=False
+    )
+    if child.returncode == 0:
+        return ""
+    said = child.stderr.strip().splitlines()
+    return said[-1] if said else f"exit status {child.returncode}"
 
 
 def _cache() -> Check:

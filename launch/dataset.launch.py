@@ -5,7 +5,7 @@ ros2 launch aliked_ros dataset.launch.py source:=/path/to/rgbd_dataset_freiburg1
 """
 
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
-from launch.substitutions import IfElseSubstitution, LaunchConfiguration, PathJoinSubstitution
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, PythonExpression
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
@@ -21,7 +21,8 @@ TOPICS = {
     "depth/image": "depth_image",
 }
 START_TIMEOUT = 900.0  # seconds: TensorRT engines may have to be built first
-CLOCK = IfElseSubstitution(LaunchConfiguration("clock"), "100.0", "0.0")  # messages a second
+# Messages a second. Not IfElseSubstitution, which Humble lacks.
+CLOCK = PythonExpression(["100.0 if '", LaunchConfiguration("clock"), "' == 'true' else 0.0"])
 
 
 def parameter(argument: str, kind: type) -> ParameterValue:

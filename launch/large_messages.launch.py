@@ -3,6 +3,8 @@
 An environment that names a profile of its own keeps it.
 """
 
+import os
+
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from launch.conditions import IfCondition
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
@@ -13,12 +15,16 @@ from launch import LaunchDescription
 PROFILE = PathJoinSubstitution(
     [FindPackageShare("aliked_ros"), "config", "fastdds_large_messages.xml"]
 )
-# Fast DDS's name for it until Jazzy, and from Kilted on.
-VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+# Fast DDS's name for it from Kilted on, where the older one is warned of; and until Jazzy.
+VARIABLE = (
+    "FASTDDS_DEFAULT_PROFILES_FILE"
+    if os.environ.get("ROS_DISTRO", "") >= "kilted"
+    else "FASTRTPS_DEFAULT_PROFILES_FILE"
+)
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Set the variables for all nodes that are started after this."""
+    """Set the variable for all nodes that are started after this."""
     return LaunchDescription(
         [
             DeclareLaunchArgument(
@@ -28,13 +34,10 @@ def generate_launch_description() -> LaunchDescription:
                 description="Give Fast DDS a shared memory segment that holds images, "
                 "unless the environment names a profile of its own",
             ),
-            *(
-                SetEnvironmentVariable(
-                    name,
-                    EnvironmentVariable(name, default_value=PROFILE),
-                    condition=IfCondition(LaunchConfiguration("large_messages")),
-                )
-                for name in VARIABLES
+            SetEnvironmentVariable(
+                VARIABLE,
+                EnvironmentVariable(VARIABLE, default_value=PROFILE),
+                condition=IfCondition(LaunchConfiguration("large_messages")),
             ),
         ]
     )

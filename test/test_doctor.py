@@ -125,3 +125,28 @@ def test_engines_that_are_not_what_was_built_are_named(
 def test_what_tensorrt_needs_is_listed_also_without_a_gpu() -> None:
     found = findings()
     assert {"TensorRT", "pycuda", "GPU", "engines"} <= found.keys()
+
+
+def test_a_middleware_that_is_not_installed_is_named_and_the_rest_still_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rclpy's import would end the process with status 102."""
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+    monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_unheard_of_cpp")
+    found = findings()
+    assert found["rclpy"].state == WARN
+    assert "rmw_unheard_of_cpp" in found["rclpy"].finding
+    assert "unset RMW_IMPLEMENTATION" in found["rclpy"].remedy
+    assert "ros-$ROS_DISTRO-rmw-unheard-of-cpp" in found["rclpy"].remedy
+    assert found["backend"].state == OK
+
+
+def test_an_rclpy_that_ends_its_process_does_not_end_the_doctor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rclpy.py").write_text(
+        "import os, sys; print('no', file=sys.stderr); os._exit(102)"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[1]}")
+    found = findings()["rclpy"]
+    assert (found.state, "(no)" in found.finding) == (WARN, True), found

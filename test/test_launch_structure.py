@@ -105,14 +105,11 @@ class Variable:
 
 
 @dataclass
-class IfElse:
-    condition: Any
-    if_value: Any
-    else_value: Any
+class Expression:
+    parts: list[Any]
 
     def perform(self, context: Context) -> str:
-        holds = If(self.condition).holds(context)
-        return text(self.if_value if holds else self.else_value, context)
+        return str(eval("".join(text(part, context) for part in self.parts)))
 
 
 def text(value: Any, context: Context) -> str:
@@ -254,7 +251,7 @@ MODULES = {
     },
     "launch.conditions": {"IfCondition": If, "UnlessCondition": Unless},
     "launch.substitutions": {
-        "EnvironmentVariable": Variable, "IfElseSubstitution": IfElse,
+        "EnvironmentVariable": Variable, "PythonExpression": Expression,
         "LaunchConfiguration": Configuration, "PathJoinSubstitution": PathJoin,
     },
     "launch_ros": {},
@@ -343,20 +340,29 @@ def test_what_is_started_exists_and_knows_its_parameters(name: str, switch: str)
 
 
 @pytest.mark.parametrize("name", STARTED)
+@pytest.mark.parametrize(
+    ("distribution", "variable"),
+    [
+        ("humble", "FASTRTPS_DEFAULT_PROFILES_FILE"),
+        ("jazzy", "FASTRTPS_DEFAULT_PROFILES_FILE"),
+        ("kilted", "FASTDDS_DEFAULT_PROFILES_FILE"),
+        ("lyrical", "FASTDDS_DEFAULT_PROFILES_FILE"),
+    ],
+)
 def test_every_node_has_room_for_large_messages_unless_it_is_not_wanted(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, distribution: str, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+    monkeypatch.setenv("ROS_DISTRO", distribution)
     profile = str(ROOT / "config" / "fastdds_large_messages.xml")
     assert Path(profile).is_file()
     nodes = launched(name, **required(name)).nodes
     assert nodes
-    assert all(node.environment == dict.fromkeys(names, profile) for node in nodes)
+    assert all(node.environment == {variable: profile} for node in nodes)
     without = launched(name, **required(name), large_messages="false").nodes
     assert all(node.environment == {} for node in without)
-    monkeypatch.setenv(names[0], "mine.xml")
+    monkeypatch.setenv(variable, "mine.xml")
     own = launched(name, **required(name)).nodes
-    assert all(node.environment == {names[0]: "mine.xml", names[1]: profile} for node in own)
+    assert all(node.environment == {variable: "mine.xml"} for node in own)
 
 
 def test_frontend_has_the_topics_and_the_profile_that_were_asked_for() -> None:

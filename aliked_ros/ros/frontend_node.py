@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
@@ -109,7 +110,7 @@ class FrontendNode(LifecycleNode):
         # These two speak in every state: a node that could not be configured has to say why.
         self._status = self.create_publisher(FrontendStatus, "~/status", _REPORT_QOS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", _REPORT_QOS)
-        self._settings = NodeParameters(self, self._is_configured, self._apply_parameters)
+        self._settings = NodeParameters(self, self._is_configured)
         name = self.get_fully_qualified_name().lstrip("/")  # several cameras, several names
         self._diagnosis = Diagnostics(name, self._settings)
         self._status_timer = self.create_timer(
@@ -319,7 +320,8 @@ class FrontendNode(LifecycleNode):
 
     def _refuse_impossible_transitions(self) -> None:
         """Answer ``success: false`` where rclpy would let the exception end the executor."""
-        change_state = self._service_change_state.callback
+        service = next(s for s in self.services if s.srv_type is ChangeState)
+        change_state = service.callback
 
         def answer(request, response):
             try:
@@ -332,7 +334,7 @@ class FrontendNode(LifecycleNode):
                 response.success = False
                 return response
 
-        self._service_change_state.callback = answer
+        service.callback = answer
 
     # Images
 
@@ -518,11 +520,19 @@ class FrontendNode(LifecycleNode):
         time.sleep(_TURN)  # the lock is not fair: let who waits for it have it
 
     def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
-        """As rclpy's, but whoever sets a read-only one is told what to do."""
+        """As rclpy's; values take effect at once, and a read-only one is refused with advice."""
+        # Not add_post_set_parameters_callback, which Humble lacks.
         result = super().set_parameters_atomically(parameter_list)
-        if not result.successful and "read-only" in result.reason:
+        if result.successful:
+            self._settings.accept(parameter_list)
+            self._apply_parameters()
+        elif "read-only" in result.reason:
             result.reason = refused_read_only([parameter.name for parameter in parameter_list])
         return result
+
+    def set_parameters(self, parameter_list: list[Parameter]) -> list[SetParametersResult]:
+        """Set each parameter by itself."""
+        return [self.set_parameters_atomically([parameter]) for parameter in parameter_list]
 
     def _apply_parameters(self) -> None:
         """After parameters were set: what can change while working does so now."""

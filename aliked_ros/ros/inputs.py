@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import (
     QoSProfile,
@@ -26,6 +25,11 @@ from sensor_msgs.msg import Image as ImageMessage
 from aliked_ros.errors import ImageError
 from aliked_ros.messages import nanoseconds
 from aliked_ros.ros.calibration import Calibration
+from aliked_ros.ros.compatibility import (
+    QoSRequestedIncompatibleQoSInfo,
+    SubscriptionEventCallbacks,
+    publisher_count,
+)
 from aliked_ros.ros.complaints import Complaints
 from aliked_ros.ros.conversions import depth_from_message, image_from_message, seconds
 from aliked_ros.ros.masks import Masks
@@ -152,7 +156,7 @@ class Inputs:
         """What to say when no images come."""
         return (
             f"no image on {self.topic} for {self._statistics.silence():.0f} s: "
-            f"{self._images.get_publisher_count()} matching publishers. "
+            f"{publisher_count(self._node, self._images)} matching publishers. "
             "Check the topic's name, and input_reliability against the camera's QoS."
         )
 
@@ -265,8 +269,8 @@ class Inputs:
         if pair.offset is None or self._last_partner < self._alone_since or silence > _SILENCE:
             reason = (
                 f"no message on {topic} for {silence:.1f} s "
-                f"({self._partners.get_publisher_count()} matching publishers): images go on "
-                "alone. Check the topic's name, and input_reliability against its QoS."
+                f"({publisher_count(self._node, self._partners)} matching publishers): images go "
+                "on alone. Check the topic's name, and input_reliability against its QoS."
             )
         elif self._pairing.delay is not None:
             reason = (

@@ -367,12 +367,10 @@ class NodeParameters:
     takes its place, and :meth:`frontend_config` refuses with the reason until a good one is set.
 
     configured: whether the node is configured now, which locks ``Change.UNCONFIGURED``.
-    changed: called after parameters were set.
     """
 
     node: Node
     configured: Callable[[], bool]
-    changed: Callable[[], None]
     _problems: dict[str, str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -387,7 +385,6 @@ class NodeParameters:
                 declaration.name, value, declaration.descriptor(), ignore_override=True
             )
         self.node.add_on_set_parameters_callback(self._check)
-        self.node.add_post_set_parameters_callback(self._set)
 
     def __getitem__(self, name: str) -> Any:
         """Current value of a parameter."""
@@ -398,6 +395,11 @@ class NodeParameters:
         if self._problems:
             raise ConfigurationError(" ".join(self._problems.values()))
         return FrontendConfig(**{name: self[name] for name in names()})
+
+    def accept(self, parameters: Sequence[Any]) -> None:
+        """Forget the bad values that these parameters had at start; they have been set since."""
+        for parameter in parameters:
+            self._problems.pop(parameter.name, None)
 
     def _check(self, parameters: Sequence[Any]) -> SetParametersResult:
         """Refuse, with the reason, what is not valid or cannot change now."""
@@ -419,11 +421,6 @@ class NodeParameters:
         except ConfigurationError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
-
-    def _set(self, parameters: Sequence[Any]) -> None:
-        for parameter in parameters:
-            self._problems.pop(parameter.name, None)
-        self.changed()
 
 
 def _transitions(node: Node, *labels: str) -> str:

@@ -21,6 +21,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from aliked_msgs.msg import FrontendStatus
 from aliked_ros.errors import AlikedError
+from aliked_ros.ros.compatibility import THIS_MACHINE_ONLY
 from aliked_ros.share import share_path
 
 FRONTEND = "aliked_frontend"
@@ -167,7 +168,7 @@ def join_private_domain() -> int:
     profile = str(share_path("config/fastdds_large_messages.xml"))
     os.environ.update(
         ROS_DOMAIN_ID=str(domain),
-        ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST",
+        **THIS_MACHINE_ONLY,
         FASTRTPS_DEFAULT_PROFILES_FILE=profile,
         FASTDDS_DEFAULT_PROFILES_FILE=profile,
     )

@@ -29,13 +29,13 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from mcap.writer import CompressionType, Writer
 from nav_msgs.msg import Odometry
 from nav_msgs.msg import Path as PathMessage
+from rcl_interfaces.srv import GetParameters, ListParameters
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
-from rclpy.parameter_client import AsyncParameterClient
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from rclpy.task import Future
@@ -49,6 +49,7 @@ from aliked_ros import bags
 from aliked_ros.benchmark.timing import machine
 from aliked_ros.errors import ConfigurationError, ImageError, OutputError
 from aliked_ros.ros import running
+from aliked_ros.ros.compatibility import with_message_info
 from aliked_ros.ros.conversions import jpeg_message
 from aliked_ros.ros.parameters import Change, Declaration, declare
 
@@ -100,6 +101,9 @@ _OUTPUTS: dict[str, dict[str, type]] = {
 _CHUNK_BYTES = 1 << 20
 _DISCOVERY_PERIOD = 0.5  # seconds between two looks for the topics that are awaited
 _LONGEST_QUEUE = 1000  # messages of a reliable topic that wait while the disk is slow
+# Nanoseconds that Kilted's times of receipt go back from one message to the next: readers, which
+# sort by them, would see the messages in another order.
+_TIME_JITTER = 1_000_000_000
 _SEPARATOR = "\n" + "=" * 80 + "\n"
 # A field of another message type: optional package, type, optional array bounds, name.
 _FIELD = re.compile(r"^\s*(?:(\w+)/)?(?:msg/)?([A-Z]\w*)(?:\[.*?\])?\s+\w+")
@@ -282,6 +286,7 @@ class RecorderNode(Node):
         self._recording = Recording(Path(settings["output"]).expanduser())
         self._failure: OutputError | None = None
         self._refused = 0
+        self._latest = 0
         self._awaited: set[str] = set()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         try:
@@ -292,13 +297,13 @@ class RecorderNode(Node):
         facts = machine()
         facts |= facts.pop("packages")
         self._recording.add_facts(bags.MACHINE, {name: str(fact) for name, fact in facts.items()})
-        self._frontend: AsyncParameterClient | None = AsyncParameterClient(
-            self, settings["frontend"]
-        )
+        frontend = settings["frontend"]
+        self._lists = self.create_client(ListParameters, f"{frontend}/list_parameters")
+        self._gets = self.create_client(GetParameters, f"{frontend}/get_parameters")
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # also while simulated time stands
         self.create_timer(settings["flush_period"], self._flush, clock=steady)
         self.create_timer(_DISCOVERY_PERIOD, self._discover, clock=steady)
-        self.create_timer(_DISCOVERY_PERIOD, self._ask_for_settings, clock=steady)
+        self._asking = self.create_timer(_DISCOVERY_PERIOD, self._ask_for_settings, clock=steady)
 
     def _subscribe(self, settings: dict[str, Any]) -> None:
         reliable = QoSProfile(depth=_LONGEST_QUEUE, reliability=ReliabilityPolicy.RELIABLE)
@@ -357,13 +362,14 @@ class RecorderNode(Node):
         """Record what has arrived, but still waited when we were asked to end."""
         rest = []
         for subscription in self.subscriptions:
-            handle = subscription.handle
+            handle, latest = subscription.handle, 0
             for _ in range(_LONGEST_QUEUE):  # at most: its publisher may go on
                 with handle:
                     taken = handle.take_message(subscription.msg_type, subscription.raw)
                 if taken is None:
                     break
-                rest.append((taken[1]["received_timestamp"], subscription.callback, taken))
+                latest = max(latest, taken[1]["received_timestamp"])  # their own order is kept
+                rest.append((latest, subscription.callback, taken))
         for _, store, taken in sorted(rest, key=itemgetter(0)):
             store(*taken)
 
@@ -380,7 +386,7 @@ class RecorderNode(Node):
             self._store(name, data, info)
 
         self._recording.add_topic(name, kind)
-        self.create_subscription(kind, topic, store, qos, raw=True)
+        self.create_subscription(kind, topic, with_message_info(store), qos, raw=True)
 
     def _record_as_jpeg(self, topic: str, qos: QoSProfile) -> None:
         """Record an image topic under ``TOPIC/compressed``, a tenth of its size."""
@@ -396,10 +402,13 @@ class RecorderNode(Node):
             self._store(name, data, info)
 
         self._recording.add_topic(name, CompressedImage)
-        self.create_subscription(ImageMessage, topic, store, qos)
+        self.create_subscription(ImageMessage, topic, with_message_info(store), qos)
 
     def _store(self, topic: str, data: bytes, info: dict[str, Any]) -> None:
         received = info["received_timestamp"] or self.get_clock().now().nanoseconds
+        if 0 < self._latest - received < _TIME_JITTER:
+            received = self._latest
+        self._latest = received
         self._recording.add(topic, data, received, info["source_timestamp"] or received)
 
     def _discover(self) -> None:
@@ -429,21 +438,21 @@ class RecorderNode(Node):
 
     def _ask_for_settings(self) -> None:
         """Store the parameters of the front-end, as they are when it is seen first."""
-        frontend = self._frontend
-        if frontend is None or not frontend.services_are_ready():
+        if not (self._lists.service_is_ready() and self._gets.service_is_ready()):
             return
-        self._frontend = None
+        self._asking.cancel()
 
         def ask(listed: Future) -> None:
             names = listed.result().result.names
-            frontend.get_parameters(names).add_done_callback(lambda got: store(names, got))
+            got = self._gets.call_async(GetParameters.Request(names=names))
+            got.add_done_callback(lambda got: store(names, got))
 
         def store(names: list[str], got: Future) -> None:
             values = map(parameter_value_to_python, got.result().values)
             facts = {name: str(value) for name, value in zip(names, values, strict=True)}
             self._recording.add_facts(bags.SETTINGS, facts)
 
-        frontend.list_parameters().add_done_callback(ask)
+        self._lists.call_async(ListParameters.Request()).add_done_callback(ask)
 
     def _flush(self) -> None:
         self._recording.flush()
