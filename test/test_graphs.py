@@ -16,6 +16,7 @@ from aliked_ros.models.graphs import LIGHTGLUE, AlikedGraphs, LightGlueGraphs
 from aliked_ros.models.registry import weights_path
 from aliked_ros.networks.checkpoint import read_state_dict
 
+
 def saved(path: Path, state: dict[str, np.ndarray]) -> str:
     """A checkpoint of one's own, as PyTorch writes it."""
     torch = pytest.importorskip("torch")
@@ -33,7 +34,7 @@ CHECKED = {
 @pytest.mark.long
 @pytest.mark.parametrize("name", sorted(CHECKED))
 def test_a_published_graph_is_what_pytorch_exports_today(name: str) -> None:
-    """Else: make graphs. (All of them take four minutes; these differ in what can change.)"""
+    """Else: make graphs. These differ in what can change; all of them would take four minutes."""
     pytest.importorskip("torch")
     from aliked_ros.models import export
 
@@ -53,16 +54,15 @@ def test_a_process_runs_every_model_without_pytorch_and_onnx() -> None:
     program = """
 import sys
 sys.modules.update(torch=None, onnx=None)  # an import of them now fails
-import numpy as np
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.types import Image
-noise = np.random.default_rng(0).integers(0, 255, (96, 96), np.uint8)
+from aliked_ros.sources import open_source
+images = list(open_source("virtual", limit=2))
 for model in ("aliked-t16", "aliked-n16", "aliked-n16rot", "aliked-n32"):
     matcher = "lightglue" if model == "aliked-n16" else "nearest"
     pipeline = Pipeline(FrontendConfig(model=model, matcher=matcher, backend="cpu"))
-    for _ in range(2):
-        result = pipeline.process(Image(noise))
+    for image in images:
+        result = pipeline.process(image)
     print(model, len(result.features) > 10, len(result.matches) > 10)
     pipeline.close()
 """
