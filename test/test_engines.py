@@ -480,5 +480,5 @@ def test_what_the_gpu_libraries_say_is_explained(said: str, cause: str) -> None:
 def test_without_tensorrt_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(GpuError, match=r"TensorRT is not installed .*requirements/tensorrt\.txt"):
+    with pytest.raises(GpuError, match=r"TensorRT is not installed .*pip install tensorrt-rtx"):
         load_tensorrt()

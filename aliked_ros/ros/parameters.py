@@ -8,6 +8,7 @@ reference page.
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -164,7 +165,8 @@ _LIVE_SETTINGS = frozenset(
 
 def _pipeline_declarations() -> list[Declaration]:
     """The settings of FrontendConfig; their descriptions are the entries of its docstring."""
-    entries = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", FrontendConfig.__doc__ or "", re.M)
+    # (getdoc: from Python 3.13 on a docstring has lost its indentation)
+    entries = re.findall(r"^(\w+): (.+(?:\n {4}.+)*)", inspect.getdoc(FrontendConfig) or "", re.M)
     descriptions = {name: " ".join(text.split()).replace("``", "'") for name, text in entries}
     defaults = FrontendConfig()
     return [
