@@ -68,7 +68,7 @@ def homography_pairs(folder: Path) -> list[HomographyPair]:
 
 def _listed(table: Path) -> Iterator[HomographyPair]:
     for number, line in enumerate(
-        table.read_text(encoding="utf-8", errors="replace").splitlines(), start=1
+        table.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1
     ):
         words = line.split()
         if not words or words[0].startswith("#"):

@@ -86,7 +86,7 @@ def read_truth(path: Path) -> PoseTrajectory3D:
 
 def _numbers(path: Path) -> NDArray[np.float64]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
         wanted = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
         return np.loadtxt(wanted, ndmin=2) if wanted else np.zeros((0, 0))
     except (OSError, ValueError) as error:

@@ -37,7 +37,9 @@ __all__ = [
     "read_image",
 ]
 
-_BAG_SUFFIXES = (".mcap", ".db3", ".bag")
+_STORAGES = (".mcap", ".db3")  # of rosbag2
+_BAG_SUFFIXES = (*_STORAGES, ".bag", ".active")
+_COMPRESSIONS = (".zstd", ".zst")  # of whole files
 _SUGGESTIONS = 5  # sequences that an error names
 _SEARCHED = 1000  # folders in which they are looked for
 
@@ -72,7 +74,7 @@ def open_source(spec: str, limit: int | None = None, partner: Partner = "none") 
             raise SourceError(f"source {spec!r}: give the camera's number, e.g. 'camera:0'.")
         return Camera(int(number), limit)
     path = Path(spec).expanduser()
-    if (not path.exists() and "#" in spec) or path.suffix in _BAG_SUFFIXES:
+    if (not path.exists() and "#" in spec) or _names_a_bag(path):
         return _recording(spec, limit, partner)
     if path.is_dir():
         return _folder(path, limit, partner)
@@ -130,10 +132,19 @@ def _data_sets(path: Path) -> Iterator[Path]:
 
 def _is_bag(path: Path) -> bool:
     if not path.is_dir():
-        return path.is_file() and path.suffix in _BAG_SUFFIXES
-    return (path / "metadata.yaml").is_file() or any(
-        next(path.glob(pattern), None) for pattern in ("*.mcap", "*.db3")
-    )
+        return path.is_file() and _names_a_bag(path)
+    try:
+        files = list(path.iterdir())
+    except OSError:
+        return False
+    return any(file.name == "metadata.yaml" or _names_a_bag(file, _STORAGES) for file in files)
+
+
+def _names_a_bag(path: Path, kinds: tuple[str, ...] = _BAG_SUFFIXES) -> bool:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in _COMPRESSIONS:
+        suffixes.pop()
+    return bool(suffixes) and suffixes[-1] in kinds and not path.name.startswith(".")
 
 
 def _recording(spec: str, limit: int | None, partner: Partner) -> Source:

@@ -293,7 +293,7 @@ def _euroc_sensor(path: Path) -> tuple[CameraModel, NDArray[np.float64]] | None:
         logger.warning("%s is missing: the camera is not calibrated.", path)
         return None
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         # OpenCV writes a first line that is no YAML 1.1.
         sensor = yaml.safe_load(text.removeprefix("%YAML:1.0"))
         width, height = sensor["resolution"]

@@ -97,7 +97,7 @@ def sequence(table: Path, limit: int | None, partner: Partner) -> ImageFiles:
     paths: list[Path] = []
     stamps: list[int] = []
     try:
-        with table.open(encoding="utf-8", newline="") as file:
+        with table.open(encoding="utf-8-sig", newline="") as file:
             for number, row in enumerate(csv.reader(file), start=1):
                 if not row or row[0].lstrip().startswith("#"):
                     continue
@@ -139,6 +139,7 @@ def image_files(path: Path) -> list[Path]:
     """The image files in a folder, image2 before image10; SourceError when it cannot be listed."""
     try:
         files = [f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file()]
+        files = [f for f in files if not f.name.startswith(".")]  # macOS's "._image.png"
     except OSError as error:
         raise SourceError(f"cannot list {path}: {error.strerror}.") from error
     return sorted(files, key=lambda f: _natural(f.name))
@@ -150,7 +151,7 @@ def read_table(path: Path, columns: str, separator: str | None = None) -> list[l
     Raises SourceError naming the line when a row has fewer columns.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"cannot read {path}: {error}.") from error
     needed = len(columns.split(separator))
@@ -183,7 +184,7 @@ def calibration_file(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        calibration = json.loads(path.read_text(encoding="utf-8"))
+        calibration = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise SourceError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(calibration, dict):

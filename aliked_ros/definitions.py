@@ -1,0 +1,92 @@
+"""Decoding the messages of recordings by the definitions that were recorded with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import zstandard
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+from rosbags.typesys.msg import normalize_msgtype
+from rosbags.typesys.store import Typestore
+
+from aliked_ros.errors import SourceError
+
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no serialised message begins so
+_SERIALIZATIONS = {"cdr": "deserialize_cdr", "ros1": "deserialize_ros1"}
+_IDL_SEPARATOR = "=" * 80 + "\n"
+
+
+class Decoder:
+    """Decodes the messages of one topic.
+
+    Definitions in recordings may be missing, empty, unreadable or of another version. Each topic
+    therefore has its own, which is looked at with its first message, and where it does not do ROS's
+    own of that name is tried.
+
+    msgtype: ``package/msg/Type``; of what is no ROS message, its name and encoding.
+    """
+
+    def __init__(self, name: str, encoding: str, notation: str, definition: str) -> None:
+        """Take what a recording says of a topic.
+
+        name: of the type. encoding: of the messages: ``cdr`` or ``ros1``. notation: of the
+        definition: ``ros2msg``, ``ros1msg``, ``ros2idl`` or ``omgidl``.
+        """
+        self._method = _SERIALIZATIONS.get(encoding, "")
+        self._notation, self._definition = notation, definition
+        self._decode: Callable[[bytes, str], Any] | None = None
+        self.msgtype = normalize_msgtype(name) if self._method else f"{name} in {encoding or '?'}"
+
+    def __call__(self, data: bytes) -> Any:
+        """The message; raises an exception where none of the definitions explains it."""
+        if data[:4] == ZSTD_MAGIC:  # compressed message by message
+            data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
+        if self._decode is not None:
+            return self._decode(data, self.msgtype)
+        failure: Exception | None = None
+        for store in self._stores():
+            decode = getattr(store, self._method)
+            try:
+                message = decode(data, self.msgtype)
+            except Exception as error:  # what wrong definitions make of rosbags' generated code
+                failure = failure or error
+            else:
+                self._decode = decode
+                return message
+        raise failure or SourceError(
+            f"there is no readable definition of {self.msgtype} in it; record it again with ROS 2 "
+            "Iron or newer, or as MCAP"
+        )
+
+    def _stores(self) -> Iterator[Typestore]:
+        try:
+            types = self._types()
+            store = get_typestore(Stores.EMPTY)
+            store.register(types)
+        except Exception:  # what rosbags' parsers raise
+            types = {}
+        if self.msgtype in types:
+            yield store
+        standard = _standard(self._method == "deserialize_ros1")
+        if self.msgtype in standard.fielddefs:
+            yield standard
+
+    def _types(self) -> dict[str, Any]:
+        text = self._definition
+        if self._notation in ("ros2msg", "ros1msg"):
+            return dict(get_types_from_msg(text, self.msgtype))
+        if self._notation not in ("ros2idl", "omgidl"):
+            return {}
+        if not text.startswith(f"{_IDL_SEPARATOR}IDL: "):
+            return dict(get_types_from_idl(text))
+        types: dict[str, Any] = {}
+        for part in text.split(_IDL_SEPARATOR)[1:]:
+            types |= get_types_from_idl(part.partition("\n")[2])
+        return types
+
+
+@cache
+def _standard(ros1: bool) -> Typestore:
+    return get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_HUMBLE)
