@@ -26,6 +26,7 @@ class _Encoding:
     channels, bytes_per_sample: as stored; samples of two bytes are reduced to their high byte
         (value >> 8) before the conversion.
     even_width, even_height: the layout repeats every second column, or row.
+    chroma: bytes of colour behind the whole of the brightness, for each of its bytes (planar YUV).
     """
 
     channels: int
@@ -33,10 +34,15 @@ class _Encoding:
     bytes_per_sample: int = 1
     even_width: bool = False
     even_height: bool = False
+    chroma: float = 0.0
 
 
 def _bayer(conversion: int, bytes_per_sample: int) -> _Encoding:
     return _Encoding(1, conversion, bytes_per_sample, even_width=True, even_height=True)
+
+
+def _planar(conversion: int) -> _Encoding:
+    return _Encoding(1, conversion, even_width=True, even_height=True, chroma=0.5)
 
 
 _UYVY = _Encoding(2, cv2.COLOR_YUV2RGB_UYVY, even_width=True)
@@ -69,8 +75,17 @@ ENCODINGS: dict[str, _Encoding] = {
     "uyvy": _UYVY,
     "yuv422_yuy2": _YUYV,
     "yuyv": _YUYV,
+    "nv12": _planar(cv2.COLOR_YUV2RGB_NV12),
+    "nv21": _planar(cv2.COLOR_YUV2RGB_NV21),
+    "yu12": _planar(cv2.COLOR_YUV2RGB_I420),
+    "yv12": _planar(cv2.COLOR_YUV2RGB_YV12),
+    "nv24": _Encoding(1, cv2.COLOR_YUV2RGB_YUY2, chroma=2.0),
     "32FC1": _Encoding(1, None, 4),
 }
+_FULL_CHROMA = 2.0  # bytes of colour a pixel: two of its own
+_SEMI_PLANAR = (cv2.COLOR_YUV2RGB_NV12, cv2.COLOR_YUV2RGB_NV21)
+_NO_CAMERA = ("16UC1", "16SC1", "32FC1", "32SC1", "64FC1")  # of a compressed image: depth
+_ALIASES = {"i420": "yu12", "yuv420": "yu12"}
 
 
 def image_from_message(message: Any) -> Image:
@@ -84,8 +99,8 @@ def image_from_message(message: Any) -> Image:
     """
     if not hasattr(message, "encoding"):
         pixels = _decode(message)
-    elif message.encoding in ENCODINGS:
-        pixels = _unpack(message, ENCODINGS[message.encoding])
+    elif (encoding := _ALIASES.get(message.encoding, message.encoding)) in ENCODINGS:
+        pixels = _unpack(message, ENCODINGS[encoding])
     else:
         pixels = _unpack_by_cv_bridge(message)
     return Image(pixels, seconds(message.header.stamp))
@@ -120,16 +135,18 @@ def mask_from_message(message: Any) -> UInt8Array:
 
 
 def _unpack(message: Any, encoding: _Encoding) -> UInt8Array:
-    rows = _rows(message, encoding.channels * encoding.bytes_per_sample)
     for needed, size, name in (
         (encoding.even_width, message.width, "width"),
         (encoding.even_height, message.height, "height"),
     ):
         if needed and size % 2:
-            raise ImageError(
-                f"{name} of a {message.encoding} image is {size}; this encoding has pairs of "
-                "pixels, so it must be even. Check the driver's region of interest."
-            )
+            raise _odd_side(name, size, message.encoding)
+    rows = _rows(message, encoding.channels * encoding.bytes_per_sample, encoding.chroma)
+    if encoding.chroma:
+        assert encoding.conversion is not None
+        return _convert(_with_chroma(message, rows, encoding), encoding.conversion)[
+            :, :: 2 if encoding.chroma == _FULL_CHROMA else 1
+        ]
     if encoding.bytes_per_sample == 4:
         return _grey_of_unit_floats(rows, bool(message.is_bigendian))
     if encoding.bytes_per_sample == 2:
@@ -142,23 +159,62 @@ def _unpack(message: Any, encoding: _Encoding) -> UInt8Array:
     return pixels if encoding.conversion is None else _convert(pixels, encoding.conversion)
 
 
-def _rows(message: Any, bytes_per_pixel: int) -> UInt8Array:
-    """The H×(W·bytes_per_pixel) bytes of the image, padding cut off, as a view where possible."""
+def _odd_side(name: str, size: int, encoding: str) -> ImageError:
+    return ImageError(
+        f"{name} of a {encoding} image is {size}; this encoding has pairs of pixels, so it must be "
+        "even. Check the driver's region of interest."
+    )
+
+
+def _with_chroma(message: Any, luma: UInt8Array, encoding: _Encoding) -> UInt8Array:
+    """Brightness and colour as OpenCV wants them, row padding cut off.
+
+    OpenCV knows no NV24: its colour of each pixel is written as that of a pair of equal pixels.
+    """
+    width, height, step = message.width, message.height, message.step
+    rest = np.frombuffer(message.data, np.uint8)[step * height :]
+    if encoding.chroma == _FULL_CHROMA:
+        colour = rest.reshape(height, 2 * step)[:, : 2 * width]
+        pairs = np.empty((height, 2 * width, 2), np.uint8)
+        pairs[:, ::2, 0] = pairs[:, 1::2, 0] = luma
+        pairs[..., 1] = colour
+        return pairs
+    if encoding.conversion in _SEMI_PLANAR:
+        return np.concatenate([luma, rest.reshape(height // 2, step)[:, :width]])
+    colour = rest.reshape(height, step // 2)[:, : width // 2]
+    return np.concatenate([luma, colour.reshape(height // 2, width)])
+
+
+def _rows(message: Any, bytes_per_pixel: int, chroma: float = 0.0) -> UInt8Array:
+    """The H×(W·bytes_per_pixel) bytes of the image, padding cut off, as a view where possible.
+
+    chroma: bytes that follow, for each of the rows' bytes.
+    """
     width, height, step = message.width, message.height, message.step
     if not width or not height:
         raise ImageError(
             f"image is {width}×{height} pixels: nothing to process. Check the camera driver."
         )
     row_bytes = width * bytes_per_pixel
-    if step < row_bytes:
+    halved = 0.0 < chroma < 1.0 and step % 2
+    if step < row_bytes or halved:
+        colours = ", and its colours half of step" if halved else ""
         raise ImageError(
             f"step is {step} bytes, but a row of {width} {message.encoding} pixels takes "
-            f"{row_bytes}. Correct step or encoding in the driver."
+            f"{row_bytes}{colours}. Correct step or encoding in the driver."
         )
-    if len(message.data) < step * height:
+    size = round(step * height * (1.0 + chroma))
+    formula = "step × height" + (f" × {1.0 + chroma:g}" if chroma else "")
+    numbers = f"{step} × {height}" + (f" × {1.0 + chroma:g}" if chroma else "")
+    if len(message.data) != size:
+        reason = (
+            "The message is truncated or its header is wrong; check the driver."
+            if len(message.data) < size
+            else "Its rows are longer than step says, or its height is wrong; correct the driver."
+        )
         raise ImageError(
-            f"image data has {len(message.data)} bytes, but step × height = {step} × {height} = "
-            f"{step * height}. The message is truncated or its header is wrong; check the driver."
+            f"image data has {len(message.data)} bytes, but {formula} = {numbers} = {size}. "
+            f"{reason}"
         )
     data = np.frombuffer(message.data, np.uint8, step * height)
     return data.reshape(height, step)[:, :row_bytes]
@@ -210,7 +266,9 @@ def _unpack_by_cv_bridge(message: Any) -> UInt8Array:
 
 
 def _decode(message: Any) -> UInt8Array:
-    if "compressedDepth" in message.format:
+    """A compressed image: by image_transport, ``SOURCE; jpeg compressed TARGET`` is its format."""
+    source, _, target = (part.strip() for part in message.format.partition(";"))
+    if "compressedDepth" in message.format or source in _NO_CAMERA:
         raise ImageError(
             f"compressed image has format {message.format!r}, a depth image; "
             "subscribe to the camera's colour or grey topic."
@@ -223,9 +281,23 @@ def _decode(message: Any) -> UInt8Array:
         )
     try:
         # As stored: CameraInfo and other subscribers know nothing of EXIF.
-        return decode_image(message.data, upright=False)
+        pixels = decode_image(message.data, upright=False)
     except ImageError as error:
         raise ImageError(
             f"compressed image of format {message.format!r}: {error} "
             "Check the publisher (JPEG or PNG), and the network for losses."
         ) from error
+    mosaic = ENCODINGS.get(source) if source.startswith("bayer_") else None
+    if mosaic is not None and mosaic.conversion is not None and pixels.ndim == 2:
+        for size, name in zip(pixels.shape, ("height", "width"), strict=True):
+            if size % 2:
+                raise _odd_side(name, size, source)
+        return _convert(pixels, mosaic.conversion)
+    if source.startswith("yuv") and pixels.ndim == 2:
+        raise ImageError(
+            f"compressed image of format {message.format!r} has one channel, which cannot hold "
+            f"{source}; let the publisher compress rgb8, bgr8 or mono8."
+        )
+    if "compressed rgb" in target and pixels.ndim == 3:
+        return np.ascontiguousarray(pixels[..., ::-1])  # packed as if it were BGR
+    return pixels

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from aliked_ros.errors import ImageError
 from aliked_ros.types import UInt8Array
@@ -22,11 +24,16 @@ MAX_SIDE = 8192
 # compression makes 1032 times smaller at best.
 _DENSEST_JPEG, _DENSEST_PNG = 8 * 64, 8 * 1032
 _PNG = b"\x89PNG\r\n\x1a\n"
+_LONGEST_HEADER = 4096  # bytes, of a PNM with comments
 _JPEG = b"\xff\xd8"
 # Two bytes that begin a JPEG segment or end the image; the pairs left out (stuffing, fill, restart
 # and other markers without a length) may stand inside compressed data.
 _SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _END_OF_IMAGE = b"\xff\xd9"
+_EXIF, _SCAN = b"\xff\xe1", b"\xff\xda"
+_ORIENTATION = 0x0112  # tag of EXIF
+_MOST_ENTRIES = 1000
+_PNM = re.compile(rb"P[2356]" + rb"(?:\s+(?:#[^\n]*\n\s*)*)(\d+)" * 3 + rb"\s")
 _FRAME = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]")  # segment that has the size
 
 
@@ -48,25 +55,91 @@ def decode_image(data: Buffer, upright: bool = True) -> UInt8Array:
             f"at most {MAX_SIDE}. Resize it or bin the camera."
         )
     flags = cv2.IMREAD_ANYCOLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
-    problem = "not an image that OpenCV can decode"
+    largest = _largest_value(view)
+    if largest > 255:
+        flags |= cv2.IMREAD_ANYDEPTH
+    problem = _nature(view)
     pixels = None
     is_jpeg = encoded[:2].tobytes() == _JPEG
     is_png = encoded[: len(_PNG)].tobytes() == _PNG
     # Some decoders fill up such a JPEG with grey, and take the memory that a PNG's part claims.
     if (is_jpeg and not _has_its_end(view)) or (is_png and not _has_its_parts(view)):
         problem = "its end is missing"
+        if is_jpeg:
+            problem += " (the marker FF D9: it is cut off, or its writer leaves the marker out)"
     elif width * height > encoded.size * (_DENSEST_JPEG if is_jpeg else _DENSEST_PNG):
         problem = f"they cannot hold the {width}×{height} pixels that it claims"
     elif encoded.size:
         try:
-            pixels = cv2.imdecode(encoded, flags)
+            with quiet_opencv():
+                pixels = cv2.imdecode(encoded, flags)
         except cv2.error:  # some decoders raise where others return None
             pixels = None
     if pixels is None:
         raise ImageError(f"encoded image of {encoded.size} bytes cannot be decoded: {problem}.")
+    pixels = _scaled(pixels, largest)
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
     return np.asarray(pixels, np.uint8)
+
+
+def _largest_value(image: memoryview) -> int:
+    """What a PGM or PPM gives white as, where OpenCV does not scale by it; else 255."""
+    header = _PNM.match(image[:_LONGEST_HEADER])
+    if header is None:
+        return 255
+    largest, text = int(header[3]), image[1] in b"23"
+    return 255 if not largest or largest == 65535 or (text and largest < 255) else largest
+
+
+def _scaled(pixels: NDArray[Any], largest: int) -> UInt8Array:
+    if largest == 255:
+        return np.asarray(pixels, np.uint8)
+    return np.asarray(np.minimum(np.rint(pixels * (255.0 / largest)), 255.0), np.uint8)
+
+
+def _nature(image: memoryview) -> str:
+    """Why an image that OpenCV does not decode is none, as far as its begin tells."""
+    if not image.nbytes:
+        return "it is empty"
+    known = {_JPEG: "JPEG", _PNG: "PNG", b"BM": "BMP", b"RIFF": "WebP", b"II*\0": "TIFF"}
+    known |= {b"MM\0*": "TIFF", **{b"P%d" % digit: "PNM" for digit in range(1, 7)}}
+    for begin, name in known.items():
+        if bytes(image[: len(begin)]) == begin:
+            return (
+                f"it begins as a {name} and is damaged, cut off or of a kind OpenCV does not know"
+            )
+    return f"it begins with {bytes(image[:4]).hex(' ').upper()}, as no image that OpenCV knows"
+
+
+def is_turned(data: Buffer) -> bool:
+    """Whether a JPEG's EXIF data says that viewers are to turn or mirror it."""
+    image = memoryview(data)
+    if bytes(image[:2]) != _JPEG:
+        return False
+    for marker, begin in _segments(image):
+        if marker == _EXIF and bytes(image[begin + 2 : begin + 8]) == b"Exif\0\0":
+            return (
+                _orientation(image[begin + 8 : begin + _big_endian(image[begin : begin + 2])]) > 1
+            )
+        if marker == _SCAN:
+            break
+    return False
+
+
+def _orientation(exif: memoryview) -> int:
+    """The orientation in a TIFF header and its first directory, 1 = as stored."""
+    order: Literal["little", "big"] = "little" if bytes(exif[:2]) == b"II" else "big"
+
+    def number(begin: int, size: int) -> int:
+        return int.from_bytes(exif[begin : begin + size], order)
+
+    first = number(4, 4)
+    for entry in range(min(number(first, 2), _MOST_ENTRIES)):
+        begin = first + 2 + 12 * entry
+        if number(begin, 2) == _ORIENTATION:
+            return number(begin + 8, 2)
+    return 1
 
 
 def is_jpeg_or_png(data: Buffer) -> bool:
@@ -120,3 +193,15 @@ def _big_endian(number: memoryview) -> int:
 def grey(pixels: UInt8Array) -> UInt8Array:
     """H×W of an image H×W or H×W×3 (RGB)."""
     return pixels if pixels.ndim == 2 else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
+
+
+@contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """Keep OpenCV's own warnings off the terminal: what failed is said by our exception."""
+    log = getattr(cv2.utils, "logging", cv2)  # OpenCV 4 has these functions in cv2 itself
+    level = log.getLogLevel()
+    log.setLogLevel(0)  # silent
+    try:
+        yield
+    finally:
+        log.setLogLevel(level)

@@ -274,8 +274,8 @@ def test_malformed_messages_are_refused_with_thing_value_and_remedy(message, wor
 
 @pytest.mark.skipif(importlib.util.find_spec("cv_bridge") is not None, reason="cv_bridge is here")
 def test_unknown_encodings_name_cv_bridge_where_it_is_missing():
-    with pytest.raises(ImageError, match=r"'nv21' is not one of mono8, .*cv_bridge"):
-        conversions.image_from_message(changed(encoding="nv21"))
+    with pytest.raises(ImageError, match=r"'nv61' is not one of mono8, .*cv_bridge"):
+        conversions.image_from_message(changed(encoding="nv61"))
 
 
 @given(

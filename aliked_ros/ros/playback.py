@@ -6,10 +6,16 @@ Knows nothing of ROS. Wall times are seconds of a steady clock, stamps nanosecon
 from __future__ import annotations
 
 _SECOND = 1e9  # nanoseconds
+_PAUSE = 10.0, 20.0  # seconds, and usual intervals: a longer gap is not waited for
 
 
 class Playback:
     """Goes from image to image: in the time of their stamps, scaled, or at a rate.
+
+    A gap that no camera leaves, of hours or years, is not waited for: jump says so.
+
+    jump: seconds from the latest stamp to the next, where the next image follows after the usual
+        interval instead: below 0, or very long; else 0.
 
     An image that is read too late, or held back, shifts all that follow: a camera that stalls does
     not make up for it in a burst.
@@ -19,7 +25,8 @@ class Playback:
         """Nothing is known of the images yet.
 
         rate: images a second, 0 = by their stamps. speed: seconds of stamps in a second.
-        gap: seconds from an image to one with an earlier stamp, as at the begin of the next loop.
+        gap: the usual interval: from an image to one with an earlier stamp, as at the begin of the
+        next loop, or with one that is far ahead.
         """
         self._rate = rate
         self._speed = speed
@@ -28,6 +35,7 @@ class Playback:
         self._wait = 0.0  # seconds from the latest image to the next one
         self._latest: int | None = None  # stamps
         self._next: int | None = None
+        self.jump = 0.0
         self.paused = paused
 
     def schedule(self, stamp: int, now: float) -> None:
@@ -37,12 +45,13 @@ class Playback:
             self._wait = 0.0
             self._since = 0.0 if self.paused else now
             return
+        step = (stamp - self._latest) / _SECOND
+        longest = max(_PAUSE[0], _PAUSE[1] * self._gap)
+        self.jump = 0.0 if self._rate or 0.0 <= step <= longest else step
         if self._rate:
             self._wait = 1.0 / self._rate
-        elif stamp >= self._latest:
-            self._wait = (stamp - self._latest) / _SECOND / self._speed
         else:
-            self._wait = self._gap / self._speed
+            self._wait = (self._gap if self.jump else step) / self._speed
         self.delay(now)
 
     def delay(self, now: float) -> None:

@@ -16,7 +16,6 @@ from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.time import Time
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import CameraInfo
 from sensor_msgs.msg import Image as ImageMessage
@@ -26,6 +25,7 @@ from std_srvs.srv import Trigger
 from aliked_ros.errors import ConfigurationError, SourceError
 from aliked_ros.frontend.depth import MILLIMETRES
 from aliked_ros.images import grey
+from aliked_ros.messages import nanoseconds
 from aliked_ros.ros import running
 from aliked_ros.ros.conversions import image_message
 from aliked_ros.ros.pacing import Pacing
@@ -156,6 +156,8 @@ _LONGEST_QUEUE = 100  # images that wait for a reliable subscriber which is held
 _ACKNOWLEDGEMENT_TIMEOUT = 5.0  # seconds
 _SETTLING_TIME = 0.5  # seconds from our knowing of a subscriber to its knowing of us
 _LONGEST_SPIN = 0.5  # seconds without a look whether we are to end
+_JUMPS_PERIOD = 5.0  # seconds between two warnings about stamps
+_LATEST = 2**31 * 10**9 - 1  # nanoseconds that a stamp holds
 _LAST_ANSWER = 0.2  # seconds in which the answer to the last step leaves
 
 
@@ -196,6 +198,11 @@ class PlayerNode(Node):
         self._partner = None
         if publish == "stereo":
             self._partner = _Output(self, "right/", qos, _right_camera_info(calibration))
+            if calibration is not None and calibration.get("stereo_baseline_m") is None:
+                self.get_logger().warning(
+                    f"{self._source.name} has no baseline: P[3] of right/camera_info is 0, so "
+                    "stereo gives no depth."
+                )
         elif publish == "rgbd":
             self._partner = _Output(self, "depth/", qos, None)
         self._playback = Playback(
@@ -284,6 +291,8 @@ class PlayerNode(Node):
         before = self._played
         for self._next in images:
             self._playback.schedule(_nanoseconds(self._next), time.monotonic())
+            if self._played > before:  # else the beginning of a loop
+                self._tell_of_jump()
             while self._next is not None:  # a step publishes it, too
                 left = self._remaining()
                 spin = _LONGEST_SPIN if left is None else min(max(left, 0.0), _LONGEST_SPIN)
@@ -301,6 +310,28 @@ class PlayerNode(Node):
                 f"{self._source.name} ended early: after {played} of {length} images"
             )
 
+    def _tell_of_jump(self) -> None:
+        jump = self._playback.jump
+        if jump:
+            self.get_logger().warning(
+                f"The stamp of image {self._played + 1} is {abs(jump):g} s "
+                f"{'later' if jump > 0.0 else 'earlier'} than the one before: it is played after "
+                "the usual interval.",
+                throttle_duration_sec=_JUMPS_PERIOD,
+            )
+
+    def _own_stamp(self, image: Image) -> Stamp:
+        """The image's own stamp, as near as a ROS message comes."""
+        own = _nanoseconds(image)
+        held = min(max(own, 0), _LATEST)
+        if held != own:
+            self.get_logger().warning(
+                f"Image {self._played} has the stamp {own / 1e9:g} s, ROS holds 1970 to 2038: it "
+                f"is published with {held / 1e9:g} s.",
+                throttle_duration_sec=_JUMPS_PERIOD,
+            )
+        return _time(held)
+
     def _remaining(self) -> float | None:
         """Seconds until the next image is due; None while paused or the front-end is busy."""
         if self._pacing is not None and self._pacing.busy():
@@ -313,13 +344,13 @@ class PlayerNode(Node):
         self._playback.advance()
         self._played += 1
         own = self._settings["stamp"] == "dataset" or self._clock_topic is not None
-        stamp = _time(_nanoseconds(image)) if own else self.get_clock().now().to_msg()
+        stamp = self._own_stamp(image) if own else self.get_clock().now().to_msg()
         if self._pacing is not None:
             self._pacing.published(stamp)
         self._publish_clock()  # first: no image comes from the future
         self._camera.publish(self._message(image.pixels, stamp))
-        offset = Duration(nanoseconds=round(self._settings["partner_offset"] * 1e9))
-        partner_stamp = (Time.from_msg(stamp) + offset).to_msg()
+        offset = round(self._settings["partner_offset"] * 1e9)
+        partner_stamp = _time(min(nanoseconds(stamp) + offset, _LATEST))
         if self._partner is not None and image.right is not None:
             self._partner.publish(self._message(image.right, partner_stamp))
         elif self._partner is not None and image.depth is not None:
@@ -330,7 +361,7 @@ class PlayerNode(Node):
     def _publish_clock(self) -> None:
         now = self._playback.time(time.monotonic())
         if self._clock_topic is not None and now is not None:
-            self._clock_topic.publish(ClockMessage(clock=_time(now)))
+            self._clock_topic.publish(ClockMessage(clock=_time(min(max(now, 0), _LATEST))))
 
     def _serve(self, name: str, answer: Callable[[], tuple[bool, str]]) -> None:
         def respond(_: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -446,11 +477,13 @@ def _camera_info(calibration: dict[str, Any] | None) -> CameraInfo | None:
 
 
 def _right_camera_info(calibration: dict[str, Any] | None) -> CameraInfo | None:
-    """The CameraInfo of the right camera of a rectified pair: P holds the baseline."""
+    """The CameraInfo of the right camera of a rectified pair: P holds the baseline, if known."""
     info = _camera_info(calibration)
     if calibration is None or info is None:
         return None
     baseline = calibration.get("stereo_baseline_m")
+    if baseline is None:
+        return info
     if not isinstance(baseline, int | float) or not 0.0 < baseline < np.inf:
         raise ConfigurationError(
             f"calib.json of the source has stereo_baseline_m {baseline!r}; it must be the distance "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ImageError
 from aliked_ros.frontend.depth import depth_in_metres
-from aliked_ros.images import decode_image
+from aliked_ros.images import decode_image, is_turned
+from aliked_ros.images import quiet_opencv as quiet_opencv
 from aliked_ros.types import Float32Array, Image, UInt8Array
 
 IMAGE_SUFFIXES = frozenset(
@@ -30,6 +30,7 @@ KINDS = (
     "recording (.mcap, .db3, .bag, or a rosbag2 folder; RECORDING#/image/topic names the topic), "
     "a video file, 'camera:N' (a number), or 'virtual'"
 )
+_LONGEST_EXIF = 1 << 18  # bytes from a file's begin to the end of its EXIF data
 SECOND = 1_000_000_000  # nanoseconds
 
 
@@ -57,9 +58,10 @@ class Source(Protocol):
         ...
 
 
-def read_image(path: Path) -> UInt8Array:
+def read_image(path: Path, upright: bool = True) -> UInt8Array:
     """Decode an image file to H×W (grey) or H×W×3 (RGB) uint8; deeper files are scaled to 8 bits.
 
+    upright: turn the image as its EXIF data says.
     Raises ImageError when the file is missing, not readable, or not a whole image.
     """
     try:
@@ -67,11 +69,20 @@ def read_image(path: Path) -> UInt8Array:
     except OSError as error:
         raise ImageError(f"cannot read {path}: {error.strerror}.") from error
     try:
-        return decode_image(data)
+        return decode_image(data, upright)
     except ImageError as error:
-        raise ImageError(
-            f"{path}: {error} Expected one of {', '.join(sorted(IMAGE_SUFFIXES))}."
-        ) from error
+        raise ImageError(f"{path}: {error}") from error
+
+
+def file_is_turned(path: Path) -> bool:
+    """Whether the EXIF data of an image file says to turn it."""
+    if path.suffix.lower() not in (".jpg", ".jpeg"):
+        return False
+    try:
+        with path.open("rb") as file:
+            return is_turned(file.read(_LONGEST_EXIF))
+    except OSError:
+        return False
 
 
 def read_depth(path: Path, units_per_metre: float) -> Float32Array:
@@ -86,7 +97,7 @@ def read_depth(path: Path, units_per_metre: float) -> Float32Array:
     except (OSError, cv2.error) as error:
         raise ImageError(f"cannot read {path}: {error}.") from error
     if raw is None:
-        raise ImageError(f"{path} is not an image that OpenCV can decode.")
+        raise ImageError(f"{path} of {data.size} bytes is not an image that OpenCV can decode.")
     try:
         return depth_in_metres(np.asarray(raw), units_per_metre)
     except ImageError as error:
@@ -149,15 +160,3 @@ def shorter(length: int | None, limit: int | None) -> int | None:
     """The smaller of two numbers of which either may be unknown (None)."""
     known = [n for n in (length, limit) if n is not None]
     return min(known) if known else None
-
-
-@contextmanager
-def quiet_opencv() -> Iterator[None]:
-    """Keep OpenCV's own warnings off the terminal: what failed is said by our exception."""
-    log = getattr(cv2.utils, "logging", cv2)  # OpenCV 4 has these functions in cv2 itself
-    level = log.getLogLevel()
-    log.setLogLevel(0)  # silent
-    try:
-        yield
-    finally:
-        log.setLogLevel(level)

@@ -267,7 +267,7 @@ def _size(files: list[Path]) -> tuple[int, int] | None:
     """Width and height of the first image that can be read."""
     for path in files:
         try:
-            height, width = read_image(path).shape[:2]
+            height, width = read_image(path, upright=False).shape[:2]
         except ImageError:
             continue
         return width, height

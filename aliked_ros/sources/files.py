@@ -21,6 +21,7 @@ from aliked_ros.sources.base import (
     NOMINAL_RATE,
     SECOND,
     Partner,
+    file_is_turned,
     image_at,
     rate_of,
     read_depth,
@@ -51,6 +52,7 @@ class ImageFiles:
         """Describe the sequence; files are read when it is iterated.
 
         stamps: nanoseconds.
+        calibration: it is of the pixels as they are stored, so EXIF data does not turn them.
         complete: adds to an image, given its file, what it comes with; an image for which that
             cannot be read (ImageError) is given alone.
         finish: what happens to each image after that.
@@ -63,13 +65,20 @@ class ImageFiles:
         self._frames = list(zip(paths, stamps, strict=True))
         self._complete = complete
         self._finish = finish
+        self._as_stored = calibration is not None
 
     def __iter__(self) -> Iterator[Image]:
         """Decode one file after another; SourceError when not one could be read."""
         self.skipped = 0
+        turned = False
         for path, stamp in self._frames:
             try:
-                pixels = read_image(path)
+                pixels = read_image(path, upright=not self._as_stored)
+                if self._as_stored and not turned and (turned := file_is_turned(path)):
+                    logger.warning(
+                        "%s: its EXIF data says to turn it; like the calibration, the images are "
+                        "taken as they are stored.", path,
+                    )  # fmt: skip
             except ImageError as error:
                 self.skipped += 1
                 logger.warning("skipped: %s", error)
@@ -203,7 +212,7 @@ def with_right(files: dict[Path, Path]) -> Step:
     def complete(path: Path, image: Image) -> Image:
         if path not in files:
             raise ImageError("the right camera has no image of this moment.")
-        return replace(image, right=read_image(files[path]))
+        return replace(image, right=read_image(files[path], upright=False))
 
     return complete
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
@@ -74,19 +74,31 @@ class Recording:
         self._bag = Bag(path)
         self._images = [t for t in self._bag.topics if t.msgtype in (_RAW, _COMPRESSED)]
         if not self._images:
-            raise SourceError(f"{path} has no images; {self._bag.contents}")
+            raise SourceError(
+                f"{path} has no images; {self._bag.contents} What is read is sensor_msgs/Image and "
+                "CompressedImage."
+            )
         self._topics = self._choose(topics)
         count = next(t.count for t in self._images if t.name == self._topics.image)
         self.length: int | None = shorter(count, limit)
         arrivals, stamps = self._sample()
-        self._unstamped = len(stamps) > 1 and not any(stamps)
-        self.rate = rate_of(arrivals if self._unstamped else stamps)
+        self._unstamped = len(stamps) > 1 and len(set(stamps)) == 1
+        good = [(own, own - at) for own, at in zip(stamps, arrivals, strict=True) if own > 0]
+        # From the arrivals' clock to that of the headers: simulated time, say.
+        self._offset = round(float(np.median([offset for _, offset in good]))) if good else 0
+        self._replaced = 0  # stamps
+        if self._unstamped:
+            logger.warning(
+                "%s: the images on %s have no stamps (all are %g s): their times of arrival are "
+                "used.", path, self._topics.image, stamps[0] / SECOND,
+            )  # fmt: skip
+        self.rate = rate_of(arrivals if self._unstamped else [own for own, _ in good])
         self._rectification: Rectification | None = None
         self.calibration: dict[str, Any] | None = self._calibration()
 
     def __iter__(self) -> Iterator[Image]:
         """Decode the images in order of arrival; SourceError for damage, or when all are bad."""
-        self.skipped = read = alone = 0
+        self.skipped = self._replaced = read = alone = 0
         pairs = self._pairs() if self._topics.partner else (
             (stamp, message, None) for stamp, message in self._messages(self._topics.image)
         )  # fmt: skip
@@ -112,6 +124,11 @@ class Recording:
                 "%d of %d images of %s came alone: no readable message on %s had its stamp within "
                 "%g s of theirs.", alone, read, self._topics.image, self._topics.partner,
                 _TOLERANCE[self._kind],
+            )  # fmt: skip
+        if self._replaced:
+            logger.warning(
+                "%s: %d messages have no stamp (0 or before 1970): times of arrival were used.",
+                self._path, self._replaced,
             )  # fmt: skip
         if self._bag.cut_off:
             logger.warning(
@@ -140,7 +157,15 @@ class Recording:
 
     def _stamp(self, message: Any, arrival: int) -> int:
         """Nanoseconds of the header, or of the arrival where the driver leaves the header empty."""
-        return arrival if self._unstamped else nanoseconds(message.header.stamp)
+        if self._unstamped:
+            return arrival
+        own, expected = nanoseconds(message.header.stamp), arrival + self._offset
+        if own > 0:
+            self._offset = own - arrival
+        elif abs(own - expected) > SECOND:  # simulated time does begin at 0
+            self._replaced += 1
+            return expected
+        return own
 
     def _messages(self, topic: str) -> Iterator[tuple[int, Any]]:
         """Stamp and message of one topic."""
@@ -230,18 +255,18 @@ class Recording:
 
     def _calibration(self) -> dict[str, Any] | None:
         """Of the images as they are given: rectified where they come with right ones."""
-        info = self._info(self._topics.base)
-        if info is None:
-            logger.warning("%s has no camera_info: the camera is not calibrated.", self._path)
-            return None
         try:
+            info = self._info(self._topics.base)
+            if info is None:
+                logger.warning("%s has no camera_info: the camera is not calibrated.", self._path)
+                return None
             if self._kind == "right" and self._topics.partner is not None:
                 right = self._info(self._topics.partner.removesuffix(_SUFFIX))
                 return self._pair_calibration(info, right)
             return calibration_of_camera(
                 CameraModel.from_info(info, _says_rectified(self._topics.base))
             )
-        except (ConfigurationError, ValueError) as error:
+        except (ConfigurationError, SourceError, AttributeError, TypeError, ValueError) as error:
             logger.warning("camera_info of %s is not used: %s", self._path, error)
             return None
 
@@ -257,18 +282,34 @@ class Recording:
             self._rectification = Rectification(_view(info), _view(right))
             return self._rectification.calibration
         focal, shift = float(right.p[0]), float(right.p[3])
-        if focal > 0.0 and shift < 0.0:
+        if focal > 0.0 and shift < 0.0 and np.isfinite(shift / focal):
             calibration["stereo_baseline_m"] = -shift / focal
+        else:
+            logger.warning(
+                "%s: there is no baseline, so stereo gives no depth: P[3] of the right camera_info "
+                "is %g where it must be -fx · baseline, below 0. %s", self._path, shift,
+                "The cameras are swapped, or its sign is wrong." if shift > 0.0
+                else "Its driver left it out.",
+            )  # fmt: skip
         return calibration
 
     def _info(self, base: str) -> Any:
-        """The first CameraInfo beside an image topic, or the only one there is, or None."""
+        """The first CameraInfo of an image topic, or the only one there is, or None."""
         topics = [t.name for t in self._bag.topics if t.msgtype == _CAMERA_INFO]
         beside = str(PurePosixPath(base).with_name("camera_info"))
-        if beside not in topics and (len(topics) != 1 or len(self._bases()) != 1):
-            return None
-        topic = beside if beside in topics else topics[0]
-        info = next(self._messages(topic))[1]
+        if beside not in topics:
+            # As RealSense's SDK records: STREAM/image/data and STREAM/info/camera_info.
+            near = [t for t in topics if _common(t, base) > 0]
+            near = [
+                t for t in near if all(_common(t, base) >= _common(t, o) for o in self._bases())
+            ]
+            closest = max((_common(t, base) for t in near), default=0)
+            near = [t for t in near if _common(t, base) == closest]
+            alone = len(topics) == 1 and len(self._bases()) == 1
+            if len(near) != 1 and not alone:
+                return None
+            beside = near[0] if len(near) == 1 else topics[0]
+        info = next(self._messages(beside))[1]
         if hasattr(info, "K"):  # of ROS 1
             names = {"d": "D", "k": "K", "r": "R", "p": "P"}
             fields = {field: getattr(info, old) for field, old in names.items()}
@@ -291,6 +332,12 @@ def _left_of(name: str, names: list[str]) -> str | None:
             if left in names:
                 return left
     return None
+
+
+def _common(topic: str, other: str) -> int:
+    """How many parts of their names two topics begin with in common."""
+    pairs = zip(topic.strip("/").split("/"), other.strip("/").split("/"), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _says_rectified(topic: str) -> bool:

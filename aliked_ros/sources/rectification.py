@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
-from aliked_ros.errors import ConfigurationError
+from aliked_ros.errors import ConfigurationError, SourceError
 from aliked_ros.sources.base import calibration_of
 from aliked_ros.types import Image, UInt8Array
 
@@ -51,7 +51,15 @@ class Rectification:
         self._left, self._right = _maps(left), _maps(right)
 
     def __call__(self, image: Image) -> Image:
-        """The same image, rectified, and its right one where it has one."""
+        """The same image, rectified, and its right one; SourceError for one of another size."""
+        size = (self.calibration["width"], self.calibration["height"])
+        for pixels in (image.pixels, image.right):
+            if pixels is not None and pixels.shape[1::-1] != size:
+                raise SourceError(
+                    f"an image has {pixels.shape[1]}×{pixels.shape[0]} pixels, the calibration "
+                    f"that rectifies it is of {size[0]}×{size[1]}; give the calibration of this "
+                    "resolution."
+                )
         right = None if image.right is None else _remap(image.right, self._right)
         return replace(image, pixels=_remap(image.pixels, self._left), right=right)
 
