@@ -17,8 +17,15 @@ from numpy.typing import NDArray
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.types import Float32Array
 
-DISTORTION_MODELS = {"plumb_bob": (0, 4, 5), "rational_polynomial": (8,), "equidistant": (4,)}
-"""Names of REP-104's distortion models and how many coefficients each may have."""
+DISTORTION_MODELS = {
+    "plumb_bob": (0, 4, 5),
+    "rational_polynomial": (4, 5, 8, 12, 14),  # 12: with a thin prism; 14: and a tilted sensor
+    "equidistant": (4,),
+}
+"""Names of REP-104's distortion models and how many coefficients each may have.
+
+More are welcome where they are 0.
+"""
 
 _STEPS = 10  # of Newton's method, to reach the corners of wide lenses
 _ACCURACY = 1e-3  # pixels
@@ -26,7 +33,14 @@ _FAILURE = 0.1  # pixels
 LARGEST_SIDE = 32767
 """Pixels; OpenCV's tables for rectification hold no larger images."""
 
-_SYNONYMS = {"radtan": "plumb_bob", "": "plumb_bob", "none": "plumb_bob", "fisheye": "equidistant"}
+_SYNONYMS = {
+    "radtan": "plumb_bob",
+    "": "plumb_bob",
+    "none": "plumb_bob",
+    "brown conrady": "plumb_bob",  # RealSense's SDK
+    "fisheye": "equidistant",
+    "kannala brandt4": "equidistant",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +50,8 @@ class CameraModel:
     width, height: pixels.
     matrix: 3×3 float64, [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], pixels of the published image.
     distortion_model: one of DISTORTION_MODELS.
-    distortion: its coefficients, float64 (k1 k2 p1 p2 [k3 [k4 k5 k6]], or k1..k4 equidistant).
+    distortion: its coefficients, float64 (k1 k2 p1 p2 [k3 [k4 k5 k6 [s1..s4 [τx τy]]]], or k1..k4
+        equidistant).
     """
 
     width: int
@@ -180,16 +195,21 @@ def create_camera(
     binning: sensor pixels a published pixel, x and y. offset: first sensor column and row read.
     Raises ConfigurationError for a matrix of zeros (an uncalibrated camera) or another nonsense.
     """
-    name = _SYNONYMS.get(distortion_model, distortion_model)
+    name = _SYNONYMS.get(distortion_model.lower(), distortion_model)
+    if name not in DISTORTION_MODELS and _is_inverse(distortion_model) and not distortion.any():
+        name = "plumb_bob"  # without coefficients they are the same
     if name not in DISTORTION_MODELS:
         raise ConfigurationError(
             f"distortion_model is {distortion_model!r}; choose {', '.join(DISTORTION_MODELS)}."
         )
-    if len(distortion) not in DISTORTION_MODELS[name]:
+    counts = [n for n in DISTORTION_MODELS[name] if n <= len(distortion)]
+    fitting = [n for n in counts if not distortion[n:].any()]
+    if not fitting:
         raise ConfigurationError(
             f"{name} has {len(distortion)} distortion coefficients; it takes "
-            f"{' or '.join(map(str, DISTORTION_MODELS[name]))}."
+            f"{' or '.join(map(str, DISTORTION_MODELS[name]))}, and more only if they are 0."
         )
+    distortion = distortion[: fitting[-1]]
     if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or not np.isfinite(distortion).all():
         raise ConfigurationError(f"The camera matrix is {matrix.tolist()}; it must be 3×3, finite.")
     if matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
@@ -211,3 +231,8 @@ def create_camera(
     published[0, 2] = (matrix[0, 2] - offset[0] + 0.5) / bin_x - 0.5
     published[1, 2] = (matrix[1, 2] - offset[1] + 0.5) / bin_y - 0.5
     return CameraModel(width, height, published, name, np.array(distortion, np.float64))
+
+
+def _is_inverse(distortion_model: str) -> bool:
+    """Whether it is RealSense's name for a model that leads from distorted to undistorted."""
+    return distortion_model.lower() == "inverse brown conrady"

@@ -74,7 +74,7 @@ def test_no_points() -> None:
     [
         (np.zeros((3, 3)), "plumb_bob", np.zeros(5), "not calibrated"),
         (MATRIX, "thin_prism", np.zeros(5), "thin_prism.*equidistant"),
-        (MATRIX, "equidistant", np.zeros(5), "5 distortion coefficients; it takes 4"),
+        (MATRIX, "equidistant", np.full(5, 0.1), "5 distortion coefficients; it takes 4"),
         (MATRIX * np.nan, "plumb_bob", np.zeros(5), "finite"),
     ],
 )

@@ -121,8 +121,14 @@ def colmap_camera(camera: CameraModel) -> pycolmap.Camera:
         matrix[0, 2] + _CENTRE,
         matrix[1, 2] + _CENTRE,
     ]
-    coefficients = np.zeros(8)
+    coefficients = np.zeros(14)
     coefficients[: len(camera.distortion)] = camera.distortion
+    if coefficients[8:].any():
+        raise OutputError(
+            f"COLMAP has no camera with the {len(camera.distortion)} distortion coefficients "
+            f"{camera.distortion.tolist()}; record rectified images, or calibrate with 8 at most."
+        )
+    coefficients = coefficients[:8]
     if camera.distortion_model == "equidistant":
         model, extra = "OPENCV_FISHEYE", coefficients[:4]
     elif not coefficients.any():
