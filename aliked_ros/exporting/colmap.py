@@ -10,6 +10,7 @@ do the same for whoever has a front-end's results at hand.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ from aliked_ros.errors import OutputError
 from aliked_ros.exporting.recording import RecordedFrame, RecordedMatches, RecordingReader
 from aliked_ros.results import output_path
 from aliked_ros.types import UInt64Array
+
+logger = logging.getLogger(__name__)
 
 DATABASE, IMAGES = "database.db", "images"
 MIN_SHARED = 15
@@ -77,6 +80,12 @@ def _export(recording: RecordingReader, folder: Path, every: int, report: Report
             if index % every == 0:
                 writer.add(frame)
             report("features", (index + 1) / count)
+        if writer.repeated:
+            logger.warning(
+                "%s: %d images have the stamp of another one and are left out: images and features "
+                "belong together by stamp. Record with the front-end's parameter stamps: arrival.",
+                recording.path, writer.repeated,
+            )  # fmt: skip
         for one in recording.matches():
             writer.add_matches(one)
         pairs = writer.add_shared_tracks(report)
@@ -154,7 +163,10 @@ def _guessed_camera(width: int, height: int) -> pycolmap.Camera:
 
 
 class DatabaseWriter:
-    """Fills a new database; keeps of each image what matches are made of."""
+    """Fills a new database; keeps of each image what matches are made of.
+
+    repeated: images that were left out, because another one has their stamp.
+    """
 
     def __init__(
         self, database: pycolmap.Database, camera: CameraModel | None, suffix: str = ".png"
@@ -170,6 +182,7 @@ class DatabaseWriter:
         self._camera_ids: dict[tuple[int, int], int] = {}
         self._numbers: dict[int, int] = {}  # by stamp; COLMAP's image ids are greater by 1
         self._frames: dict[tuple[int, int], int] = {}  # the same, by stamp and index
+        self.repeated = 0
         self._names: list[str] = []
         self._tracks: list[UInt64Array] = []  # of each image, unique over all epochs
         self._rows: list[NDArray[np.intp]] = []  # and their keypoints
@@ -178,6 +191,7 @@ class DatabaseWriter:
     def add(self, frame: RecordedFrame) -> None:
         """Image, keypoints, descriptors; of several images with the same stamp the first."""
         if frame.stamp in self._numbers:
+            self.repeated += 1
             return
         features, tracks = frame.features, frame.tracks
         name = f"{frame.stamp // 10**9}.{frame.stamp % 10**9:09d}{self._suffix}"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from aliked_ros.exporting.recording import RecordingReader
 from aliked_ros.results import output_path
+
+logger = logging.getLogger(__name__)
 
 
 def export_tum(recording: RecordingReader, target: Path) -> int:
@@ -15,10 +18,21 @@ def export_tum(recording: RecordingReader, target: Path) -> int:
     Raises SourceError without odometry, OutputError for a file that cannot be written.
     """
     lines = []
+    latest, disordered = 0, 0
     for pose in recording.odometry():
+        disordered += pose.stamp <= latest
+        latest = pose.stamp
         seconds, nanoseconds = divmod(pose.stamp, 1_000_000_000)
         numbers = " ".join(f"{value:.9f}" for value in (*pose.position, *pose.orientation))
         lines.append(f"{seconds}.{nanoseconds:09d} {numbers}\n")
+    if disordered:
+        logger.warning(
+            "%s: %d of %d poses have a stamp that is 0, or not after the one before; they are "
+            "written as they are, and tools may refuse or mix them.",
+            recording.path,
+            disordered,
+            len(lines),
+        )
     with output_path(target) as path:
         path.write_text("".join(lines), encoding="utf-8")
     return len(lines)

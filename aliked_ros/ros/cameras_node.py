@@ -132,7 +132,7 @@ class CamerasNode(Node):
 
     def _remappings(self, camera: str) -> dict[str, str]:
         """Topics of the front-end that come from elsewhere."""
-        values = declare(self, declarations(camera))
+        values = declare(self, declarations(camera), complete=False)
         remappings = {}
         for name, topic in _TOPICS.items():
             given = values[f"{camera}.{name}"]

@@ -14,6 +14,7 @@ from typing import Any
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import (
+    DurabilityPolicy,
     QoSProfile,
     ReliabilityPolicy,
     qos_policy_name_from_kind,
@@ -45,6 +46,12 @@ _RELIABILITY = {
     "reliable": ReliabilityPolicy.RELIABLE,
 }
 _MASK_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)  # it may come only once
+# What was published before the node started, by a publisher that keeps it for late ones.
+_LATCHED_QOS = QoSProfile(
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
 _SILENCE = 5.0  # seconds without a partner that leave no doubt that none come
 _STATIC_SHARE = 0.01  # of the image, that is worth a word
 _ALONE = 10  # images in a row without their partner, after which the node says so
@@ -106,6 +113,7 @@ class Inputs:
                 "No mask_border: only rectified images have one. Set rectified if these are, or "
                 "leave mask_border false.",
             )
+        self._last_stamp: int | None = None
         self._subscriptions: list[Any] = []
         self._timer = None
         self._pairing: Pairing[Arrival, AnyImage] | None = None
@@ -121,7 +129,9 @@ class Inputs:
         compressed = self._settings["image_transport"] == "compressed"
         self._images = self._subscribe_to_images("image", compressed, self._on_image)
         self._subscribe(CameraInfo, "camera_info", self.calibration.set_info)
+        self._subscribe_to_latched(CameraInfo, "camera_info", self.calibration.set_info)
         self._subscribe(ImageMessage, "mask", self._masks.set_message, _MASK_QOS)
+        self._subscribe_to_latched(ImageMessage, "mask", self._masks.set_message)
         if self._pairing is None:
             return
         self._timer = self._node.create_timer(
@@ -137,7 +147,9 @@ class Inputs:
             self._on_partner,
         )
         if stereo:
-            self._subscribe(CameraInfo, "right/camera_info", self.calibration.set_right_info)
+            right = "right/camera_info", self.calibration.set_right_info
+            self._subscribe(CameraInfo, *right)
+            self._subscribe_to_latched(CameraInfo, *right)
 
     def close(self) -> int:
         """Unsubscribe; returns how many images still waited for their partner."""
@@ -226,6 +238,8 @@ class Inputs:
         if self.paused:
             return
         now = time.perf_counter()
+        self._stamp(message)
+        self._judge_stamp(nanoseconds(message.header.stamp))
         age = self._node.get_clock().now().nanoseconds * 1e-9 - seconds(message.header.stamp)
         arrival = Arrival(message, now, age)
         self._statistics.received()
@@ -237,8 +251,32 @@ class Inputs:
     def _on_partner(self, message: AnyImage) -> None:
         self._last_partner = time.perf_counter()
         if not self.paused:
+            self._stamp(message)
             stamp = nanoseconds(message.header.stamp)
             self._release(self._pairing.add_partner(stamp, message, self._last_partner))
+
+    def _stamp(self, message: AnyImage) -> None:
+        if self._settings["stamps"] == "arrival":
+            message.header.stamp = self._node.get_clock().now().to_msg()
+
+    def _judge_stamp(self, stamp: int) -> None:
+        """Say what happens to an image whose stamp is of no use."""
+        before, self._last_stamp = self._last_stamp, stamp
+        if stamp <= 0:
+            effect = f"is {stamp / 1e9:g} s: odometry, recordings and exports go by stamps"
+        elif before is None or stamp > before:
+            self._complaints.settle("stamps")
+            return
+        elif stamp == before:
+            effect = "is that of the image before: odometry and exports use only the first of them"
+        else:
+            back = (before - stamp) / 1e9
+            effect = f"is {back:g} s before that of the image before: all tracks end, epoch grows"
+        self._complaints.file(
+            "stamps",
+            f"The stamp of an image on {self.topic} {effect}. Correct the driver or its clock, or "
+            "set stamps to arrival.",
+        )
 
     def _on_deadline(self) -> None:
         self._release(self._pairing.release(time.perf_counter()))
@@ -322,6 +360,17 @@ class Inputs:
         )
         self._subscriptions.append(subscription)
         return subscription
+
+    def _subscribe_to_latched(
+        self, kind: type, topic: str, callback: Callable[[Any], None]
+    ) -> None:
+        """Hear also what such a publisher sent before; it then sends all to both subscriptions."""
+        ignore = SubscriptionEventCallbacks(incompatible_qos=lambda _: None)
+        self._subscriptions.append(
+            self._node.create_subscription(
+                kind, topic, callback, _LATCHED_QOS, event_callbacks=ignore
+            )
+        )
 
     def _on_incompatible_qos(self, topic: str, event: QoSRequestedIncompatibleQoSInfo) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind).lower()

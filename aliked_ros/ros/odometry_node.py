@@ -99,6 +99,7 @@ class OdometryNode(Node):
         self._odometry = Odometry(noise)
         self._frame_id = settings["frame_id"]
         self._map_index = -1
+        self._last = (-1, 0.0)  # epoch, stamp
         self._keyframes: deque[PoseStamped] = deque(maxlen=_PATH_LENGTH)
         self._poses = self.create_publisher(OdometryMessage, "~/odometry", _QOS)
         self._path = self.create_publisher(Path, "~/path", _QOS)
@@ -129,9 +130,21 @@ class OdometryNode(Node):
                 once=True,
             )
             return
+        self._judge_stamp(observation)
         estimate = self._odometry.process(observation)
         if estimate is not None:
             self._publish(estimate, message.header)
+
+    def _judge_stamp(self, observation: Observation) -> None:
+        epoch, stamp = self._last
+        self._last = observation.epoch, observation.stamp
+        if observation.epoch == epoch and observation.stamp <= stamp:
+            self.get_logger().warning(
+                f"An image has the stamp {observation.stamp:.9f} s, the one before {stamp:.9f} s: "
+                "such an image gets no pose. Correct the camera driver's clock, or set the "
+                "front-end's parameter stamps to arrival.",
+                once=True,
+            )
 
     def _publish(self, estimate: Estimate, image_header: Header) -> None:
         if estimate.map_index != self._map_index:

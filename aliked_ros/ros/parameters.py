@@ -10,8 +10,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from enum import Enum
 from typing import Any
 
@@ -28,6 +29,9 @@ from aliked_ros.errors import ConfigurationError
 from aliked_ros.ros.conversions import DESCRIPTOR_ENCODINGS
 
 Value = bool | int | float | str
+
+_NEAR = 0.75  # similarity of a mistyped name to the right one
+_OF_ROS = {"use_sim_time", "start_type_description_service", "cameras"}  # and of cameras_node
 
 
 class Change(Enum):
@@ -127,9 +131,28 @@ def given_value(node: Node, declaration: Declaration) -> Value:
     return declaration.checked(parameter.value)
 
 
-def declare(node: Node, declarations: Sequence[Declaration]) -> dict[str, Any]:
+def warn_of_unknown(node: Node, names: Collection[str]) -> None:
+    """Warn of given parameters, of a file or the command line, that a node does not have.
+
+    Files for all nodes (``/**``) hold the front-end's, too. names: the node's own.
+    """
+    everyone = {item.name for item in DECLARATIONS} | _OF_ROS
+    for name in sorted(set(node._parameter_overrides) - set(names) - everyone):
+        near = get_close_matches(name, names, 1, _NEAR)
+        if "." in name and not near:  # rclpy's qos_overrides, a camera's topics
+            continue
+        remedy = f"did you mean {near[0]}?" if near else "see docs/parameters.md."
+        node.get_logger().warning(
+            f"parameter {name} is none of {node.get_name()}'s and is ignored; {remedy}"
+        )
+
+
+def declare(
+    node: Node, declarations: Sequence[Declaration], complete: bool = True
+) -> dict[str, Any]:
     """Declare the parameters of a node that cannot start with bad ones; returns the values.
 
+    complete: the node has no others, so that further ones that were given are warned about.
     Raises ConfigurationError for the first value that is not valid.
     """
     values: dict[str, Any] = {}
@@ -138,6 +161,8 @@ def declare(node: Node, declarations: Sequence[Declaration]) -> dict[str, Any]:
         node.declare_parameter(
             item.name, values[item.name], item.descriptor(), ignore_override=True
         )
+    if complete:
+        warn_of_unknown(node, list(values))
     return values
 
 
@@ -252,6 +277,15 @@ DECLARATIONS: tuple[Declaration, ...] = (
         "QoS of the image subscriptions; 'reliable' receives nothing from best-effort cameras.",
         Change.UNCONFIGURED,
         choices=("best_effort", "reliable"),
+    ),
+    Declaration(
+        "stamps",
+        "header",
+        "Stamps of images and results: 'header' = the camera's own; 'arrival' = when an image "
+        "arrives, for drivers that leave the stamp 0 or repeat it. With it pairs need "
+        "sync: approximate.",
+        Change.UNCONFIGURED,
+        choices=("header", "arrival"),
     ),
     Declaration(
         "input_depth",
@@ -386,6 +420,7 @@ class NodeParameters:
             self.node.declare_parameter(
                 declaration.name, value, declaration.descriptor(), ignore_override=True
             )
+        warn_of_unknown(self.node, [declaration.name for declaration in DECLARATIONS])
         self.node.add_on_set_parameters_callback(self._check)
 
     def __getitem__(self, name: str) -> Any:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import struct
 from collections.abc import Sequence
 from concurrent.futures import Future as Written
 from concurrent.futures import ThreadPoolExecutor
@@ -287,6 +288,8 @@ class RecorderNode(Node):
         self._failure: OutputError | None = None
         self._refused = 0
         self._latest = 0
+        self._stamped = ""  # topic whose stamps are looked at
+        self._last_stamp: tuple[int, int] | None = None
         self._awaited: set[str] = set()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         try:
@@ -316,6 +319,7 @@ class RecorderNode(Node):
                     f"parameter {parameter} is {settings[parameter]!r}; it must be the name of a "
                     f"node, such as aliked_frontend or /robot1/aliked_frontend. {error}"
                 ) from error
+        self._stamped = self._resolved(f"{settings['frontend']}/features")
         try:
             self._awaited = {self._resolved(name) for name in settings["topics"].split()}
         except InvalidTopicNameException as error:
@@ -409,7 +413,23 @@ class RecorderNode(Node):
         if 0 < self._latest - received < _TIME_JITTER:
             received = self._latest
         self._latest = received
+        if topic == self._stamped:
+            self._judge_stamp(data)
         self._recording.add(topic, data, received, info["source_timestamp"] or received)
+
+    def _judge_stamp(self, features: bytes) -> None:
+        """Say once that features have stamps by which nothing can be found again."""
+        order = "<" if features[1] else ">"
+        sec, nanosec = struct.unpack_from(f"{order}iI", features, 4)  # the header begins with them
+        before, self._last_stamp = self._last_stamp, (sec, nanosec)
+        if sec < 0 or self._last_stamp in (before, (0, 0)):
+            self.get_logger().warning(
+                f"Features have the stamp {sec}.{nanosec:09d}, "
+                f"{'like those before' if self._last_stamp == before else 'no time of a camera'}: "
+                "all is recorded, but export and report find images, features and poses by stamp. "
+                "Set the front-end's parameter stamps to arrival.",
+                once=True,
+            )
 
     def _discover(self) -> None:
         """Subscribe to the awaited topics that are published by now, as their publishers offer."""
