@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +19,9 @@ from aliked_ros.types import UInt8Array
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+# FFmpeg's own lines about damage; OpenCV looks at it with the first video.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 MAX_SIDE = 8192
 """Pixels; a few bytes can claim to be an image of gigabytes."""
 
@@ -25,6 +30,7 @@ MAX_SIDE = 8192
 _DENSEST_JPEG, _DENSEST_PNG = 8 * 64, 8 * 1032
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LONGEST_HEADER = 4096  # bytes, of a PNM with comments
+_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
 _JPEG = b"\xff\xd8"
 # Two bytes that begin a JPEG segment or end the image; the pairs left out (stuffing, fill, restart
 # and other markers without a length) may stand inside compressed data.
@@ -63,16 +69,15 @@ def decode_image(data: Buffer, upright: bool = True) -> UInt8Array:
     is_jpeg = encoded[:2].tobytes() == _JPEG
     is_png = encoded[: len(_PNG)].tobytes() == _PNG
     # Some decoders fill up such a JPEG with grey, and take the memory that a PNG's part claims.
-    if (is_jpeg and not _has_its_end(view)) or (is_png and not _has_its_parts(view)):
-        problem = "its end is missing"
-        if is_jpeg:
-            problem += " (the marker FF D9: it is cut off, or its writer leaves the marker out)"
+    damage = _damage(view) if is_jpeg or is_png else ""
+    if damage:
+        problem = damage
     elif width * height > encoded.size * (_DENSEST_JPEG if is_jpeg else _DENSEST_PNG):
         problem = f"they cannot hold the {width}×{height} pixels that it claims"
     elif encoded.size:
         try:
             with quiet_opencv():
-                pixels = cv2.imdecode(encoded, flags)
+                pixels = cv2.imdecode(_without_profile(view) if is_png else encoded, flags)
         except cv2.error:  # some decoders raise where others return None
             pixels = None
     if pixels is None:
@@ -166,15 +171,40 @@ def _has_its_end(jpeg: memoryview) -> bool:
     return any(marker == _END_OF_IMAGE for marker, _ in _segments(jpeg))
 
 
-def _has_its_parts(png: memoryview) -> bool:
-    """Whether a PNG's chunks (length, name, content, checksum), to the last one, are all there."""
+def _damage(image: memoryview) -> str:
+    """What is wrong with a JPEG or PNG that can be told without decoding it, empty = nothing."""
+    if bytes(image[: len(_JPEG)]) == _JPEG:
+        whole = _has_its_end(image)
+        hint = " (the marker FF D9: it is cut off, or its writer leaves the marker out)"
+        return "" if whole else f"its end is missing{hint}"
+    name = b""
+    for name, chunk in _chunks(image):
+        if zlib.crc32(chunk[4:-4]) != _big_endian(chunk[-4:]):
+            return f"the checksum of its part {name.decode(errors='replace')} is wrong"
+    return "" if name == b"IEND" else "its end is missing"
+
+
+def _chunks(png: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Names and whole chunks of a PNG (length, name, content, checksum) that are all there."""
     begin = len(_PNG)
     while begin + 12 <= len(png):
-        size = _big_endian(png[begin : begin + 4])
-        if bytes(png[begin + 4 : begin + 8]) == b"IEND":
-            return size == 0  # OpenCV takes the memory for any other
-        begin += 12 + size
-    return False
+        end = begin + 12 + _big_endian(png[begin : begin + 4])
+        name = bytes(png[begin + 4 : begin + 8])
+        if end > len(png) or (name == b"IEND" and end != begin + 12):
+            return  # OpenCV takes the memory that an IEND claims
+        yield name, png[begin:end]
+        if name == b"IEND":
+            return
+        begin = end
+
+
+def _without_profile(png: memoryview) -> NDArray[np.uint8]:
+    """The parts of a PNG that make its pixels: of others libpng writes warnings to the terminal."""
+    chunks = list(_chunks(png))
+    if all(name in _PIXEL_CHUNKS for name, _ in chunks):
+        return np.frombuffer(png, np.uint8)
+    kept = b"".join(chunk for name, chunk in chunks if name in _PIXEL_CHUNKS)
+    return np.frombuffer(_PNG + kept, np.uint8)
 
 
 def _segments(jpeg: memoryview) -> Iterator[tuple[bytes, int]]:

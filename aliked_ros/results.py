@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,10 @@ from aliked_ros.errors import OutputError
 from aliked_ros.types import Float32Array, FrameResult, Image, Tracks, UInt8Array
 from aliked_ros.visualization import Trails, draw_tracks, fit
 
+logger = logging.getLogger(__name__)
+
+_RATES = 0.1, 240.0  # Hz of videos
+_PLAYABLE = 30.0  # Hz, where the images' own rate is none of them
 VIDEO, TRACKS, SUMMARY = "tracks.mp4", "tracks.npz", "summary.json"
 
 
@@ -66,6 +71,14 @@ class VideoFile:
     def __init__(self, target: Path, rate: float) -> None:
         self._target = target
         self._rate = rate
+        if not _RATES[0] <= rate <= _RATES[1]:
+            self._rate = _PLAYABLE
+            logger.warning(
+                "the stamps say %g images a second, which no video has: %s is written with %g.",
+                rate,
+                target,
+                _PLAYABLE,
+            )
         self._size = (0, 0)
         self._frames = 0
         self._stack = ExitStack()
@@ -86,8 +99,9 @@ class VideoFile:
             writer = cv2.VideoWriter(str(self._path), fourcc, self._rate, size)
             if not writer.isOpened():
                 raise OutputError(
-                    f"cannot write {self._target}: this OpenCV has no encoder for MPEG-4 video; "
-                    "pip install opencv-python-headless brings one."
+                    f"cannot write {self._target} ({size[0]}×{size[1]} pixels, {self._rate:g} Hz): "
+                    "this OpenCV has no encoder for such MPEG-4 video; pip install "
+                    "opencv-python-headless brings one."
                 )
             self._size = size
             self._stack = stack.pop_all()

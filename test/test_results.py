@@ -13,10 +13,10 @@ from aliked_ros.results import VideoFile, write_json
 
 
 def test_a_video_that_opencv_cannot_begin_is_told_as_that(tmp_path: Path) -> None:
-    rate = 0.0  # refused as it would be without an encoder
+    name = "tracks.unknown"  # refused as it would be without an encoder
     with (
         pytest.raises(OutputError, match="no encoder"),
-        VideoFile(tmp_path / "tracks.mp4", rate) as video,
+        VideoFile(tmp_path / name, 30.0) as video,
     ):
         video.add(np.zeros((64, 64, 3), np.uint8))
     assert not list(tmp_path.iterdir())

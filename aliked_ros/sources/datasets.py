@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import yaml
@@ -38,6 +39,7 @@ from aliked_ros.sources.files import (
 )
 from aliked_ros.sources.rectification import rectify
 
+_T = TypeVar("_T")
 logger = logging.getLogger("aliked_ros.sources")
 
 _TUM_TOLERANCE = 0.02  # seconds from a colour image to its depth: of the benchmark's associate.py
@@ -120,7 +122,12 @@ def kitti(path: Path, limit: int | None, partner: Partner) -> ImageFiles:
     stamps = _kitti_times(path / "times.txt", len(numbers))
     # What lies between two images and is missing is skipped and counted when it is read.
     paths = [files.get(n, folder / f"{n:06d}.png") for n in numbers][: len(stamps)]
-    calibration = calibration_file(path) or _kitti_calibration(path, left, list(files.values()))
+    calibration = calibration_file(path)
+    if calibration is None:
+        size = _size(list(files.values()))
+        calibration = _unless_needed(
+            lambda: _kitti_calibration(path, left, size), partner == "right"
+        )
     complete: Step | None = None
     if partner == "right":
         rights = {p: path / f"image_{left + 1}" / p.name for p in paths}
@@ -149,7 +156,8 @@ def euroc(root: Path, limit: int | None, partner: Partner) -> ImageFiles:
     if partner == "depth":
         raise no_partner(str(root), partner, "it is a EuRoC data set")
     stamps, paths = _euroc_table(root / "cam0" / "data.csv")
-    sensor = _euroc_sensor(root / "cam0" / "sensor.yaml")
+    own = root / "cam0" / "sensor.yaml"
+    sensor = _unless_needed(lambda: _euroc_sensor(own), partner == "right")
     calibration = calibration_file(root) or (sensor and calibration_of_camera(sensor[0]))
     complete = finish = None
     if partner == "right":
@@ -235,7 +243,7 @@ def _kitti_times(table: Path, count: int) -> list[int]:
     return stamps[:count]
 
 
-def _kitti_calibration(path: Path, left: int, files: list[Path]) -> dict[str, Any] | None:
+def _kitti_calibration(path: Path, left: int, size: tuple[int, int]) -> dict[str, Any] | None:
     """Of calib.txt: lines 'P0:' to 'P3:' with 12 numbers, the projections after rectification."""
     table = path / "calib.txt"
     if not table.is_file():
@@ -250,28 +258,30 @@ def _kitti_calibration(path: Path, left: int, files: list[Path]) -> dict[str, An
         if numbers.size == 12 and np.isfinite(numbers).all():
             projections[row[0].rstrip(":")] = numbers.reshape(3, 4)
     matrix, right = projections.get(f"P{left}"), projections.get(f"P{left + 1}")
-    size = _size(files)
     if matrix is None:
         raise SourceError(
             f"{table} has no line 'P{left}:' with 12 numbers; add it, or take the file away."
         )
-    if size is None:
-        return None
     calibration = calibration_of(*size, matrix) | {"rectified": True}
     if right is not None:
         calibration["stereo_baseline_m"] = float((matrix[0, 3] - right[0, 3]) / matrix[0, 0])
     return calibration
 
 
-def _size(files: list[Path]) -> tuple[int, int] | None:
-    """Width and height of the first image that can be read."""
+def _size(files: list[Path]) -> tuple[int, int]:
+    """Width and height of the first image that can be read; SourceError when there is none."""
+    failure: ImageError | None = None
     for path in files:
         try:
             height, width = read_image(path, upright=False).shape[:2]
-        except ImageError:
-            continue
-        return width, height
-    return None
+        except ImageError as error:
+            failure = failure or error
+        else:
+            return width, height
+    raise SourceError(
+        f"none of the {len(files)} images of {files[0].parent} can be read; the first one: "
+        f"{failure}"
+    )
 
 
 def _euroc_table(table: Path) -> tuple[list[int], list[Path]]:
@@ -310,9 +320,29 @@ def _euroc_sensor(path: Path) -> tuple[CameraModel, NDArray[np.float64]] | None:
         pose = np.array(sensor["T_BS"]["data"], np.float64).reshape(4, 4)
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, ConfigurationError) as error:
         raise SourceError(
-            f"{path} is not the sensor.yaml of a camera ({error!r}); it needs resolution, "
-            "intrinsics, distortion_model, distortion_coefficients and T_BS."
+            f"{path} is not the sensor.yaml of a camera ({_yaml_problem(error)}); it needs "
+            "resolution, intrinsics, distortion_model, distortion_coefficients and T_BS."
         ) from error
     if not np.allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-3):
         raise SourceError(f"{path}: T_BS is no rigid motion.")
     return camera, pose
+
+
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong, in one line, and with YAML itself where."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return " ".join(str(error).split())
+
+
+def _unless_needed(read: Callable[[], _T], needed: bool) -> _T | None:
+    """What ``read`` gives; where it is not needed, None and a warning for its SourceError."""
+    try:
+        return read()
+    except SourceError as error:
+        if needed:
+            raise
+        logger.warning("%s The camera is not calibrated.", error)
+        return None

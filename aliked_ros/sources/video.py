@@ -18,6 +18,8 @@ from aliked_ros.types import Image
 
 logger = logging.getLogger("aliked_ros.sources")
 
+_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
+_STEADY = 0.9, 0.1  # share of the intervals, and by how much they differ at most, at a steady rate
 _ESTIMATED_FRAMES = 2  # by so much a container may announce more frames than it holds
 
 
@@ -38,14 +40,25 @@ class Video:
         if not readable:
             raise SourceError(f"{path} holds no video frame that OpenCV can decode.")
         self.rate = rate if np.isfinite(rate) and rate > 0 else NOMINAL_RATE
+        self._announced = max(frames, 0)
         self.length = shorter(frames if frames > 0 else None, limit)
 
     def _open(self) -> cv2.VideoCapture:
         with quiet_opencv():
             capture = cv2.VideoCapture(str(self._path))
         if not capture.isOpened():
-            raise SourceError(f"{self._path} is not a video that OpenCV can open; give {KINDS}.")
+            raise SourceError(
+                f"{self._path} is not a video that OpenCV can open: {self._nature()}."
+            )
         return capture
+
+    def _nature(self) -> str:
+        """What there is instead of a video."""
+        if self._path.stat().st_size == 0:
+            return "the file is empty"
+        if self._path.suffix.lower() in _SUFFIXES:
+            return "it is damaged, cut off, or of a codec that OpenCV lacks (ffprobe tells)"
+        return f"its name is of no kind of source; give {KINDS}"
 
     def __iter__(self) -> Iterator[Image]:
         """Decode from the first frame on."""
@@ -53,30 +66,43 @@ class Video:
         self.skipped = 0
         try:
             previous = -1.0 / self.rate
-            for index in islice(count(), self._limit):
+            stamps: list[float] = []
+            for _ in islice(count(), self._limit):
                 good, pixels = capture.read()
                 if not good:
-                    self._end(index)
+                    self._end(stamps)
                     return
                 stamp = capture.get(cv2.CAP_PROP_POS_MSEC) * 1e-3
                 if not stamp > previous:  # containers without times report 0 throughout
                     stamp = previous + 1.0 / self.rate
                 previous = stamp
+                stamps.append(stamp)
                 yield Image(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8), stamp)
         finally:
             capture.release()
 
-    def _end(self, frames: int) -> None:
-        """Compare with what the container announces: OpenCV does not tell an error from the end."""
-        missing = (self.length or 0) - frames
-        if missing > _ESTIMATED_FRAMES:
-            self.skipped = missing
-            logger.warning(
-                "%s: decoding stopped after %d of %d frames; the file is damaged or cut off.",
-                self._path,
-                frames,
-                self.length,
-            )
+    def _end(self, stamps: list[float]) -> None:
+        """Compare with what the container announces: OpenCV does not tell an error from the end.
+
+        Of a variable rate the announced number is an estimate, but not the duration.
+        """
+        missing = (self.length or 0) - len(stamps)
+        if missing <= _ESTIMATED_FRAMES:
+            return
+        intervals = np.diff(stamps) * self.rate
+        longest = float(intervals.max(initial=1.0))
+        early = self._announced - stamps[-1] * self.rate > longest + _ESTIMATED_FRAMES
+        steady = np.mean(np.abs(intervals - 1.0) < _STEADY[1]) > _STEADY[0]
+        if not early and not steady:
+            return
+        self.skipped = missing
+        logger.warning(
+            "%s: decoding %s %d of %d frames; the file is damaged or cut off.",
+            self._path,
+            "stopped after" if early else "gave only",
+            len(stamps),
+            self.length,
+        )
 
 
 class Camera:
