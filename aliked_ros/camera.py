@@ -78,7 +78,8 @@ class CameraModel:
             )
         else:
             rays = self._undistort(pixels)
-        missed = np.linalg.norm(pixels - self._project(rays), axis=-1)
+        with np.errstate(all="ignore"):
+            missed = np.linalg.norm(pixels - self._project(rays), axis=-1)
         rays[~(missed < _FAILURE)] = np.nan
         return rays.reshape(-1, 2).astype(np.float32)
 

@@ -66,8 +66,9 @@ def read_image(path: Path, upright: bool = True) -> UInt8Array:
     """
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot read {path}: {error.strerror}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"cannot read {str(path)!r}: {reason}.") from error
     try:
         return decode_image(data, upright)
     except ImageError as error:
@@ -94,8 +95,8 @@ def read_depth(path: Path, units_per_metre: float) -> Float32Array:
         data = np.fromfile(path, np.uint8)
         with quiet_opencv():
             raw = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    except (OSError, cv2.error) as error:
-        raise ImageError(f"cannot read {path}: {error}.") from error
+    except (OSError, ValueError, cv2.error) as error:
+        raise ImageError(f"cannot read {str(path)!r}: {error}.") from error
     if raw is None:
         raise ImageError(f"{path} of {data.size} bytes is not an image that OpenCV can decode.")
     try:

@@ -309,7 +309,9 @@ class Recording:
             if len(near) != 1 and not alone:
                 return None
             beside = near[0] if len(near) == 1 else topics[0]
-        info = next(self._messages(beside))[1]
+        _, info = next(self._messages(beside), (0, None))
+        if info is None:  # counted by an index that is wrong
+            return None
         if hasattr(info, "K"):  # of ROS 1
             names = {"d": "D", "k": "K", "r": "R", "p": "P"}
             fields = {field: getattr(info, old) for field, old in names.items()}

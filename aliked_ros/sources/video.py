@@ -45,7 +45,10 @@ class Video:
 
     def _open(self) -> cv2.VideoCapture:
         with quiet_opencv():
-            capture = cv2.VideoCapture(str(self._path))
+            for backend in _backends():
+                capture = cv2.VideoCapture(str(self._path), backend)
+                if capture.isOpened():
+                    break
         if not capture.isOpened():
             raise SourceError(
                 f"{self._path} is not a video that OpenCV can open: {self._nature()}."
@@ -89,10 +92,13 @@ class Video:
         missing = (self.length or 0) - len(stamps)
         if missing <= _ESTIMATED_FRAMES:
             return
+        end = stamps[-1] * self.rate if stamps else -1.0
         intervals = np.diff(stamps) * self.rate
         longest = float(intervals.max(initial=1.0))
-        early = self._announced - stamps[-1] * self.rate > longest + _ESTIMATED_FRAMES
-        steady = np.mean(np.abs(intervals - 1.0) < _STEADY[1]) > _STEADY[0]
+        early = self._announced - end > longest + _ESTIMATED_FRAMES
+        steady = np.count_nonzero(np.abs(intervals - 1.0) < _STEADY[1]) > _STEADY[0] * len(
+            intervals
+        )
         if not early and not steady:
             return
         self.skipped = missing
@@ -103,6 +109,14 @@ class Video:
             len(stamps),
             self.length,
         )
+
+
+def _backends() -> list[int]:
+    """Those of OpenCV that read video files; its own reader writes to the terminal."""
+    found = list(cv2.videoio_registry.getStreamBackends())
+    if cv2.CAP_FFMPEG in found:
+        found = [one for one in found if one not in (cv2.CAP_OPENCV_MJPEG, cv2.CAP_IMAGES)]
+    return found or [cv2.CAP_ANY]
 
 
 class Camera:
