@@ -204,8 +204,7 @@ def _rows(message: Any, bytes_per_pixel: int, chroma: float = 0.0) -> UInt8Array
             f"{row_bytes}{colours}. Correct step or encoding in the driver."
         )
     size = round(step * height * (1.0 + chroma))
-    formula = "step × height" + (f" × {1.0 + chroma:g}" if chroma else "")
-    numbers = f"{step} × {height}" + (f" × {1.0 + chroma:g}" if chroma else "")
+    factor = f" × {1.0 + chroma:g}" if chroma else ""
     if len(message.data) != size:
         reason = (
             "The message is truncated or its header is wrong; check the driver."
@@ -213,8 +212,8 @@ def _rows(message: Any, bytes_per_pixel: int, chroma: float = 0.0) -> UInt8Array
             else "Its rows are longer than step says, or its height is wrong; correct the driver."
         )
         raise ImageError(
-            f"image data has {len(message.data)} bytes, but {formula} = {numbers} = {size}. "
-            f"{reason}"
+            f"image data has {len(message.data)} bytes, but step × height{factor} = {step} × "
+            f"{height}{factor} = {size}. {reason}"
         )
     data = np.frombuffer(message.data, np.uint8, step * height)
     return data.reshape(height, step)[:, :row_bytes]

@@ -75,12 +75,39 @@ def test_no_points() -> None:
         (np.zeros((3, 3)), "plumb_bob", np.zeros(5), "not calibrated"),
         (MATRIX, "thin_prism", np.zeros(5), "thin_prism.*equidistant"),
         (MATRIX, "equidistant", np.full(5, 0.1), "5 distortion coefficients; it takes 4"),
+        (MATRIX, "plumb_bob", np.full(8, 0.1), "8 distortion coefficients; it takes 0 or 4 or 5"),
+        (MATRIX, "plumb_bob", np.array([0.0] * 5 + [np.nan]), "6 distortion coefficients"),
+        (MATRIX, "Inverse Brown Conrady", np.full(5, 0.1), "distortion_model is 'Inverse"),
         (MATRIX * np.nan, "plumb_bob", np.zeros(5), "finite"),
     ],
 )
 def test_nonsense(matrix: np.ndarray, model: str, distortion: np.ndarray, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         create_camera(640, 480, matrix, model, distortion)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "kept"),
+    [
+        ("plumb_bob", [0.1, 0.2, 0.0, 0.0, 0.3, 0.0, 0.0, 0.0], [0.1, 0.2, 0.0, 0.0, 0.3]),
+        ("plumb_bob", [0.0], []),
+        ("equidistant", [0.1, 0.2, 0.3, 0.4, 0.0], [0.1, 0.2, 0.3, 0.4]),
+        ("rational_polynomial", [0.1, 0.2, 0.0, 0.0, 0.3], [0.1, 0.2, 0.0, 0.0, 0.3]),
+        ("rational_polynomial", [0.1] * 8 + [0.0] * 6, [0.1] * 8 + [0.0] * 6),
+        ("rational_polynomial", [0.01] * 12, [0.01] * 12),
+        ("rational_polynomial", [0.01] * 8 + [0.0], [0.01] * 8),
+        ("Inverse Brown Conrady", [0.0] * 5, [0.0] * 5),
+        ("Brown Conrady", [0.1, 0.0, 0.0, 0.0, 0.0], [0.1, 0.0, 0.0, 0.0, 0.0]),
+    ],
+)
+def test_coefficients_that_are_zero_may_be_too_many(
+    model: str, given: list[float], kept: list[float]
+) -> None:
+    camera = create_camera(640, 480, MATRIX, model, np.array(given))
+    assert camera.distortion.tolist() == kept
+    points = np.array([[300, 200], [340, 250]], np.float32)
+    rays = camera.normalize(points)
+    np.testing.assert_allclose(camera.project(rays), points, atol=0.05)
 
 
 WIDE = {

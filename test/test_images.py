@@ -73,3 +73,35 @@ def test_no_image() -> None:
     for data in (b"", b"this is no picture", b"\xff\xd8", b"\xff\xd8\xff"):
         with pytest.raises(ImageError, match="cannot be decoded"):
             decode_image(data)
+
+
+@pytest.mark.parametrize("largest", [1, 15, 100, 255, 1023, 4095, 65535])
+@pytest.mark.parametrize("kind", [2, 3, 5, 6])
+def test_white_is_what_a_pnm_says(kind: int, largest: int) -> None:
+    """Whatever its maxval, as numbers or bytes, grey or colour, with comments."""
+    values = [0, largest, largest // 2] * (2 if kind in (2, 5) else 1)
+    size = (3, 2) if kind in (2, 5) else (1, 1)
+    head = f"P{kind}\n# by a camera\n{size[0]} {size[1]}\n{largest}\n".encode()
+    data = np.array(values, ">u2" if largest > 255 else "u1").tobytes()
+    if kind in (2, 3):
+        data = " ".join(map(str, values)).encode() + b"\n"
+    pixels = decode_image(head + data)
+    expected = np.array(values) * 255.0 / largest
+    np.testing.assert_allclose(pixels.ravel(), expected, atol=1.0)
+
+
+def test_damage_is_named() -> None:
+    png = cv2.imencode(".png", np.arange(64, dtype=np.uint8).reshape(8, 8))[1].tobytes()
+    damaged = png[:50] + bytes([png[50] ^ 1]) + png[51:]
+    for data, words in (
+        (damaged, "checksum of its part IDAT is wrong"),
+        (png[:-12], "its end is missing"),
+        (b"", "it is empty"),
+        (b"hello", "it begins with 68 65 6C 6C"),
+        (b"BM" + bytes(60), "begins as a BMP"),
+        (b"P5 9 9 255\n", "begins as a PNM"),
+        (b"\xff\xd8\xff\xe0", "the marker FF D9"),
+    ):
+        with pytest.raises(ImageError, match=words) as told:
+            decode_image(data)
+        assert ".png" not in str(told.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from aliked_ros.ros.playback import Playback
@@ -35,6 +36,33 @@ def test_images_come_in_the_time_of_their_stamps(rate, speed, expected):
     playback = Playback(rate, speed, gap=0.1, paused=False)
     stamps = [50.0, 50.1, 50.4, 50.0, 50.05]
     assert play(playback, stamps, start=7.0) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("stamps", "times", "jumps"),
+    [
+        ([1.7e9, 1.7e9 + 0.1, 0.0, 1.7e9 + 0.3], [0.0, 0.1, 0.2, 0.3], [0, 0, -1, 1]),
+        ([50.0, 3650.0, 3650.1], [0.0, 0.1, 0.2], [0, 1, 0]),
+        ([50.0, 50.1, 50.1, 50.05, 50.2], [0.0, 0.1, 0.1, 0.2, 0.35], [0, 0, 0, -1, 0]),
+        ([50.0, 59.0], [0.0, 9.0], [0, 0]),  # a camera may pause
+    ],
+)
+def test_no_jump_of_the_stamps_is_waited_for(stamps, times, jumps):
+    playback = Playback(0.0, 1.0, gap=0.1, paused=False)
+    now, at, seen = 7.0, [], []
+    for stamp in stamps:
+        playback.schedule(round(stamp * SECOND), now)
+        seen.append(int(np.sign(playback.jump)))
+        now += max(playback.remaining(now), 0.0)
+        playback.advance()
+        at.append(now - 7.0)
+    assert at == pytest.approx(times, abs=1e-5)
+    assert seen == jumps
+    slow = Playback(0.0, 1.0, gap=5.0, paused=False)  # of one image in five seconds
+    slow.schedule(0, 0.0)
+    slow.advance()
+    slow.schedule(60 * SECOND, 0.0)
+    assert (slow.jump, slow.remaining(0.0)) == (0.0, 60.0)
 
 
 def test_what_is_late_is_not_made_up_for():
