@@ -49,6 +49,8 @@ _UYVY = _Encoding(2, cv2.COLOR_YUV2RGB_UYVY, even_width=True)
 _YUYV = _Encoding(2, cv2.COLOR_YUV2RGB_YUY2, even_width=True)
 _BGR = _Encoding(3, cv2.COLOR_BGR2RGB)
 
+_FULL_CHROMA = 2.0  # bytes of colour a pixel: two of its own
+
 # ROS names a Bayer pattern after the top-left pixels, as OpenCV's four-letter constants do.
 ENCODINGS: dict[str, _Encoding] = {
     "mono8": _Encoding(1),
@@ -79,10 +81,9 @@ ENCODINGS: dict[str, _Encoding] = {
     "nv21": _planar(cv2.COLOR_YUV2RGB_NV21),
     "yu12": _planar(cv2.COLOR_YUV2RGB_I420),
     "yv12": _planar(cv2.COLOR_YUV2RGB_YV12),
-    "nv24": _Encoding(1, cv2.COLOR_YUV2RGB_YUY2, chroma=2.0),
+    "nv24": _Encoding(1, cv2.COLOR_YUV2RGB_YUY2, chroma=_FULL_CHROMA),
     "32FC1": _Encoding(1, None, 4),
 }
-_FULL_CHROMA = 2.0  # bytes of colour a pixel: two of its own
 _SEMI_PLANAR = (cv2.COLOR_YUV2RGB_NV12, cv2.COLOR_YUV2RGB_NV21)
 _NO_CAMERA = ("16UC1", "16SC1", "32FC1", "32SC1", "64FC1")  # of a compressed image: depth
 _ALIASES = {"i420": "yu12", "yuv420": "yu12"}
@@ -144,9 +145,8 @@ def _unpack(message: Any, encoding: _Encoding) -> UInt8Array:
     rows = _rows(message, encoding.channels * encoding.bytes_per_sample, encoding.chroma)
     if encoding.chroma:
         assert encoding.conversion is not None
-        return _convert(_with_chroma(message, rows, encoding), encoding.conversion)[
-            :, :: 2 if encoding.chroma == _FULL_CHROMA else 1
-        ]
+        pixels = _convert(_with_chroma(message, rows, encoding), encoding.conversion)
+        return np.ascontiguousarray(pixels[:, :: pixels.shape[1] // message.width])
     if encoding.bytes_per_sample == 4:
         return _grey_of_unit_floats(rows, bool(message.is_bigendian))
     if encoding.bytes_per_sample == 2:

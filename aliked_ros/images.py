@@ -69,7 +69,7 @@ def decode_image(data: Buffer, upright: bool = True) -> UInt8Array:
     is_jpeg = encoded[:2].tobytes() == _JPEG
     is_png = encoded[: len(_PNG)].tobytes() == _PNG
     # Some decoders fill up such a JPEG with grey, and take the memory that a PNG's part claims.
-    damage = _damage(view) if is_jpeg or is_png else ""
+    damage = damage_of(view)
     if damage:
         problem = damage
     elif width * height > encoded.size * (_DENSEST_JPEG if is_jpeg else _DENSEST_PNG):
@@ -171,12 +171,14 @@ def _has_its_end(jpeg: memoryview) -> bool:
     return any(marker == _END_OF_IMAGE for marker, _ in _segments(jpeg))
 
 
-def _damage(image: memoryview) -> str:
-    """What is wrong with a JPEG or PNG that can be told without decoding it, empty = nothing."""
+def damage_of(image: memoryview) -> str:
+    """What is wrong with an image that can be told without decoding it, empty = nothing known."""
     if bytes(image[: len(_JPEG)]) == _JPEG:
         whole = _has_its_end(image)
         hint = " (the marker FF D9: it is cut off, or its writer leaves the marker out)"
         return "" if whole else f"its end is missing{hint}"
+    if bytes(image[: len(_PNG)]) != _PNG:
+        return ""
     name = b""
     for name, chunk in _chunks(image):
         if zlib.crc32(chunk[4:-4]) != _big_endian(chunk[-4:]):

@@ -140,6 +140,39 @@ def test_yuv422_channels_have_their_meaning():
     assert colour(128, 240)[0] > colour(128, 240)[2] + 50  # much V is red
 
 
+YUV = {"red": (81, 90, 240), "green": (145, 54, 34), "blue": (41, 240, 110)}  # BT.601
+
+
+@pytest.mark.parametrize("padding", [0, 8])
+@pytest.mark.parametrize("encoding", ["nv12", "nv21", "nv24", "yu12", "i420", "yv12"])
+def test_planar_yuv_gives_back_its_colours(encoding, padding):
+    """A picture of four colours; rows of the colour planes are as long as step says."""
+    quarters = ["red", "green", "blue", "red"]
+    planes = [
+        np.block([[np.full((4, 6), YUV[quarters[2 * y + x]][c]) for x in (0, 1)] for y in (0, 1)])
+        for c in range(3)
+    ]
+    luma, u, v = (plane.astype(np.uint8) for plane in planes)
+    parts: list[tuple[np.ndarray, int]] = [(luma, padding)]
+    if encoding == "nv24":
+        parts.append((np.stack([u, v], -1).reshape(8, 24), 2 * padding))
+    elif encoding in ("nv12", "nv21"):
+        pair = (u, v) if encoding == "nv12" else (v, u)
+        parts.append((np.stack([p[::2, ::2] for p in pair], -1).reshape(4, 12), padding))
+    else:
+        pair = (v, u) if encoding == "yv12" else (u, v)
+        parts += [(p[::2, ::2], padding // 2) for p in pair]
+    data = b"".join(np.pad(part, ((0, 0), (0, pad))).tobytes() for part, pad in parts)
+    message = ImageMessage(width=12, height=8, step=12 + padding, encoding=encoding, data=data)
+    pixels = pixels_of(message)
+    assert pixels.shape == (8, 12, 3)
+    corners = [pixels[1, 1], pixels[1, -2], pixels[-2, 1], pixels[-2, -2]]
+    expected = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+    np.testing.assert_allclose(
+        np.array(corners, int), [expected[name] for name in quarters], atol=6
+    )
+
+
 def test_unpadded_grey_and_rgb_are_not_copied():
     for encoding, channels in (("mono8", 1), ("rgb8", 3)):
         message = message_of(np.zeros((4, 6, channels), np.uint8), encoding, 0, False)
@@ -246,6 +279,12 @@ def changed(**fields) -> ImageMessage:
     [
         (changed(data=good().data[:-1]), "image data has 79 bytes, but step × height = 20 × 4"),
         (changed(data=b""), "image data has 0 bytes"),
+        (changed(data=good().data + good().data[:1]), "image data has 81 bytes.*rows are longer"),
+        (changed(encoding="nv12"), "step × height × 1.5 = 20 × 4 × 1.5 = 120"),
+        (changed(encoding="nv21", height=3), "height of a nv21 image is 3"),
+        (changed(encoding="yu12", width=6, step=7), "its colours half of step"),
+        (CompressedImage(format="16UC1; png compressed ", data=b"abc"), "depth image"),
+        (CompressedImage(format="32FC1; png compressed ", data=b"abc"), "depth image"),
         (changed(step=17), "step is 17 bytes, but a row of 6 rgb8 pixels takes 18"),
         (changed(step=0), "step is 0 bytes"),
         (changed(width=0), "image is 0×4 pixels"),
@@ -322,6 +361,38 @@ def test_compressed_images_keep_colour_order_and_greyness(picture):
     assert pixels_of(compressed(picture[..., 0], ".jpg")).ndim == 2
     deep = picture[..., 0].astype(np.uint16) * 257
     np.testing.assert_array_equal(pixels_of(compressed(deep, ".png")), picture[..., 0])
+
+
+@pytest.mark.parametrize(("suffix", "bits"), [(".png", 8), (".png", 16), (".jpg", 8)])
+@pytest.mark.parametrize("pattern", BAYER)
+def test_a_compressed_mosaic_is_the_raw_one(pattern, bits, suffix):
+    sample = {"R": 200, "G": 120, "B": 40}
+    tile = np.array([sample[letter] for letter in BAYER[pattern]], np.uint8).reshape(2, 2)
+    mosaic = np.tile(tile, (16, 16))
+    message = compressed(mosaic.astype(np.uint16) << 8 if bits == 16 else mosaic, suffix)
+    name = {".png": "png", ".jpg": "jpeg"}[suffix]
+    message.format = f"bayer_{pattern}{bits}; {name} compressed "
+    pixels = pixels_of(message)
+    assert pixels.shape == (32, 32, 3)
+    middle = pixels[8:-8, 8:-8].reshape(-1, 3).astype(int)
+    np.testing.assert_allclose(middle.mean(axis=0), [200, 120, 40], atol=3)
+    odd = compressed(mosaic[:-1], suffix)
+    odd.format = message.format
+    with pytest.raises(ImageError, match=f"height of a bayer_{pattern}{bits} image is 31"):
+        pixels_of(odd)
+
+
+def test_every_value_of_a_compressed_images_format_counts(picture):
+    message = compressed(picture[..., ::-1], ".png")
+    for form in ("rgb8; png compressed bgr8", "bayer_rggb8; jpeg compressed bgr8", "png", ""):
+        message.format = form
+        np.testing.assert_array_equal(pixels_of(message), picture)
+    message.format = "rgb8; png compressed rgb8"  # packed as it was, channels exchanged
+    np.testing.assert_array_equal(pixels_of(message), picture[..., ::-1])
+    grey = compressed(picture[..., 0], ".png")
+    grey.format = "yuv422; jpeg compressed "
+    with pytest.raises(ImageError, match="has one channel, which cannot hold yuv422"):
+        pixels_of(grey)
 
 
 def test_compressed_images_stay_as_the_sensor_sees_them(picture):

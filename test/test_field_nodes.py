@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -221,14 +222,16 @@ def test_the_recorder_and_odometry_say_that_stamps_are_of_no_use(probe, tmp_path
         "aliked_ros.ros.recorder", tmp_path / "log", "-p", f"output:={tmp_path / 'run.mcap'}"
     )
     odometry = RosProcess("aliked_ros.ros.odometry_node", tmp_path / "odometry_log")
-    probe.wait(lambda: features.get_subscription_count() == 2, 60)
-    for _ in range(3):
-        features.publish(frame(0))
     words = {
         recorder: "Features have the stamp 0.000000000",
         odometry: "such an image gets no pose",
     }
-    for process, said in words.items():
-        probe.wait(lambda process=process, said=said: said in process.text(), 30)
-        assert process.stop() == 0
-        assert process.text().count(said) == 1
+
+    def said() -> bool:
+        features.publish(frame(0))
+        return all(text in process.text() for process, text in words.items())
+
+    probe.wait(said, 60)
+    for process, text in words.items():
+        assert process.stop(signal.SIGTERM) == 0
+        assert process.text().count(text) == 1

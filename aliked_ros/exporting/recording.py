@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from aliked_ros.bags import Bag, Topic
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, ImageError, SourceError
+from aliked_ros.image_messages import image_from_message
 from aliked_ros.messages import (
     features_from_message,
     matches_from_message,
@@ -36,16 +37,6 @@ _CAMERA_INFO = ("sensor_msgs/msg/CameraInfo",)
 _IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 _ODOMETRY = ("nav_msgs/msg/Odometry",)
 _PNG = b"\x89PNG"
-# Channels of the raw encodings, and how OpenCV makes what it writes of them.
-_RAW: dict[str, tuple[int, int | None]] = {
-    "mono8": (1, None),
-    "8UC1": (1, None),
-    "bgr8": (3, None),
-    "8UC3": (3, None),
-    "rgb8": (3, cv2.COLOR_RGB2BGR),
-    "bgra8": (4, cv2.COLOR_BGRA2BGR),
-    "rgba8": (4, cv2.COLOR_RGBA2BGR),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +138,26 @@ class RecordingReader:
             yield RecordedMatches(image, reference, matches_from_message(message))
 
     def images(self) -> Iterator[RecordedImage]:
-        """The images: compressed ones as they are, raw ones as PNG; none if not recorded."""
+        """The images: compressed ones as they are, raw ones as PNG; none if not recorded.
+
+        Those that cannot be read are left out and counted in a warning; ImageError when all are.
+        """
+        given, failures = 0, list[ImageError]()
         for message in self._messages(_IMAGES):
-            if hasattr(message, "encoding"):
-                yield RecordedImage(_stamp(message), ".png", _png(message))
-            else:
-                data = bytes(message.data)
-                suffix = ".png" if data.startswith(_PNG) else ".jpg"
-                yield RecordedImage(_stamp(message), suffix, data)
+            try:
+                image = _image(message)
+            except ImageError as error:
+                failures.append(error)
+                continue
+            given += 1
+            yield image
+        if failures and not given:
+            raise failures[0]
+        if failures:
+            logger.warning(
+                "%s: %d of %d images are left out; the first: %s",
+                self.path, len(failures), len(failures) + given, failures[0],
+            )  # fmt: skip
 
     def camera(self) -> CameraModel | None:
         """The model of the images that the features are of, from the first CameraInfo.
@@ -227,18 +230,14 @@ def _explains(camera: CameraModel, frame: RecordedFrame) -> bool:
     return bool(np.nanmedian(np.abs(difference)) < 0.1)  # pixels
 
 
-def _png(message: Any) -> bytes:
-    if message.encoding not in _RAW:
-        raise ImageError(
-            f"images are recorded with encoding {message.encoding!r}; exported can be "
-            f"{', '.join(_RAW)}. Record with 'record_images: jpeg'."
-        )
-    channels, conversion = _RAW[message.encoding]
-    rows = message.data.reshape(message.height, message.step)[:, : message.width * channels]
-    pixels = rows.reshape(message.height, message.width, channels)
-    if conversion is not None:
-        pixels = cv2.cvtColor(np.ascontiguousarray(pixels), conversion)
-    return bytes(cv2.imencode(".png", pixels)[1])
+def _image(message: Any) -> RecordedImage:
+    """The file of an image: a compressed one's own, else a PNG of the pixels it stands for."""
+    if not hasattr(message, "encoding") and not message.format.startswith("bayer_"):
+        data = bytes(message.data)
+        return RecordedImage(_stamp(message), ".png" if data.startswith(_PNG) else ".jpg", data)
+    pixels = image_from_message(message).pixels
+    stored = pixels if pixels.ndim == 2 else pixels[..., ::-1]
+    return RecordedImage(_stamp(message), ".png", bytes(cv2.imencode(".png", stored)[1]))
 
 
 def _stamp(message: Any) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ImageError
 from aliked_ros.frontend.depth import depth_in_metres
-from aliked_ros.images import decode_image, is_turned
+from aliked_ros.images import damage_of, decode_image, is_turned
 from aliked_ros.images import quiet_opencv as quiet_opencv
 from aliked_ros.types import Float32Array, Image, UInt8Array
 
@@ -93,6 +93,8 @@ def read_depth(path: Path, units_per_metre: float) -> Float32Array:
     """
     try:
         data = np.fromfile(path, np.uint8)
+        if damage := damage_of(memoryview(data.tobytes())):
+            raise ImageError(f"{path} of {data.size} bytes cannot be decoded: {damage}.")
         with quiet_opencv():
             raw = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except (OSError, ValueError, cv2.error) as error:
