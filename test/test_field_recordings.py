@@ -251,6 +251,27 @@ def test_one_image_without_a_stamp_has_its_time_of_arrival(
         assert "1 messages have no stamp" in caplog.text
 
 
+def test_an_image_that_is_late_by_one_is_put_in_its_place(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """But where a clock is set back, the order is that of arrival."""
+    order = (0, 1, 3, 2, 4)
+    entries: list[Entry] = [
+        ("/eye", START + i, bags.image(grey(n), START + n * PERIOD, "mono8"))
+        for i, n in enumerate(order)
+    ]
+    source = open_source(str(bags.write(tmp_path / "late", entries, StoragePlugin.MCAP)))
+    assert values(source) == [0, 40, 80, 120, 160]
+    assert values(open_source(str(tmp_path / "late"), 3)) == [0, 40, 80]
+    assert "1 images arrived after their successor" in caplog.text
+    entries = [
+        ("/eye", START + i, bags.image(grey(i), START + (i % 3) * SECOND, "mono8"))
+        for i in range(6)
+    ]
+    source = open_source(str(bags.write(tmp_path / "back", entries, StoragePlugin.MCAP)))
+    assert values(source) == [0, 40, 80, 120, 160, 200]
+
+
 def test_stamps_that_are_all_the_same_are_none(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -263,6 +284,14 @@ def test_stamps_that_are_all_the_same_are_none(
 
 
 # CameraInfo
+
+
+def test_a_calibration_of_another_size_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = [*pictures(1), ("/camera/camera_info", START, bags.camera_info(START, (48, 64), K))]
+    list(open_source(str(bags.write(tmp_path / "run", entries, StoragePlugin.MCAP))))
+    assert "its calibration is of 48×64 images, these are 64×48" in caplog.text
 
 
 def test_the_camera_info_of_realsenses_sdk_is_found(tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ class Inputs:
         """Say what happens to an image whose stamp is of no use."""
         before, self._last_stamp = self._last_stamp, stamp
         if stamp <= 0:
-            effect = f"is {stamp / 1e9:g} s: odometry, recordings and exports go by stamps"
+            effect = f"is {stamp / 1e9:g} s: pairs, odometry, recordings and exports go by stamps"
         elif before is None or stamp > before:
             self._complaints.settle("stamps")
             return

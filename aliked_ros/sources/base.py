@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from aliked_ros.frontend.depth import depth_in_metres
 from aliked_ros.images import damage_of, decode_image, is_turned
 from aliked_ros.images import quiet_opencv as quiet_opencv
 from aliked_ros.types import Float32Array, Image, UInt8Array
+
+logger = logging.getLogger("aliked_ros.sources")
 
 IMAGE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm")
@@ -141,6 +144,18 @@ def calibration_of_camera(camera: CameraModel) -> dict[str, Any]:
 def image_at(pixels: UInt8Array, nanoseconds: int) -> Image:
     """An image of a stamp in whole nanoseconds."""
     return Image(pixels, nanoseconds / SECOND, nanoseconds=nanoseconds)
+
+
+def warn_of_another_size(name: str, calibration: dict[str, Any] | None, pixels: UInt8Array) -> None:
+    """Say that a calibration is not of these images: then it is not used."""
+    if calibration is None:
+        return
+    size, own = pixels.shape[1::-1], (calibration.get("width"), calibration.get("height"))
+    if size != own:
+        logger.warning(
+            "%s: its calibration is of %s×%s images, these are %d×%d: it is not used. Give that of "
+            "this resolution, and of the images as they are stored.", name, *own, *size,
+        )  # fmt: skip
 
 
 def rate_of(stamps: list[int]) -> float:

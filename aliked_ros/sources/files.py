@@ -26,6 +26,7 @@ from aliked_ros.sources.base import (
     rate_of,
     read_depth,
     read_image,
+    warn_of_another_size,
 )
 from aliked_ros.types import Image
 
@@ -71,7 +72,7 @@ class ImageFiles:
         """Decode one file after another; SourceError when not one could be read."""
         self.skipped = 0
         turned = False
-        for path, stamp in self._frames:
+        for number, (path, stamp) in enumerate(self._frames):
             try:
                 pixels = read_image(path, upright=not self._as_stored)
                 if self._as_stored and not turned and (turned := file_is_turned(path)):
@@ -88,6 +89,8 @@ class ImageFiles:
                         f"the last one: {error}"
                     ) from error
                 continue
+            if number == self.skipped and self._finish is None:
+                warn_of_another_size(self.name, self.calibration, pixels)
             image = self._completed(path, image_at(pixels, stamp))
             yield image if self._finish is None else self._finish(image)
 

@@ -30,6 +30,7 @@ from aliked_ros.sources.base import (
     image_at,
     rate_of,
     shorter,
+    warn_of_another_size,
 )
 from aliked_ros.sources.rectification import Rectification, View
 from aliked_ros.types import Image
@@ -45,6 +46,10 @@ _DERIVED = re.compile(r"disparity|mask|/tracks/|theora|confidence", re.IGNORECAS
 _TOLERANCE = {"right": 0.002, "depth": 0.02}  # seconds between an image and its partner
 _WAITING = 30  # images that wait for their partner
 _SAMPLE = 20  # images that the rate is taken from
+
+
+_Item = tuple[int, Any, Any]
+"""Stamp, image and partner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ class Recording:
         good = [(own, own - at) for own, at in zip(stamps, arrivals, strict=True) if own > 0]
         # From the arrivals' clock to that of the headers: simulated time, say.
         self._offset = round(float(np.median([offset for _, offset in good]))) if good else 0
-        self._replaced = 0  # stamps
+        self._replaced = self._late = 0  # stamps, images
         if self._unstamped:
             logger.warning(
                 "%s: the images on %s have no stamps (all are %g s): their times of arrival are "
@@ -97,12 +102,16 @@ class Recording:
         self.calibration: dict[str, Any] | None = self._calibration()
 
     def __iter__(self) -> Iterator[Image]:
-        """Decode the images in order of arrival; SourceError for damage, or when all are bad."""
-        self.skipped = self._replaced = read = alone = 0
+        """Decode the images in order of time; SourceError for damage, or when all are bad.
+
+        One that arrived after its successor is put in its place; where stamps go back for longer,
+        the order is that of arrival.
+        """
+        self.skipped = self._replaced = self._late = read = alone = 0
         pairs = self._pairs() if self._topics.partner else (
             (stamp, message, None) for stamp, message in self._messages(self._topics.image)
         )  # fmt: skip
-        for stamp, message, partner in islice(pairs, self._limit):
+        for stamp, message, partner in islice(self._in_order(pairs), self._limit):
             read += 1
             try:
                 image = image_at(image_from_message(message).pixels, stamp)
@@ -115,6 +124,8 @@ class Recording:
                         f"{self._path} can be read; the last one: {error}"
                     ) from error
                 continue
+            if read == self.skipped + 1:
+                warn_of_another_size(self.name, self.calibration, image.pixels)
             if partner is not None:
                 image = self._completed(image, partner)
             alone += image.right is None and image.depth is None
@@ -129,6 +140,11 @@ class Recording:
             logger.warning(
                 "%s: %d messages have no stamp (0 or before 1970): times of arrival were used.",
                 self._path, self._replaced,
+            )  # fmt: skip
+        if self._late:
+            logger.warning(
+                "%s: %d images arrived after their successor; they were put in order.",
+                self._path, self._late,
             )  # fmt: skip
         if self._bag.cut_off:
             logger.warning(
@@ -172,14 +188,14 @@ class Recording:
         for time, _, message in self._bag.messages([topic]):
             yield self._stamp(message, time), message
 
-    def _pairs(self) -> Iterator[tuple[int, Any, Any]]:
+    def _pairs(self) -> Iterator[_Item]:
         """Stamp, image, and the nearest partner within the tolerance, None = there is none."""
         assert self._topics.partner is not None
         tolerance = round(_TOLERANCE[self._kind] * SECOND)
         images: deque[tuple[int, Any]] = deque()
         partners: deque[tuple[int, Any]] = deque(maxlen=_WAITING)
 
-        def paired() -> tuple[int, Any, Any]:
+        def paired() -> _Item:
             stamp, image = images.popleft()
             near = [p for p in partners if abs(p[0] - stamp) <= tolerance]
             best = min(near, key=lambda p: abs(p[0] - stamp), default=(0, None))
@@ -197,6 +213,20 @@ class Recording:
                 yield paired()
         while images:
             yield paired()
+
+    def _in_order(self, items: Iterator[_Item]) -> Iterator[_Item]:
+        held: _Item | None = None
+        for item in items:
+            if held is None:
+                held = item
+            elif held[0] - SECOND < item[0] < held[0]:
+                self._late += 1
+                yield item
+            else:
+                yield held
+                held = item
+        if held is not None:
+            yield held
 
     # Which topics
 
