@@ -339,15 +339,10 @@ class _Compressed:
     def __init__(self, path: Path) -> None:
         self._folder = TemporaryDirectory(prefix="aliked_ros_")
         unpacked = Path(self._folder.name, path.stem)
-        problem = ""
         try:
-            with path.open("rb") as packed, unpacked.open("wb") as file:
-                unpacker = zstandard.ZstdDecompressor().decompressobj()
-                try:
-                    while block := packed.read(1 << 20):
-                        file.write(unpacker.decompress(block))
-                except zstandard.ZstdError as error:
-                    problem = f"{path}: it is not whole ({error}). What could be unpacked is read."
+            problem = _unpack(path, unpacked)
+            if not unpacked.stat().st_size:
+                raise SourceError(f"cannot read {path}: nothing of it can be unpacked: {problem}.")
             self._part = open_part(unpacked)
         except SourceError as error:
             self._folder.cleanup()
@@ -356,7 +351,9 @@ class _Compressed:
             self._folder.cleanup()
             raise
         self.topics = self._part.topics
-        self.note = problem or self._part.note.replace(str(unpacked), str(path))
+        self.note = self._part.note.replace(str(unpacked), str(path))
+        if problem:
+            self.note = f"{path}: {problem}. What could be unpacked is read. {self.note}".strip()
         self.cut_off = bool(problem) or self._part.cut_off
 
     def messages(self, names: Collection[str]) -> Iterator[tuple[int, str, Any]]:
@@ -365,6 +362,22 @@ class _Compressed:
     def close(self) -> None:
         self._part.close()
         self._folder.cleanup()
+
+
+def _unpack(packed: Path, target: Path) -> str:
+    """Unpack all frames of a file, as far as it goes; what is wrong with it, empty = nothing."""
+    unpacker = zstandard.ZstdDecompressor().decompressobj()
+    with packed.open("rb") as source, target.open("wb") as file:
+        while block := source.read(1 << 20):
+            while block:
+                try:
+                    if unpacker.eof:
+                        unpacker = zstandard.ZstdDecompressor().decompressobj()
+                    file.write(unpacker.decompress(block))
+                except zstandard.ZstdError as error:
+                    return one_line(error)
+                block = unpacker.unused_data if unpacker.eof else b""
+    return "" if unpacker.eof else "its end is missing"
 
 
 def one_line(error: Exception) -> str:

@@ -252,8 +252,10 @@ def look(seed: int, folder: Path, said: list[str]) -> str:
         assert 20 < len(sentence) < 1500, (seed, sentence)
         return f"{kind}: refused"
     assert all(image.pixels.dtype == np.uint8 for image in given)
-    # A container may announce two frames more than it was given, or lose the number itself.
-    announced = min(IMAGES, source.length or 0) - 2 if kind == "video" else IMAGES
+    # A table that ends after a whole line is a shorter one, and so is a container that has lost
+    # the number of its frames; of two of these it may announce too many.
+    announced = IMAGES if kind == "recording" else min(IMAGES, source.length or 0)
+    announced -= 2 * (kind == "video")
     lost = len(given) < announced
     assert not lost or said or source.skipped, (seed, spec, len(given))
     return f"{kind}: {'partly' if lost else 'whole'}"

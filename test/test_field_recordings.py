@@ -216,6 +216,24 @@ def test_a_compressed_file_that_is_cut_off_is_called_by_its_own_name(tmp_path: P
         assert "aliked_ros_" not in str(told.value)
 
 
+def test_all_frames_of_a_compressed_file_are_unpacked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As by a tool that compresses in parallel; and one of which the last is cut off."""
+    file = bags.write(tmp_path / "run", pictures(), StoragePlugin.MCAP) / "run.mcap"
+    data = file.read_bytes()
+    frames = [zstandard.compress(data[i : i + 4000]) for i in range(0, len(data), 4000)]
+    packed = tmp_path / "run.mcap.zst"
+    packed.write_bytes(b"".join(frames))
+    assert values(open_source(str(packed))) == [0, 40, 80, 120]
+    assert not warnings(caplog)
+    database = bags.write(tmp_path / "db", pictures(), StoragePlugin.SQLITE3) / "db.db3"
+    packed = tmp_path / "db.db3.zst"
+    packed.write_bytes(zstandard.compress(database.read_bytes()) + zstandard.compress(b"x")[:-1])
+    assert values(open_source(str(packed))) == [0, 40, 80, 120]
+    assert "db.db3.zst: its end is missing. What could be unpacked is read" in caplog.text
+
+
 def test_files_that_metadata_names_or_does_not(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
