@@ -28,6 +28,7 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame
+from aliked_ros.bags import Bag
 from aliked_ros.exporting.colmap import export_colmap
 from aliked_ros.exporting.recording import RecordingReader
 from aliked_ros.exporting.tum import export_tum
@@ -235,3 +236,26 @@ def test_the_recorder_and_odometry_say_that_stamps_are_of_no_use(probe, tmp_path
     for process, text in words.items():
         assert process.stop(signal.SIGTERM) == 0
         assert process.text().count(text) == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("qos", [LATCHED, RELIABLE])
+def test_the_recorder_has_each_camera_info_once(probe, tmp_path, qos):
+    """Latched ones from before it started, too."""
+    infos = probe.node.create_publisher(CameraInfo, "camera_info", qos)
+    if qos is LATCHED:
+        infos.publish(calibrated())
+    recorder = RosProcess(
+        "aliked_ros.ros.recorder", tmp_path / "log",
+        *("-p", f"output:={tmp_path / 'run.mcap'}", "-p", "record_images:=raw"),
+    )  # fmt: skip
+    probe.wait(lambda: infos.get_subscription_count() == (2 if qos is LATCHED else 1), 60)
+    probe.spin(1.0)
+    for sec in range(1, 4):
+        infos.publish(CameraInfo(header=Header(stamp=Time(sec=sec))))
+        probe.spin(0.1)
+    probe.spin(1.0)
+    assert recorder.stop() == 0, recorder.text()
+    with Bag(tmp_path / "run.mcap") as bag:
+        stamps = [info.header.stamp.sec for _, _, info in bag.messages(["/camera_info"])]
+    assert stamps == ([0, 1, 2, 3] if qos is LATCHED else [1, 2, 3])

@@ -175,6 +175,29 @@ os._exit(0)
     assert "run_0.db3-wal is read, too" in caplog.text
 
 
+def test_a_transaction_that_did_not_end_is_undone_in_a_copy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its journal lies beside the database; neither is changed."""
+    file = bags.write(tmp_path / "run", pictures(), StoragePlugin.SQLITE3) / "run.db3"
+    script = f"""
+import os, sqlite3
+database = sqlite3.connect({str(file)!r})
+database.execute("pragma cache_size=5"); database.execute("begin")
+for i in range(300):
+    database.execute("insert into messages(topic_id, timestamp, data) values (1, ?, ?)",
+                     (i, bytes(5000)))
+os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+    sizes = [(f.name, f.stat().st_size) for f in sorted(file.parent.iterdir())]
+    assert dict(sizes)["run.db3-journal"] > 0
+    assert dict(sizes)["run.db3"] > 1_000_000
+    assert values(open_source(str(file))) == [0, 40, 80, 120]
+    assert "run.db3-journal is read, too" in caplog.text
+    assert sizes == [(f.name, f.stat().st_size) for f in sorted(file.parent.iterdir())]
+
+
 def test_an_empty_database_is_refused_and_its_wal_stays(tmp_path: Path) -> None:
     """SQLite would delete the -wal file of an empty database."""
     (tmp_path / "run.db3").touch()
