@@ -63,10 +63,14 @@ class Bag:
     def messages(self, names: Collection[str]) -> Iterator[tuple[int, str, Any]]:
         """Time of arrival (nanoseconds), topic and message, of these topics in order of arrival.
 
-        Raises SourceError where the bag is damaged.
+        Raises SourceError where the bag is damaged; warns of messages that its index promises and
+        that are not there.
         """
+        read = 0
         try:
-            yield from chain.from_iterable(part.messages(names) for part in self._parts)
+            for item in chain.from_iterable(part.messages(names) for part in self._parts):
+                read += 1
+                yield item
         except OSError:
             raise
         except SourceError as error:
@@ -76,6 +80,12 @@ class Bag:
                 f"{self.path} is damaged ({one_line(error)}); 'mcap recover' or 'ros2 bag reindex' "
                 "saves what is whole."
             ) from error
+        promised = sum(topic.count for topic in self.topics if topic.name in names)
+        if read < promised:
+            logger.warning(
+                "%s is damaged: %d of %d messages on %s could be read; 'mcap recover' or 'ros2 bag "
+                "reindex' saves what is whole.", self.path, read, promised, ", ".join(names),
+            )  # fmt: skip
 
     @property
     def contents(self) -> str:

@@ -121,6 +121,20 @@ def test_a_whole_mcap_of_any_profile_is_read_quietly(
     assert not warnings(caplog)
 
 
+def test_messages_that_damage_hides_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A chunk without a checksum, in which a record's kind is changed to an unknown one."""
+    file = bags.write(tmp_path / "run", pictures(), StoragePlugin.MCAP) / "run.mcap"
+    data = bytearray(file.read_bytes())
+    third = data.index(struct.pack("<Q", START + 2 * PERIOD), 300) - 15  # opcode, length, ids
+    assert data[third] == 5
+    data[third] = 0x77
+    file.write_bytes(data)
+    assert len(values(open_source(str(file)))) < 4
+    assert "of 4 messages on /camera/image_raw could be read" in caplog.text
+
+
 def test_images_of_another_encoding_are_named(tmp_path: Path) -> None:
     path = tmp_path / "run.mcap"
     with path.open("wb") as file:
