@@ -327,6 +327,30 @@ def test_an_image_that_is_late_by_one_is_put_in_its_place(
     assert values(source) == [0, 40, 80, 120, 160, 200]
 
 
+def test_damage_comes_after_the_images_before_it(tmp_path: Path) -> None:
+    file = bags.write(tmp_path / "run", pictures(), StoragePlugin.SQLITE3) / "run.db3"
+    database = sqlite3.connect(file)
+    database.execute("UPDATE messages SET data = x'00' WHERE id = 4")
+    database.commit()
+    database.close()
+    images = iter(open_source(str(file)))
+    assert [int(next(images).pixels[0, 0]) for _ in range(3)] == [0, 40, 80]
+    with pytest.raises(SourceError, match=r"run\.db3 is damaged"):
+        next(images)
+
+
+def test_one_partner_of_an_odd_stamp_leaves_the_other_pairs_alone(tmp_path: Path) -> None:
+    entries: list[Entry] = []
+    for i in range(6):
+        stamp = START + i * PERIOD
+        odd = stamp + 10**7 * SECOND if i == 2 else stamp
+        entries.append(("/left/image", stamp, bags.image(grey(i), stamp, "mono8")))
+        entries.append(("/right/image", stamp + 1, bags.image(grey(i), odd, "mono8")))
+    path = bags.write(tmp_path / "run", entries, StoragePlugin.MCAP)
+    frames = list(open_source(str(path), partner="right"))
+    assert [frame.right is None for frame in frames] == [i == 2 for i in range(6)]
+
+
 def test_stamps_that_are_all_the_same_are_none(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

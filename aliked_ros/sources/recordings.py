@@ -44,6 +44,7 @@ _DEPTH = re.compile(r"depth", re.IGNORECASE)
 _RIGHT = re.compile(r"right", re.IGNORECASE)
 _DERIVED = re.compile(r"disparity|mask|/tracks/|theora|confidence", re.IGNORECASE)
 _TOLERANCE = {"right": 0.002, "depth": 0.02}  # seconds between an image and its partner
+_LATER = 10 * SECOND  # from an image to a partner whose stamp is no accident
 _WAITING = 30  # images that wait for their partner
 _SAMPLE = 20  # images that the rate is taken from
 
@@ -205,10 +206,12 @@ class Recording:
             (images if topic == self._topics.image else partners).append(
                 (self._stamp(message, time), message)
             )
-            # Certain when one later than that, or of this very stamp, is there.
+            # Certain when one later than that, but not by far, or of this very stamp is there.
             while images and (
                 len(images) > _WAITING
-                or any(p == images[0][0] or p > images[0][0] + tolerance for p, _ in partners)
+                or any(
+                    p == images[0][0] or tolerance < p - images[0][0] < _LATER for p, _ in partners
+                )
             ):
                 yield paired()
         while images:
@@ -216,15 +219,20 @@ class Recording:
 
     def _in_order(self, items: Iterator[_Item]) -> Iterator[_Item]:
         held: _Item | None = None
-        for item in items:
-            if held is None:
-                held = item
-            elif held[0] - SECOND < item[0] < held[0]:
-                self._late += 1
-                yield item
-            else:
+        try:
+            for item in items:
+                if held is None:
+                    held = item
+                elif held[0] - SECOND < item[0] < held[0]:
+                    self._late += 1
+                    yield item
+                else:
+                    yield held
+                    held = item
+        except SourceError:  # damage comes after the images before it
+            if held is not None:
                 yield held
-                held = item
+            raise
         if held is not None:
             yield held
 
