@@ -14,7 +14,10 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
+import rclpy
 from builtin_interfaces.msg import Time
+from rclpy.context import Context
+from rclpy.lifecycle import LifecycleNode
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud
 from sensor_msgs.msg import Image as ImageMessage
@@ -26,7 +29,7 @@ from aliked_ros.ros.calibration import Calibration
 from aliked_ros.ros.complaints import Complaints
 from aliked_ros.ros.inputs import Arrival
 from aliked_ros.ros.numbering import Numbering
-from aliked_ros.ros.outputs import Frame, packed_for_rtabmap
+from aliked_ros.ros.outputs import Frame, Outputs, packed_for_rtabmap
 from aliked_ros.ros.parameters import DECLARATIONS
 from aliked_ros.ros.rtabmap import packed, rgbd_image
 from aliked_ros.ros.vins import CHANNELS, EXACT_IDS, VinsOutput
@@ -59,20 +62,33 @@ def table_of(message: PointCloud) -> tuple[np.ndarray, np.ndarray]:
     return points, np.array([channel.values for channel in message.channels]).T
 
 
-def test_vins_gets_nine_channels_and_velocities_by_track():
+def test_vins_gets_nine_channels_and_velocities_of_what_was_seen_twice():
     vins = VinsOutput()
     first = result_of([1, 2, 3], [(60, 40), (50, 50), (10, 10)], stamp=10.0)
-    points, table = table_of(vins.message(first, CAMERA, HEADER))
-    np.testing.assert_allclose(points, [(0.1, 0, 1), (0, 0.1, 1), (-0.4, -0.3, 1)], atol=1e-6)
-    assert table[:, 0].tolist() == [1, 2, 3]
-    np.testing.assert_array_equal(table[:, 2:4], first.features.keypoints)
-    assert not table[:, [1, 4, 5, 6, 7, 8]].any()
+    _, table = table_of(vins.message(first, CAMERA, HEADER))
+    assert len(table) == 0
     second = result_of([4, 3, 1], [(70, 70), (20, 10), (60, 45)], stamp=10.5)
     message = vins.message(second, CAMERA, HEADER)
     assert message.header == HEADER
+    points, table = table_of(message)
+    np.testing.assert_allclose(points, [(-0.3, -0.3, 1), (0.1, 0.05, 1)], atol=1e-6)
+    np.testing.assert_array_equal(table[:, 2:4], second.features.keypoints[1:])
+    np.testing.assert_allclose(table[:, 4:6], [(0.2, 0), (0, 0.1)], atol=1e-6)
+    assert not table[:, [1, 6, 7, 8]].any()
+    third = result_of([1, 4], [(60, 45), (70, 75)], stamp=11.0)
+    _, then = table_of(vins.message(third, CAMERA, HEADER))
+    assert then[0, 0] == table[1, 0]
+    assert then[1, 0] not in table[:, 0]
+    np.testing.assert_allclose(then[:, 4:6], [(0, 0), (0, 0.1)], atol=1e-6)
+
+
+def test_vins_gets_no_velocity_where_time_stands_still():
+    vins = VinsOutput()
+    for x in (10, 20):
+        message = vins.message(result_of([1], [(x, 10)], stamp=5.0), CAMERA, HEADER)
     _, table = table_of(message)
-    assert table[:, 0].tolist() == [4, 3, 1]
-    np.testing.assert_allclose(table[:, 4:6], [(0, 0), (0.2, 0), (0, 0.1)], atol=1e-6)
+    assert len(table) == 1
+    assert not table[:, 4:6].any()
 
 
 def test_vins_gets_the_right_camera_after_the_left():
@@ -81,33 +97,129 @@ def test_vins_gets_the_right_camera_after_the_left():
     for stamp, shift in ((0.0, 0.0), (0.1, 1.0)):
         result = result_of([1, 2], [(60, 40), (50, 50)], stamp, right_x=right_x + shift)
         points, table = table_of(vins.message(result, CAMERA, HEADER))
-        assert table[:, :2].tolist() == [[1, 0], [2, 0], [1, 1]]
-        np.testing.assert_allclose(points[2], (0.05 + shift / 100, 0.0, 1.0), atol=1e-6)
-        np.testing.assert_allclose(table[2, 2:4], (55 + shift, 40))
+    ids = table[:2, 0].tolist()
+    assert table[:, :2].tolist() == [[ids[0], 0], [ids[1], 0], [ids[0], 1]]
+    np.testing.assert_allclose(points[2], (0.06, 0.0, 1.0), atol=1e-6)
+    np.testing.assert_allclose(table[2, 2:4], (56, 40))
     np.testing.assert_allclose(table[:, 4:6], [(0, 0), (0, 0), (0.1, 0)], atol=1e-5)
+    result = result_of([1, 2], [(60, 40), (50, 50)], 0.2, right_x=right_x[::-1] - 10)
+    _, table = table_of(vins.message(result, CAMERA, HEADER))
+    assert table[:, :2].tolist() == [[ids[0], 0], [ids[1], 0], [ids[1], 1]]
+    assert not table[2, 4:6].any()  # the right camera had not seen it before
 
 
 def test_vins_needs_normalized_and_leaves_out_what_the_lens_cannot_see():
     vins = VinsOutput()
     assert vins.message(result_of([1], [(60, 40)], normalized=None), CAMERA, HEADER) is None
     partly = np.array([(0.1, 0.0), (np.nan, np.nan)], np.float32)
-    result = result_of([1, 2], [(60, 40), (0, 0)], normalized=partly)
-    _, table = table_of(vins.message(result, CAMERA, HEADER))
-    assert table[:, 0].tolist() == [1]
+    right_x = np.float32([50.0, 50.0])  # VINS stops where it sees a point on the right alone
+    for _ in range(2):
+        result = result_of([1, 2], [(60, 40), (0, 0)], normalized=partly, right_x=right_x)
+        _, table = table_of(vins.message(result, CAMERA, HEADER))
+    assert table[:, :2].tolist() == [[1, 0], [1, 1]]
     _, table = table_of(vins.message(result_of([], []), CAMERA, HEADER))
     assert len(table) == 0
 
 
+def test_vins_counts_right_over_gaps_black_images_and_epochs():
+    """Its reader takes observation j of an id for the one in message (first + j) of that id."""
+    rng = np.random.default_rng(7)
+    vins = VinsOutput()
+    first: dict[int, int] = {}
+    count: dict[int, int] = {}
+    points: dict[int, set] = {}  # of the scene, by id of VINS
+    wanted = shown = 0
+    before: set = set()
+    for index in range(200):
+        epoch = index // 80
+        seen = sorted(np.flatnonzero(rng.random(60) < 0.8).tolist())
+        if index % 50 in (20, 21):
+            seen = []  # black images
+        pixels = [(one, 40 + epoch) for one in seen]
+        result = result_of([one + 1 for one in seen], pixels, index / 10, epoch)
+        _, table = table_of(vins.message(result, CAMERA, HEADER))
+        assert len(set(table[:, 0])) == len(table)
+        for one in table:
+            number = int(one[0])
+            first.setdefault(number, index)
+            count[number] = count.get(number, 0) + 1
+            assert first[number] + count[number] - 1 == index
+            points.setdefault(number, set()).add(tuple(one[2:4]))
+        wanted += len(before & set(pixels))
+        before = set(pixels)
+        shown += len(table)
+    assert shown == wanted > 5000
+    assert all(len(places) == 1 for places in points.values())
+
+
+def test_vins_is_given_what_its_window_holds():
+    """Of 1000 tracks 400: those it has stay, the best of the others come, from all the image."""
+    rng = np.random.default_rng(3)
+    vins = VinsOutput()
+    pixels = rng.uniform((0, 0), (100, 80), (1000, 2))
+    pixels[:800] = rng.uniform((0, 0), (20, 20), (800, 2))  # the best are in a corner
+    ids = np.arange(1, 1001)
+    before: set[tuple[float, ...]] = set()
+    window: list[set[float]] = []
+    for index in range(30):
+        lost = rng.random(1000) < 0.1
+        ids[lost] = np.arange(ids.max() + 1, ids.max() + 1 + lost.sum())
+        result = result_of(ids.tolist(), pixels.tolist(), index / 10)
+        _, table = table_of(vins.message(result, CAMERA, HEADER))
+        assert len(table) == (400 if index else 0)
+        assert vins.cut == (index > 0)
+        now = {tuple(place) for place in table[:, 2:4].tolist()}
+        still = {tuple(np.float32(place).tolist()) for place in pixels[~lost]}
+        assert not before & still - now
+        before = now
+        window = [*window[-10:], set(table[:, 0])]
+        sights = [sum(one in message for message in window) for one in set().union(*window)]
+        assert sum(sight >= 4 for sight in sights) < 1000
+    assert (np.array(list(now)) > 20).any(axis=1).sum() > 100
+
+
+@pytest.fixture
+def node():
+    context = Context()
+    rclpy.init(context=context)
+    node = LifecycleNode("outputs", context=context)
+    yield node
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+@pytest.mark.ros
+def test_the_node_says_once_that_vins_is_given_a_selection(node):
+    settings = {item.name: item.default for item in DECLARATIONS} | {"publish_vins": True}
+    log: list[str] = []
+    outputs = Outputs(node, settings, Complaints(log.append, print), "cpu")
+    outputs.start()
+    calibration = Calibration("camera_info", "right/camera_info", True, Complaints(print, print))
+    calibration.camera = CAMERA
+    for count in (400, 400, 401, 401, 401):
+        places = [(0.1 * one, 10.0) for one in range(count)]
+        result = result_of([*range(1, count + 1)], places)
+        arrival = Arrival(ImageMessage(header=HEADER), 0.0, 0.0)
+        frame = Frame(arrival, np.zeros((80, 100), np.uint8), result, HEADER.stamp)
+        outputs.pack(frame, calibration)
+    outputs.stop()
+    outputs.destroy()
+    assert [line.startswith("More than 400 tracks: ~/vins_feature has") for line in log] == [True]
+
+
 def test_ids_for_vins_never_come_back_in_another_epoch_and_stay_exact():
     vins = VinsOutput()
-    vins.message(result_of([5, 9], [(1, 1), (2, 2)], epoch=0), CAMERA, HEADER)
-    _, table = table_of(vins.message(result_of([1, 2], [(1, 1), (2, 2)], 1.0, 1), CAMERA, HEADER))
-    assert table[:, 0].tolist() == [11, 12]
-    assert not table[:, 4:6].any()
+
+    def shown(epoch: int) -> list[float]:
+        for _ in range(2):
+            result = result_of([1, 2], [(1, 1), (2, 2)], epoch=epoch)
+            _, table = table_of(vins.message(result, CAMERA, HEADER))
+        return table[:, 0].tolist()
+
+    assert len({*shown(0), *shown(1)}) == 4
     assert not vins.wrapped
-    large = [EXACT_IDS - 11, EXACT_IDS - 9]
-    _, table = table_of(vins.message(result_of(large, [(1, 1), (2, 2)], 2.0, 1), CAMERA, HEADER))
-    assert table[:, 0].tolist() == [EXACT_IDS - 1, 1]
+    vins._next_id = EXACT_IDS - 1
+    assert shown(2) == [EXACT_IDS - 1, 0]
     assert vins.wrapped
 
 

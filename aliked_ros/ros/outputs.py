@@ -24,7 +24,7 @@ from aliked_ros.ros.conversions import (
 from aliked_ros.ros.inputs import Arrival
 from aliked_ros.ros.parameters import NodeParameters
 from aliked_ros.ros.pictures import Pictures
-from aliked_ros.ros.vins import VinsOutput
+from aliked_ros.ros.vins import MOST_POINTS, VinsOutput
 from aliked_ros.types import FrameResult, UInt8Array
 
 _QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
@@ -120,6 +120,11 @@ class Outputs:
                 "Nothing on ~/vins_feature for images without a CameraInfo that fits them."
             )
             return []
+        if self._vins.cut:
+            self._complaints.mention(
+                f"More than {MOST_POINTS} tracks: ~/vins_feature has the best and best spread of "
+                "them, as VINS-Fusion's estimator crashes with too many."
+            )
         if self._vins.wrapped:
             self._complaints.mention(
                 "Track ids on ~/vins_feature have begun anew: its float32 cannot hold larger ones. "
