@@ -71,6 +71,30 @@ def test_every_method_finds_a_known_homography(warped):
             assert repeatability(np.eye(3), first, first) == 1.0
 
 
+def test_xfeat_has_its_keypoints_where_they_are_in_images_of_any_size(tum_images):
+    """It resizes images to multiples of 32; and takes none outside a mask."""
+    from aliked_ros.evaluation.xfeat import XFeatDetector
+
+    pixels = tum_images(0)
+    detect = XFeatDetector(300)
+    whole = detect(pixels).keypoints
+    mask = np.zeros(pixels.shape[:2], np.uint8)
+    mask[:, :320] = 1
+    masked = detect(pixels, mask).keypoints
+    assert len(masked) == 300
+    assert masked[:, 0].max() < 320
+    wider = cv2.resize(pixels, (658, 497), interpolation=cv2.INTER_AREA)
+    scale = np.array([658 / 640, 497 / 480])
+    there = detect(wider).keypoints
+    expected = (whole + 0.5) * scale - 0.5
+    distances = there[:, None] - expected
+    nearest = np.linalg.norm(distances, axis=2).argmin(axis=1)
+    errors = distances[np.arange(len(there)), nearest]
+    close = np.linalg.norm(errors, axis=1) < 1.0
+    assert close.sum() > 150
+    assert np.abs(np.median(errors[close], axis=0)).max() < 0.1
+
+
 def test_too_few_matches_are_no_homography():
     few = np.zeros((3, 2), np.float32)
     assert corner_error(SHIFT, few, few, (480, 640)) == np.inf
