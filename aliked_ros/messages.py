@@ -50,10 +50,12 @@ def optional_array(values: Any, columns: int = 1) -> Float32Array | None:
 
 def tracks_from_message(message: Any) -> Tracks:
     """The track of each keypoint of a FeatureFrame."""
+    recovered = np.array(getattr(message, "recovered", []), bool)  # older recordings have none
     return Tracks(
         ids=np.frombuffer(message.track_ids, np.uint64),
         lengths=np.frombuffer(message.track_lengths, np.uint32),
         epoch=message.epoch,
+        recovered=recovered if recovered.any() else None,
     )
 
 

@@ -43,7 +43,8 @@ class FeatureSubscriber(Node):
         stamp = message.header.stamp
         print(
             f"{stamp.sec}.{stamp.nanosec:09d}: {len(keypoints)} features, "
-            f"{len(motions)} tracked, median motion {np.median(motions or 0):.2f} px, "
+            f"{len(motions)} tracked, {sum(message.recovered)} came back, "
+            f"median motion {np.median(motions or 0):.2f} px, "
             f"longest track {max(message.track_lengths, default=0)} images, "
             f"descriptors {len(descriptors)}×{message.descriptor_dim} {descriptors.dtype}",
             flush=True,

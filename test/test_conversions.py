@@ -476,6 +476,17 @@ def test_features_survive_the_wire(count, dimension, seed, encoding):
     np.testing.assert_array_equal(tracks.ids, result.tracks.ids)
     np.testing.assert_array_equal(tracks.lengths, result.tracks.lengths)
     assert tracks.epoch == 3
+    assert message.recovered == [False] * count
+    assert tracks.recovered is None
+
+
+def test_tracks_that_came_back_survive_the_wire():
+    result = result_of(5, 128, 0, inliers=False)
+    recovered = np.array([False, True, False, False, True])
+    result = replace(result, tracks=replace(result.tracks, recovered=recovered))
+    sent = conversions.feature_frame(result, Header())
+    message = deserialize_message(serialize_message(sent), FeatureFrame)
+    np.testing.assert_array_equal(messages.tracks_from_message(message).recovered, recovered)
 
 
 def test_descriptors_can_be_left_out():

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,8 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 CPP = Path(__file__).parent / "cpp"
 PREFIXES = [
-    Path(sys.prefix),
     *map(Path, filter(None, os.getenv("AMENT_PREFIX_PATH", "").split(":"))),
+    Path(sys.prefix),
 ]
 
 
@@ -62,7 +63,9 @@ def test_the_python_subscriber_reads_a_publisher():
         probe.spin(0.3)
         for index, encoding in enumerate(("float32", "float16", None)):
             header = Header(stamp=Time(sec=7, nanosec=index))
-            publisher.publish(feature_frame(result(index), header, encoding))
+            one = result(index)
+            came_back = replace(one.tracks, recovered=np.arange(400) < index)
+            publisher.publish(feature_frame(replace(one, tracks=came_back), header, encoding))
         probe.spin(1.0)
         process.send_signal(signal.SIGINT)
         said, errors = process.communicate(timeout=30)
@@ -71,12 +74,12 @@ def test_the_python_subscriber_reads_a_publisher():
         probe.close()
     assert process.returncode == 0, errors
     assert said.splitlines() == [
-        "7.000000000: 400 features, 0 tracked, median motion 0.00 px, longest track 1 images, "
-        "descriptors 400×128 float32",
-        "7.000000001: 400 features, 400 tracked, median motion 5.00 px, longest track 2 images, "
-        "descriptors 400×128 float16",
-        "7.000000002: 400 features, 400 tracked, median motion 5.00 px, longest track 3 images, "
-        "descriptors 0×0 float32",
+        "7.000000000: 400 features, 0 tracked, 0 came back, median motion 0.00 px, "
+        "longest track 1 images, descriptors 400×128 float32",
+        "7.000000001: 400 features, 400 tracked, 1 came back, median motion 5.00 px, "
+        "longest track 2 images, descriptors 400×128 float16",
+        "7.000000002: 400 features, 400 tracked, 2 came back, median motion 5.00 px, "
+        "longest track 3 images, descriptors 0×0 float32",
     ]
 
 
@@ -133,30 +136,60 @@ def _opencv() -> list[str]:
         return []
 
 
-def converted(convert: list[str], message: FeatureFrame, folder: Path) -> tuple[np.ndarray, ...]:
-    """(keypoints with score, ids, descriptors) as the C++ header makes them."""
+def converted(convert: list[str], message: FeatureFrame, folder: Path) -> dict[str, np.ndarray]:
+    """What the C++ header makes of a message; keypoints with their scores."""
     (folder / "frame.cdr").write_bytes(serialize_message(message))
     data = subprocess.check_output([*convert, str(folder / "frame.cdr")])
-    count, dimension = np.frombuffer(data, np.uint64, 2).tolist()
-    keypoints = np.frombuffer(data, np.float32, 3 * count, 16).reshape(-1, 3)
-    ids = np.frombuffer(data, np.uint64, count, 16 + 12 * count)
-    descriptors = np.frombuffer(data, np.float32, offset=16 + 20 * count)
-    return keypoints, ids, descriptors.reshape(-1, dimension) if dimension else descriptors
+    read = 0
+
+    def take(kind: type, *shape: int) -> np.ndarray:
+        nonlocal read
+        values = np.frombuffer(data, kind, int(np.prod(shape)), read).reshape(shape)
+        read += values.nbytes
+        return values
+
+    count, dimension = take(np.uint64, 2).tolist()
+    arrays = {"keypoints": take(np.float32, count, 3), "ids": take(np.uint64, count)}
+    arrays["descriptors"] = take(np.float32, count, dimension)
+    rays, right, depth = take(np.uint64, 3).tolist()
+    arrays |= {"normalized": take(np.float32, rays, 2), "right_x": take(np.float32, right)}
+    arrays |= {"depth": take(np.float32, depth), "recovered": take(np.bool_, count)}
+    assert read == len(data)
+    return arrays
 
 
 @pytest.mark.parametrize("encoding", ["float32", "float16", None])
 def test_cpp_keypoints_ids_and_descriptors_are_those_of_the_message(convert, tmp_path, encoding):
     one = result(3)
     message = feature_frame(one, Header(), encoding)
-    keypoints, ids, descriptors = converted(convert, message, tmp_path)
-    np.testing.assert_array_equal(keypoints[:, :2], one.features.keypoints)
-    np.testing.assert_array_equal(keypoints[:, 2], one.features.scores)
-    np.testing.assert_array_equal(ids, one.tracks.ids)
+    arrays = converted(convert, message, tmp_path)
+    np.testing.assert_array_equal(arrays["keypoints"][:, :2], one.features.keypoints)
+    np.testing.assert_array_equal(arrays["keypoints"][:, 2], one.features.scores)
+    np.testing.assert_array_equal(arrays["ids"], one.tracks.ids)
+    for name in ("normalized", "right_x", "depth"):
+        assert arrays[name].size == 0
     if encoding is None:
-        assert descriptors.size == 0
+        assert arrays["descriptors"].size == 0
     else:
         expected = one.features.descriptors.astype(encoding).astype(np.float32)
-        np.testing.assert_array_equal(descriptors, expected)
+        np.testing.assert_array_equal(arrays["descriptors"], expected)
+
+
+def test_cpp_has_rays_stereo_depth_and_what_came_back(convert, tmp_path):
+    one = result(3)
+    rng = np.random.default_rng(5)
+    depth = np.where(rng.random(400) < 0.5, np.nan, rng.random(400)).astype(np.float32)
+    recovered = rng.random(400) < 0.1
+    one = replace(
+        one, normalized=one.features.keypoints / 500, right_x=depth * 7, depth=depth,
+        tracks=replace(one.tracks, recovered=recovered),
+    )  # fmt: skip
+    arrays = converted(convert, feature_frame(one, Header()), tmp_path)
+    for name, expected in (
+        ("normalized", one.normalized), ("right_x", one.right_x), ("depth", depth),
+        ("recovered", recovered),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(arrays[name], expected)
 
 
 def test_cpp_reads_every_half_precision_number(convert, tmp_path):
@@ -164,27 +197,29 @@ def test_cpp_reads_every_half_precision_number(convert, tmp_path):
     bits = np.arange(65536, dtype=np.uint16)
     message = feature_frame(result(0, 512), Header(), "float16")
     message.descriptors = bits.tobytes()
-    _, _, values = converted(convert, message, tmp_path)
+    values = converted(convert, message, tmp_path)["descriptors"]
     expected = bits.view(np.float16).astype(np.float32)
     np.testing.assert_array_equal(values.ravel(), expected)
     assert (np.signbit(values.ravel()) == np.signbit(expected))[~np.isnan(expected)].all()
 
 
 def test_cpp_takes_a_frame_without_features(convert, tmp_path):
-    keypoints, ids, descriptors = converted(
-        convert, feature_frame(result(0, 0), Header()), tmp_path
-    )
-    assert len(keypoints) == len(ids) == descriptors.size == 0
+    arrays = converted(convert, feature_frame(result(0, 0), Header()), tmp_path)
+    assert not any(array.size for array in arrays.values())
 
 
-def test_cpp_refuses_a_frame_that_contradicts_itself(convert, tmp_path):
-    message = feature_frame(result(0), Header())
-    message.descriptors = message.descriptors[:-4]
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [("descriptors", f"{400 * 128 * 4 - 4} descriptor bytes"), ("depth", "396 depths")],
+)
+def test_cpp_refuses_a_frame_that_contradicts_itself(convert, tmp_path, field, words):
+    message = feature_frame(replace(result(0), depth=np.ones(400, np.float32)), Header())
+    setattr(message, field, getattr(message, field)[:-4])
     (tmp_path / "frame.cdr").write_bytes(serialize_message(message))
     done = subprocess.run([*convert, str(tmp_path / "frame.cdr")], capture_output=True, text=True)
     assert done.returncode == 1
     assert "400 scores" in done.stderr
-    assert f"{400 * 128 * 4 - 4} descriptor bytes" in done.stderr
+    assert words in done.stderr
 
 
 @pytest.mark.long

@@ -54,6 +54,7 @@ from aliked_ros.ros.conversions import (
 from aliked_ros.ros.recorder import Recording
 from aliked_ros.sources import open_source
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
+from aliked_ros.viewing.recorded import RecordedRun
 
 TOPICS = {
     "/aliked_frontend/features": FeatureFrame,
@@ -405,6 +406,22 @@ def test_rectified_images_have_the_camera_of_the_projection_matrix(tmp_path):
         tmp_path / "run.mcap", results, ("/camera_info", camera_info(model_of("FULL_OPENCV")))
     )
     assert export(path, tmp_path / "sfm")["cameras"] == "PINHOLE"
+
+
+def test_of_a_stereo_pair_the_left_camera_is_exported(tmp_path):
+    """Whatever the topics are called: P of the right one holds the baseline."""
+    camera = model_of("PINHOLE")
+    left, right = camera_info(camera), camera_info(camera)
+    left.p = np.column_stack([MATRIX, np.zeros(3)]).ravel()
+    right.p = np.column_stack([MATRIX, [-50.0, 0, 0]]).ravel()
+    path = record(tmp_path / "run.mcap", Scene(camera, 3).results(), ("/a", right), ("/b", left))
+    assert export(path, tmp_path / "sfm")["cameras"] == "PINHOLE"
+    topics = (("/right/camera_info", right), ("/zed/camera_info", left))
+    with RecordedRun(record(tmp_path / "run.mcap", Scene(camera, 3).results(), *topics)) as run:
+        assert run.topics["camera_info"] == "/zed/camera_info"
+    both = record(tmp_path / "two.mcap", Scene(camera, 3).results(), ("/a", left), ("/b", left))
+    with pytest.raises(SourceError, match=r"/a, /b; name"):
+        export(both, tmp_path / "two")
 
 
 @pytest.mark.parametrize("encoding", ["mono8", "rgb8", "bgra8"])

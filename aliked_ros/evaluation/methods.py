@@ -207,12 +207,29 @@ def _disk(config: FrontendConfig) -> Method:
     )
 
 
-METHODS = ("aliked+lightglue", "aliked+nearest", "sift", "orb", "gftt+lk", "disk+lightglue")
+def _xfeat(config: FrontendConfig) -> Method:
+    from aliked_ros.evaluation.xfeat import LighterGlueMatcher, XFeatDetector
+
+    detector, matcher = XFeatDetector(config.max_keypoints), LighterGlueMatcher(config)
+    return DescribedMethod(
+        "xfeat+lighterglue",
+        "XFeat and LighterGlue (kornia, PyTorch)",
+        detector,
+        matcher,
+        lambda: DescriptorFrontend(config, detector, matcher),
+    )
+
+
+METHODS = (
+    "aliked+lightglue", "aliked+nearest", "sift", "orb", "gftt+lk", "disk+lightglue",
+    "xfeat+lighterglue",
+)  # fmt: skip
 _MAKERS: dict[str, Callable[[FrontendConfig], Method]] = {
     "sift": _sift,
     "orb": _orb,
     "gftt+lk": FlowMethod,
     "disk+lightglue": _disk,
+    "xfeat+lighterglue": _xfeat,
 }
 
 

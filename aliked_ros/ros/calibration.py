@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
-
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
@@ -89,12 +87,3 @@ class Calibration:
             self._complaints.mention(f"No CameraInfo on {self._topic}: normalized stays empty.")
         if stereo and self.right_info is None:
             self._complaints.mention(f"No CameraInfo on {self._right_topic}: depth stays empty.")
-
-
-def stamped(info: CameraInfo | None, header: Header) -> CameraInfo | None:
-    """The CameraInfo of one image."""
-    if info is None:
-        return None
-    info = copy(info)
-    info.header = header
-    return info

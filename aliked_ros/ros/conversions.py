@@ -117,6 +117,8 @@ def feature_frame(
     _fill(message.track_lengths, tracks.lengths.astype(np.uint32, copy=False))
     message.epoch = int(tracks.epoch)
     message.is_keyframe = result.is_keyframe
+    recovered = np.zeros(len(features), bool) if tracks.recovered is None else tracks.recovered
+    message.recovered = recovered.tolist()  # rclpy keeps bool[] in a list
     for target, values in ((message.right_x, result.right_x), (message.depth, result.depth)):
         if values is not None:
             _fill(target, values.astype(np.float32, copy=False))
@@ -144,7 +146,7 @@ def feature_matches(result: FrameResult, header: Header, reference_stamp: Time) 
     _fill(message.current_indices, matches.current_indices.astype(np.uint32, copy=False))
     _fill(message.scores, matches.scores.astype(np.float32, copy=False))
     if matches.inliers is not None:
-        message.inliers = matches.inliers.tolist()  # rclpy keeps bool[] in a list
+        message.inliers = matches.inliers.tolist()
     return message
 
 

@@ -14,7 +14,7 @@ from std_msgs.msg import Header
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, Keyframe
 from aliked_ros.camera import CameraModel
 from aliked_ros.ros import rtabmap
-from aliked_ros.ros.calibration import Calibration, stamped
+from aliked_ros.ros.calibration import Calibration
 from aliked_ros.ros.complaints import Complaints
 from aliked_ros.ros.conversions import (
     feature_frame,
@@ -24,7 +24,7 @@ from aliked_ros.ros.conversions import (
 from aliked_ros.ros.inputs import Arrival
 from aliked_ros.ros.parameters import NodeParameters
 from aliked_ros.ros.pictures import Pictures
-from aliked_ros.ros.vins import VinsOutput
+from aliked_ros.ros.vins import MOST_POINTS, VinsOutput
 from aliked_ros.types import FrameResult, UInt8Array
 
 _QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
@@ -67,6 +67,7 @@ class Outputs:
     def start(self) -> None:
         """Begin a sequence of images."""
         self._vins = VinsOutput()
+        self._rtabmap = rtabmap.RtabmapOutput()
         self._pictures.start()
 
     def stop(self) -> None:
@@ -92,7 +93,7 @@ class Outputs:
         if self._vins_feature is not None:
             packed += self._packed_for_vins(result, calibration.camera, header)
         if self._rtabmap_features is not None:
-            packed.append((self._rtabmap_features, packed_for_rtabmap(frame, calibration)))
+            packed += self._packed_for_rtabmap(frame, calibration)
         if result.is_keyframe and self._keyframes.get_subscription_count():
             message = keyframe_message(features, result.keyframe_reason, frame.pixels)
             packed.append((self._keyframes, message))
@@ -120,6 +121,11 @@ class Outputs:
                 "Nothing on ~/vins_feature for images without a CameraInfo that fits them."
             )
             return []
+        if self._vins.cut:
+            self._complaints.mention(
+                f"More than {MOST_POINTS} tracks: ~/vins_feature has the best and best spread of "
+                "them, as VINS-Fusion's estimator crashes with too many."
+            )
         if self._vins.wrapped:
             self._complaints.mention(
                 "Track ids on ~/vins_feature have begun anew: its float32 cannot hold larger ones. "
@@ -127,16 +133,26 @@ class Outputs:
             )
         return [(self._vins_feature, message)]
 
-
-def packed_for_rtabmap(frame: Frame, calibration: Calibration) -> Any:
-    """The RGBDImage of one image; without a partner that could not be used."""
-    header = frame.arrival.message.header
-    used = frame.result.right_x is not None or frame.result.depth is not None
-    info = stamped(calibration.info, header)
-    return rtabmap.rgbd_image(
-        frame.result,
-        frame.arrival.message,
-        frame.arrival.partner if used else None,
-        # registered depth has the camera's own
-        (info, stamped(calibration.right_info, header) or info),
-    )
+    def _packed_for_rtabmap(self, frame: Frame, calibration: Calibration) -> Packed:
+        result, camera, arrival = frame.result, calibration.camera, frame.arrival
+        used = result.right_x is not None or result.depth is not None
+        message = camera and self._rtabmap.message(
+            result,
+            camera,
+            arrival.message,
+            frame.pixels,
+            arrival.partner if used else None,  # one that cannot be used is left out
+            (calibration.right_info, calibration.baseline),
+        )
+        if message is not None:
+            return [(self._rtabmap_features, message)]
+        if result.normalized is None:
+            self._complaints.mention(
+                "Nothing on ~/rtabmap_features for images without a CameraInfo that fits them."
+            )
+        else:
+            self._complaints.mention(
+                "Nothing on ~/rtabmap_features for images without features: rtabmap aborts where "
+                "the first has none."
+            )
+        return []

@@ -63,7 +63,8 @@ _DECLARATIONS = (
     Declaration(
         "record_images",
         "none",
-        "Record image and camera_info, too: 'raw' as they come, 'jpeg' on image/compressed.",
+        "Record image, camera_info and right/camera_info, too: images 'raw' as they come, or "
+        "'jpeg' on image/compressed.",
         Change.AT_START,
         choices=("none", "raw", "jpeg"),
     ),
@@ -336,6 +337,7 @@ class RecorderNode(Node):
             best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
             qos = reliable if settings["image_reliability"] == "reliable" else best_effort
             self._record("camera_info", CameraInfo, qos)
+            self._record("right/camera_info", CameraInfo, qos)  # stays empty unless stereo
             if settings["record_images"] == "raw":
                 self._record("image", ImageMessage, qos)
             else:

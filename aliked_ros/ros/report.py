@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import CameraInfo, CompressedImage
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus
@@ -28,43 +28,48 @@ from aliked_ros.types import UInt8Array
 from aliked_ros.viewing.recorded import result_of
 from aliked_ros.visualization import Trails, contact_sheet, draw_tracks
 
-_KINDS = {
-    f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}": kind
-    for kind in (
-        FeatureFrame,
-        FeatureMatches,
-        FrontendStatus,
-        ImageMessage,
-        CompressedImage,
-        CameraInfo,
-    )
-}
+_KINDS = (FeatureFrame, FeatureMatches, FrontendStatus, ImageMessage, CompressedImage)
 _SHEET_PICTURES = 9
 _WAITING = 30  # frames that wait for the image of the first of them
 
 
 @dataclass(slots=True)
 class Recorded:
-    """One message: when the publisher sent it and when the recorder got it, seconds."""
+    """One message: when the publisher sent it and when the recorder got it, seconds.
 
+    message: with the fields that the recording defines, which an older version may lack.
+    """
+
+    kind: type
     message: Any
     published: float
     received: float
 
 
-def read_recording(path: Path, kinds: Sequence[type]) -> Iterator[Recorded]:
+def read_recording(path: Path, kinds: Sequence[type] = _KINDS) -> Iterator[Recorded]:
     """The messages of these types in order of arrival; SourceError for an unreadable file.
 
     Of a file whose recorder was killed, those that are whole.
     """
+    names = {f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}": kind for kind in kinds}
+    store = get_typestore(Stores.EMPTY)
     for schema, _, message in stream_mcap(path):
-        kind = _KINDS.get(schema.name)
-        if kind in kinds:
-            yield Recorded(
-                deserialize_message(message.data, kind),
-                message.publish_time * 1e-9,
-                message.log_time * 1e-9,
-            )
+        kind = names.get(schema.name)
+        if kind is None:
+            continue
+        if schema.name not in store.fielddefs:
+            try:
+                store.register(get_types_from_msg(schema.data.decode(), schema.name))
+            except Exception as error:  # UnicodeDecodeError, and what rosbags' parser raises
+                raise SourceError(
+                    f"{path} does not say what {schema.name} is made of ({error}); record it again."
+                ) from error
+        yield Recorded(
+            kind,
+            store.deserialize_cdr(message.data, schema.name),
+            message.publish_time * 1e-9,
+            message.log_time * 1e-9,
+        )
 
 
 def report_of(recording: Path) -> dict[str, Any]:
@@ -75,28 +80,28 @@ def report_of(recording: Path) -> dict[str, Any]:
     Raises SourceError when the recording holds no features.
     """
     statistics = TrackStatistics()
-    status = FrontendStatus()
+    status: Any = FrontendStatus()
     played: list[float] = []
     stages: dict[str, list[float]] = defaultdict(list)
     transport: list[float] = []
     end_to_end: list[float] = []
     arrivals: list[float] = []
-    waiting: dict[int, FeatureFrame] = {}
-    for item in read_recording(recording, tuple(_KINDS.values())):
+    waiting: dict[int, Any] = {}
+    for item in read_recording(recording):
         message = item.message
-        if isinstance(message, ImageMessage | CompressedImage):
+        if item.kind in (ImageMessage, CompressedImage):
             played.append(item.published)
-        elif isinstance(message, FrontendStatus):
+        elif item.kind is FrontendStatus:
             if message.frames_processed > status.frames_processed:
                 for stage, latest in zip(message.stage_names, message.stage_last, strict=True):
-                    stages[stage].append(latest)
+                    stages[stage].append(float(latest))
             status = message
-        elif isinstance(message, FeatureFrame):
+        elif item.kind is FeatureFrame:
             arrivals.append(item.received)
             transport.append(item.received - item.published)
             end_to_end.append(item.received - seconds(message.header.stamp))
             waiting[message.frame_index] = message
-        elif isinstance(message, FeatureMatches) and message.frame_index in waiting:
+        elif item.kind is FeatureMatches and message.frame_index in waiting:
             statistics.add(result_of(waiting.pop(message.frame_index), message))
     summary = statistics.summary()
     if not summary["frames"]:
@@ -156,7 +161,7 @@ def _frames_with_images(recording: Path) -> Iterator[tuple[Recorded, UInt8Array 
 
     for item in read_recording(recording, (FeatureFrame, ImageMessage, CompressedImage)):
         message = item.message
-        if isinstance(message, FeatureFrame):
+        if item.kind is FeatureFrame:
             frames.append(item)
         else:
             images[seconds(message.header.stamp)] = image_from_message(message).pixels

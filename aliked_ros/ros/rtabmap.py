@@ -1,13 +1,18 @@
 """Features as rtabmap reads them: an rtabmap_msgs/RGBDImage with its images.
 
+All in it is of one pinhole camera without distortion: rtabmap takes keypoints, points and images
+for rectified, whatever D of the CameraInfo says.
+
 rtabmap_msgs comes with ROS, not with Python's registries; only this output needs it.
 """
 
 from __future__ import annotations
 
 import importlib
+import re
 import struct
 import zlib
+from copy import copy
 from typing import Any
 
 import cv2
@@ -15,11 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import Header
 
-from aliked_ros.types import FrameResult
+from aliked_ros.camera import CameraModel
+from aliked_ros.errors import ConfigurationError
+from aliked_ros.ros.conversions import depth_from_message, image_from_message, image_message
+from aliked_ros.ros.inputs import AnyImage
+from aliked_ros.types import Float32Array, FrameResult, UInt8Array
 
 _FAST = 1  # zlib's level: descriptors do not compress, whatever the effort
 _SIZE = 8.0  # pixels; the patch that a descriptor sees varies, rtabmap only draws it
+_READ = ("mono8", "rgb8", "bgr8")  # encodings of either image of a pair; depth is read as it is
+_NOT_READ = re.compile("bayer|16")  # in the format of a compressed one
 
 
 def message_type() -> type:
@@ -27,42 +39,135 @@ def message_type() -> type:
     return importlib.import_module("rtabmap_msgs.msg").RGBDImage  # type: ignore[no-any-return]
 
 
-def rgbd_image(
-    result: FrameResult,
-    image: ImageMessage | CompressedImage,
-    partner: ImageMessage | CompressedImage | None,
-    infos: tuple[CameraInfo | None, CameraInfo | None],
-) -> Any:
-    """The message of one image, for rtabmap's ``subscribe_rgbd``.
+class RtabmapOutput:
+    """Makes the messages of successive images, for rtabmap's ``subscribe_rgbd``."""
 
-    image, partner: as they came; partner is the depth image, or the right one of a stereo pair.
-    infos: their CameraInfos. Points are in the camera's optical frame, NaN where no depth is known.
-    """
-    types = importlib.import_module("rtabmap_msgs.msg")
-    message = types.RGBDImage(header=image.header)
-    for name, source in (("rgb", image), ("depth", partner)):
-        if source is not None:
-            compressed = isinstance(source, CompressedImage)
-            setattr(message, f"{name}_compressed" if compressed else name, source)
-    for name, info in zip(("rgb", "depth"), infos, strict=True):
-        if info is not None:
-            setattr(message, f"{name}_camera_info", info)
-    features = result.features
-    message.key_points = [
-        types.KeyPoint(
-            pt=types.Point2f(x=x, y=y),
-            size=_SIZE, angle=-1.0, response=score, octave=0, class_id=-1,
-        )
-        for (x, y), score in zip(
-            features.keypoints.tolist(), features.scores.tolist(), strict=True
-        )
-    ]  # fmt: skip
-    if result.depth is not None and result.normalized is not None:
-        points = np.column_stack([result.normalized, np.ones(len(features))])
-        points *= result.depth[:, np.newaxis]
-        message.points = [types.Point3f(x=x, y=y, z=z) for x, y, z in points.tolist()]
-    message.descriptors = packed(features.descriptors)
-    return message
+    def __init__(self) -> None:
+        self._camera: CameraModel | None = None
+        self._maps: tuple[Any, Any] | None = None  # for images with distortion
+
+    def message(
+        self,
+        result: FrameResult,
+        camera: CameraModel,
+        image: AnyImage,
+        pixels: UInt8Array,
+        partner: AnyImage | None = None,
+        right: tuple[CameraInfo | None, float | None] = (None, None),
+    ) -> Any | None:
+        """The message of one image; None where ``normalized`` is not known, or without features.
+
+        image, pixels: as it came, and decoded. partner: the depth image, or the right one of a
+        stereo pair; right: its CameraInfo and the baseline. Points are in the camera's optical
+        frame, NaN where no depth is known.
+        """
+        if result.normalized is None:
+            return None
+        if camera is not self._camera:
+            self._camera, self._maps = camera, None
+            if camera.distortion.any():
+                size = (camera.width, camera.height)
+                self._maps = camera.rectification_maps(np.eye(3), camera.matrix, size)
+        keypoints = self._rectified(result)
+        size = (camera.width, camera.height)
+        kept = ((keypoints >= 0.0) & (keypoints <= np.subtract(size, 1))).all(axis=1)
+        # Where the first image has no features, rtabmap detects its own, of another kind, and
+        # aborts at the next that has.
+        if not kept.any():
+            return None
+        types = importlib.import_module("rtabmap_msgs.msg")
+        message = types.RGBDImage(header=image.header)
+        message.rgb_camera_info = _info(camera, camera.matrix, 0.0, image.header)
+        self._set_image(message, "rgb", image, pixels)
+        if partner is not None and result.right_x is None:
+            message.depth_camera_info = message.rgb_camera_info  # registered: the camera's own
+            message.depth = self._depth(partner)
+        elif partner is not None:
+            matrix, shift = _right(camera, *right)
+            message.depth_camera_info = _info(camera, matrix, shift, image.header)
+            self._set_image(message, "depth", partner, None)
+        message.key_points = [
+            types.KeyPoint(
+                pt=types.Point2f(x=x, y=y),
+                size=_SIZE, angle=-1.0, response=score, octave=0, class_id=-1,
+            )
+            for (x, y), score in zip(
+                keypoints[kept].tolist(), result.features.scores[kept].tolist(), strict=True
+            )
+        ]  # fmt: skip
+        if result.depth is not None:
+            points = np.column_stack([result.normalized, np.ones(len(keypoints))])[kept]
+            points *= result.depth[kept, np.newaxis]
+            message.points = [types.Point3f(x=x, y=y, z=z) for x, y, z in points.tolist()]
+        message.descriptors = packed(result.features.descriptors[kept])
+        return message
+
+    def _rectified(self, result: FrameResult) -> Float32Array:
+        """The keypoints without distortion, N×2 pixels; NaN where the lens cannot see."""
+        assert self._camera is not None
+        if self._maps is None:
+            return result.features.keypoints
+        matrix = self._camera.matrix
+        return (result.normalized @ matrix[:2, :2].T + matrix[:2, 2]).astype(np.float32)
+
+    def _set_image(
+        self, message: Any, field: str, image: AnyImage, pixels: UInt8Array | None
+    ) -> None:
+        """Fill the raw or the compressed field with the rectified image in what rtabmap reads.
+
+        pixels: the image decoded, None = is to be.
+        """
+        if self._maps is None and isinstance(image, CompressedImage):
+            if not _NOT_READ.search(image.format):
+                image = copy(image)
+                image.format = "jpg"  # by this word it tells a right image from a depth image
+                setattr(message, f"{field}_compressed", image)
+                return
+        elif self._maps is None and image.encoding in _READ:
+            setattr(message, field, image)
+            return
+        if pixels is None:
+            pixels = image_from_message(image).pixels
+        if self._maps is not None:
+            pixels = cv2.remap(pixels, *self._maps, cv2.INTER_LINEAR)
+        setattr(message, field, image_message(pixels, image.header))
+
+    def _depth(self, image: ImageMessage) -> ImageMessage:
+        """The rectified depth image."""
+        if self._maps is None:
+            return image
+        depth = depth_from_message(image)
+        depth = cv2.remap(depth, *self._maps, cv2.INTER_NEAREST, borderValue=np.nan)
+        height, width = depth.shape
+        message = ImageMessage(header=image.header, height=height, width=width, step=4 * width)
+        message.encoding = "32FC1"
+        message.data.frombytes(depth.astype("<f4").tobytes())
+        return message
+
+
+def _right(
+    camera: CameraModel, info: CameraInfo | None, baseline: float | None
+) -> tuple[NDArray[np.float64], float]:
+    """Matrix of the right camera of a rectified pair, and P[3]: 0 where that is not known."""
+    if info is None or baseline is None:
+        return camera.matrix, 0.0
+    try:
+        matrix = CameraModel.from_info(info, rectified=True).matrix
+    except ConfigurationError:
+        matrix = camera.matrix
+    return matrix, -baseline * float(matrix[0, 0])
+
+
+def _info(
+    camera: CameraModel, matrix: NDArray[np.float64], shift: float, header: Header
+) -> CameraInfo:
+    """The CameraInfo of rectified images of the camera's size; shift: P[3]."""
+    info = CameraInfo(header=header, width=camera.width, height=camera.height)
+    info.distortion_model = "plumb_bob"
+    info.d = [0.0] * 5
+    info.k, info.r = matrix.ravel(), np.eye(3).ravel()
+    info.p = np.column_stack([matrix, [shift, 0.0, 0.0]]).ravel()
+    return info
 
 
 def packed(matrix: NDArray[np.float32]) -> bytes:

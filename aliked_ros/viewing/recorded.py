@@ -108,6 +108,8 @@ class RecordedRun:
             if kind == IMAGE:
                 found = [t for t in found if _is_the_image(t.name, topics[FEATURES])]
                 found.sort(key=lambda t: (t.msgtype != types[0], len(t.name)))
+            if kind == CAMERA:
+                found.sort(key=lambda t: bool(_OTHER_IMAGES.search(t.name)))
             if found:
                 topics[kind], count[kind] = found[0].name, found[0].count
         return topics, count

@@ -1,6 +1,6 @@
 // Reads a serialized FeatureFrame from a file with the installed messages, converts it as
 // examples/cpp does, and writes the result to standard output: N and D, x y score of each keypoint,
-// ids, descriptors.
+// ids, descriptors, the numbers of normalized, right_x and depth, these, and recovered (bytes).
 #include <cstdint>
 #include <cstdio>
 #include <exception>
@@ -46,6 +46,18 @@ int main(int, char ** argv)
     write(features.track_ids.data(), features.track_ids.size());
     if (features.descriptors.rows != 0) {
       write(features.descriptors.ptr<float>(), sizes[0] * sizes[1]);
+    }
+    const std::uint64_t optional[] = {
+      features.normalized.size(), features.right_x.size(), features.depth.size()};
+    write(optional, 3);
+    for (const auto & ray : features.normalized) {
+      const float values[] = {ray.x, ray.y};
+      write(values, 2);
+    }
+    write(features.right_x.data(), features.right_x.size());
+    write(features.depth.data(), features.depth.size());
+    for (const bool recovered : features.recovered) {
+      std::fputc(recovered, stdout);
     }
   } catch (const std::exception & error) {
     std::fprintf(stderr, "%s\n", error.what());

@@ -37,15 +37,23 @@ std::size_t feature_count(const FeatureFrame & frame)
 {
   const std::size_t count = frame.scores.size();
   const std::size_t item = frame.descriptor_encoding == FeatureFrame::FLOAT16 ? 2 : 4;
-  if (frame.keypoints.size() != 2 * count || frame.track_ids.size() != count ||
-    frame.descriptors.size() != count * frame.descriptor_dim * item)
-  {
-    throw std::invalid_argument(
-            "a FeatureFrame of " + std::to_string(count) + " scores has " +
-            std::to_string(frame.keypoints.size()) + " coordinates, " +
-            std::to_string(frame.track_ids.size()) + " ids and " +
-            std::to_string(frame.descriptors.size()) + " descriptor bytes");
-  }
+  const auto check = [count](const char * name, std::size_t size, std::size_t expected) {
+      if (size != expected) {
+        throw std::invalid_argument(
+                "a FeatureFrame of " + std::to_string(count) + " scores has " +
+                std::to_string(size) + " " + name);
+      }
+    };
+  const auto check_optional = [&check](const char * name, std::size_t size, std::size_t expected) {
+      check(name, size, size == 0 ? 0 : expected);
+    };
+  check("coordinates", frame.keypoints.size(), 2 * count);
+  check("ids", frame.track_ids.size(), count);
+  check("recovered", frame.recovered.size(), count);
+  check("descriptor bytes", frame.descriptors.size(), count * frame.descriptor_dim * item);
+  check_optional("normalized coordinates", frame.normalized.size(), 2 * count);
+  check_optional("right_x", frame.right_x.size(), count);
+  check_optional("depths", frame.depth.size(), count);
   return count;
 }
 

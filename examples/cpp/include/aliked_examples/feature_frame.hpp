@@ -15,12 +15,16 @@
 namespace aliked_examples
 {
 
-/// One row per keypoint in each, best score first.
+/// One row per keypoint in each, best score first; those that may be empty are said so.
 struct Features
 {
   std::vector<cv::KeyPoint> keypoints;   // pixels of the image; response = score, octave = 0
   cv::Mat descriptors;                   // N×D CV_32F; empty when they are not published
   std::vector<std::uint64_t> track_ids;  // unique within frame.epoch; 0 = untracked
+  std::vector<bool> recovered;           // whether the track had been lost and came back here
+  std::vector<cv::Point2f> normalized;   // undistorted, on z = 1; empty without CameraInfo
+  std::vector<float> right_x;            // pixels, NaN = none; empty unless stereo
+  std::vector<float> depth;              // metres, NaN = none; empty without stereo and depth
 };
 
 /// Throws std::invalid_argument for a frame whose arrays contradict each other.
@@ -42,6 +46,13 @@ Features from_message(const FeatureFrame & frame)
     copy_descriptors(frame, features.descriptors.template ptr<float>());
   }
   features.track_ids.assign(frame.track_ids.begin(), frame.track_ids.end());
+  features.recovered.assign(frame.recovered.begin(), frame.recovered.end());
+  features.normalized.reserve(frame.normalized.size() / 2);
+  for (std::size_t i = 0; i < frame.normalized.size(); i += 2) {
+    features.normalized.push_back({frame.normalized[i], frame.normalized[i + 1]});
+  }
+  features.right_x.assign(frame.right_x.begin(), frame.right_x.end());
+  features.depth.assign(frame.depth.begin(), frame.depth.end());
   return features;
 }
 
