@@ -3,24 +3,15 @@
 ros2 launch aliked_ros demo.launch.py
 """
 
-from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, LogInfo
 from launch.conditions import UnlessCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.substitutions import FindPackageShare
 
+from aliked_ros.ros.launching import is_installed
 from launch import LaunchDescription
 
 DATASET = PathJoinSubstitution([FindPackageShare("aliked_ros"), "launch", "dataset.launch.py"])
-
-
-def rviz_is_installed() -> bool:
-    """Whether there is an rviz here: most robots and containers have none."""
-    try:
-        get_package_prefix("rviz2")
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -41,7 +32,7 @@ def generate_launch_description() -> LaunchDescription:
             ),
             DeclareLaunchArgument(
                 "rviz",
-                default_value="true" if rviz_is_installed() else "false",
+                default_value="true" if is_installed("rviz2") else "false",
                 choices=["true", "false"],
                 description="Show the tracks in rviz; default: where it is installed",
             ),

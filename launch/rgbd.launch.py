@@ -4,17 +4,14 @@ ros2 launch aliked_ros rgbd.launch.py image:=/camera/color/image_raw \
     camera_info:=/camera/color/camera_info depth_image:=/camera/aligned_depth_to_color/image_raw
 """
 
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
-from launch.substitutions import PathJoinSubstitution
-from launch_ros.substitutions import FindPackageShare
+from launch.actions import DeclareLaunchArgument
 
+from aliked_ros.ros.launching import frontend
 from launch import LaunchDescription
-
-FRONTEND = PathJoinSubstitution([FindPackageShare("aliked_ros"), "launch", "frontend.launch.py"])
 
 
 def generate_launch_description() -> LaunchDescription:
-    """frontend.launch.py on colour and depth; the topics' defaults are those of rtabmap."""
+    """The front-end on colour and depth; the topics' defaults are those of rtabmap."""
     return LaunchDescription(
         [
             DeclareLaunchArgument(
@@ -30,6 +27,6 @@ def generate_launch_description() -> LaunchDescription:
                 default_value="depth/image",
                 description="Depth image topic, registered to the images, 16UC1 or 32FC1",
             ),
-            IncludeLaunchDescription(FRONTEND, launch_arguments={"input": "rgbd"}.items()),
+            *frontend(input="rgbd"),
         ]
     )

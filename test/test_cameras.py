@@ -291,8 +291,9 @@ aliked_cameras:
     assert left.transition("deactivate")
     assert left.transition("cleanup")
     assert front.status.state == "active"
-    assert front.features[-1].epoch == 0
-    assert processed(front, sequences["front"])[-1].epoch == 1, "as the stamps jumped back, once"
+    epoch = front.features[-1].epoch
+    again = processed(front, sequences["front"])[-1].epoch
+    assert again == epoch + 1, "as the stamps jumped back, once"
     assert broken.set_parameter("mask_file", "") == ""
     assert broken.transition("configure")
     assert broken.transition("activate")

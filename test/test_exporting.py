@@ -282,9 +282,9 @@ def test_every_takes_one_of_so_many(run, tmp_path):
 
 
 def test_tracks_are_compared_within_an_epoch_and_only_if_tracked(tmp_path):
-    """Without ~/matches, ids of two epochs and the id 0 match nothing."""
+    """Without ~/matches, ids of two epochs, which have 32 bits, and the id 0 match nothing."""
     scene = Scene(
-        model_of("PINHOLE"), frames=6, epoch=lambda frame: 1 + frame // 3,
+        model_of("PINHOLE"), frames=6, epoch=lambda frame: 1 + (frame // 3 << 16),
         tracked=lambda points, frame: np.where(points < 150, points + 1, 0),
     )  # fmt: skip
     path = record(tmp_path / "run.mcap", scene.results(), matches=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def test_every_parameter_is_described():
     for declaration in DECLARATIONS:
         descriptor = declaration.descriptor()
         assert len(descriptor.description) > 10, declaration.name
-        assert "may be set" in descriptor.additional_constraints
+        assert re.match(r"[A-Z'~/0-9]", descriptor.description), descriptor.description
+        assert descriptor.description.endswith("."), descriptor.description
+        assert re.fullmatch(r"(One of .*\. )?May be set .*\.", descriptor.additional_constraints)
         if declaration.limits:
             limits = [*descriptor.integer_range, *descriptor.floating_point_range]
             assert (limits[0].from_value, limits[0].to_value) == declaration.limits

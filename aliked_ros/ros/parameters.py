@@ -10,9 +10,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from enum import Enum
+from fnmatch import fnmatchcase
 from typing import Any
 
 from rcl_interfaces.msg import (
@@ -25,7 +27,6 @@ from rclpy.node import Node
 
 from aliked_ros.configuration import FrontendConfig, choices, is_checkpoint, names, ranges
 from aliked_ros.errors import ConfigurationError
-from aliked_ros.ros.conversions import DESCRIPTOR_ENCODINGS
 
 Value = bool | int | float | str
 
@@ -65,8 +66,8 @@ class Declaration:
         """What ``ros2 param describe`` shows."""
         descriptor = ParameterDescriptor(
             description=self.description,
-            additional_constraints=f"{self.constraint}; " * bool(self.choices)
-            + f"may be set {self.change.value}",
+            additional_constraints=f"{_sentence(self.constraint)} " * bool(self.choices)
+            + f"May be set {self.change.value}.",
             read_only=self.change is Change.AT_START,
         )
         if self.limits is not None:
@@ -115,6 +116,10 @@ class Declaration:
         return value  # type: ignore[no-any-return]
 
 
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}" + "." * (not text.endswith("."))
+
+
 def given_value(node: Node, declaration: Declaration) -> Value:
     """The user's value of a parameter not declared yet, else its default.
 
@@ -130,8 +135,9 @@ def given_value(node: Node, declaration: Declaration) -> Value:
 def declare(node: Node, declarations: Sequence[Declaration]) -> dict[str, Any]:
     """Declare the parameters of a node that cannot start with bad ones; returns the values.
 
-    Raises ConfigurationError for the first value that is not valid.
+    Raises ConfigurationError for the first value that is not valid, and warns of unknown names.
     """
+    warn_of_unknown_names(node, [item.name for item in declarations])
     values: dict[str, Any] = {}
     for item in declarations:
         values[item.name] = given_value(node, item)
@@ -173,7 +179,7 @@ def _pipeline_declarations() -> list[Declaration]:
         Declaration(
             name,
             getattr(defaults, name),
-            descriptions.get(name, ""),
+            _sentence(descriptions.get(name, "")),
             Change.ANYTIME if name in _LIVE_SETTINGS else Change.UNCONFIGURED,
             ranges().get(name),
             choices().get(name, ()),
@@ -291,7 +297,7 @@ DECLARATIONS: tuple[Declaration, ...] = (
         "float32",
         "Type of the descriptors in ~/features; 'float16' halves the message.",
         Change.ANYTIME,
-        choices=tuple(DESCRIPTOR_ENCODINGS),
+        choices=("float32", "float16"),
     ),
     Declaration(
         "publish_matches",
@@ -360,6 +366,36 @@ DECLARATIONS: tuple[Declaration, ...] = (
     ),
 )
 
+FRONTEND_NAMES = frozenset(item.name for item in DECLARATIONS)
+ODOMETRY_NAMES = frozenset(("frontend", "frame_id", "ray_noise", "inverse_depth_noise"))
+_TOPIC_NAMES = ("image", "camera_info", "mask", "right_image", "right_camera_info", "depth_image")
+CAMERAS_NAMES = frozenset(("cameras", *(f"*.{topic}" for topic in _TOPIC_NAMES)))
+ALL_NAMES = FRONTEND_NAMES | ODOMETRY_NAMES | CAMERAS_NAMES
+"""What a section of a parameter file that is for several nodes may hold."""
+_ROS_NAMES = ("use_sim_time", "start_type_description_service", "qos_overrides.*")
+
+
+def unknown_names(given: Iterable[str], known: Collection[str]) -> list[str]:
+    """The names of parameters that neither ROS has nor ``known``, which may hold ``*``."""
+    patterns = (*known, *_ROS_NAMES)
+    return [name for name in given if not any(fnmatchcase(name, one) for one in patterns)]
+
+
+def unknown_name(name: str, known: Collection[str]) -> str:
+    """How to call an unknown name in a sentence, with the nearest that is known."""
+    nearest = get_close_matches(name, known, 1)
+    return f"an unknown parameter {name!r}" + (f" ({nearest[0]} is the nearest)" if nearest else "")
+
+
+def warn_of_unknown_names(node: Node, known: Collection[str]) -> None:
+    """Warn of values that were given for parameters which no node here has: mostly misspelt."""
+    given = node._parameter_overrides  # rclpy has no other way to learn of those not declared
+    for name in unknown_names(given, {*known, *ALL_NAMES}):
+        node.get_logger().warning(
+            f"A value was given for {unknown_name(name, known)}; it is ignored. Correct the name "
+            "in the parameter file or on the command line."
+        )
+
 
 @dataclass
 class NodeParameters:
@@ -377,6 +413,7 @@ class NodeParameters:
 
     def __post_init__(self) -> None:
         """Declare everything."""
+        warn_of_unknown_names(self.node, FRONTEND_NAMES)
         for declaration in DECLARATIONS:
             value = declaration.default
             try:
