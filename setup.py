@@ -6,6 +6,17 @@ from setuptools import find_packages, setup
 
 NAME = "aliked_ros"
 DATA_FOLDERS = ("launch", "config", "rviz", "models")
+EXECUTABLES = (
+    "aliked_ros",
+    "build_engine",
+    "frontend_node",
+    "cameras_node",
+    "dataset_player",
+    "odometry_node",
+    "recorder",
+    "demo",
+    "soak",
+)
 
 
 def data_files() -> list[tuple[str, list[str]]]:
@@ -34,16 +45,6 @@ setup(
     install_requires=["setuptools"],
     zip_safe=True,
     entry_points={
-        "console_scripts": [
-            "aliked_ros = aliked_ros.cli:main",
-            "build_engine = aliked_ros.cli:build_engine",
-            "frontend_node = aliked_ros.ros.frontend_node:main",
-            "cameras_node = aliked_ros.ros.cameras_node:main",
-            "dataset_player = aliked_ros.ros.player:main",
-            "odometry_node = aliked_ros.ros.odometry_node:main",
-            "recorder = aliked_ros.ros.recorder:main",
-            "demo = aliked_ros.ros.demo:main",
-            "soak = aliked_ros.ros.soak:main",
-        ],
+        "console_scripts": [f"{name} = aliked_ros.executables:{name}" for name in EXECUTABLES],
     },
 )

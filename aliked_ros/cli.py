@@ -28,6 +28,7 @@ from aliked_ros.configuration import FrontendConfig, choices, parse_image_size, 
 from aliked_ros.errors import AlikedError, BackendError, ImageError, SourceError
 from aliked_ros.evaluation.commands import evaluate_app
 from aliked_ros.options import Command, shared_options
+from aliked_ros.packages import missing
 from aliked_ros.training.commands import train
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except AlikedError as error:
             print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from error
+        except ImportError as error:
+            print(f"error: {missing(error)}", file=sys.stderr)
             raise typer.Exit(2) from error
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

@@ -22,6 +22,7 @@ from aliked_ros.gpu import GpuError, find_gpu
 from aliked_ros.machine import cores, processor
 from aliked_ros.middleware import MiddlewareError, require_middleware
 from aliked_ros.models.registry import FETCH_COMMAND, MODELS, weights_dir, weights_path
+from aliked_ros.packages import INSTALL, PACKAGES, install_name
 from aliked_ros.share import share_path
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -29,7 +30,6 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 # Fast DDS 2 (Jazzy and before) and 3 (Kilted and later).
 _PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 _LARGE_MESSAGE = 4 << 20  # bytes: a colour image of 1280×720, or 4096 float32 descriptors, fits
-_INSTALL = "pip install -r requirements/robot.txt (in a clone: make setup)"
 _RTX, _RTX_MODULES = "tensorrt-rtx-cu13", ("tensorrt_rtx", "tensorrt_rtx_bindings")
 
 
@@ -83,27 +83,22 @@ def _cpu() -> Check:
 
 
 def _libraries() -> Iterator[Check]:
-    for module, distributions in {
-        "numpy": ("numpy",),
-        "cv2": ("opencv-python-headless", "opencv-python", "opencv-contrib-python"),
-        "numba": ("numba",),
-        "threadpoolctl": ("threadpoolctl",),
-    }.items():
+    for module, (distributions, purpose) in PACKAGES.items():
+        name = module if module == "cv2" else install_name(module)
         version = _version(module, *distributions)
-        if version is None:
-            yield Check(module, FAIL, "not installed", _INSTALL)
+        if version is None and not purpose:
+            yield Check(name, FAIL, "not installed", INSTALL)
         else:
-            yield Check(module, OK, version)
+            absent = f"not installed (only needed by {purpose}: pip install {name})"
+            yield Check(name, OK, version or absent)
     openvino, onnxruntime = _version("openvino", "openvino"), _version("onnxruntime", "onnxruntime")
     if openvino:
         yield Check("openvino", OK, openvino)
     elif onnxruntime:
-        yield Check("openvino", WARN, "not installed; ONNX Runtime is slower", _INSTALL)
+        yield Check("openvino", WARN, "not installed; ONNX Runtime is slower", INSTALL)
     else:
-        yield Check("openvino", FAIL, "neither it nor ONNX Runtime is installed", _INSTALL)
+        yield Check("openvino", FAIL, "neither it nor ONNX Runtime is installed", INSTALL)
     yield Check("onnxruntime", OK, onnxruntime or "not installed (OpenVINO runs instead)")
-    photograph = _version("skimage", "scikit-image")
-    yield Check("scikit-image", OK, photograph or "not installed (only needed by source: virtual)")
     torch = _version("torch", "torch")
     absent = "not installed (only needed for training, and for backend: torch)"
     yield Check("torch", OK, torch or absent)
@@ -196,7 +191,7 @@ def _backend() -> Check:
     try:
         backend = create_backend(FrontendConfig())
     except (AlikedError, ImportError) as error:
-        return Check("backend", FAIL, str(error), _INSTALL)
+        return Check("backend", FAIL, str(error), INSTALL)
     try:
         finding = f"{backend.description} (backend: auto, precision: auto)"
         return Check("backend", OK, f"{finding}. {_sentence(backend.identity['reason'])}")

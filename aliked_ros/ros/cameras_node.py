@@ -23,7 +23,7 @@ from aliked_ros.machine import limit_heaps
 from aliked_ros.ros import running
 from aliked_ros.ros.complaints import reason
 from aliked_ros.ros.frontend_node import FrontendNode
-from aliked_ros.ros.parameters import Change, Declaration, declare
+from aliked_ros.ros.parameters import Change, Declaration, declare, warn_of_unknown_names
 
 _NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")  # a namespace, and a part of parameters' names
 _TOPICS = {
@@ -35,6 +35,10 @@ _TOPICS = {
     "mask": "mask",
 }
 _IMAGES = ("image", "right/image")  # those with a compressed form beside them
+
+_CAMERAS = Declaration(
+    "cameras", "", "Names of the cameras, a list such as [front, left].", Change.AT_START
+)
 
 
 def declarations(camera: str) -> list[Declaration]:
@@ -63,6 +67,8 @@ class CamerasNode(Node):
         self._threads: list[threading.Thread] = []
         self._starting = threading.Lock()
         names = self._names()
+        known = [item.name for name in names for item in declarations(name)]
+        warn_of_unknown_names(self, ["cameras", *known])
         remappings = {name: self._remappings(name) for name in names}
         for name in names:
             try:
@@ -164,7 +170,7 @@ class CamerasNode(Node):
 def main(args: Sequence[str] | None = None) -> int:
     """Run all cameras until SIGINT or SIGTERM."""
     limit_heaps()
-    return running.run(CamerasNode, args)
+    return running.run(CamerasNode, args, (_CAMERAS, *declarations("CAMERA")), "aliked_cameras")
 
 
 if __name__ == "__main__":

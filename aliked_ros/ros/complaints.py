@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aliked_ros.errors import AlikedError
+from aliked_ros.packages import missing
 
 _PACKAGE = Path(__file__).parents[1]
 _PERIOD = 5.0  # seconds between two log entries about one subject
@@ -84,6 +85,8 @@ def reason(error: Exception) -> str:
     """What to tell: our own errors speak for themselves, others need their place in the code."""
     if isinstance(error, AlikedError):
         return str(error)
+    if isinstance(error, ImportError):
+        return missing(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
     return (
         f"unexpected {type(error).__name__}: {error} ({place.filename}:{place.lineno}); "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -338,6 +339,7 @@ def _exit(text: str, status: int = 1) -> typer.Exit:
 
 def main() -> None:
     """Run the command."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # see this package's __init__
     typer.run(demo)
 
 

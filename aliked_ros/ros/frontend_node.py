@@ -48,7 +48,7 @@ from aliked_ros.ros.diagnostics import Diagnostics
 from aliked_ros.ros.inputs import Arrival, Inputs
 from aliked_ros.ros.numbering import Numbering
 from aliked_ros.ros.outputs import Frame, Outputs
-from aliked_ros.ros.parameters import NodeParameters, refused_read_only
+from aliked_ros.ros.parameters import DECLARATIONS, NodeParameters, refused_read_only
 from aliked_ros.ros.statistics import Statistics
 from aliked_ros.ros.worker import LatestWorker
 from aliked_ros.types import Features, FrameResult, Matches, Tracks, UInt8Array
@@ -146,6 +146,11 @@ class FrontendNode(LifecycleNode):
                     f"Not started: the node stays {self._state}. Mend the cause, then configure "
                     "and activate it (ros2 lifecycle set)."
                 )
+        else:
+            self.get_logger().info(
+                "Unconfigured: autostart is false; configure and activate it with ros2 lifecycle "
+                f"set {self.get_fully_qualified_name()}, or by a lifecycle manager"
+            )
 
     def serve(self, executor: SingleThreadedExecutor) -> None:
         """Answer until shutdown."""
@@ -233,6 +238,7 @@ class FrontendNode(LifecycleNode):
         self._stop()
         with self._pipeline_lock:
             self._pipeline.release()
+        self.get_logger().info("Inactive: images are ignored, the networks stay loaded")
         self._enter("inactive")
         return super().on_deactivate(state)
 
@@ -240,6 +246,7 @@ class FrontendNode(LifecycleNode):
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the networks, take the topics away."""
         self._free()
+        self.get_logger().info("Unconfigured: the networks are freed")
         self._enter("unconfigured")
         return super().on_cleanup(state)
 
@@ -247,6 +254,7 @@ class FrontendNode(LifecycleNode):
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """End the threads and free the networks, from any state."""
         self.close()
+        self.get_logger().info("Finalized: the networks are freed; start the node again to go on")
         self._enter("finalized")
         return super().on_shutdown(state)
 
@@ -561,7 +569,7 @@ def _answer(response: Any, success: bool, message: str) -> Any:
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM."""
     limit_heaps()
-    return running.run(FrontendNode, args)
+    return running.run(FrontendNode, args, DECLARATIONS, "aliked_frontend")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ no tf: which node owns ``odom`` is the robot's decision.
 
 from __future__ import annotations
 
+import logging
 import signal
 from array import array
 from collections import deque
@@ -94,6 +95,8 @@ class OdometryNode(Node):
 
     def __init__(self) -> None:
         super().__init__("odometry")
+        self._to_node = running.ToNode(self)
+        logging.getLogger("aliked_ros").addHandler(self._to_node)
         settings = declare(self, _DECLARATIONS)
         noise = Noise(settings["ray_noise"], settings["inverse_depth_noise"])
         self._odometry = Odometry(noise)
@@ -118,7 +121,8 @@ class OdometryNode(Node):
         executor.spin()
 
     def close(self) -> None:
-        """Nothing but ROS's own objects to free."""
+        """Leave Python's log."""
+        logging.getLogger("aliked_ros").removeHandler(self._to_node)
 
     def _process(self, message: FeatureFrame) -> None:
         observation = observation_from_message(message)
@@ -176,7 +180,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Follow the camera until SIGINT or SIGTERM."""
     # pycolmap's import has set a handler that takes a request to end for a crash
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    return running.run(OdometryNode, args)
+    return running.run(OdometryNode, args, _DECLARATIONS, "odometry")
 
 
 if __name__ == "__main__":

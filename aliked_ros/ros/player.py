@@ -169,7 +169,7 @@ class PlayerNode(Node):
 
     def __init__(self) -> None:
         super().__init__("dataset_player")
-        self._handler = _ToNode(self)
+        self._handler = running.ToNode(self)
         logging.getLogger("aliked_ros").addHandler(self._handler)
         self._settings = settings = declare(self, _DECLARATIONS)
         if settings["rate"] and settings["speed"] != 1.0:
@@ -364,17 +364,6 @@ class PlayerNode(Node):
         return Header(stamp=stamp, frame_id=self._settings["frame_id"])
 
 
-class _ToNode(logging.Handler):
-    """Hands what the sources complain about to the node's log."""
-
-    def __init__(self, node: Node) -> None:
-        super().__init__()
-        self._log = node.get_logger()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._log.warning(record.getMessage())
-
-
 class _Output:
     """The topics of one camera: its images, and under the same stamps its CameraInfo."""
 
@@ -476,7 +465,7 @@ def _depth_message(depth: Float32Array, encoding: str, header: Header) -> ImageM
 
 def main(args: Sequence[str] | None = None) -> int:
     """Play the source to its end."""
-    return running.run(PlayerNode, args)
+    return running.run(PlayerNode, args, _DECLARATIONS, "dataset_player")
 
 
 if __name__ == "__main__":

@@ -46,8 +46,8 @@ from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus, Keyframe
 from aliked_ros import bags
-from aliked_ros.benchmark.timing import machine
 from aliked_ros.errors import ConfigurationError, ImageError, OutputError
+from aliked_ros.provenance import machine
 from aliked_ros.ros import running
 from aliked_ros.ros.compatibility import with_message_info
 from aliked_ros.ros.conversions import jpeg_message
@@ -490,7 +490,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Record until SIGINT or SIGTERM."""
     # rclpy ends the spinning on SIGINT; Python's own handler would interrupt a write halfway
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return running.run(RecorderNode, args)
+    return running.run(RecorderNode, args, _DECLARATIONS, "recorder", patience=None)
 
 
 if __name__ == "__main__":

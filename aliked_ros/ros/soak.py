@@ -19,6 +19,7 @@ import json
 import math
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -674,6 +675,7 @@ def _exit(text: str, status: int) -> typer.Exit:
 
 def main() -> None:
     """Run the command."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # see this package's __init__
     typer.run(soak)
 
 
