@@ -10,11 +10,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from aliked_ros import transport
 from aliked_ros.cache import cache_dir
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import AlikedError
@@ -23,12 +23,9 @@ from aliked_ros.machine import cores, processor
 from aliked_ros.middleware import MiddlewareError, require_middleware
 from aliked_ros.models.registry import FETCH_COMMAND, MODELS, weights_dir, weights_path
 from aliked_ros.packages import INSTALL, PACKAGES, install_name
-from aliked_ros.share import share_path
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
-# Fast DDS 2 (Jazzy and before) and 3 (Kilted and later).
-_PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 _LARGE_MESSAGE = 4 << 20  # bytes: a colour image of 1280×720, or 4096 float32 descriptors, fits
 _RTX, _RTX_MODULES = "tensorrt-rtx-cu13", ("tensorrt_rtx", "tensorrt_rtx_bindings")
 
@@ -273,23 +270,19 @@ def _build_tools() -> Check:
 def _large_messages() -> Check:
     """Whether Fast DDS has a shared memory segment that large messages fit into."""
     name = "large messages"
-    middleware = os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
-    if "fastrtps" not in middleware:
-        return Check(name, OK, f"{middleware}: no Fast DDS profile needed")
-    variable = _PROFILE_VARIABLES[os.environ.get("ROS_DISTRO", "jazzy") >= "kilted"]
+    if "fastrtps" not in transport.middleware():
+        return Check(name, OK, f"{transport.middleware()}: no Fast DDS profile needed")
     remedy = (
         "Best-effort messages above 512 KiB get lost; in the shell of every node: "
-        f"export {variable}={share_path('config/fastdds_large_messages.xml')} "
-        "(the launch file and the demo do so by themselves)."
+        f"{transport.profile_command()} (the launch file and the demo do so by themselves)."
     )
-    file = next(filter(None, map(os.environ.get, _PROFILE_VARIABLES)), None)
+    file = transport.profile()
     if file is None:
         return Check(name, WARN, "no Fast DDS profile set, segment of 512 KiB", remedy)
     try:
-        elements = ElementTree.parse(file).iter()
-        sizes = [int(e.text or 0) for e in elements if e.tag.rpartition("}")[2] == "segment_size"]
-    except (OSError, ValueError, ElementTree.ParseError) as error:
+        size = transport.segment_size(file)
+    except (OSError, ValueError) as error:
         return Check(name, WARN, f"the Fast DDS profile {file} cannot be read: {error}", remedy)
-    if max(sizes, default=0) < _LARGE_MESSAGE:
+    if size < _LARGE_MESSAGE:
         return Check(name, WARN, f"{file} sets no segment_size of {_LARGE_MESSAGE} or more", remedy)
-    return Check(name, OK, f"segment of {max(sizes) / (1 << 20):.0f} MiB ({file})")
+    return Check(name, OK, f"segment of {size / (1 << 20):.0f} MiB ({file})")

@@ -13,6 +13,21 @@ from aliked_ros.ros import statistics
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
 
 
+def test_losses_are_counted_by_the_publishers_numbers() -> None:
+    losses = statistics.Losses()
+    for number in range(1, 16):
+        losses.note(number)
+    assert losses.share == 0.0
+    for number in range(16, 200, 2):  # every second one arrives
+        losses.note(number)
+    assert losses.share == pytest.approx(0.5, abs=0.02)
+    losses.note(1)  # another publisher
+    assert losses.share == 0.0
+    for _ in range(100):
+        losses.note(0)  # a middleware that does not count
+    assert losses.share == 0.0
+
+
 def test_a_stage_that_happens_no_more_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(statistics, "time", SimpleNamespace(monotonic=lambda: now[0]))

@@ -32,6 +32,7 @@ from aliked_ros.ros.pacing import Pacing
 from aliked_ros.ros.parameters import Change, Declaration, declare
 from aliked_ros.ros.playback import Playback
 from aliked_ros.sources import Partner, Source, default_source, open_source
+from aliked_ros.transport import too_large
 from aliked_ros.types import Float32Array, Image, UInt8Array
 
 _DECLARATIONS = (
@@ -317,7 +318,10 @@ class PlayerNode(Node):
         if self._pacing is not None:
             self._pacing.published(stamp)
         self._publish_clock()  # first: no image comes from the future
-        self._camera.publish(self._message(image.pixels, stamp))
+        message = self._message(image.pixels, stamp)
+        self._camera.publish(message)
+        if self._played == 1:
+            self._tell_of_start(message)
         offset = Duration(nanoseconds=round(self._settings["partner_offset"] * 1e9))
         partner_stamp = (Time.from_msg(stamp) + offset).to_msg()
         if self._partner is not None and image.right is not None:
@@ -326,6 +330,15 @@ class PlayerNode(Node):
             header = self._header(partner_stamp)
             encoding = self._settings["depth_encoding"]
             self._partner.publish(_depth_message(image.depth, encoding, header))
+
+    def _tell_of_start(self, message: ImageMessage) -> None:
+        length = "images" if self._source.length is None else f"{self._source.length} images"
+        self.get_logger().info(
+            f"Playing {length} of {self._source.name} on {self._camera.images.topic_name}"
+        )
+        problem = too_large(len(message.data))
+        if problem and self._settings["reliability"] != "reliable":
+            self.get_logger().warning(f"The images have {problem}")
 
     def _publish_clock(self) -> None:
         now = self._playback.time(time.monotonic())
