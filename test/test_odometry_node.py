@@ -15,6 +15,7 @@ pytest.importorskip("pycolmap", reason="pycolmap is not installed")
 from geometry_msgs.msg import PoseArray
 from nav_msgs.msg import Odometry as OdometryMessage
 from nav_msgs.msg import Path as PathMessage
+from rcl_interfaces.msg import Log
 from rclpy.publisher import Publisher
 from ros_helpers import RELIABLE, START_TIMEOUT, Probe, RosProcess
 from scipy.spatial.transform import Rotation
@@ -117,7 +118,11 @@ def test_poses_path_and_map_of_a_camera(probe, tmp_path):
     assert len(points) == cloud.width > 250
     distances = np.linalg.norm(points[:, None] - room.points @ OPTICAL_TO_BODY.T, axis=2).min(1)
     assert np.median(distances) < 0.05
+    probe.listen(Log, "/rosout")
+    publisher.publish(frame(room.observation(40, epoch=1)))
+    probe.wait(lambda: [log for log in probe.received["/rosout"] if "map 0 ends" in log.msg])
     assert process.stop(signal.SIGINT) == 0, process.text()
+    assert "[odometry]: map 0 ends" in process.text()
     assert "Map 0 begins, in metres" in process.text()
     assert "Traceback" not in process.text()
 

@@ -75,6 +75,7 @@ def test_plays_all_images_in_time_with_their_calibration(probe, sequence, tmp_pa
     probe.wait(lambda: len(probe.received["camera_info"]) == 8)
     assert process.wait(20) == 0, process.text()
     assert "Played 8 images" in process.text()
+    assert "Playing 8 images" in process.text()
     images = probe.received["image"]
     for message, stored in zip(images, open_source(str(sequence)), strict=True):
         np.testing.assert_array_equal(image_from_message(message).pixels, stored.pixels)

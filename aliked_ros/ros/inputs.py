@@ -236,9 +236,7 @@ class Inputs:
             why = (
                 f"They have {problem}"
                 if problem
-                else (
-                    "The network or this machine is too slow for them: publish smaller or fewer images."
-                )
+                else ("The network or this machine is too slow: publish smaller or fewer images.")
             )
             self._complaints.file(
                 "losses", f"{share:.0%} of the images on {self.topic} got lost on their way. {why}"
