@@ -6,17 +6,6 @@ from setuptools import find_packages, setup
 
 NAME = "aliked_ros"
 DATA_FOLDERS = ("launch", "config", "rviz", "models")
-EXECUTABLES = (
-    "aliked_ros",
-    "build_engine",
-    "frontend_node",
-    "cameras_node",
-    "dataset_player",
-    "odometry_node",
-    "recorder",
-    "demo",
-    "soak",
-)
 
 
 def data_files() -> list[tuple[str, list[str]]]:
@@ -45,6 +34,16 @@ setup(
     install_requires=["setuptools"],
     zip_safe=True,
     entry_points={
-        "console_scripts": [f"{name} = aliked_ros.executables:{name}" for name in EXECUTABLES],
+        "console_scripts": [
+            "aliked_ros = aliked_ros.executables:aliked_ros",
+            "build_engine = aliked_ros.executables:build_engine",
+            "frontend_node = aliked_ros.executables:frontend_node",
+            "cameras_node = aliked_ros.executables:cameras_node",
+            "dataset_player = aliked_ros.executables:dataset_player",
+            "odometry_node = aliked_ros.executables:odometry_node",
+            "recorder = aliked_ros.executables:recorder",
+            "demo = aliked_ros.executables:demo",
+            "soak = aliked_ros.executables:soak",
+        ],
     },
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -537,6 +538,20 @@ camera_driver: {ros__parameters: {exposure: 5}}
     assert {f"*.{item.name.partition('.')[2]}" for item in cameras_node.declarations("front")} == (
         parameters.CAMERAS_NAMES - {"cameras"}
     )
+
+
+def test_what_launch_imports_needs_nothing_of_the_robots_environment() -> None:
+    """``ros2 launch`` runs in the system's Python, which has ROS, and its NumPy and YAML."""
+    code = (
+        "import sys\n"
+        "from aliked_ros.packages import PACKAGES\n"
+        "sys.modules.update(dict.fromkeys(PACKAGES.keys() - {'numpy', 'yaml'}))\n"
+        "import aliked_ros.ros.parameters, aliked_ros.errors"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    source = (ROOT / "aliked_ros" / "ros" / "launching.py").read_text(encoding="utf-8")
+    ours = set(re.findall(r"^from (aliked_ros\S*) import (\w+)", source, re.M))
+    assert ours == {("aliked_ros.errors", "ConfigurationError"), ("aliked_ros.ros", "parameters")}
 
 
 def test_demo_loops_the_virtual_camera_and_shows_it_where_rviz_is(

@@ -148,8 +148,8 @@ class FrontendNode(LifecycleNode):
                 )
         else:
             self.get_logger().info(
-                "Unconfigured: autostart is false; configure and activate it with ros2 lifecycle "
-                f"set {self.get_fully_qualified_name()}, or by a lifecycle manager"
+                "Unconfigured: autostart is false; a lifecycle manager, or ros2 lifecycle set "
+                f"{self.get_fully_qualified_name()} configure (then activate), starts it"
             )
 
     def serve(self, executor: SingleThreadedExecutor) -> None:

@@ -26,7 +26,7 @@ from aliked_ros.packages import missing
 from aliked_ros.ros.parameters import Declaration
 
 _LOOK_PERIOD = 0.5  # seconds
-_PATIENCE = 2.0  # seconds
+_PATIENCE = 1.5  # seconds; with what ends regularly after it, 3 at most
 
 
 class Runnable(Protocol):
