@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """Installs the Python package, its executables and the data that ROS looks for in share/."""
 
 from pathlib import Path
@@ -35,15 +49,15 @@ setup(
     zip_safe=True,
     entry_points={
         "console_scripts": [
-            "aliked_ros = aliked_ros.cli:main",
-            "build_engine = aliked_ros.cli:build_engine",
-            "frontend_node = aliked_ros.ros.frontend_node:main",
-            "cameras_node = aliked_ros.ros.cameras_node:main",
-            "dataset_player = aliked_ros.ros.player:main",
-            "odometry_node = aliked_ros.ros.odometry_node:main",
-            "recorder = aliked_ros.ros.recorder:main",
-            "demo = aliked_ros.ros.demo:main",
-            "soak = aliked_ros.ros.soak:main",
+            "aliked_ros = aliked_ros.executables:aliked_ros",
+            "build_engine = aliked_ros.executables:build_engine",
+            "frontend_node = aliked_ros.executables:frontend_node",
+            "cameras_node = aliked_ros.executables:cameras_node",
+            "dataset_player = aliked_ros.executables:dataset_player",
+            "odometry_node = aliked_ros.executables:odometry_node",
+            "recorder = aliked_ros.executables:recorder",
+            "demo = aliked_ros.executables:demo",
+            "soak = aliked_ros.executables:soak",
         ],
     },
 )

@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """The command ``aliked_ros``.
 
 Results go to standard output (as JSON with ``--json``), progress and errors to standard error.
@@ -28,6 +42,7 @@ from aliked_ros.configuration import FrontendConfig, choices, parse_image_size, 
 from aliked_ros.errors import AlikedError, BackendError, ImageError, SourceError
 from aliked_ros.evaluation.commands import evaluate_app
 from aliked_ros.options import Command, shared_options
+from aliked_ros.packages import missing
 from aliked_ros.training.commands import train
 
 if TYPE_CHECKING:
@@ -62,6 +77,9 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except AlikedError as error:
             print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from error
+        except ImportError as error:
+            print(f"error: {missing(error)}", file=sys.stderr)
             raise typer.Exit(2) from error
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """Settings of the front-end: one data class, checked once, shared by node, CLI and benchmark."""
 
 from __future__ import annotations
@@ -55,7 +69,7 @@ class FrontendConfig:
     image_size: TensorRT, images to build the engine for at configure, e.g. ``640x480`` or
         ``640x480 grey``; for others, and without it, it is built at the first image.
     max_keypoints: the K best-scored keypoints are kept.
-    score_threshold: and of those only the ones whose score-map maximum is above this (0 = all).
+    score_threshold: only keypoints whose score-map maximum is above this are kept (0 = all).
     grid: cells along the longer side of the image, of which each keeps its share of
         ``max_keypoints`` before the rest is filled by score; 0 = the best-scored ones wherever.
     matcher: ``lightglue``; ``nearest`` for mutual nearest neighbours; ``adaptive`` for nearest
@@ -71,13 +85,15 @@ class FrontendConfig:
         (any camera motion in any scene), ``essential`` (the same for a calibrated camera;
         fundamental while there is no CameraInfo), ``homography`` (planes and turning cameras),
         ``none``.
-    inlier_threshold: distance from it, in pixels.
+    inlier_threshold: largest distance of a match from that geometry, in pixels.
     recover_tracks: give features that were lost for a while their ids back, from keyframes.
     keyframe_tracked: an image becomes a keyframe when less than this share is still tracked of
         what could be followed since the last one. A dark image, that shows nothing, never does.
-    keyframe_parallax: or when those moved by this many pixels (median; 0 = never for this).
-    keyframe_interval: or after this many seconds (0 = never for this).
-    keyframe_count: recent keyframes that are kept, for recovery and ``~/relocalize``.
+    keyframe_parallax: an image becomes a keyframe, too, when its tracks have moved by this many
+        pixels since the last one (median; 0 = never for this).
+    keyframe_interval: an image becomes a keyframe, too, this many seconds after the last one
+        (0 = never for this).
+    keyframe_count: so many recent keyframes are kept, for recovery and ``~/relocalize``.
     epipolar_band: stereo, largest distance in rows between the two sides of a match, pixels.
     max_disparity: stereo, largest disparity, pixels.
     mask_static: keep features away from what is fixed to the image while the camera moves.

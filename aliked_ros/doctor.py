@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """What is installed here, what will run, what is missing and how to get it."""
 
 from __future__ import annotations
@@ -10,11 +24,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from aliked_ros import transport
 from aliked_ros.cache import cache_dir
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import AlikedError
@@ -22,14 +36,11 @@ from aliked_ros.gpu import GpuError, find_gpu
 from aliked_ros.machine import cores, processor
 from aliked_ros.middleware import MiddlewareError, require_middleware
 from aliked_ros.models.registry import FETCH_COMMAND, MODELS, weights_dir, weights_path
-from aliked_ros.share import share_path
+from aliked_ros.packages import INSTALL, PACKAGES, install_name
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
-# Fast DDS 2 (Jazzy and before) and 3 (Kilted and later).
-_PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 _LARGE_MESSAGE = 4 << 20  # bytes: a colour image of 1280×720, or 4096 float32 descriptors, fits
-_INSTALL = "pip install -r requirements/robot.txt (in a clone: make setup)"
 _RTX, _RTX_MODULES = "tensorrt-rtx-cu13", ("tensorrt_rtx", "tensorrt_rtx_bindings")
 
 
@@ -83,27 +94,22 @@ def _cpu() -> Check:
 
 
 def _libraries() -> Iterator[Check]:
-    for module, distributions in {
-        "numpy": ("numpy",),
-        "cv2": ("opencv-python-headless", "opencv-python", "opencv-contrib-python"),
-        "numba": ("numba",),
-        "threadpoolctl": ("threadpoolctl",),
-    }.items():
+    for module, (distributions, purpose) in PACKAGES.items():
+        name = module if module == "cv2" else install_name(module)
         version = _version(module, *distributions)
-        if version is None:
-            yield Check(module, FAIL, "not installed", _INSTALL)
+        if version is None and not purpose:
+            yield Check(name, FAIL, "not installed", INSTALL)
         else:
-            yield Check(module, OK, version)
+            absent = f"not installed (only needed by {purpose}: pip install {name})"
+            yield Check(name, OK, version or absent)
     openvino, onnxruntime = _version("openvino", "openvino"), _version("onnxruntime", "onnxruntime")
     if openvino:
         yield Check("openvino", OK, openvino)
     elif onnxruntime:
-        yield Check("openvino", WARN, "not installed; ONNX Runtime is slower", _INSTALL)
+        yield Check("openvino", WARN, "not installed; ONNX Runtime is slower", INSTALL)
     else:
-        yield Check("openvino", FAIL, "neither it nor ONNX Runtime is installed", _INSTALL)
+        yield Check("openvino", FAIL, "neither it nor ONNX Runtime is installed", INSTALL)
     yield Check("onnxruntime", OK, onnxruntime or "not installed (OpenVINO runs instead)")
-    photograph = _version("skimage", "scikit-image")
-    yield Check("scikit-image", OK, photograph or "not installed (only needed by source: virtual)")
     torch = _version("torch", "torch")
     absent = "not installed (only needed for training, and for backend: torch)"
     yield Check("torch", OK, torch or absent)
@@ -196,7 +202,7 @@ def _backend() -> Check:
     try:
         backend = create_backend(FrontendConfig())
     except (AlikedError, ImportError) as error:
-        return Check("backend", FAIL, str(error), _INSTALL)
+        return Check("backend", FAIL, str(error), INSTALL)
     try:
         finding = f"{backend.description} (backend: auto, precision: auto)"
         return Check("backend", OK, f"{finding}. {_sentence(backend.identity['reason'])}")
@@ -278,23 +284,19 @@ def _build_tools() -> Check:
 def _large_messages() -> Check:
     """Whether Fast DDS has a shared memory segment that large messages fit into."""
     name = "large messages"
-    middleware = os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
-    if "fastrtps" not in middleware:
-        return Check(name, OK, f"{middleware}: no Fast DDS profile needed")
-    variable = _PROFILE_VARIABLES[os.environ.get("ROS_DISTRO", "jazzy") >= "kilted"]
+    if "fastrtps" not in transport.middleware():
+        return Check(name, OK, f"{transport.middleware()}: no Fast DDS profile needed")
     remedy = (
         "Best-effort messages above 512 KiB get lost; in the shell of every node: "
-        f"export {variable}={share_path('config/fastdds_large_messages.xml')} "
-        "(the launch file and the demo do so by themselves)."
+        f"{transport.profile_command()} (the launch file and the demo do so by themselves)."
     )
-    file = next(filter(None, map(os.environ.get, _PROFILE_VARIABLES)), None)
+    file = transport.profile()
     if file is None:
         return Check(name, WARN, "no Fast DDS profile set, segment of 512 KiB", remedy)
     try:
-        elements = ElementTree.parse(file).iter()
-        sizes = [int(e.text or 0) for e in elements if e.tag.rpartition("}")[2] == "segment_size"]
-    except (OSError, ValueError, ElementTree.ParseError) as error:
+        size = transport.segment_size(file)
+    except (OSError, ValueError) as error:
         return Check(name, WARN, f"the Fast DDS profile {file} cannot be read: {error}", remedy)
-    if max(sizes, default=0) < _LARGE_MESSAGE:
+    if size < _LARGE_MESSAGE:
         return Check(name, WARN, f"{file} sets no segment_size of {_LARGE_MESSAGE} or more", remedy)
-    return Check(name, OK, f"segment of {max(sizes) / (1 << 20):.0f} MiB ({file})")
+    return Check(name, OK, f"segment of {size / (1 << 20):.0f} MiB ({file})")

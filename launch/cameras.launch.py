@@ -1,45 +1,26 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """Start the front-ends of several cameras in one process, which loads the networks once.
 
 ros2 launch aliked_ros cameras.launch.py cameras:=front,left image:=image_raw
 """
 
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
-from launch_ros.actions import Node
-from launch_ros.substitutions import FindPackageShare
+from launch.actions import DeclareLaunchArgument
 
-from launch import LaunchContext, LaunchDescription
-
-SHARE = FindPackageShare("aliked_ros")
-LARGE_MESSAGES = PathJoinSubstitution([SHARE, "launch", "large_messages.launch.py"])
-
-
-def nodes(context: LaunchContext) -> list[Node]:
-    """The process; it has no name given here, since that would be the name of all in it."""
-
-    def given(name: str) -> str:
-        return LaunchConfiguration(name).perform(context)
-
-    image = LaunchConfiguration("image")
-    names = [name.strip() for name in given("cameras").split(",") if name.strip()]
-    parameters = {"cameras": names} if names else {}
-    if given("use_sim_time") == "true":
-        parameters["use_sim_time"] = True
-    return [
-        Node(
-            package="aliked_ros",
-            executable="cameras_node",
-            namespace=LaunchConfiguration("namespace"),
-            parameters=[LaunchConfiguration("params_file"), *([parameters] if parameters else [])],
-            remappings=[
-                ("image", image),
-                ("image/compressed", [image, "/compressed"]),
-                ("camera_info", LaunchConfiguration("camera_info")),
-            ],
-            arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
-            output="screen",
-        )
-    ]
+from aliked_ros.ros.launching import cameras
+from launch import LaunchDescription
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -62,37 +43,6 @@ def generate_launch_description() -> LaunchDescription:
                 default_value="camera_info",
                 description="CameraInfo topic in each camera's namespace",
             ),
-            DeclareLaunchArgument(
-                "namespace", default_value="", description="Namespace of all cameras"
-            ),
-            DeclareLaunchArgument(
-                "profile",
-                default_value="cpu",
-                choices=["cpu", "desktop", "robot"],
-                description="Parameters of all cameras: config/PROFILE.yaml of this package",
-            ),
-            DeclareLaunchArgument(
-                "params_file",
-                default_value=[
-                    PathJoinSubstitution([SHARE, "config", LaunchConfiguration("profile")]),
-                    ".yaml",
-                ],
-                description="Your own parameter file, instead of a profile, such as "
-                "config/cameras.yaml of this package",
-            ),
-            DeclareLaunchArgument(
-                "use_sim_time",
-                default_value="false",
-                choices=["true", "false"],
-                description="Take the time from /clock: simulation, or a recording that plays it",
-            ),
-            DeclareLaunchArgument(
-                "log_level",
-                default_value="info",
-                choices=["debug", "info", "warn", "error", "fatal"],
-                description="Least severity that is logged",
-            ),
-            IncludeLaunchDescription(LARGE_MESSAGES),
-            OpaqueFunction(function=nodes),
+            *cameras(),
         ]
     )

@@ -1,18 +1,31 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """Play a recording into the front-end, instead of a camera.
 
 ros2 launch aliked_ros dataset.launch.py source:=/path/to/rgbd_dataset_freiburg1_xyz \
     publish:=rgbd odometry:=true rviz:=true
 """
 
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, PythonExpression
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
+from launch.substitutions import LaunchConfiguration, PythonExpression
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
-from launch_ros.substitutions import FindPackageShare
 
-from launch import LaunchDescription
+from aliked_ros.ros.launching import check_number, frontend
+from launch import LaunchContext, LaunchDescription
 
-FRONTEND = PathJoinSubstitution([FindPackageShare("aliked_ros"), "launch", "frontend.launch.py"])
 TOPICS = {
     "image": "image",
     "camera_info": "camera_info",
@@ -30,8 +43,14 @@ def parameter(argument: str, kind: type) -> ParameterValue:
     return ParameterValue(LaunchConfiguration(argument), value_type=kind)
 
 
+def check(context: LaunchContext) -> None:
+    """Refuse what is no number before anything starts."""
+    for name in ("rate", "speed"):
+        check_number(context, name)
+
+
 def generate_launch_description() -> LaunchDescription:
-    """frontend.launch.py, and then the player: it needs what that one sets and declares."""
+    """The front-end and the player, with whose end all ends."""
     return LaunchDescription(
         [
             DeclareLaunchArgument(
@@ -67,12 +86,9 @@ def generate_launch_description() -> LaunchDescription:
                 choices=["true", "false"],
                 description="Play the recording's own time on /clock, for all nodes here",
             ),
-            IncludeLaunchDescription(
-                FRONTEND,
-                launch_arguments={
-                    "input": LaunchConfiguration("publish"),
-                    "use_sim_time": LaunchConfiguration("clock"),
-                }.items(),
+            OpaqueFunction(function=check),
+            *frontend(
+                input=LaunchConfiguration("publish"), use_sim_time=LaunchConfiguration("clock")
             ),
             Node(
                 package="aliked_ros",
@@ -91,6 +107,7 @@ def generate_launch_description() -> LaunchDescription:
                 ],
                 remappings=[(topic, LaunchConfiguration(name)) for topic, name in TOPICS.items()],
                 output="screen",
+                on_exit=Shutdown(reason="the recording has been played, or the player failed"),
             ),
         ]
     )

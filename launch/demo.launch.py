@@ -1,26 +1,31 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """Show the front-end at work: a virtual camera, or a recording, in a loop.
 
 ros2 launch aliked_ros demo.launch.py
 """
 
-from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, LogInfo
 from launch.conditions import UnlessCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.substitutions import FindPackageShare
 
+from aliked_ros.ros.launching import is_installed
 from launch import LaunchDescription
 
 DATASET = PathJoinSubstitution([FindPackageShare("aliked_ros"), "launch", "dataset.launch.py"])
-
-
-def rviz_is_installed() -> bool:
-    """Whether there is an rviz here: most robots and containers have none."""
-    try:
-        get_package_prefix("rviz2")
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -41,7 +46,7 @@ def generate_launch_description() -> LaunchDescription:
             ),
             DeclareLaunchArgument(
                 "rviz",
-                default_value="true" if rviz_is_installed() else "false",
+                default_value="true" if is_installed("rviz2") else "false",
                 choices=["true", "false"],
                 description="Show the tracks in rviz; default: where it is installed",
             ),

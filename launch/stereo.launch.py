@@ -1,19 +1,31 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """Start the front-end on a rectified stereo camera.
 
 ros2 launch aliked_ros stereo.launch.py left_image:=/left/image_rect right_image:=/right/image_rect
 """
 
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
-from launch_ros.substitutions import FindPackageShare
+from launch.actions import DeclareLaunchArgument
+from launch.substitutions import LaunchConfiguration
 
+from aliked_ros.ros.launching import frontend
 from launch import LaunchDescription
-
-FRONTEND = PathJoinSubstitution([FindPackageShare("aliked_ros"), "launch", "frontend.launch.py"])
 
 
 def generate_launch_description() -> LaunchDescription:
-    """frontend.launch.py on two images; the topics' defaults are those of image_pipeline."""
+    """The front-end on two images; the topics' defaults are those of image_pipeline."""
     return LaunchDescription(
         [
             DeclareLaunchArgument(
@@ -36,13 +48,10 @@ def generate_launch_description() -> LaunchDescription:
                 default_value="right/camera_info",
                 description="CameraInfo topic of the right camera, whose P holds the baseline",
             ),
-            IncludeLaunchDescription(
-                FRONTEND,
-                launch_arguments={
-                    "input": "stereo",
-                    "image": LaunchConfiguration("left_image"),
-                    "camera_info": LaunchConfiguration("left_camera_info"),
-                }.items(),
+            *frontend(
+                input="stereo",
+                image=LaunchConfiguration("left_image"),
+                camera_info=LaunchConfiguration("left_camera_info"),
             ),
         ]
     )

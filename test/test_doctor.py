@@ -1,11 +1,29 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """The doctor finds what is amiss, names a remedy, and never stumbles over it."""
 
 from __future__ import annotations
 
+import importlib.util
+import re
+import sys
 from pathlib import Path
 
 import pytest
 
+from aliked_ros import doctor, transport
 from aliked_ros.doctor import FAIL, OK, WARN, Check, examine
 from aliked_ros.models.registry import MODELS, weights_dir
 from aliked_ros.share import share_path
@@ -65,6 +83,46 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
     found = findings()["cache"]
     assert found.state == WARN
     assert "ALIKED_ROS_CACHE" in found.remedy
+
+
+def test_images_are_compared_with_the_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in PROFILE_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("RMW_IMPLEMENTATION", raising=False)
+    transport.segment.cache_clear()
+    assert transport.too_large(640 * 480) == ""
+    sentence = transport.too_large(1241 * 376 * 3)
+    assert "1.4 MB each" in sentence
+    assert "export FASTRTPS_DEFAULT_PROFILES_FILE=/" in sentence
+    for variable, value in (
+        (PROFILE_VARIABLES[0], str(share_path("config/fastdds_large_messages.xml"))),
+        ("RMW_IMPLEMENTATION", "rmw_cyclonedds_cpp"),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setenv(variable, value)
+            transport.segment.cache_clear()
+            assert transport.too_large(1241 * 376 * 3) == ""
+    transport.segment.cache_clear()
+
+
+def test_every_package_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that is absent with what needs it, and how to get it."""
+    found = findings()
+    locked = (share_path("requirements/robot.in")).read_text(encoding="utf-8")
+    names = re.findall(r"^[\w-]+", locked, re.M)
+    assert {"rosbags", "mcap", "psutil", "typer", "pycolmap", "scikit-image"} <= set(names)
+    listed = {"opencv-python-headless" if name == "cv2" else name for name in found}
+    assert set(names) <= listed
+    for module, state in (("psutil", FAIL), ("mcap", OK), ("pycolmap", OK)):
+        with monkeypatch.context() as changed:
+            changed.setitem(sys.modules, module, None)
+            changed.setattr(importlib.util, "find_spec", lambda name, absent=module: None)
+            checks = {check.name: check for check in doctor._libraries()}
+        assert checks[module].state == state
+        assert "not installed" in checks[module].finding
+        assert "install" in checks[module].finding + checks[module].remedy
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """Recordings become COLMAP databases and TUM trajectories that those programs can use."""
 
 from __future__ import annotations
@@ -283,9 +297,9 @@ def test_every_takes_one_of_so_many(run, tmp_path):
 
 
 def test_tracks_are_compared_within_an_epoch_and_only_if_tracked(tmp_path):
-    """Without ~/matches, ids of two epochs and the id 0 match nothing."""
+    """Without ~/matches, ids of two epochs, which have 32 bits, and the id 0 match nothing."""
     scene = Scene(
-        model_of("PINHOLE"), frames=6, epoch=lambda frame: 1 + frame // 3,
+        model_of("PINHOLE"), frames=6, epoch=lambda frame: 1 + (frame // 3 << 16),
         tracked=lambda points, frame: np.where(points < 150, points + 1, 0),
     )  # fmt: skip
     path = record(tmp_path / "run.mcap", scene.results(), matches=False)

@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """Nodes with what the field sends: latched topics, stamps of no use, mistyped parameters."""
 
 from __future__ import annotations
@@ -5,7 +19,6 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +27,9 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 import bags
-import rclpy
 from bags import SECOND
 from builtin_interfaces.msg import Time
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import serialize_message
 from ros_helpers import RELIABLE, Probe, RosProcess
@@ -35,7 +46,7 @@ from aliked_ros.exporting.tum import export_tum
 from aliked_ros.messages import nanoseconds
 from aliked_ros.ros.complaints import Complaints
 from aliked_ros.ros.inputs import Arrival, Inputs
-from aliked_ros.ros.parameters import DECLARATIONS, NodeParameters
+from aliked_ros.ros.parameters import DECLARATIONS
 from aliked_ros.ros.recorder import Recording
 from aliked_ros.ros.statistics import Statistics
 
@@ -140,25 +151,6 @@ def test_stamps_of_arrival(probe):
     assert before <= stamps[0] < stamps[1] < stamps[2]
     assert not listener.said
     listener.inputs.close()
-
-
-def test_mistyped_parameters_are_warned_about_with_the_nearest_name(caplog):
-    said: list[str] = []
-    context = rclpy.context.Context()
-    rclpy.init(context=context)
-    given = {"max_keypoint": 100, "nonsense": 1, "max_keypoints": 300, "use_sim_time": False}
-    node = Node(
-        "eye", context=context,
-        parameter_overrides=[Parameter(name, value=value) for name, value in given.items()],
-    )  # fmt: skip
-    node.get_logger = lambda: SimpleNamespace(warning=said.append)  # type: ignore[method-assign]
-    parameters = NodeParameters(node, lambda: False)
-    assert parameters["max_keypoints"] == 300
-    assert len(said) == 2
-    assert "max_keypoint is none of eye's and is ignored; did you mean max_keypoints?" in said[0]
-    assert "nonsense is none of eye's" in said[1]
-    node.destroy_node()
-    context.shutdown()
 
 
 @pytest.mark.long

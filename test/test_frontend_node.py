@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """The real node, in a process of its own, fed with real images over DDS by this one."""
 
 from __future__ import annotations
@@ -389,6 +403,7 @@ def test_lifecycle_leaves_no_threads_and_no_old_identities(node, probe, camera, 
     assert not probe.transition("cleanup")  # not possible while active: answered, not fatal
     assert probe.transition("deactivate")
     assert probe.state() == "inactive"
+    assert "Inactive: " in node.text()
     count = len(probe.features)
     probe.images.publish(camera.message(frames[1]))
     probe.spin(1.0)
@@ -399,6 +414,7 @@ def test_lifecycle_leaves_no_threads_and_no_old_identities(node, probe, camera, 
     assert probe.status.model_checksum
     assert probe.transition("cleanup")
     assert probe.state() == "unconfigured"
+    assert "Unconfigured: the networks are freed" in node.text()
     status = probe.wait_for_state("unconfigured")
     assert (status.backend, status.model_checksum) == ("", "")  # nothing is loaded any more
     assert not probe.trigger("reset").success
@@ -446,6 +462,7 @@ def test_results_reach_a_subscriber_within_five_milliseconds(node, probe, camera
 def test_shutdown_ends_the_node_from_any_state(node, probe):
     """Runs last: afterwards the module's node is finalized, and must still end with status 0."""
     assert probe.transition("shutdown")
+    assert "Finalized: " in node.text()
     assert probe.state() == "finalized"
 
 
@@ -505,6 +522,7 @@ def test_bad_parameters_at_start_are_named_and_can_be_mended(private, tmp_path):
 
 def test_without_autostart_it_waits(private, tmp_path):
     probe, process = start(private, tmp_path, "-p", "autostart:=false")
+    probe.wait(lambda: "Unconfigured: autostart is false" in process.text())
     status = probe.wait_for_state("unconfigured")
     assert status.last_error == ""
     assert probe.state() == "unconfigured"

@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """What the launch files start, with which arguments, parameters and topics; without ROS's launch.
 
 A stand-in of the part of ``launch`` and ``launch_ros`` that they use carries them out as ROS does,
@@ -9,6 +23,7 @@ from __future__ import annotations
 import os
 import re
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -64,6 +79,8 @@ class Started:
     remappings: dict[str, str]
     arguments: list[str]
     environment: dict[str, str]
+    respawn: bool
+    on_exit: Any
 
 
 # Substitutions: resolve to a string
@@ -72,8 +89,11 @@ class Started:
 @dataclass
 class Configuration:
     name: str
+    default: str | None = None
 
     def perform(self, context: Context) -> str:
+        if self.default is not None:
+            return context.values.get(self.name, self.default)
         return context.values[self.name]
 
 
@@ -156,6 +176,20 @@ class Include:
 
 
 @dataclass
+class Set:
+    name: str
+    value: Any
+
+    def execute(self, context: Context) -> None:
+        context.values[self.name] = text(self.value, context)
+
+
+@dataclass
+class Shutdown:
+    reason: str
+
+
+@dataclass
 class SetVariable:
     name: str
     value: Any
@@ -181,7 +215,7 @@ class Opaque:
     function: Callable[[Context], list[Any]]
 
     def execute(self, context: Context) -> None:
-        for action in self.function(context):
+        for action in self.function(context) or []:
             action.execute(context)
 
 
@@ -220,11 +254,11 @@ class Node:
     remappings: list[tuple[str, Any]] = field(default_factory=list)
     arguments: list[Any] = field(default_factory=list)
     output: str = "log"
-    condition: If | None = None
+    respawn: bool = False
+    respawn_delay: float = 0.0
+    on_exit: Any = None
 
     def execute(self, context: Context) -> None:
-        if self.condition is not None and not self.condition.holds(context):
-            return
         files, values = [], {}
         for item in self.parameters:
             if not isinstance(item, dict):
@@ -239,6 +273,7 @@ class Node:
                 self.package, self.executable, self.name, text(self.namespace, context), files,
                 values, {topic: text(value, context) for topic, value in self.remappings},
                 [text(value, context) for value in self.arguments], dict(context.environment),
+                self.respawn, self.on_exit,
             )
         )  # fmt: skip
 
@@ -248,6 +283,7 @@ MODULES = {
     "launch.actions": {
         "DeclareLaunchArgument": Declare, "IncludeLaunchDescription": Include,
         "LogInfo": Log, "OpaqueFunction": Opaque, "SetEnvironmentVariable": SetVariable,
+        "SetLaunchConfiguration": Set, "Shutdown": Shutdown,
     },
     "launch.conditions": {"IfCondition": If, "UnlessCondition": Unless},
     "launch.substitutions": {
@@ -267,6 +303,7 @@ def content(path: Path) -> dict[str, Any]:
     for name, members in MODULES.items():
         vars(modules[name]).update(members)
     with patch.dict(sys.modules, modules):
+        sys.modules.pop("aliked_ros.ros.launching", None)  # it may have been made of the real ones
         return runpy.run_path(str(path))
 
 
@@ -295,6 +332,15 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture
+def rviz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment has an rviz."""
+    index = tmp_path / "prefix" / "share" / "ament_index" / "resource_index" / "packages"
+    index.mkdir(parents=True)
+    (index / "rviz2").touch()
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "prefix"))
+
+
 def executables() -> set[str]:
     return set(re.findall(r'"(\w+) = aliked_ros', (ROOT / "setup.py").read_text(encoding="utf-8")))
 
@@ -311,6 +357,7 @@ def test_every_argument_is_described(name: str) -> None:
             assert argument.choices == ["true", "false"], argument.name
 
 
+@pytest.mark.usefixtures("rviz")
 @pytest.mark.parametrize("name", STARTED)
 @pytest.mark.parametrize("switch", ["", "true"])
 def test_what_is_started_exists_and_knows_its_parameters(name: str, switch: str) -> None:
@@ -365,7 +412,7 @@ def test_every_node_has_room_for_large_messages_unless_it_is_not_wanted(
     assert all(node.environment == {variable: "mine.xml"} for node in own)
 
 
-def test_frontend_has_the_topics_and_the_profile_that_were_asked_for() -> None:
+def test_frontend_has_the_topics_and_the_profile_that_were_asked_for(tmp_path: Path) -> None:
     started = launched("frontend", image="/eye/image", profile="robot", namespace="robot1").nodes
     (node,) = started
     assert (node.name, node.namespace) == ("aliked_frontend", "robot1")
@@ -373,8 +420,10 @@ def test_frontend_has_the_topics_and_the_profile_that_were_asked_for() -> None:
     assert node.remappings["image/compressed"] == "/eye/image/compressed"
     assert node.files == [str(ROOT / "config" / "robot.yaml")]
     assert node.parameters == {}, "what was not asked for is the parameter file's"
-    (own,) = launched("frontend", params_file="mine.yaml", autostart="false", sync="exact").nodes
-    assert own.files == ["mine.yaml"]
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("/**: {ros__parameters: {max_keypoints: 300}}")
+    (own,) = launched("frontend", params_file=str(mine), autostart="false", sync="exact").nodes
+    assert own.files == [str(mine)]
     assert own.parameters == {"autostart": False, "sync": "exact"}
 
 
@@ -393,6 +442,7 @@ def test_stereo_and_rgbd_are_the_frontend_on_two_topics() -> None:
     assert rgbd.node("odometry_node").namespace == frontend.namespace
 
 
+@pytest.mark.usefixtures("rviz")
 def test_dataset_plays_what_the_frontend_listens_to() -> None:
     run = launched(
         "dataset", source="/data/fr1", publish="rgbd", rate="10.0", clock="true", image="/eye",
@@ -410,6 +460,112 @@ def test_dataset_plays_what_the_frontend_listens_to() -> None:
         assert run.node(executable).parameters == {"use_sim_time": True}
     with pytest.raises(AssertionError, match="source is required"):
         launched("dataset")
+
+
+def test_the_front_end_comes_back_and_a_played_recording_ends_all() -> None:
+    for name in STARTED:
+        for node in launched(name, **required(name)).nodes:
+            assert node.respawn == (node.executable in ("frontend_node", "cameras_node"))
+            assert (node.on_exit is not None) == (node.executable == "dataset_player")
+    assert not launched("frontend", respawn="false").nodes[0].respawn
+
+
+@pytest.mark.parametrize(
+    ("name", "overwritten"),
+    [
+        ("stereo", {"image", "camera_info", "input"}),
+        ("rgbd", {"input"}),
+        ("dataset", {"input", "use_sim_time"}),
+        ("demo", {"input", "use_sim_time"}),
+    ],
+)
+def test_arguments_that_a_file_sets_itself_are_not_offered(name: str, overwritten: set) -> None:
+    offered = set(launched(name, **required(name)).declared)
+    assert offered & set(launched("frontend").declared)
+    assert not offered & overwritten
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("frontend", {"rviz": "true"}, "rviz2 is not installed"),
+        ("stereo", {"rviz": "true", "odometry": "true"}, "rviz2 is not installed"),
+        ("demo", {"rviz": "true"}, "rviz2 is not installed"),
+        ("dataset", {"rate": "abc"}, "rate is 'abc'"),
+        ("dataset", {"speed": "-1"}, "speed is '-1'"),
+        ("demo", {"rate": "nan"}, "rate is 'nan'"),
+        ("frontend", {"namespace": "1st"}, "namespace is '1st'"),
+        ("rgbd", {"depth_image": "a b"}, "depth_image is 'a b'"),
+        ("cameras", {"image": ""}, "image is ''"),
+        ("frontend", {"params_file": "/absent.yaml"}, "/absent.yaml, which is not a file"),
+        ("cameras", {"params_file": str(ROOT)}, "which is not a file"),
+    ],
+)
+def test_nothing_starts_when_an_argument_is_wrong(
+    name: str, arguments: dict[str, str], words: str
+) -> None:
+    context = Context(required(name) | arguments)
+    with pytest.raises(Exception, match=re.escape(words)) as raised:  # AlikedError, of this import
+        execute(ROOT / "launch" / f"{name}.launch.py", context)
+    assert not context.nodes
+    assert str(raised.value).count(".") >= 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("/**: {ros__parameters: {max_keypoint: 5}}", "max_keypoints is the nearest"),
+        (
+            "/**: {ros__parameters: {diagnostics: {min_rate_wran: 5.0}}}",
+            "diagnostics.min_rate_warn",
+        ),
+        ("aliked_frontend: {ros__parameters: {max_keypoints: 5}}", "only for /aliked_frontend"),
+        ("robot1: {aliked_frontend: {ros__parameters: {sorce: 5}}}", "'sorce'"),
+        ("/*/aliked_frontend: {ros__parameters: {matchr: nearest}}", "matcher is the nearest"),
+        ("max_keypoints: 5", "no ros__parameters"),
+        ("", "no ros__parameters"),
+        ("[", "cannot be read"),
+    ],
+)
+def test_a_parameter_file_that_would_leave_defaults_is_refused(
+    content: str, words: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(content)
+    with pytest.raises(Exception, match=re.escape(words)):
+        launched("frontend", params_file=str(file), namespace="robot1")
+
+
+def test_a_parameter_file_for_the_whole_robot_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "robot.yaml"
+    file.write_text(
+        """
+/**: {ros__parameters: {use_sim_time: true, diagnostics.min_rate_warn: 3.0, ray_noise: 0.01}}
+/robot1/aliked_frontend: {ros__parameters: {matcher: nearest, qos_overrides: {/clock: {}}}}
+camera_driver: {ros__parameters: {exposure: 5}}
+/**/aliked_cameras: {ros__parameters: {cameras: [front], front: {image: /front/image}}}
+"""
+    )
+    for name in ("frontend", "cameras"):
+        assert launched(name, params_file=str(file), namespace="robot1").nodes
+    assert {item.name for item in odometry_node._DECLARATIONS} == parameters.ODOMETRY_NAMES
+    assert {f"*.{item.name.partition('.')[2]}" for item in cameras_node.declarations("front")} == (
+        parameters.CAMERAS_NAMES - {"cameras"}
+    )
+
+
+def test_what_launch_imports_needs_nothing_of_the_robots_environment() -> None:
+    """``ros2 launch`` runs in the system's Python, which has ROS, and its NumPy and YAML."""
+    code = (
+        "import sys\n"
+        "from aliked_ros.packages import PACKAGES\n"
+        "sys.modules.update(dict.fromkeys(PACKAGES.keys() - {'numpy', 'yaml'}))\n"
+        "import aliked_ros.ros.parameters, aliked_ros.errors"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    source = (ROOT / "aliked_ros" / "ros" / "launching.py").read_text(encoding="utf-8")
+    ours = set(re.findall(r"^from (aliked_ros\S*) import (\w+)", source, re.M))
+    assert ours == {("aliked_ros.errors", "ConfigurationError"), ("aliked_ros.ros", "parameters")}
 
 
 def test_demo_loops_the_virtual_camera_and_shows_it_where_rviz_is(
@@ -449,6 +605,7 @@ def shown(displays: list[Any]) -> set[str]:
     return topics.union(*inner)
 
 
+@pytest.mark.usefixtures("rviz")
 @pytest.mark.parametrize(("odometry", "name"), [("false", "frontend"), ("true", "odometry")])
 def test_rviz_follows_the_nodes_into_their_namespace(odometry: str, name: str) -> None:
     run = launched("frontend", rviz="true", odometry=odometry, namespace="robot1")
@@ -480,11 +637,15 @@ def commands(pattern: str) -> Iterator[tuple[str, list[str]]]:
             yield name, rest.split()
 
 
+@pytest.mark.usefixtures("rviz")
 def test_documented_commands_are_possible() -> None:
     checked = set()
     for name, words in commands(r"ros2 launch aliked_ros (\w+)\.launch\.py"):
         arguments = dict(word.split(":=") for word in words if ":=" in word)
-        launched(name, **required(name) | arguments)
+        possible = dict(arguments)
+        if "params_file" in arguments:  # the user's own
+            possible["params_file"] = str(ROOT / "config" / "cameras.yaml")
+        launched(name, **required(name) | possible)
         assert set(words) - {f"{k}:={v}" for k, v in arguments.items()} <= {"--show-args"}, words
         checked.add(name)
     assert checked == set(STARTED)

@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """``odometry_node`` in a process of its own: on messages made up here, and behind a front-end."""
 
 from __future__ import annotations
@@ -15,6 +29,7 @@ pytest.importorskip("pycolmap", reason="pycolmap is not installed")
 from geometry_msgs.msg import PoseArray
 from nav_msgs.msg import Odometry as OdometryMessage
 from nav_msgs.msg import Path as PathMessage
+from rcl_interfaces.msg import Log
 from rclpy.publisher import Publisher
 from ros_helpers import RELIABLE, START_TIMEOUT, Probe, RosProcess
 from scipy.spatial.transform import Rotation
@@ -117,7 +132,11 @@ def test_poses_path_and_map_of_a_camera(probe, tmp_path):
     assert len(points) == cloud.width > 250
     distances = np.linalg.norm(points[:, None] - room.points @ OPTICAL_TO_BODY.T, axis=2).min(1)
     assert np.median(distances) < 0.05
+    probe.listen(Log, "/rosout")
+    publisher.publish(frame(room.observation(40, epoch=1)))
+    probe.wait(lambda: [log for log in probe.received["/rosout"] if "map 0 ends" in log.msg])
     assert process.stop(signal.SIGINT) == 0, process.text()
+    assert "[odometry]: map 0 ends" in process.text()
     assert "Map 0 begins, in metres" in process.text()
     assert "Traceback" not in process.text()
 

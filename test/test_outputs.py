@@ -1,9 +1,24 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """VINS-Fusion's and rtabmap's messages, exact stamps, complaints: without processes."""
 
 from __future__ import annotations
 
 import struct
 import sys
+import time
 import types
 import zlib
 from dataclasses import replace
@@ -468,11 +483,23 @@ def test_numbers_and_stamps_are_the_nodes_own():
         assert numbering.reference_stamp(renumbered) == stamps[max(i - 1, 0)]
     assert numbering.stamp(1, 0.0) == stamps[1]  # the keyframe's
     assert numbering.stamp(3, 7.5) == Time(sec=7, nanosec=500_000_000)  # forgotten
+    first = numbering.epoch(0)
     numbering.retire(epoch=2)
     numbering.restart()
     renumbered = numbering.renumbered(replace(result, index=99), stamps[0], [])
-    assert (renumbered.index, renumbered.tracks.epoch) == (0, 3)
-    assert numbering.epoch(1) == 4
+    assert (renumbered.index, renumbered.tracks.epoch) == (0, first + 3)
+    assert numbering.epoch(1) == first + 4
+
+
+def test_epochs_do_not_come_again_when_the_node_is_started_again(monkeypatch):
+    """After a crash at 30 resets a second, too; and in 2106, when seconds leave 32 bits."""
+    for start in (time.time(), 2.0**32):
+        monkeypatch.setattr(time, "time", lambda start=start: start)
+        crashed = Numbering()
+        old = {crashed.epoch(resets) for resets in range(60 * 30)}
+        monkeypatch.setattr(time, "time", lambda start=start: start + 60.0)
+        assert Numbering().epoch(0) not in old
+        assert all(0 <= epoch < 2**32 for epoch in old)
 
 
 def test_complaints_stand_until_settled_and_are_logged_once():

@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """The tree is a Python package and a ROS 2 workspace, and both installations are complete."""
 
 from __future__ import annotations
@@ -14,6 +28,7 @@ from pathlib import Path
 
 import pytest
 from catkin_pkg.package import parse_package
+from catkin_pkg.packages import find_packages
 
 import aliked_ros
 from aliked_ros.share import share_path
@@ -133,11 +148,32 @@ def test_colcon_finds_both_packages_in_a_clone(tool_environment):
     }
 
 
+def workspace(folder: Path) -> Path:
+    """The tree in a workspace, set up as docs/installation.md says."""
+    tree = copy_of_the_tree(folder / "src" / "aliked_ros")
+    command = "ln -s aliked_ros/aliked_msgs src/aliked_msgs"
+    for page in ("docs/installation.md", "README.md"):
+        assert f"    {command}\n" in (ROOT / page).read_text(encoding="utf-8"), page
+    subprocess.run(command.split(), cwd=folder, check=True)
+    return tree
+
+
+def test_plain_commands_find_both_packages_in_a_workspace(tmp_path, tool_environment):
+    workspace(tmp_path)
+    listed = subprocess.check_output(
+        ["colcon", "--log-base", os.devnull, "list", "--names-only"],
+        cwd=tmp_path, env=tool_environment, text=True,
+    )  # fmt: skip
+    assert listed.split() == ["aliked_msgs", "aliked_ros"]
+    found = find_packages(str(tmp_path / "src"))  # as rosdep does
+    assert {package.name for package in found.values()} == set(PACKAGES)
+
+
 @pytest.mark.long
 def test_colcon_builds_both_packages_in_a_workspace(tmp_path, tool_environment):
-    tree = copy_of_the_tree(tmp_path / "src" / "aliked_ros")
+    tree = workspace(tmp_path)
     repair = f"-DCMAKE_PROJECT_INCLUDE={tree / 'tools' / 'ros_wheels.cmake'}"
-    build = ["colcon", "build", "--base-paths", "src/aliked_ros", "src/aliked_ros/aliked_msgs"]
+    build = ["colcon", "build"]
     build += ["--cmake-args", repair, "-GNinja", f"-DPython3_EXECUTABLE={sys.executable}"]
     done = subprocess.run(
         build, cwd=tmp_path, env=tool_environment, text=True,

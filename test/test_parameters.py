@@ -1,7 +1,22 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """Parameters: the reference page is current, the profiles are valid, descriptors say it all."""
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -35,7 +50,9 @@ def test_every_parameter_is_described():
     for declaration in DECLARATIONS:
         descriptor = declaration.descriptor()
         assert len(descriptor.description) > 10, declaration.name
-        assert "may be set" in descriptor.additional_constraints
+        assert re.match(r"[A-Z'~/0-9]", descriptor.description), descriptor.description
+        assert descriptor.description.endswith("."), descriptor.description
+        assert re.fullmatch(r"(One of .*\. )?May be set .*\.", descriptor.additional_constraints)
         if declaration.limits:
             limits = [*descriptor.integer_range, *descriptor.floating_point_range]
             assert (limits[0].from_value, limits[0].to_value) == declaration.limits

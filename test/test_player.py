@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """The player publishes a source as a camera would, and ends."""
 
 from __future__ import annotations
@@ -75,6 +89,7 @@ def test_plays_all_images_in_time_with_their_calibration(probe, sequence, tmp_pa
     probe.wait(lambda: len(probe.received["camera_info"]) == 8)
     assert process.wait(20) == 0, process.text()
     assert "Played 8 images" in process.text()
+    assert "Playing 8 images" in process.text()
     images = probe.received["image"]
     for message, stored in zip(images, open_source(str(sequence)), strict=True):
         np.testing.assert_array_equal(image_from_message(message).pixels, stored.pixels)

@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """COLMAP databases: cameras, images, keypoints, descriptors, matches, verified geometries.
 
 Needs pycolmap. The database is ready for ``pycolmap.
@@ -206,7 +220,7 @@ class DatabaseWriter:
         self._numbers[frame.stamp] = self._frames[frame.stamp, frame.index] = len(self._names)
         self._names.append(name)
         rows = np.flatnonzero(tracks.ids)  # 0 = untracked
-        epoch = np.uint64(tracks.epoch) << np.uint64(48)  # ids count from 1 in each epoch
+        epoch = np.uint64(tracks.epoch) << np.uint64(32)  # ids count from 1 in each epoch
         self._tracks.append(epoch + tracks.ids[rows])
         self._rows.append(rows)
 

@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """Node ``aliked_cameras``: the front-ends of several cameras in one process, networks loaded once.
 
 Each camera has a whole front-end: a :class:`FrontendNode` in a namespace of the camera's name, with
@@ -23,7 +37,7 @@ from aliked_ros.machine import limit_heaps
 from aliked_ros.ros import running
 from aliked_ros.ros.complaints import reason
 from aliked_ros.ros.frontend_node import FrontendNode
-from aliked_ros.ros.parameters import Change, Declaration, declare
+from aliked_ros.ros.parameters import Change, Declaration, declare, warn_of_unknown_names
 
 _NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")  # a namespace, and a part of parameters' names
 _TOPICS = {
@@ -35,6 +49,10 @@ _TOPICS = {
     "mask": "mask",
 }
 _IMAGES = ("image", "right/image")  # those with a compressed form beside them
+
+_CAMERAS = Declaration(
+    "cameras", "", "Names of the cameras, a list such as [front, left].", Change.AT_START
+)
 
 
 def declarations(camera: str) -> list[Declaration]:
@@ -63,6 +81,8 @@ class CamerasNode(Node):
         self._threads: list[threading.Thread] = []
         self._starting = threading.Lock()
         names = self._names()
+        known = [item.name for name in names for item in declarations(name)]
+        warn_of_unknown_names(self, ["cameras", *known])
         remappings = {name: self._remappings(name) for name in names}
         for name in names:
             try:
@@ -132,7 +152,7 @@ class CamerasNode(Node):
 
     def _remappings(self, camera: str) -> dict[str, str]:
         """Topics of the front-end that come from elsewhere."""
-        values = declare(self, declarations(camera), complete=False)
+        values = declare(self, declarations(camera))
         remappings = {}
         for name, topic in _TOPICS.items():
             given = values[f"{camera}.{name}"]
@@ -164,7 +184,7 @@ class CamerasNode(Node):
 def main(args: Sequence[str] | None = None) -> int:
     """Run all cameras until SIGINT or SIGTERM."""
     limit_heaps()
-    return running.run(CamerasNode, args)
+    return running.run(CamerasNode, args, (_CAMERAS, *declarations("CAMERA")), "aliked_cameras")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """What is wrong with the inputs now: sentences for the log, ``~/status`` and ``/diagnostics``."""
 
 from __future__ import annotations
@@ -10,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aliked_ros.errors import AlikedError
+from aliked_ros.packages import missing
 
 _PACKAGE = Path(__file__).parents[1]
 _PERIOD = 5.0  # seconds between two log entries about one subject
@@ -84,6 +99,8 @@ def reason(error: Exception) -> str:
     """What to tell: our own errors speak for themselves, others need their place in the code."""
     if isinstance(error, AlikedError):
         return str(error)
+    if isinstance(error, ImportError):
+        return missing(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
     return (
         f"unexpected {type(error).__name__}: {error} ({place.filename}:{place.lineno}); "

@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """``make demo``: a sequence played through the real node, recorded, drawn and counted.
 
 Player, front-end and recorder are three processes that meet only through DDS topics, in a ROS
@@ -10,6 +24,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -338,6 +353,7 @@ def _exit(text: str, status: int = 1) -> typer.Exit:
 
 def main() -> None:
     """Run the command."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # see this package's __init__
     typer.run(demo)
 
 

@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """Lifecycle node ``aliked_frontend``: camera images in; features, matches and tracks out.
 
 The data's path: :class:`Inputs` receives and pairs images (executor's thread); the newest goes to
@@ -48,7 +62,7 @@ from aliked_ros.ros.diagnostics import Diagnostics
 from aliked_ros.ros.inputs import Arrival, Inputs
 from aliked_ros.ros.numbering import Numbering
 from aliked_ros.ros.outputs import Frame, Outputs
-from aliked_ros.ros.parameters import NodeParameters, refused_read_only
+from aliked_ros.ros.parameters import DECLARATIONS, NodeParameters, refused_read_only
 from aliked_ros.ros.statistics import Statistics
 from aliked_ros.ros.worker import LatestWorker
 from aliked_ros.types import Features, FrameResult, Matches, Tracks, UInt8Array
@@ -146,6 +160,11 @@ class FrontendNode(LifecycleNode):
                     f"Not started: the node stays {self._state}. Mend the cause, then configure "
                     "and activate it (ros2 lifecycle set)."
                 )
+        else:
+            self.get_logger().info(
+                "Unconfigured: autostart is false; a lifecycle manager, or ros2 lifecycle set "
+                f"{self.get_fully_qualified_name()} configure (then activate), starts it"
+            )
 
     def serve(self, executor: SingleThreadedExecutor) -> None:
         """Answer until shutdown."""
@@ -233,6 +252,7 @@ class FrontendNode(LifecycleNode):
         self._stop()
         with self._pipeline_lock:
             self._pipeline.release()
+        self.get_logger().info("Inactive: images are ignored, the networks stay loaded")
         self._enter("inactive")
         return super().on_deactivate(state)
 
@@ -240,6 +260,7 @@ class FrontendNode(LifecycleNode):
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the networks, take the topics away."""
         self._free()
+        self.get_logger().info("Unconfigured: the networks are freed")
         self._enter("unconfigured")
         return super().on_cleanup(state)
 
@@ -247,6 +268,7 @@ class FrontendNode(LifecycleNode):
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """End the threads and free the networks, from any state."""
         self.close()
+        self.get_logger().info("Finalized: the networks are freed; start the node again to go on")
         self._enter("finalized")
         return super().on_shutdown(state)
 
@@ -561,7 +583,7 @@ def _answer(response: Any, success: bool, message: str) -> Any:
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM."""
     limit_heaps()
-    return running.run(FrontendNode, args)
+    return running.run(FrontendNode, args, DECLARATIONS, "aliked_frontend")
 
 
 if __name__ == "__main__":

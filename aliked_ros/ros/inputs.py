@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """What comes in: images with their partners, CameraInfos and masks.
 
 An image's path: subscription → Pairing → Arrival → (the node's worker) Inputs.image → Image.
@@ -6,7 +20,7 @@ An image's path: subscription → Pairing → Arrival → (the node's worker) In
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -30,13 +44,15 @@ from aliked_ros.ros.compatibility import (
     QoSRequestedIncompatibleQoSInfo,
     SubscriptionEventCallbacks,
     publisher_count,
+    with_message_info,
 )
 from aliked_ros.ros.complaints import Complaints
 from aliked_ros.ros.conversions import depth_from_message, image_from_message, seconds
 from aliked_ros.ros.masks import Masks
 from aliked_ros.ros.pairing import Pair, Pairing
 from aliked_ros.ros.parameters import NodeParameters
-from aliked_ros.ros.statistics import Statistics
+from aliked_ros.ros.statistics import Losses, Statistics
+from aliked_ros.transport import too_large
 from aliked_ros.types import Float32Array, FrameResult, Image, UInt8Array
 
 AnyImage = ImageMessage | CompressedImage
@@ -54,6 +70,7 @@ _LATCHED_QOS = QoSProfile(
 )
 _SILENCE = 5.0  # seconds without a partner that leave no doubt that none come
 _STATIC_SHARE = 0.01  # of the image, that is worth a word
+_LOST = 0.1  # share of the images that gets lost before the node says so
 _ALONE = 10  # images in a row without their partner, after which the node says so
 
 
@@ -114,6 +131,8 @@ class Inputs:
                 "leave mask_border false.",
             )
         self._last_stamp: int | None = None
+        self._losses = Losses()
+        self._images: Any = None
         self._subscriptions: list[Any] = []
         self._timer = None
         self._pairing: Pairing[Arrival, AnyImage] | None = None
@@ -234,6 +253,25 @@ class Inputs:
 
     # The executor's thread
 
+    def _judge_losses(self, message: AnyImage, info: Mapping[str, Any]) -> None:
+        """Say how many images did not arrive, by their publisher's count, and why."""
+        self._losses.note(info.get("publication_sequence_number") or 0)
+        problem = too_large(len(message.data))
+        share = self._losses.share
+        if share > _LOST and publisher_count(self._node, self._images) == 1:
+            why = (
+                f"They have {problem}"
+                if problem
+                else ("The network or this machine is too slow: publish smaller or fewer images.")
+            )
+            self._complaints.file(
+                "losses", f"{share:.0%} of the images on {self.topic} got lost on their way. {why}"
+            )
+        else:
+            self._complaints.settle("losses")
+            if problem:
+                self._complaints.mention(f"The images on {self.topic} have {problem}")
+
     def _on_image(self, message: AnyImage) -> None:
         if self.paused:
             return
@@ -347,14 +385,16 @@ class Inputs:
         name = self._node.resolve_topic_name(topic)
         incompatible = partial(self._on_incompatible_qos, name)
 
-        def receive(message: Any) -> None:
+        def receive(message: Any, info: Mapping[str, Any]) -> None:
             self._complaints.settle(f"QoS of {name}")
+            if subscription is self._images:
+                self._judge_losses(message, info)
             callback(message)
 
         subscription = self._node.create_subscription(
             kind,
             topic,
-            receive,
+            with_message_info(receive),
             qos,
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible),
         )

@@ -1,7 +1,22 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """Numbers and stamps of the node's images, where the pipeline's own do not do."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -10,15 +25,19 @@ from builtin_interfaces.msg import Time
 from aliked_ros.ros.conversions import stamp_from_seconds
 from aliked_ros.types import FrameResult, Keyframe
 
+_EPOCHS = 1 << 32  # a uint32 holds them
+
 
 class Numbering:
     """Counts images from activation and epochs over the life of the node; keeps exact stamps.
 
-    Seconds in a float do not hold a stamp's nanoseconds.
+    Epochs start at the time of the node's start, so that those of a node that crashed do not come
+    again when it is respawned. Seconds in a float do not hold a stamp's nanoseconds.
     """
 
     def __init__(self) -> None:
-        self._first_epoch = 0
+        # Hundredths of a second: more than there can be resets, which come with images at most.
+        self._first_epoch = int(time.time() * 100.0)
         self.restart()
 
     def restart(self) -> None:
@@ -32,7 +51,7 @@ class Numbering:
 
     def epoch(self, epoch: int) -> int:
         """An epoch of the pipeline, counted over the life of the node."""
-        return self._first_epoch + epoch
+        return (self._first_epoch + epoch) % _EPOCHS
 
     def index(self, index: int) -> int:
         """A number of the pipeline's, counted from activation."""

@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """Node ``odometry``: the reference back-end, which lives on a front-end's ``features`` alone.
 
 An example to start from: poses and a sparse map of one camera, without loop closing. It publishes
@@ -6,6 +20,7 @@ no tf: which node owns ``odom`` is the robot's decision.
 
 from __future__ import annotations
 
+import logging
 import signal
 from array import array
 from collections import deque
@@ -94,6 +109,8 @@ class OdometryNode(Node):
 
     def __init__(self) -> None:
         super().__init__("odometry")
+        self._to_node = running.ToNode(self)
+        logging.getLogger("aliked_ros").addHandler(self._to_node)
         settings = declare(self, _DECLARATIONS)
         noise = Noise(settings["ray_noise"], settings["inverse_depth_noise"])
         self._odometry = Odometry(noise)
@@ -119,7 +136,8 @@ class OdometryNode(Node):
         executor.spin()
 
     def close(self) -> None:
-        """Nothing but ROS's own objects to free."""
+        """Leave Python's log."""
+        logging.getLogger("aliked_ros").removeHandler(self._to_node)
 
     def _process(self, message: FeatureFrame) -> None:
         observation = observation_from_message(message)
@@ -189,7 +207,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Follow the camera until SIGINT or SIGTERM."""
     # pycolmap's import has set a handler that takes a request to end for a crash
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    return running.run(OdometryNode, args)
+    return running.run(OdometryNode, args, _DECLARATIONS, "odometry")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """The node's parameters: declared from one table, checked, and described for docs/parameters.md.
 
 The settings of the pipeline come from :mod:`aliked_ros.configuration`, with its defaults, limits
@@ -10,10 +24,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import Enum
+from fnmatch import fnmatchcase
 from typing import Any
 
 from rcl_interfaces.msg import (
@@ -26,12 +41,8 @@ from rclpy.node import Node
 
 from aliked_ros.configuration import FrontendConfig, choices, is_checkpoint, names, ranges
 from aliked_ros.errors import ConfigurationError
-from aliked_ros.ros.conversions import DESCRIPTOR_ENCODINGS
 
 Value = bool | int | float | str
-
-_NEAR = 0.75  # similarity of a mistyped name to the right one
-_OF_ROS = {"use_sim_time", "start_type_description_service", "cameras"}  # and of cameras_node
 
 
 class Change(Enum):
@@ -69,8 +80,8 @@ class Declaration:
         """What ``ros2 param describe`` shows."""
         descriptor = ParameterDescriptor(
             description=self.description,
-            additional_constraints=f"{self.constraint}; " * bool(self.choices)
-            + f"may be set {self.change.value}",
+            additional_constraints=f"{_sentence(self.constraint)} " * bool(self.choices)
+            + f"May be set {self.change.value}.",
             read_only=self.change is Change.AT_START,
         )
         if self.limits is not None:
@@ -119,6 +130,10 @@ class Declaration:
         return value  # type: ignore[no-any-return]
 
 
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}" + "." * (not text.endswith("."))
+
+
 def given_value(node: Node, declaration: Declaration) -> Value:
     """The user's value of a parameter not declared yet, else its default.
 
@@ -131,38 +146,18 @@ def given_value(node: Node, declaration: Declaration) -> Value:
     return declaration.checked(parameter.value)
 
 
-def warn_of_unknown(node: Node, names: Collection[str]) -> None:
-    """Warn of given parameters, of a file or the command line, that a node does not have.
-
-    Files for all nodes (``/**``) hold the front-end's, too. names: the node's own.
-    """
-    everyone = {item.name for item in DECLARATIONS} | _OF_ROS
-    for name in sorted(set(node._parameter_overrides) - set(names) - everyone):
-        near = get_close_matches(name, names, 1, _NEAR)
-        if "." in name and not near:  # rclpy's qos_overrides, a camera's topics
-            continue
-        remedy = f"did you mean {near[0]}?" if near else "see docs/parameters.md."
-        node.get_logger().warning(
-            f"parameter {name} is none of {node.get_name()}'s and is ignored; {remedy}"
-        )
-
-
-def declare(
-    node: Node, declarations: Sequence[Declaration], complete: bool = True
-) -> dict[str, Any]:
+def declare(node: Node, declarations: Sequence[Declaration]) -> dict[str, Any]:
     """Declare the parameters of a node that cannot start with bad ones; returns the values.
 
-    complete: the node has no others, so that further ones that were given are warned about.
-    Raises ConfigurationError for the first value that is not valid.
+    Raises ConfigurationError for the first value that is not valid, and warns of unknown names.
     """
+    warn_of_unknown_names(node, [item.name for item in declarations])
     values: dict[str, Any] = {}
     for item in declarations:
         values[item.name] = given_value(node, item)
         node.declare_parameter(
             item.name, values[item.name], item.descriptor(), ignore_override=True
         )
-    if complete:
-        warn_of_unknown(node, list(values))
     return values
 
 
@@ -198,7 +193,7 @@ def _pipeline_declarations() -> list[Declaration]:
         Declaration(
             name,
             getattr(defaults, name),
-            descriptions.get(name, ""),
+            _sentence(descriptions.get(name, "")),
             Change.ANYTIME if name in _LIVE_SETTINGS else Change.UNCONFIGURED,
             ranges().get(name),
             choices().get(name, ()),
@@ -325,7 +320,7 @@ DECLARATIONS: tuple[Declaration, ...] = (
         "float32",
         "Type of the descriptors in ~/features; 'float16' halves the message.",
         Change.ANYTIME,
-        choices=tuple(DESCRIPTOR_ENCODINGS),
+        choices=("float32", "float16"),
     ),
     Declaration(
         "publish_matches",
@@ -394,6 +389,36 @@ DECLARATIONS: tuple[Declaration, ...] = (
     ),
 )
 
+FRONTEND_NAMES = frozenset(item.name for item in DECLARATIONS)
+ODOMETRY_NAMES = frozenset(("frontend", "frame_id", "ray_noise", "inverse_depth_noise"))
+_TOPIC_NAMES = ("image", "camera_info", "mask", "right_image", "right_camera_info", "depth_image")
+CAMERAS_NAMES = frozenset(("cameras", *(f"*.{topic}" for topic in _TOPIC_NAMES)))
+ALL_NAMES = FRONTEND_NAMES | ODOMETRY_NAMES | CAMERAS_NAMES
+"""What a section of a parameter file that is for several nodes may hold."""
+_ROS_NAMES = ("use_sim_time", "start_type_description_service", "qos_overrides.*")
+
+
+def unknown_names(given: Iterable[str], known: Collection[str]) -> list[str]:
+    """The names of parameters that neither ROS has nor ``known``, which may hold ``*``."""
+    patterns = (*known, *_ROS_NAMES)
+    return [name for name in given if not any(fnmatchcase(name, one) for one in patterns)]
+
+
+def unknown_name(name: str, known: Collection[str]) -> str:
+    """How to call an unknown name in a sentence, with the nearest that is known."""
+    nearest = get_close_matches(name, known, 1)
+    return f"an unknown parameter {name!r}" + (f" ({nearest[0]} is the nearest)" if nearest else "")
+
+
+def warn_of_unknown_names(node: Node, known: Collection[str]) -> None:
+    """Warn of values that were given for parameters which no node here has: mostly misspelt."""
+    given = node._parameter_overrides  # rclpy has no other way to learn of those not declared
+    for name in unknown_names(given, {*known, *ALL_NAMES}):
+        node.get_logger().warning(
+            f"A value was given for {unknown_name(name, known)}; it is ignored. Correct the name "
+            "in the parameter file or on the command line."
+        )
+
 
 @dataclass
 class NodeParameters:
@@ -411,6 +436,7 @@ class NodeParameters:
 
     def __post_init__(self) -> None:
         """Declare everything."""
+        warn_of_unknown_names(self.node, FRONTEND_NAMES)
         for declaration in DECLARATIONS:
             value = declaration.default
             try:
@@ -420,7 +446,6 @@ class NodeParameters:
             self.node.declare_parameter(
                 declaration.name, value, declaration.descriptor(), ignore_override=True
             )
-        warn_of_unknown(self.node, [declaration.name for declaration in DECLARATIONS])
         self.node.add_on_set_parameters_callback(self._check)
 
     def __getitem__(self, name: str) -> Any:

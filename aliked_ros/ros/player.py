@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """Node ``dataset_player``: plays a data set, recording, folder, video or camera as image topics."""
 
 from __future__ import annotations
@@ -32,6 +46,7 @@ from aliked_ros.ros.pacing import Pacing
 from aliked_ros.ros.parameters import Change, Declaration, declare
 from aliked_ros.ros.playback import Playback
 from aliked_ros.sources import Partner, Source, default_source, open_source
+from aliked_ros.transport import too_large
 from aliked_ros.types import Float32Array, Image, UInt8Array
 
 _DECLARATIONS = (
@@ -171,7 +186,7 @@ class PlayerNode(Node):
 
     def __init__(self) -> None:
         super().__init__("dataset_player")
-        self._handler = _ToNode(self)
+        self._handler = running.ToNode(self)
         logging.getLogger("aliked_ros").addHandler(self._handler)
         self._settings = settings = declare(self, _DECLARATIONS)
         if settings["rate"] and settings["speed"] != 1.0:
@@ -348,7 +363,10 @@ class PlayerNode(Node):
         if self._pacing is not None:
             self._pacing.published(stamp)
         self._publish_clock()  # first: no image comes from the future
-        self._camera.publish(self._message(image.pixels, stamp))
+        message = self._message(image.pixels, stamp)
+        self._camera.publish(message)
+        if self._played == 1:
+            self._tell_of_start(message)
         offset = round(self._settings["partner_offset"] * 1e9)
         partner_stamp = _time(min(nanoseconds(stamp) + offset, _LATEST))
         if self._partner is not None and image.right is not None:
@@ -357,6 +375,15 @@ class PlayerNode(Node):
             header = self._header(partner_stamp)
             encoding = self._settings["depth_encoding"]
             self._partner.publish(_depth_message(image.depth, encoding, header))
+
+    def _tell_of_start(self, message: ImageMessage) -> None:
+        length = "images" if self._source.length is None else f"{self._source.length} images"
+        self.get_logger().info(
+            f"Playing {length} of {self._source.name} on {self._camera.images.topic_name}"
+        )
+        problem = too_large(len(message.data))
+        if problem and self._settings["reliability"] != "reliable":
+            self.get_logger().warning(f"The images have {problem}")
 
     def _publish_clock(self) -> None:
         now = self._playback.time(time.monotonic())
@@ -393,17 +420,6 @@ class PlayerNode(Node):
 
     def _header(self, stamp: Stamp) -> Header:
         return Header(stamp=stamp, frame_id=self._settings["frame_id"])
-
-
-class _ToNode(logging.Handler):
-    """Hands what the sources complain about to the node's log."""
-
-    def __init__(self, node: Node) -> None:
-        super().__init__()
-        self._log = node.get_logger()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._log.warning(record.getMessage())
 
 
 class _Output:
@@ -509,7 +525,7 @@ def _depth_message(depth: Float32Array, encoding: str, header: Header) -> ImageM
 
 def main(args: Sequence[str] | None = None) -> int:
     """Play the source to its end."""
-    return running.run(PlayerNode, args)
+    return running.run(PlayerNode, args, _DECLARATIONS, "dataset_player")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """Node ``recorder``: writes what front-end and odometry publish (and images) to an MCAP file.
 
 Messages are stored as they came over the wire (CDR) with their full definitions, so that Foxglove,
@@ -47,8 +61,8 @@ from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus, Keyframe
 from aliked_ros import bags
-from aliked_ros.benchmark.timing import machine
 from aliked_ros.errors import ConfigurationError, ImageError, OutputError
+from aliked_ros.provenance import machine
 from aliked_ros.ros import running
 from aliked_ros.ros.compatibility import SubscriptionEventCallbacks, with_message_info
 from aliked_ros.ros.conversions import jpeg_message
@@ -527,7 +541,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Record until SIGINT or SIGTERM."""
     # rclpy ends the spinning on SIGINT; Python's own handler would interrupt a write halfway
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return running.run(RecorderNode, args)
+    return running.run(RecorderNode, args, _DECLARATIONS, "recorder", patience=None)
 
 
 if __name__ == "__main__":

@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """``aliked_ros soak``: the real node for minutes, while everything around it goes wrong.
 
 A camera in this process plays a sequence to a node in a process of its own and injects one fault
@@ -19,6 +33,7 @@ import json
 import math
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -674,6 +689,7 @@ def _exit(text: str, status: int) -> typer.Exit:
 
 def main() -> None:
     """Run the command."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # see this package's __init__
     typer.run(soak)
 
 

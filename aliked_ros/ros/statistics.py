@@ -1,3 +1,17 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
 """Counts, rates and recent stage times of the front-end, and the message that reports them."""
 
 from __future__ import annotations
@@ -15,6 +29,8 @@ from aliked_ros.types import FrameResult
 
 WINDOW = 5.0  # seconds over which rates and recent figures are taken
 _RECENT = 100  # images over which stage times are taken
+_NUMBERED = 50  # messages over which losses are counted
+_ENOUGH = 20  # messages from which losses can be told
 
 
 class Rate:
@@ -33,6 +49,27 @@ class Rate:
         if len(self._times) < 2:
             return 0.0
         return (len(self._times) - 1) / max(now - self._times[0], 1e-9)
+
+
+class Losses:
+    """Messages that did not arrive, by the numbers that their publisher gives them."""
+
+    def __init__(self) -> None:
+        self._numbers: deque[int] = deque(maxlen=_NUMBERED)
+
+    def note(self, number: int) -> None:
+        """A message came; 0 = the middleware does not count."""
+        if self._numbers and number <= self._numbers[-1]:  # another publisher
+            self._numbers.clear()
+        if number:
+            self._numbers.append(number)
+
+    @property
+    def share(self) -> float:
+        """Of the latest messages; 0 until there are enough to tell."""
+        if len(self._numbers) < _ENOUGH:
+            return 0.0
+        return 1.0 - (len(self._numbers) - 1) / (self._numbers[-1] - self._numbers[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,78 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The Python packages beside ROS, what they are for, and what to say of those that are missing.
+
+Imports none of them.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+# By module: its distributions, the first of which is the one to install; and what alone needs it,
+# empty = nothing runs without it.
+PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
+    "numpy": (("numpy",), ""),
+    "cv2": (("opencv-python-headless", "opencv-python", "opencv-contrib-python"), ""),
+    "scipy": (("scipy",), ""),
+    "numba": (("numba",), ""),
+    "yaml": (("pyyaml",), ""),
+    "platformdirs": (("platformdirs",), ""),
+    "threadpoolctl": (("threadpoolctl",), ""),
+    "psutil": (("psutil",), ""),
+    "typer": (("typer",), "the command line"),
+    "rich": (("rich",), "the command line"),
+    "rosbags": (("rosbags",), "reading recordings"),
+    "mcap": (("mcap",), "reading and writing recordings"),
+    "skimage": (("scikit-image",), "source: virtual"),
+    "pycolmap": (("pycolmap",), "the odometry, and export to COLMAP"),
+}
+INSTALL = "pip install -r requirements/robot.txt (in a clone: make setup)"
+
+
+def install_name(module: str) -> str:
+    """What pip calls the distribution of a module."""
+    return PACKAGES[module][0][0] if module in PACKAGES else module
+
+
+def missing(error: ImportError) -> str:
+    """One sentence for an import that failed: what is missing, and how to get it."""
+    cause = error if error.name else error.__cause__
+    if not isinstance(cause, ModuleNotFoundError) or not cause.name:
+        return f"{str(error).rstrip('.')}; install it again: {INSTALL}."
+    module = cause.name.partition(".")[0]
+    if module == "aliked_msgs":
+        return (
+            "The messages aliked_msgs are not found: build the workspace with colcon and source "
+            "install/setup.bash, or run 'make setup'."
+        )
+    if module in ("rclpy", "ament_index_python") or module.endswith(("_msgs", "_interfaces")):
+        return (
+            f"ROS 2's package {module} is not found: source /opt/ros/$ROS_DISTRO/setup.bash, or "
+            f"install it (apt install ros-$ROS_DISTRO-{module.replace('_', '-')})."
+        )
+    absent = [name for name in PACKAGES if not _is_there(name) and not PACKAGES[name][1]]
+    wanted = " ".join(map(install_name, dict.fromkeys([module, *absent])))
+    return (
+        f"The Python package {install_name(module)} is not installed: pip install {wanted}; "
+        f"'{INSTALL}' installs all that there are."
+    )
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ValueError:  # a module in sys.modules without a spec
+        return False

@@ -1,0 +1,439 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the launch files share: arguments, nodes, and the checks before anything starts.
+
+Runs in the Python of ``ros2 launch``, which may be the system's: it imports nothing that comes from
+requirements/robot.txt. An error raised while nodes run would leave them running, so all errors of
+the arguments are raised before the first node starts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+from launch.actions import (
+    DeclareLaunchArgument,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    SetLaunchConfiguration,
+)
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.substitutions import FindPackageShare
+from rclpy.exceptions import InvalidNamespaceException, InvalidTopicNameException
+from rclpy.validate_namespace import validate_namespace
+from rclpy.validate_topic_name import validate_topic_name
+
+from aliked_ros.errors import ConfigurationError
+from aliked_ros.ros import parameters
+from launch import LaunchContext
+
+SWITCH = ["true", "false"]
+_SHARE = FindPackageShare("aliked_ros")
+_LARGE_MESSAGES = PathJoinSubstitution([_SHARE, "launch", "large_messages.launch.py"])
+_RESPAWN_DELAY = 2.0  # seconds
+_TOPICS = ("image", "camera_info", "mask", "right_image", "right_camera_info", "depth_image")
+# What rviz shows, as in rviz/*.rviz; a namespace changes their names.
+_SHOWN = (
+    "/aliked_frontend/tracks/image",
+    "/aliked_frontend/tracks/markers",
+    "/odometry/keyframes",
+    "/odometry/map",
+    "/odometry/odometry",
+    "/odometry/path",
+)
+_PARAMETER_FILE = "params_file"
+
+
+def frontend(**fixed: Any) -> list[Any]:
+    """Arguments, front-end, odometry and rviz.
+
+    fixed: arguments that the launch file sets itself; they are not offered.
+    """
+    offered = [*_frontend_arguments(), *common_arguments()]
+    return [
+        *(SetLaunchConfiguration(name, value) for name, value in fixed.items()),
+        *(argument for argument in offered if argument.name not in fixed),
+        IncludeLaunchDescription(_LARGE_MESSAGES),
+        OpaqueFunction(function=_frontend_nodes),
+    ]
+
+
+def cameras() -> list[Any]:
+    """Arguments of one process for several cameras, and the process."""
+    return [
+        *common_arguments(),
+        IncludeLaunchDescription(_LARGE_MESSAGES),
+        OpaqueFunction(function=_cameras_node),
+    ]
+
+
+def common_arguments() -> list[DeclareLaunchArgument]:
+    """Arguments of every launch file that starts a front-end."""
+    return [
+        DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes"),
+        DeclareLaunchArgument(
+            "profile",
+            default_value="cpu",
+            choices=["cpu", "desktop", "robot"],
+            description="Parameters: config/PROFILE.yaml of this package",
+        ),
+        DeclareLaunchArgument(
+            _PARAMETER_FILE,
+            default_value=[
+                PathJoinSubstitution([_SHARE, "config", LaunchConfiguration("profile")]),
+                ".yaml",
+            ],
+            description="Your own parameter file, instead of a profile",
+        ),
+        DeclareLaunchArgument(
+            "use_sim_time",
+            default_value="false",
+            choices=SWITCH,
+            description="Take the time from /clock: simulation, or a recording that plays it",
+        ),
+        DeclareLaunchArgument(
+            "respawn",
+            default_value="true",
+            choices=SWITCH,
+            description="Start the front-end again when its process has ended",
+        ),
+        DeclareLaunchArgument(
+            "log_level",
+            default_value="info",
+            choices=["debug", "info", "warn", "error", "fatal"],
+            description="Least severity that is logged",
+        ),
+    ]
+
+
+def _frontend_arguments() -> list[DeclareLaunchArgument]:
+    return [
+        DeclareLaunchArgument("image", default_value="image", description="Camera image topic"),
+        DeclareLaunchArgument(
+            "camera_info", default_value="camera_info", description="Its CameraInfo topic"
+        ),
+        DeclareLaunchArgument(
+            "mask",
+            default_value="mask",
+            description="Mask topic, mono8: no features where it is 0",
+        ),
+        DeclareLaunchArgument(
+            "input",
+            default_value="",
+            choices=["", "mono", "stereo", "rgbd"],
+            description="What is paired with the images; empty: as the parameter file says",
+        ),
+        DeclareLaunchArgument(
+            "right_image",
+            default_value="right/image",
+            description="With input stereo: right image topic, both rectified",
+        ),
+        DeclareLaunchArgument(
+            "right_camera_info",
+            default_value="right/camera_info",
+            description="With input stereo: CameraInfo topic of the right camera",
+        ),
+        DeclareLaunchArgument(
+            "depth_image",
+            default_value="depth/image",
+            description="With input rgbd: depth image topic, registered to the images",
+        ),
+        DeclareLaunchArgument(
+            "sync",
+            default_value="",
+            choices=["", "exact", "approximate"],
+            description="With input stereo or rgbd: pair equal stamps, or near ones; "
+            "empty: as the parameter file says",
+        ),
+        DeclareLaunchArgument(
+            "image_transport",
+            default_value="",
+            choices=["", "raw", "compressed"],
+            description="'compressed' subscribes to IMAGE/compressed; "
+            "empty: as the parameter file says",
+        ),
+        DeclareLaunchArgument(
+            "autostart",
+            default_value="",
+            choices=["", *SWITCH],
+            description="Configure and activate at start; 'false' leaves it to a lifecycle "
+            "manager; empty: as the parameter file says",
+        ),
+        DeclareLaunchArgument(
+            "odometry",
+            default_value="false",
+            choices=SWITCH,
+            description="Start the reference back-end, too: visual odometry",
+        ),
+        DeclareLaunchArgument(
+            "rviz",
+            default_value="false",
+            choices=SWITCH,
+            description="Start rviz, too: the tracks, with odometry path and map as well",
+        ),
+    ]
+
+
+def _given(context: LaunchContext, name: str) -> str:
+    return str(LaunchConfiguration(name).perform(context))
+
+
+def _namespace(context: LaunchContext) -> str:
+    """That of the nodes, below one that a file which includes ours has pushed."""
+    namespace = _given(context, "namespace")
+    pushed = str(LaunchConfiguration("ros_namespace", default="").perform(context))
+    return namespace if namespace.startswith("/") else f"{pushed}/{namespace}".strip("/")
+
+
+def _frontend_nodes(context: LaunchContext) -> list[Node]:
+    """The nodes; an argument that was not given leaves the parameter file's value."""
+
+    def given(name: str) -> str:
+        return _given(context, name)
+
+    odometry, rviz = given("odometry") == "true", given("rviz") == "true"
+    _check_names(context, _TOPICS)
+    nodes = {"aliked_frontend": parameters.FRONTEND_NAMES}
+    if odometry:
+        nodes["odometry"] = parameters.ODOMETRY_NAMES
+    check_parameter_file(given(_PARAMETER_FILE), _namespace(context), nodes)
+    if rviz and not is_installed("rviz2"):
+        raise ConfigurationError(
+            "rviz is true, but rviz2 is not installed here: apt install ros-$ROS_DISTRO-rviz2, or "
+            "leave rviz false; 'ros2 run aliked_ros aliked_ros view' shows the tracks in a browser."
+        )
+
+    values: dict[str, Any] = {
+        name: given(name) for name in ("input", "sync", "image_transport") if given(name)
+    }
+    if given("autostart"):
+        values["autostart"] = given("autostart") == "true"
+    time = _time(context)
+    started = [
+        Node(
+            package="aliked_ros",
+            executable="frontend_node",
+            name="aliked_frontend",
+            namespace=given("namespace"),
+            parameters=[given(_PARAMETER_FILE), *([values] if values else []), *time],
+            remappings=[
+                ("image", given("image")),
+                ("image/compressed", f"{given('image')}/compressed"),
+                ("camera_info", given("camera_info")),
+                ("right/image", given("right_image")),
+                ("right/image/compressed", f"{given('right_image')}/compressed"),
+                ("right/camera_info", given("right_camera_info")),
+                ("depth/image", given("depth_image")),
+                ("mask", given("mask")),
+            ],
+            **_process(context),
+        )
+    ]
+    if odometry:
+        started.append(
+            Node(
+                package="aliked_ros",
+                executable="odometry_node",
+                name="odometry",
+                namespace=given("namespace"),
+                parameters=[given(_PARAMETER_FILE), *time],
+                arguments=_log_level(context),
+                output="screen",
+            )
+        )
+    if rviz:
+        view = "odometry.rviz" if odometry else "frontend.rviz"
+        started.append(
+            Node(
+                package="rviz2",
+                executable="rviz2",
+                parameters=time,
+                arguments=["-d", PathJoinSubstitution([_SHARE, "rviz", view])],
+                remappings=[(topic, given("namespace") + topic) for topic in _SHOWN],
+            )
+        )
+    return started
+
+
+def _cameras_node(context: LaunchContext) -> list[Node]:
+    """The process; it has no name given here, since that would be the name of all in it."""
+    _check_names(context, ("image", "camera_info"))
+    file = _given(context, _PARAMETER_FILE)
+    nodes = {"aliked_cameras": parameters.CAMERAS_NAMES}
+    names = [name.strip() for name in _given(context, "cameras").split(",") if name.strip()]
+    nodes |= {f"{name}/aliked_frontend": parameters.FRONTEND_NAMES for name in names or ["*"]}
+    check_parameter_file(file, _namespace(context), nodes)
+    image = _given(context, "image")
+    return [
+        Node(
+            package="aliked_ros",
+            executable="cameras_node",
+            namespace=_given(context, "namespace"),
+            parameters=[file, *([{"cameras": names}] if names else []), *_time(context)],
+            remappings=[
+                ("image", image),
+                ("image/compressed", f"{image}/compressed"),
+                ("camera_info", _given(context, "camera_info")),
+            ],
+            **_process(context),
+        )
+    ]
+
+
+def _time(context: LaunchContext) -> list[dict[str, bool]]:
+    return [{"use_sim_time": True}] if _given(context, "use_sim_time") == "true" else []
+
+
+def _log_level(context: LaunchContext) -> list[str]:
+    return ["--ros-args", "--log-level", _given(context, "log_level")]
+
+
+def _process(context: LaunchContext) -> dict[str, Any]:
+    """What all front-ends' processes have in common."""
+    return {
+        "arguments": _log_level(context),
+        "output": "screen",
+        "respawn": _given(context, "respawn") == "true",
+        "respawn_delay": _RESPAWN_DELAY,
+    }
+
+
+# Checks: each raises ConfigurationError
+
+
+def is_installed(package: str) -> bool:
+    """Whether a ROS package is in the ament index."""
+    try:
+        get_package_prefix(package)
+    except (OSError, PackageNotFoundError):
+        return False
+    return True
+
+
+def check_number(context: LaunchContext, name: str) -> None:
+    """An argument that has to be a number, 0 or more."""
+    text = _given(context, name)
+    try:
+        valid = 0.0 <= float(text) < math.inf
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ConfigurationError(f"{name} is {text!r}; it must be a number, 0 or more: {name}:=10.")
+
+
+def _check_names(context: LaunchContext, topics: Sequence[str]) -> None:
+    namespace = _given(context, "namespace")
+    try:
+        if namespace:
+            validate_namespace("/" + namespace.removeprefix("/"))
+    except InvalidNamespaceException as error:
+        raise ConfigurationError(
+            f"namespace is {namespace!r}, which is not a valid namespace "
+            f"({_first_line(error)}); write it like robot1."
+        ) from error
+    for name in topics:
+        topic = _given(context, name)
+        try:
+            validate_topic_name(topic)
+        except InvalidTopicNameException as error:
+            raise ConfigurationError(
+                f"{name} is {topic!r}, which is not a valid topic ({_first_line(error)}); write it "
+                f"like /camera/image_raw."
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(":. ")
+
+
+def check_parameter_file(path: str, namespace: str, nodes: dict[str, frozenset[str]]) -> None:
+    """A parameter file for nodes, each with the names of its parameters.
+
+    It has to exist, to say something for one of them, and to use only names that they know. What it
+    has for other nodes is theirs.
+    """
+    if not Path(path).is_file():
+        raise ConfigurationError(
+            f"params_file is {path}, which is not a file; give its full path, or leave it away "
+            "for a profile."
+        )
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        problem = " ".join(str(error).split())
+        raise ConfigurationError(
+            f"params_file {path} cannot be read: {problem}; it must be YAML, as those in config/."
+        ) from error
+    sections = dict(_sections(content, ""))
+    full = {"/".join(filter(None, [namespace.strip("/"), name])): name for name in nodes}
+    used = {pattern: [n for n in full if _addresses(pattern, n)] for pattern in sections}
+    if not any(used.values()):
+        found = f"only for {', '.join(sections)}" if sections else "no ros__parameters at all"
+        raise ConfigurationError(
+            f"params_file {path} has nothing for /{next(iter(full))} ({found}); put its parameters "
+            "under /**: ros__parameters:, or under the node's full name."
+        )
+    for pattern, addressed in used.items():
+        if not addressed:
+            continue
+        if "*" in pattern:  # also for our nodes that are not started now
+            known = parameters.ALL_NAMES
+        else:
+            known = frozenset[str]().union(*(nodes[full[name]] for name in addressed))
+        unknown = parameters.unknown_names(sections[pattern], known)
+        if unknown:
+            name = parameters.unknown_name(unknown[0], known)
+            raise ConfigurationError(
+                f"params_file {path} has {name} under {pattern}; correct or remove it."
+            )
+
+
+def _sections(content: Any, path: str) -> list[tuple[str, list[str]]]:
+    """(pattern of nodes' names, names of the parameters) of a parameter file."""
+    if not isinstance(content, dict):
+        return []
+    found = []
+    for key, value in content.items():
+        if key == "ros__parameters":
+            found.append((path, _flat(value, "")))
+        else:
+            found += _sections(value, f"{path}/{str(key).strip('/')}")
+    return found
+
+
+def _flat(values: Any, prefix: str) -> list[str]:
+    if not isinstance(values, dict):
+        return [prefix.rstrip(".")] if prefix else []
+    return [name for key, value in values.items() for name in _flat(value, f"{prefix}{key}.")]
+
+
+def _addresses(pattern: str, name: str) -> bool:
+    """Whether a section is for a node: ``*`` is one part of its name, ``**`` any number of them."""
+
+    def match(parts: list[str], rest: list[str]) -> bool:
+        if not parts:
+            return not rest
+        if parts[0] == "**":
+            return any(match(parts[1:], rest[count:]) for count in range(len(rest) + 1))
+        same = bool(rest) and (parts[0] == "*" or rest[0] in ("*", parts[0]))
+        return same and match(parts[1:], rest[1:])
+
+    return match(pattern.strip("/").split("/"), name.split("/"))
