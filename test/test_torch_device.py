@@ -194,13 +194,50 @@ def test_kernels_compute_what_plain_operations_do(
     assert torch.equal(count, expected[3])
     assert 10 < int(count) < 80
     used = slice(int(count))
-    near = torch.cdist(keypoints[used], expected[0][used]).min(1)
+    distance = torch.cdist(
+        keypoints[used], expected[0][used], compute_mode="donot_use_mm_for_euclid_dist"
+    )
+    near = distance.min(1)
     order = near.indices
     assert near.values.max() < (0.05 if half else 1e-4)
     assert (scores[used] - expected[1][used][order]).abs().max() < (5e-3 if half else 1e-5)
     cosines = (descriptors[used].float() * expected[2][used][order].float()).sum(1)
     assert cosines.min() > (0.99 if half else 0.999999)
     assert keypoints[used, 0].min() > 37
+
+
+@pytest.mark.long
+def test_the_self_test_sees_every_broken_kernel() -> None:
+    """Else a kernel that a compiler gets wrong would serve, rather than plain operations."""
+    printed = run_program("kernel_self_test.py", TRITON_INTERPRET="1").splitlines()
+    assert printed[:2] == ["float32: right", "float16: right"]
+    assert len(printed) == 2 + 10
+    for line in printed[2:]:
+        assert "Triton self-test failed: " in line, line
+
+
+@pytest.mark.parametrize(
+    "before", ["", "fp32_precision = 'tf32'", "cudnn.conv.fp32_precision = 'ieee'",
+               "cuda.matmul.fp32_precision = 'tf32'", "cuda.matmul.allow_tf32 = True"],
+)  # fmt: skip
+def test_switches_of_the_process_are_as_they_were(before: str) -> None:
+    """The old and the new ones for TF32, which do not go together; in a process of its own."""
+    program = f"""
+import warnings
+warnings.simplefilter("ignore")
+from torch import backends
+from aliked_ros.inference.torch_device import single_precision
+def switches():
+    product = backends.cuda.matmul
+    return backends.fp32_precision, backends.cudnn.conv.fp32_precision, product.fp32_precision
+{f"backends.{before}" if before else ""}
+known = switches()
+with single_precision():
+    print(*switches()[1:])
+assert switches() == known, switches()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "ieee ieee\n", done.stderr
 
 
 @pytest.mark.long
