@@ -355,6 +355,9 @@ def build(
             help="TensorRT for RTX: build for GPUs that are not here, e.g. 8.9; repeatable."
         ),
     ] = None,
+    workspace: Annotated[
+        int, typer.Option(min=16, help="MiB of GPU memory a layer may take; as the node's.")
+    ] = FrontendConfig().workspace,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -370,7 +373,7 @@ def build(
     networks = [extractor_network(model, images, 1 if grey else 3, top_k, precision.type)]
     if model != "aliked-t16":  # for whose descriptors there is no LightGlue
         networks += matcher_networks(top_k, precision.type)
-    target = choose_target(compute_capability or ())
+    target = choose_target(compute_capability or (), workspace)
     facts: dict[str, str] = {}
     with share_progress(_console()) as report:
         for network in networks:

@@ -133,7 +133,7 @@ def _tensorrt(
     from aliked_ros.inference.device_backend import DeviceBackend
     from aliked_ros.inference.tensorrt_device import TensorRtDevice
 
-    device = TensorRtDevice()
+    device = TensorRtDevice(config.workspace)
     backend = DeviceBackend(config, device, progress)
     if config.backend == "auto":
         asked = f"{device.gpu} and {device.library.name} are here"
