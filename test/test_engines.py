@@ -250,7 +250,9 @@ def test_gpu_and_cuda_matter_to_an_engine_of_tensorrt_itself(own_cache: Path) ->
     ]
     for there, one in itertools.permutations(targets, 2):
         rewritten(own_cache, **there.facts)
-        assert refusal(small_network(), one) == f"it was built on a {there.gpu}, this is a {one.gpu}"
+        assert (
+            refusal(small_network(), one) == f"it was built on a {there.gpu}, this is a {one.gpu}"
+        )
     rewritten(own_cache, **here.facts)
     assert ensure_engine(replace(small_network(), graph=never), here).built == ""
 
@@ -535,5 +537,5 @@ def test_what_the_gpu_libraries_say_is_explained(said: str, cause: str) -> None:
 def test_without_tensorrt_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(GpuError, match="TensorRT is not installed .*JetPack 6.1.*pip install"):
+    with pytest.raises(GpuError, match=r"TensorRT is not installed .*JetPack 6\.1.*pip install"):
         load_tensorrt()

@@ -17,7 +17,7 @@ import pytest
 import torch
 from test_device_backend import common
 from torch.overrides import TorchFunctionMode
-from torch_networks import device_extractor, device_matcher
+from torch_networks import device_extractor, device_matcher, distances
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
@@ -230,10 +230,7 @@ def test_kernels_compute_what_plain_operations_do(
     assert torch.equal(count, expected[3])
     assert 10 < int(count) < 80
     used = slice(int(count))
-    distance = torch.cdist(
-        keypoints[used], expected[0][used], compute_mode="donot_use_mm_for_euclid_dist"
-    )
-    near = distance.min(1)
+    near = distances(keypoints[used], expected[0][used]).min(1)
     order = near.indices
     assert near.values.max() < (0.05 if half else 1e-4)
     assert (scores[used] - expected[1][used][order]).abs().max() < (5e-3 if half else 1e-5)
