@@ -419,13 +419,19 @@ def export_recording(
 
 
 @app.command(epilog="Example: aliked_ros doctor")
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    gpu: Annotated[
+        bool,
+        typer.Option("--gpu", help="Compare the GPU's results with the CPU's; may build engines."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show what is installed, what will run, and what is missing and how to get it."""
     from dataclasses import asdict
 
     from aliked_ros.doctor import FAIL, OK, WARN, examine
 
-    checks = examine()
+    checks = examine(gpu)
     if as_json:
         print(json.dumps([asdict(check) for check in checks], indent=2))
     else:

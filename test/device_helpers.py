@@ -8,7 +8,7 @@ networks whose inputs and outputs stay in their places. All of the backend above
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -193,3 +193,23 @@ class OnnxDevice:
     def check(self) -> None:
         if self.failure is not None:
             raise self.failure
+
+
+class WrongDevice(OnnxDevice):
+    """One that computes something else."""
+
+    def __init__(self, spoil: Callable[[dict[str, np.ndarray]], None]) -> None:
+        """``spoil``: changes the outputs of each run."""
+        super().__init__()
+        self.spoil = spoil
+
+    def load(self, *arguments: Any, **named: Any) -> OnnxNetwork:
+        network = super().load(*arguments, **named)
+        run = network.run
+
+        def run_wrong() -> None:
+            run()
+            self.spoil({name: array.values for name, array in network.outputs.items()})
+
+        network.run = run_wrong  # type: ignore[method-assign]
+        return network

@@ -55,7 +55,10 @@ int cuDriverGetVersion(int *v) { *v = CUDA; return 0; }
 int cuDeviceGetCount(int *n) { *n = COUNT; return 0; }
 int cuDeviceGet(int *d, int i) { *d = i; return 0; }
 int cuDeviceGetName(char *name, int length, int d) { strcpy(name, "NVIDIA Example"); return 0; }
-int cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 16 ? 46 : a == 75 ? MAJOR : MINOR; return 0; }
+int cuDeviceGetAttribute(int *v, int a, int d) {
+    *v = a == 16 ? 46 : a == 75 ? MAJOR : MINOR;
+    return 0;
+}
 int cuDeviceTotalMem_v2(size_t *bytes, int d) { *bytes = 8ul << 30; return 0; }
 int cuGetErrorString(int code, const char **text) { *text = "some reason"; return 0; }
 """

@@ -379,7 +379,8 @@ def single_precision() -> Iterator[None]:
 
     The switches are the process's: what other threads begin meanwhile is computed so, too.
     """
-    convolution, product = torch.backends.cudnn, torch.backends.cuda.matmul
+    convolution: Any = torch.backends.cudnn
+    product = torch.backends.cuda.matmul
     if not hasattr(product, "fp32_precision"):  # PyTorch 2.8 and older
         with _set(convolution, "allow_tf32", False), _set(product, "allow_tf32", False):
             yield

@@ -20,8 +20,8 @@ WORKSPACE = 1024
 """MiB of the GPU's memory that a layer may take while it works; TensorRT's own limit is all."""
 _RTX_LIBRARIES = ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1")
 _INSTALL = (
-    "install TensorRT 10.3 or newer (JetPack 6.1 and newer have it, elsewhere NVIDIA's packages), or "
-    "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"
+    "install TensorRT 10.3 or newer (JetPack 6.1 and newer have it, elsewhere NVIDIA's packages), "
+    "or pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"
 )
 
 
