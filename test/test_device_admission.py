@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from device_helpers import OnnxDevice, WrongDevice
 
+from aliked_ros import doctor
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
 from aliked_ros.inference import admission, backend
@@ -186,3 +187,19 @@ def test_a_lost_gpu_is_not_tried_in_other_ways(monkeypatch: pytest.MonkeyPatch) 
     assert isinstance(ours.backend, CpuBackend)
     assert made == ["tensorrt16"]
     ours.close()
+
+
+def test_the_doctor_shows_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    # (the doctor's own size and model take a minute here)
+    small = FrontendConfig(**SMALL, backend="tensorrt")
+    monkeypatch.setattr(doctor, "FrontendConfig", lambda **_: small)
+    monkeypatch.setattr(DeviceBackend, "load_matcher", lambda ours: None)
+    offer(monkeypatch)
+    check = doctor._admission()
+    assert check.state == doctor.OK
+    assert "aliked-t16_160x128_grey_k256_float16.engine" in check.finding
+    assert "descriptor cosine 0.99" in check.finding or "descriptor cosine 1" in check.finding
+    offer(monkeypatch, tensorrt16=True)
+    check = doctor._admission()
+    assert check.state == doctor.WARN
+    assert "gives other results than the CPU" in check.finding
