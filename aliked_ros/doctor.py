@@ -241,7 +241,7 @@ def _admission() -> Check:
     """The networks' results on the GPU against the CPU's, at 640x480."""
     from aliked_ros.inference.backend import create_backend, torch_on_a_gpu
 
-    failures = []
+    failures: list[str] = []
     for name in ("tensorrt", *(["torch"] if torch_on_a_gpu() else [])):
         try:
             config = FrontendConfig(backend=name, image_size="640x480")
