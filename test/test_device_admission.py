@@ -78,6 +78,15 @@ def test_wrong_features_are_refused_with_the_worst_difference(
     assert (device.memory, device.networks) == (0, []), "it is not loaded"
 
 
+@pytest.mark.parametrize("few", [2, 10, 25])
+def test_few_keypoints_are_compared_as_well(few: int) -> None:
+    config = FrontendConfig(**SMALL | {"max_keypoints": few})
+    DeviceBackend(config, OnnxDevice()).load_extractor("aliked-t16")
+    for spoil in (shift, turn_descriptors):
+        with pytest.raises(Refused):
+            DeviceBackend(config, WrongDevice(spoil)).load_extractor("aliked-t16")
+
+
 def test_what_serves_says_how_it_compares() -> None:
     device = OnnxDevice()
     ours = DeviceBackend(FrontendConfig(**SMALL), device)
