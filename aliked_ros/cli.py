@@ -373,6 +373,9 @@ def build(
             help="TensorRT for RTX: build for GPUs that are not here, e.g. 8.9; repeatable."
         ),
     ] = None,
+    workspace: Annotated[
+        int, typer.Option(min=16, help="MiB of GPU memory a layer may take; as the node's.")
+    ] = FrontendConfig().workspace,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -388,7 +391,7 @@ def build(
     networks = [extractor_network(model, images, 1 if grey else 3, top_k, precision.type)]
     if model != "aliked-t16":  # for whose descriptors there is no LightGlue
         networks += matcher_networks(top_k, precision.type)
-    target = choose_target(compute_capability or ())
+    target = choose_target(compute_capability or (), workspace)
     facts: dict[str, str] = {}
     with share_progress(_console()) as report:
         for network in networks:
@@ -434,13 +437,19 @@ def export_recording(
 
 
 @app.command(epilog="Example: aliked_ros doctor")
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    gpu: Annotated[
+        bool,
+        typer.Option("--gpu", help="Compare the GPU's results with the CPU's; may build engines."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show what is installed, what will run, and what is missing and how to get it."""
     from dataclasses import asdict
 
     from aliked_ros.doctor import FAIL, OK, WARN, examine
 
-    checks = examine()
+    checks = examine(gpu)
     if as_json:
         print(json.dumps([asdict(check) for check in checks], indent=2))
     else:

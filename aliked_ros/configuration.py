@@ -35,6 +35,7 @@ _CHOICES = {
     "verification": VERIFICATIONS,
 }
 _RANGES = {
+    "workspace": (16, 65536),
     "max_keypoints": (1, 8192),
     "score_threshold": (0.0, 1.0),
     "match_threshold": (0.0, 1.0),
@@ -68,6 +69,8 @@ class FrontendConfig:
         ``float32``.
     image_size: TensorRT, images to build the engine for at configure, e.g. ``640x480`` or
         ``640x480 grey``; for others, and without it, it is built at the first image.
+    workspace: TensorRT, MiB of GPU memory that a layer of an engine may take while it works: less
+        for small GPUs, more may be faster. Another value builds the engines again.
     max_keypoints: the K best-scored keypoints are kept.
     score_threshold: only keypoints whose score-map maximum is above this are kept (0 = all).
     grid: cells along the longer side of the image, of which each keeps its share of
@@ -105,6 +108,7 @@ class FrontendConfig:
     allow_fallback: bool = False
     precision: str = "auto"
     image_size: str = ""
+    workspace: int = 1024
     max_keypoints: int = 1000
     score_threshold: float = 0.0
     grid: int = 0

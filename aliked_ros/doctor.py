@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +61,11 @@ class Check:
     remedy: str = ""
 
 
-def examine() -> list[Check]:
-    """Look at everything; takes a few seconds, changes nothing, never raises for what is amiss."""
+def examine(gpu: bool = False) -> list[Check]:
+    """Look at everything; takes a few seconds, changes nothing, never raises for what is amiss.
+
+    gpu: run the networks on the GPU too and compare; builds their engines where they are missing.
+    """
     return [
         _python(),
         _cpu(),
@@ -71,6 +75,7 @@ def examine() -> list[Check]:
         _weights(),
         _backend(),
         *_gpu(),
+        *([_admission()] if gpu else []),
         _engines(),
         *_viewing(),
         _build_tools(),
@@ -236,6 +241,26 @@ def _gpu() -> Iterator[Check]:
         yield Check("GPU", WARN, finding, remedy)
     else:
         yield Check("GPU", OK, f"{gpu}, used by {device.library.name}")
+
+
+def _admission() -> Check:
+    """The networks' results on the GPU against the CPU's, at 640x480."""
+    from aliked_ros.inference.backend import create_backend, torch_on_a_gpu
+
+    failures: list[str] = []
+    for name in ("tensorrt", *(["torch"] if torch_on_a_gpu() else [])):
+        try:
+            config = FrontendConfig(backend=name, image_size="640x480")
+            with closing(create_backend(config)) as backend:
+                backend.load_matcher()
+                backend.load_extractor(config.model)
+                finding = f"{backend.description}: {backend.identity['engine']}"
+                return Check(
+                    "GPU results", WARN if failures else OK, "; ".join([*failures, finding])
+                )
+        except (AlikedError, ImportError) as error:
+            failures.append(f"{name}: {error}")
+    return Check("GPU results", WARN, "; ".join(failures), "backend: auto runs on the CPU.")
 
 
 def _engines() -> Check:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from aliked_ros.errors import BackendError
 
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+_PROCESSORS = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 _DRIVER = "libcuda.so.1"
 
@@ -54,12 +55,20 @@ class Gpu:
     compute_capability: of the device, e.g. (8, 9).
     cuda: the newest CUDA that the driver can run, e.g. (13, 0).
     memory: bytes in all.
+    processors: multiprocessors.
     """
 
     name: str
     compute_capability: tuple[int, int]
     cuda: tuple[int, int]
     memory: int
+    processors: int = 0
+
+    @property
+    def model(self) -> str:
+        """What its engines are tuned for: the name alone is that of several ("Orin", or a part)."""
+        size = f"{self.memory / (1 << 30):.0f} GiB"
+        return f"{self.name} ({self.processors} multiprocessors, {size})"
 
     @property
     def capability(self) -> str:
@@ -103,6 +112,7 @@ def find_gpu() -> Gpu:
         ),
         (version // 1000, version % 1000 // 10),
         memory.value,
+        ask.number("cuDeviceGetAttribute", _PROCESSORS, device),
     )
 
 

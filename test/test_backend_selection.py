@@ -69,7 +69,10 @@ int cuDriverGetVersion(int *v) { *v = CUDA; return 0; }
 int cuDeviceGetCount(int *n) { *n = COUNT; return 0; }
 int cuDeviceGet(int *d, int i) { *d = i; return 0; }
 int cuDeviceGetName(char *name, int length, int d) { strcpy(name, "NVIDIA Example"); return 0; }
-int cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 75 ? MAJOR : MINOR; return 0; }
+int cuDeviceGetAttribute(int *v, int a, int d) {
+    *v = a == 16 ? 46 : a == 75 ? MAJOR : MINOR;
+    return 0;
+}
 int cuDeviceTotalMem_v2(size_t *bytes, int d) { *bytes = 8ul << 30; return 0; }
 int cuGetErrorString(int code, const char **text) { *text = "some reason"; return 0; }
 """
@@ -125,7 +128,8 @@ def doctor_says(name: str) -> str:
 def test_a_gpu_is_described(driver: Callable[..., None]) -> None:
     driver(CUDA=12040)
     found = find_gpu()
-    assert found == Gpu("NVIDIA Example", (8, 9), (12, 4), 8 << 30)
+    assert found == Gpu("NVIDIA Example", (8, 9), (12, 4), 8 << 30, 46)
+    assert found.model == "NVIDIA Example (46 multiprocessors, 8 GiB)"
     assert str(found) == "NVIDIA Example (compute capability 8.9, driver for CUDA 12.4)"
 
 
@@ -207,7 +211,7 @@ def test_auto_takes_tensorrt_where_all_is_there(driver: Callable[..., None], pyc
     assert asked.identity["reason"] == "asked for by backend: tensorrt"
     assert asked.identity["precision"] == "float32"
     target = choose_target()
-    assert (target.capabilities, target.gpu, target.cuda) == (("8.9",), "NVIDIA Example", "13.1")
+    assert (target.capabilities, target.gpu, target.cuda) == (("8.9",), find_gpu().model, "13.1")
     assert doctor_says("GPU") == f"{OK}: {find_gpu()}, used by {library.name}"
 
 

@@ -25,13 +25,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device_helpers import OnnxDevice
+from device_helpers import OnnxDevice, WrongDevice
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.matcher import LightGlueMatcher
 from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.inference.admission import Refused
 from aliked_ros.inference.cpu import CpuBackend
 from aliked_ros.inference.device_backend import BuildProgress, DeviceBackend
 from aliked_ros.inference.kernels import widen_half
@@ -178,6 +179,16 @@ def test_matches_are_those_of_the_cpu(
     finally:
         for one in (matcher, on_the_cpu[1]):
             one.reconfigure(CONFIG)
+
+
+def test_a_lightglue_with_wrong_matches_does_not_serve() -> None:
+    def swap(outputs: dict[str, np.ndarray]) -> None:
+        outputs["matches"][...] = outputs["matches"][::-1].copy()
+
+    device = WrongDevice(swap)
+    with pytest.raises(Refused, match=r"_layers_6_8_k256_float32\.engine .*matches in common: 0"):
+        DeviceBackend(CONFIG, device).load_matcher()
+    assert (device.memory, device.networks) == (0, [])
 
 
 def test_lightglue_stops_early_on_easy_images_only(

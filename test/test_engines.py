@@ -20,6 +20,7 @@ Built for real by TensorRT for RTX, which needs no GPU for that.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -29,6 +30,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,8 +39,9 @@ from typing import Any
 import pytest
 from device_helpers import small_network, start_with_graphs
 
+from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError, ConfigurationError
-from aliked_ros.gpu import GpuError, explained
+from aliked_ros.gpu import Gpu, GpuError, explained
 from aliked_ros.models import engine_builder, engines
 from aliked_ros.models.device_export import DeviceGraph
 from aliked_ros.models.engine_builder import Sides, _timing_cache
@@ -55,10 +58,13 @@ from aliked_ros.models.engines import (
 )
 from aliked_ros.models.registry import MODELS
 from aliked_ros.models.tensorrt_library import (
+    WORKSPACE,
     Target,
     TensorRt,
+    _cuda_of,
     choose_target,
     load_tensorrt,
+    target_here,
 )
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="make setup GROUP=test")
@@ -251,8 +257,59 @@ def test_gpu_and_cuda_matter_to_an_engine_of_tensorrt_itself(own_cache: Path) ->
     )
     rewritten(own_cache, **here.facts | {"cuda": "13.0"})
     assert refusal(small_network(), here) == "it was built with CUDA 13.0, this is CUDA 12.6"
+    jetpack = replace(library, cuda=12)
+    targets = [
+        target_here(jetpack, Gpu("Orin", (8, 7), (12, 6), gib << 30, processors))
+        for processors, gib in ((8, 7), (8, 15), (16, 15))
+    ]
+    for there, one in itertools.permutations(targets, 2):
+        rewritten(own_cache, **there.facts)
+        assert (
+            refusal(small_network(), one) == f"it was built on a {there.gpu}, this is a {one.gpu}"
+        )
     rewritten(own_cache, **here.facts)
     assert ensure_engine(replace(small_network(), graph=never), here).built == ""
+
+
+def test_the_workspace_has_a_limit(
+    own_cache: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one a builder may take all memory, which kills what else runs on a small board."""
+    limits = []
+
+    @contextmanager
+    def timing_cache(library: TensorRt, config: Any, folder: Path) -> Any:
+        limits.append(config.get_memory_pool_limit(library.module.MemoryPoolType.WORKSPACE))
+        yield
+
+    monkeypatch.setattr(engine_builder, "_timing_cache", timing_cache)
+    small = replace(target, workspace=64)
+    assert refusal(small_network(), small) == "its workspace is 1024 MiB, wanted 64"
+    engine = ensure_engine(small_network(), small)
+    assert limits == [64 << 20]
+    assert read_engine(engine.path)[1]["workspace"] == 64
+    assert FrontendConfig().workspace == WORKSPACE == target.workspace
+
+
+def test_of_several_wheels_that_of_the_module_tells_the_cuda(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def install(major: int, version: str) -> None:
+        folder = tmp_path / f"tensorrt_cu{major}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: tensorrt-cu{major}\nVersion: {version}\n"
+        )
+
+    assert _cuda_of("tensorrt", "10.3.0") is None
+    install(12, "10.3.0")
+    install(13, "11.0.0")
+    assert _cuda_of("tensorrt", "10.3.0") == 12
+    assert _cuda_of("tensorrt", "11.0.0") == 13
+    install(11, "10.3.0")
+    assert _cuda_of("tensorrt", "10.3.0") == 12, "not the oldest"
 
 
 class Interrupted(BaseException):
@@ -494,5 +551,5 @@ def test_what_the_gpu_libraries_say_is_explained(said: str, cause: str) -> None:
 def test_without_tensorrt_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(GpuError, match=r"TensorRT is not installed .*pip install tensorrt-rtx"):
+    with pytest.raises(GpuError, match=r"TensorRT is not installed .*JetPack 6\.1.*pip install"):
         load_tensorrt()

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from device_helpers import assert_same
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
@@ -65,12 +66,10 @@ def test_features_are_the_published_ones(backend: DeviceBackend, reference) -> N
             continue
         expected = reference.features(model, image)
         found = extractor.extract(reference.pixels(image))
-        distance, cosine = nearest(found, expected)
         if backend.identity["precision"] == "float32":
-            assert (distance < 0.01).mean() >= 0.999
-            assert cosine[distance < 0.01].min() >= 0.99999
-            assert np.abs(np.sort(found.scores) - np.sort(expected.scores)).max() <= 1e-4
+            assert_same(found, expected)
         else:
+            distance, cosine = nearest(found, expected)
             assert (distance < 0.5).mean() >= 0.99
             assert np.median(cosine[distance < 0.5]) >= 0.9999
 
@@ -134,8 +133,9 @@ def test_kernels_compute_what_plain_operations_do(
     pytest.importorskip("triton")
     if not torch.cuda.is_available():
         pytest.skip("PyTorch finds no GPU")
-    from torch_networks import device_extractor
+    from torch_networks import device_extractor, distances
 
+    from aliked_ros.inference.torch_device import single_precision
     from aliked_ros.networks import device as networks
     from aliked_ros.networks.fused import FusedExtractor
 
@@ -144,14 +144,15 @@ def test_kernels_compute_what_plain_operations_do(
     inputs["image"] = torch.from_numpy(pixels)[None]
     inputs["mask"][:, :100] = 0
     given = [tensor.cuda() for tensor in inputs.values()]
-    flags = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    with torch.inference_mode(), torch.device("cuda"), flags:
+    with torch.inference_mode(), torch.device("cuda"), single_precision():
         found = device_extractor(FusedExtractor, "aliked-n16", half=False).cuda()(*given)
         plain = device_extractor(networks.DeviceExtractor, "aliked-n16", half=False)
         expected = plain.cuda()(*given)
-        near = torch.cdist(found[0], expected[0]).min(1)
+        near = distances(found[0], expected[0]).min(1)
     same = near.values < 1e-3
     assert float(same.float().mean()) >= 0.995
+    # SDDH's patch is that of the pixel: a last bit may move a keypoint into the next one
+    same &= (found[0].floor() == expected[0][near.indices].floor()).all(1)
     cosines = (found[2] * expected[2][near.indices]).sum(1)[same]
     assert float(cosines.min()) > 0.9999
 

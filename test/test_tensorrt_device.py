@@ -205,6 +205,8 @@ def played_tensorrt(gpu: PlayedGpu) -> SimpleNamespace:
             return CudaEngine()
 
     class CudaEngine(Part):
+        device_memory_size_v2 = 5 << 20
+
         def get_tensor_shape(self, name: str) -> tuple[int, ...]:
             return (-1, -1)
 

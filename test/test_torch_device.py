@@ -30,7 +30,8 @@ import numpy as np
 import pytest
 import torch
 from test_device_backend import common
-from torch_networks import device_extractor, device_matcher
+from torch.overrides import TorchFunctionMode
+from torch_networks import device_extractor, device_matcher, distances
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
@@ -131,6 +132,41 @@ def test_without_a_gpu_the_reference_runs_on_the_cpu() -> None:
 # What only a GPU runs
 
 
+class AsTensorRtDivides(TorchFunctionMode):
+    """Divisions are products with the reciprocal, in float32, whatever the numbers are."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (torch.div, torch.Tensor.div, torch.Tensor.__truediv__):
+            by = torch.as_tensor(args[1]).to(torch.float32)
+            result = torch.as_tensor(args[0]).to(torch.float32) * by.reciprocal()
+            return result.trunc().to(args[0].dtype) if kwargs else result
+        return function(*args, **(kwargs or {}))
+
+
+def test_rows_and_columns_are_exact_at_every_width() -> None:
+    """The cells of an image's map, numbered row by row."""
+    for width in range(64, 2049):
+        across = width // networks.CELL
+        rows = torch.arange(1281, dtype=torch.int32)
+        numbers = torch.cat([rows * across, rows * across + across - 1])
+        with AsTensorRtDivides():
+            found = networks._quotient(numbers, across)
+        assert torch.equal(found, rows.repeat(2)), width
+
+
+@pytest.mark.parametrize("size", [(240, 424), (480, 848)])
+def test_the_first_column_stays_where_it_is(size: tuple[int, int]) -> None:
+    """Sizes of cameras at which such a division is wrong for some rows."""
+    score_map = torch.rand(size, generator=torch.Generator().manual_seed(0))
+    score_map[:, 2] += torch.rand(size[0], generator=torch.Generator().manual_seed(1)) + 1
+    given = (score_map, torch.ones(size, dtype=torch.bool), torch.zeros(1), 200)
+    expected = networks.detect(*given)
+    with AsTensorRtDivides():
+        found = networks.detect(*given)
+    assert (expected[0][:, 0] < 10).sum() > 50
+    torch.testing.assert_close(found[0], expected[0], atol=1e-3, rtol=0)
+
+
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The networks take the way that they take on a GPU."""
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
@@ -208,13 +244,51 @@ def test_kernels_compute_what_plain_operations_do(
     assert torch.equal(count, expected[3])
     assert 10 < int(count) < 80
     used = slice(int(count))
-    near = torch.cdist(keypoints[used], expected[0][used]).min(1)
+    near = distances(keypoints[used], expected[0][used]).min(1)
     order = near.indices
     assert near.values.max() < (0.05 if half else 1e-4)
     assert (scores[used] - expected[1][used][order]).abs().max() < (5e-3 if half else 1e-5)
     cosines = (descriptors[used].float() * expected[2][used][order].float()).sum(1)
     assert cosines.min() > (0.99 if half else 0.999999)
     assert keypoints[used, 0].min() > 37
+
+
+@pytest.mark.long
+def test_the_self_test_sees_every_broken_kernel() -> None:
+    """Else a kernel that a compiler gets wrong would serve, rather than plain operations."""
+    printed = run_program("kernel_self_test.py", TRITON_INTERPRET="1").splitlines()
+    assert printed[:2] == ["float32: right", "float16: right"]
+    assert len(printed) == 2 + 10
+    for line in printed[2:]:
+        assert "Triton self-test failed: " in line, line
+
+
+def test_switches_of_the_process_are_as_they_were() -> None:
+    """The old and the new ones for TF32, which do not go together; each in its own process."""
+    program = """
+import os, warnings
+from torch import backends
+from aliked_ros.inference.torch_device import single_precision
+warnings.simplefilter("ignore")
+product, cases = backends.cuda.matmul, (
+    "0", "backends.fp32_precision = 'tf32'", "backends.cudnn.conv.fp32_precision = 'ieee'",
+    "product.fp32_precision = 'tf32'", "product.allow_tf32 = True",
+)
+def switches():
+    return backends.fp32_precision, backends.cudnn.conv.fp32_precision, product.fp32_precision
+for case in cases:
+    child = os.fork()
+    if child == 0:
+        exec(case)
+        known = switches()
+        with single_precision():
+            within = switches()
+        print(case, within[1:] == ("ieee", "ieee"), switches() == known, flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.count("True True") == 5, done.stdout + done.stderr
 
 
 @pytest.mark.long

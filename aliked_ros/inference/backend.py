@@ -16,12 +16,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from aliked_ros.configuration import FrontendConfig
-from aliked_ros.errors import BackendError
+from aliked_ros.errors import BackendError, ModelError
 from aliked_ros.gpu import GpuError, find_gpu
 from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
 
@@ -110,7 +111,7 @@ def create_backend(
         return _cpu(replace(config, precision=precision), progress, reason)
 
     try:
-        backend = make(config, progress, asked)
+        backend = make(config, progress, "" if config.backend == "auto" else asked)
     except GpuError as error:
         if may_fall_back:
             return on_the_cpu(f"{name} cannot run here: {error.problem}")
@@ -119,14 +120,38 @@ def create_backend(
         ) from error
     if not may_fall_back:
         return backend
+    others = []
+    if backend.precision != "float32":
+        single = replace(config, precision="float32")
+        others.append((f"{name} in float32", lambda why: make(single, progress, why)))
+    if make is _tensorrt and torch_on_a_gpu():
+        others.append(("PyTorch", lambda why: _torch(config, progress, why)))
+    return _with_fallback(backend, name, others, on_the_cpu, progress or (lambda _: None))
+
+
+def _with_fallback(
+    backend: Backend,
+    name: str,
+    others: Sequence[tuple[str, Callable[[str], Backend]]],
+    on_the_cpu: Callable[[str], Backend],
+    tell: Callable[[str], None],
+) -> Backend:
+    """A GPU's backend with what takes over from it.
+
+    others: further ways to use the GPU, by name, tried where this one gives wrong results; each
+    gets the reason, as ``on_the_cpu`` does.
+    """
+    from aliked_ros.inference.admission import Refused
     from aliked_ros.inference.fallback import FallbackBackend
 
-    return FallbackBackend(
-        backend,
-        name,
-        lambda error: on_the_cpu(f"{name} failed: {error}"),
-        progress or (lambda _: None),
-    )
+    def take_over(error: BackendError | ModelError) -> Backend:
+        why = f"{name} failed: {error}"
+        for i, (other, make) in enumerate(others if isinstance(error, Refused) else ()):
+            with suppress(GpuError):
+                return _with_fallback(make(why), other, others[i + 1 :], on_the_cpu, tell)
+        return on_the_cpu(why)
+
+    return FallbackBackend(backend, name, take_over, tell)
 
 
 def open_device(backend: str) -> Device:
@@ -141,28 +166,29 @@ def open_device(backend: str) -> Device:
 
 
 def _tensorrt(
-    config: FrontendConfig, progress: Callable[[str], None] | None, asked: str
+    config: FrontendConfig, progress: Callable[[str], None] | None, reason: str
 ) -> DeviceBackend:
-    """TensorRT on this machine's GPU; GpuError where that cannot be."""
+    """TensorRT on this machine's GPU; GpuError where that cannot be.
+
+    reason: why it runs; empty: since all is there.
+    """
     from aliked_ros.inference.device_backend import DeviceBackend
     from aliked_ros.inference.tensorrt_device import TensorRtDevice
 
-    device = TensorRtDevice()
+    device = TensorRtDevice(config.workspace)
     backend = DeviceBackend(config, device, progress)
-    if config.backend == "auto":
-        asked = f"{device.gpu} and {device.library.name} are here"
-    backend.identity["reason"] = asked
+    backend.identity["reason"] = reason or f"{device.gpu} and {device.library.name} are here"
     return backend
 
 
 def _torch(
-    config: FrontendConfig, progress: Callable[[str], None] | None, asked: str
+    config: FrontendConfig, progress: Callable[[str], None] | None, reason: str
 ) -> DeviceBackend:
     """PyTorch on this machine's GPU; GpuError where that cannot be."""
     from aliked_ros.inference.device_backend import DeviceBackend
 
     backend = DeviceBackend(config, open_device("torch"), progress)
-    backend.identity["reason"] = asked
+    backend.identity["reason"] = reason
     return backend
 
 

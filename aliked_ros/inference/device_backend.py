@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from aliked_ros.configuration import FrontendConfig, parse_image_size
 from aliked_ros.errors import BackendError
 from aliked_ros.gpu import GpuError
+from aliked_ros.inference import admission
 from aliked_ros.inference.detection import spread
 from aliked_ros.inference.kernels import widen_half
 from aliked_ros.models.device_export import LARGEST_TOP_K, SEGMENT_LAYERS, GraphPrecision
@@ -159,6 +160,7 @@ class DeviceBackend:
             "engine": "",
             "reason": "",
         }
+        self._admitted: dict[str, str] = {}  # what serves, and how it compares with the CPU
 
     def load_extractor(self, model: str) -> DeviceExtractor:
         """See ``Backend``; its engine is built now only where ``image_size`` is set.
@@ -213,10 +215,20 @@ class DeviceBackend:
         given: Mapping[str, DeviceArray] | None = None,
     ) -> DeviceNetwork:
         """See ``Device``."""
-        loaded = self._device.load(network, self._progress, size, given)
-        if "image" in loaded.inputs:  # there is one LightGlue, but an extractor for every shape
-            self.identity["engine"] = loaded.label
-        return loaded
+        return self._device.load(network, self._progress, size, given)
+
+    def admitted(self, network: DeviceNetwork, part: str, figures: str) -> None:
+        """A network serves from now on: ``engine`` says which, and how it compares with the CPU."""
+        extractor = part == "ALIKED"  # one for every shape; LightGlue's parts are named by no label
+        self._admitted[part] = f"{(extractor and network.label) or part} ({figures})"
+        if "ALIKED" in self._admitted:
+            parts = (self._admitted.get(name) for name in ("ALIKED", "LightGlue"))
+            self.identity["engine"] = "; ".join(filter(None, parts))
+
+    @property
+    def config(self) -> FrontendConfig:
+        """The settings."""
+        return self._config
 
 
 def _candidates(top_k: int, grid: int) -> int:
@@ -259,16 +271,8 @@ class DeviceExtractor:
         height, width = pixels.shape[:2]
         image = np.ascontiguousarray(pixels).reshape(1, height, width, -1)
         network = self.prepare(image.shape, _candidates(top_k, grid))
-        device = self._backend.device
-        device.write(network.inputs["image"], image)
-        self._write_mask(network, mask)
-        if self._thresholds.get(network) != threshold:
-            device.write(network.inputs["threshold"], np.array([threshold], np.float32))
-            self._thresholds[network] = threshold
-        network.run()
-        names = ("count", "keypoints", "scores", "descriptors")
-        found, *arrays = device.read(*(network.outputs[name] for name in names))
-        kept: Any = slice(int(found[0]))
+        count, arrays = self._compute(network, image, mask, threshold)
+        kept: Any = slice(count)
         if grid:
             x, y = arrays[0][kept].round().astype(np.int64).T
             kept = spread(x, y, pixels.shape, top_k, grid)
@@ -290,6 +294,11 @@ class DeviceExtractor:
             sides = find_ranged(self._model, size, channels, top_k, precision)
             wanted = extractor_network(self._model, sides or size, channels, top_k, precision)
             network = self._backend.load(wanted, size)
+            try:
+                self._admit(network, (height, width, channels), top_k)
+            except BaseException:
+                self._close(network)
+                raise
         self._networks[key] = network
         return network
 
@@ -297,6 +306,33 @@ class DeviceExtractor:
         """Free the device's memory; the next image takes it again."""
         while self._networks:
             self._close(self._networks.popitem()[1])
+
+    def _admit(self, network: DeviceNetwork, shape: tuple[int, int, int], top_k: int) -> None:
+        """Refused where a network does not find on a drawn picture what the CPU finds."""
+        threads, precision = self._backend.config.threads, self._backend.precision
+        expected = admission.expected_features(self._model, shape, top_k, threads)
+        image = admission.picture(*shape).reshape(1, *shape)
+        count, arrays = self._compute(network, image, None, 0.0)
+        keypoints, scores, descriptors = (_as_float32(array[:count]) for array in arrays)
+        found = (keypoints, scores, descriptors)
+        what = network.label or "ALIKED"
+        figures = admission.check_features(what, found, expected, precision)
+        self._backend.admitted(network, "ALIKED", figures)
+
+    def _compute(
+        self, network: DeviceNetwork, image: UInt8Array, mask: UInt8Array | None, threshold: float
+    ) -> tuple[int, list[Array]]:
+        """The number of valid rows; keypoints, scores and descriptors with the others behind."""
+        device = self._backend.device
+        device.write(network.inputs["image"], image)
+        self._write_mask(network, mask)
+        if self._thresholds.get(network) != threshold:
+            device.write(network.inputs["threshold"], np.array([threshold], np.float32))
+            self._thresholds[network] = threshold
+        network.run()
+        names = ("count", "keypoints", "scores", "descriptors")
+        found, *arrays = device.read(*(network.outputs[name] for name in names))
+        return int(found[0]), arrays
 
     def _close(self, network: DeviceNetwork) -> None:
         self._unmasked.discard(network)
@@ -373,9 +409,22 @@ class DeviceLightGlue:
                 self._segments.append(network)
                 known |= network.inputs
                 known |= {n.removeprefix("new_"): array for n, array in network.outputs.items()}
+            self._admit()
         except BaseException:
             self.release()
             raise
+
+    def _admit(self) -> None:
+        """Refused where the matches of two drawn pictures are not the CPU's."""
+        config, precision = self._backend.config, self._backend.precision
+        pair = admission.expected_pair(config.model, self._rows, config.threads)
+        if pair is None:  # the caller says what does not fit
+            return
+        first, second, expected = pair
+        found = self.match(first, second, *admission.MATCHING)
+        last = self._segments[-1]
+        figures = admission.check_matches(last.label or "LightGlue", found, expected, precision)
+        self._backend.admitted(last, "LightGlue", figures)
 
     def release(self) -> None:
         """Free the device's memory; the next pair of images takes it again."""

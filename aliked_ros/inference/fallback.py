@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A device as long as it works; from its first failure on, the CPU."""
+"""A device as long as it works; from its first failure on, the next way, the CPU at last."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FallbackBackend:
         self,
         first: Backend,
         name: str,
-        make_second: Callable[[str], Backend],
+        make_second: Callable[[BackendError | ModelError], Backend],
         tell: Callable[[str], None],
     ) -> None:
         """``name``: of the first. make_second: gets its error. tell: gets a sentence on it."""
@@ -46,13 +46,21 @@ class FallbackBackend:
         self._second: Backend | None = None
         self._make_second, self._tell = make_second, tell
         self._lock = threading.Lock()
-        self.description = first.description
-        self.identity = first.identity  # the same, so that what it learns is known here
 
     @property
     def backend(self) -> Backend:
         """The one in use."""
         return self._first if self._second is None else self._second
+
+    @property
+    def description(self) -> str:
+        """See ``Backend``."""
+        return self.backend.description
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """See ``Backend``."""
+        return {"engine": "", **self.backend.identity}
 
     def load_extractor(self, model: str) -> FeatureNetwork:
         """See ``Backend``."""
@@ -77,12 +85,12 @@ class FallbackBackend:
                 raise error
             if self._second is not None:
                 return
-            self._tell(f"{self._name} failed, going on on the CPU: {error}")
-            second = self._make_second(str(error))
+            second = self._make_second(error)
+            cpu = second.description.startswith("cpu")
+            where = "on the CPU" if cpu else f"with {second.description}"
+            self._tell(f"{self._name} failed, going on {where}: {error}")
             self._first.close()
             self._second = second
-            self.description = second.description
-            self.identity.update({"engine": "", **second.identity})
 
 
 class _Loaded(Generic[_Network]):

@@ -32,7 +32,9 @@ from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
 
 Progress = Callable[[str], None]
 # What a backend is made for.
-_SETTINGS = ("backend", "allow_fallback", "precision", "image_size", "max_keypoints", "threads")
+_SETTINGS = (
+    "backend", "allow_fallback", "precision", "image_size", "workspace", "max_keypoints", "threads",
+)  # fmt: skip
 
 
 class SharedBackends:

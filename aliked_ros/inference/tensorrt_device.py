@@ -32,7 +32,7 @@ from aliked_ros.inference.cuda_graph import CudaGraph
 from aliked_ros.inference.device_backend import BuildProgress, DeviceArray, DeviceNetwork
 from aliked_ros.models.device_export import LARGEST_TOP_K, TensorSpec
 from aliked_ros.models.engines import Engine, Network, ensure_engine
-from aliked_ros.models.tensorrt_library import load_tensorrt, make_logger, target_here
+from aliked_ros.models.tensorrt_library import WORKSPACE, load_tensorrt, make_logger, target_here
 
 Array = NDArray[Any]
 
@@ -49,11 +49,14 @@ class TensorRtDevice:
     kind = "tensorrt"
     most_keypoints = LARGEST_TOP_K
 
-    def __init__(self) -> None:
-        """Raises GpuError for the first thing that is missing or too old."""
+    def __init__(self, workspace: int = WORKSPACE) -> None:
+        """Raises GpuError for the first thing that is missing or too old.
+
+        workspace: MiB of the GPU's memory that a layer of an engine may take while it works.
+        """
         self.gpu = find_gpu()
         self.library = load_tensorrt()
-        self._target = target_here(self.library, self.gpu)
+        self._target = target_here(self.library, self.gpu, workspace)
         self._cuda = _load_pycuda()
         self.name = f"{self.library.name} on {self.gpu.name}"
         self._stream: Any = None
@@ -70,7 +73,12 @@ class TensorRtDevice:
         with _BUILDING:
             engine = ensure_engine(network, self._target, progress.tell, progress.report)
         with self.current(f"loading {engine.path.name}"):
-            return TensorRtNetwork(self, engine, size, given or {})
+            loaded = TensorRtNetwork(self, engine, size, given or {})
+        progress.tell(
+            f"{engine.path.name} takes {loaded.scratch / 1e6:.0f} MB of GPU memory while it works "
+            f"(workspace: {self._target.workspace} MiB)"
+        )
+        return loaded
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> TensorRtArray:
         """See ``Device``."""
@@ -197,7 +205,10 @@ class TensorRtArray:
 
 
 class TensorRtNetwork:
-    """An engine with memory for all its inputs and outputs; see ``DeviceNetwork``."""
+    """An engine with memory for all its inputs and outputs; see ``DeviceNetwork``.
+
+    scratch: bytes of the GPU's memory that it takes beside those.
+    """
 
     def __init__(
         self,
@@ -221,6 +232,7 @@ class TensorRtNetwork:
             self._engine = self._runtime.deserialize_cuda_engine(engine.plan)
             if self._engine is None:
                 raise self._failed("loading")
+            self.scratch = int(self._engine.device_memory_size_v2)
             self._context = self._make_context(trt, device.library.rtx)
             if self._context is None:
                 raise self._failed("preparing")

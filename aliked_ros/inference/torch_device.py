@@ -39,7 +39,7 @@ from aliked_ros.models.engines import Network
 from aliked_ros.models.registry import weights_path
 from aliked_ros.networks import fold
 from aliked_ros.networks.checkpoint import read_state_dict
-from aliked_ros.networks.fold import AlikedShape, LightGlueShape
+from aliked_ros.networks.fold import AlikedShape, LightGlueShape, Weights
 
 try:
     import torch
@@ -71,7 +71,7 @@ class TorchDevice:
         self.place = torch.device(name)
         self.on_gpu = self.place.type == "cuda"
         self.name = f"PyTorch {torch.__version__} on the CPU"
-        self._extractor_kind: type[networks.DeviceExtractor] | None = None
+        self._with_kernels: dict[tuple[AlikedShape, bool], bool] = {}  # networks, of half precision
         self._written: list[TorchArray] = []  # since the stream was last waited for
         if not self.on_gpu:
             return
@@ -167,9 +167,7 @@ class TorchDevice:
             if not self.on_gpu:
                 yield
                 return
-            with torch.backends.cudnn.flags(
-                enabled=True, benchmark=True, deterministic=False, allow_tf32=False
-            ):
+            with single_precision(), _set(torch.backends.cudnn, "benchmark", True):
                 yield
 
     def module(
@@ -191,7 +189,7 @@ class TorchDevice:
                 state = read_state_dict(weights)
                 shape = AlikedShape.of_checkpoint(state, weights)
                 folded = fold.extractor(state, of["channels"])
-                module: Any = self._extractor(shape, tell)(folded, shape, half)
+                module: Any = self._extractor(folded, shape, half, tell)
                 inputs = networks.extractor_inputs(height, width, of["channels"], of["top_k"])
                 outputs = list(networks.EXTRACTOR_OUTPUTS)
             else:
@@ -207,24 +205,27 @@ class TorchDevice:
         return module.eval().to(self.place), placed, outputs
 
     def _extractor(
-        self, shape: AlikedShape, tell: Callable[[str], None]
-    ) -> type[networks.DeviceExtractor]:
+        self, weights: Weights, shape: AlikedShape, half: bool, tell: Callable[[str], None]
+    ) -> networks.DeviceExtractor:
         """With Triton's kernels where they work, and can compute this network."""
         widths = (*shape.channels, shape.dim)
-        if any(width & (width - 1) for width in widths):  # a vector of theirs is a power of two
-            return networks.DeviceExtractor
-        if self._extractor_kind is None:
-            self._extractor_kind = networks.DeviceExtractor
-            if self.on_gpu:
-                try:
-                    from aliked_ros.networks import fused
+        powers = not any(width & (width - 1) for width in widths)  # as a vector of theirs must be
+        if not (self.on_gpu and powers):
+            return networks.DeviceExtractor(weights, shape, half)
+        try:
+            from aliked_ros.networks import fused
 
-                    fused.check(self.place)
-                    self._extractor_kind = fused.FusedExtractor
-                except Exception as error:  # no Triton, no compiler for it, a GPU it does not know
-                    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-                    tell(f"Triton cannot be used ({reason}): slower operations take its place")
-        return self._extractor_kind
+            if self._with_kernels.get((shape, half), True):
+                extractor = fused.FusedExtractor(weights, shape, half)
+                if (shape, half) not in self._with_kernels:
+                    fused.check(self.place, shape, half)
+                    self._with_kernels[shape, half] = True
+                return extractor
+        except Exception as error:  # no Triton, no compiler for it, a GPU it does not know
+            self._with_kernels[shape, half] = False
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            tell(f"Triton cannot be used ({reason}): slower operations take its place")
+        return networks.DeviceExtractor(weights, shape, half)
 
     def capture(self, function: Callable[[], Any]) -> tuple[Any, Any]:
         """A CUDA graph of everything that a function launches, and where its results will be.
@@ -384,6 +385,41 @@ class TorchNetwork:
         array = TorchArray(self._device, tensor)
         self._owned.append(array)
         return array
+
+
+@contextmanager
+def single_precision() -> Iterator[None]:
+    """Convolutions and matrix products of float32 without TF32; then all is as it was.
+
+    The switches are the process's: what other threads begin meanwhile is computed so, too.
+    """
+    convolution: Any = torch.backends.cudnn
+    product = torch.backends.cuda.matmul
+    if not hasattr(product, "fp32_precision"):  # PyTorch 2.8 and older
+        with _set(convolution, "allow_tf32", False), _set(product, "allow_tf32", False):
+            yield
+        return
+    # (since 2.9 the old switches raise wherever somebody has used the new ones)
+    exact = ("fp32_precision", "ieee")
+    with _set(convolution.conv, *exact), _set(product, *exact):
+        yield
+
+
+@contextmanager
+def _set(switches: Any, name: str, value: Any) -> Iterator[None]:
+    """One of PyTorch's switches meanwhile."""
+    before = getattr(switches, name)
+    if before == value:
+        yield
+        return
+    setattr(switches, name, value)
+    try:
+        yield
+    finally:
+        if isinstance(before, str):  # it may have been that of the switch above it
+            setattr(switches, name, "none")
+        if getattr(switches, name) != before:
+            setattr(switches, name, before)
 
 
 def _own(array: DeviceArray) -> TorchArray:

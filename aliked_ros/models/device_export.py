@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 GraphPrecision = Literal["float32", "float16"]
 
-FORMAT = 4
+FORMAT = 5
 """Grows whenever the graphs change, so that engines built of older ones are not used."""
 
 LARGEST_TOP_K = 3840

@@ -191,6 +191,7 @@ def _build(
         raise explained(doing, said or logger.errors)
     config = builder.create_builder_config()
     config.progress_monitor = monitor = _monitor(trt, work)
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.workspace << 20)
     if graph.identity["precision"] == "float32":
         config.clear_flag(trt.BuilderFlag.TF32)  # has the range of float32, not its precision
     if library.rtx:

@@ -235,7 +235,10 @@ def engines() -> dict[str, str]:
             found[path.stem] = f"refused: {error}"
         else:
             capabilities = ", ".join(facts["compute_capabilities"])
-            found[path.stem] = f"{facts['tensorrt']}, compute capability {capabilities}"
+            found[path.stem] = (
+                f"{facts['tensorrt']}, compute capability {capabilities}, "
+                f"workspace {facts.get('workspace', '?')} MiB"
+            )
     return found
 
 
@@ -302,6 +305,8 @@ def _difference(facts: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     for key, value in wanted["network"].items():
         if facts["network"].get(key) != value:
             return f"its {key.replace('_', ' ')} is {facts['network'].get(key)}, wanted {value}"
+    if (workspace := facts.get("workspace")) != wanted["workspace"]:
+        return f"its workspace is {workspace} MiB, wanted {wanted['workspace']}"
     return ""
 
 

@@ -29,11 +29,13 @@ from typing import Any
 
 from aliked_ros.gpu import Gpu, GpuError, find_gpu
 
-OLDEST = (10, 3)  # JetPack 6's
+OLDEST = (10, 3)  # JetPack 6.1's
+WORKSPACE = 1024
+"""MiB of the GPU's memory that a layer may take while it works; TensorRT's own limit is all."""
 _RTX_LIBRARIES = ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1")
 _INSTALL = (
-    "install TensorRT 10.3 or newer (JetPack has it, elsewhere NVIDIA's packages), or "
-    "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"
+    "install TensorRT 10.3 or newer (JetPack 6.1 and newer have it, elsewhere NVIDIA's packages), "
+    "or pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"
 )
 
 
@@ -70,13 +72,15 @@ class Target:
     """What engines are built by and for.
 
     capabilities: compute capabilities of the GPUs, e.g. ("8.9",).
-    gpu, cuda: name of the GPU in this machine and CUDA of its driver; empty when there is none.
+    gpu, cuda: model of the GPU in this machine and CUDA of its driver; empty when there is none.
+    workspace: MiB of the GPU's memory that a layer may take while it works.
     """
 
     library: TensorRt
     capabilities: tuple[str, ...]
     gpu: str = ""
     cuda: str = ""
+    workspace: int = WORKSPACE
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -86,6 +90,7 @@ class Target:
             "cuda": self.cuda,
             "gpu": self.gpu,
             "compute_capabilities": list(self.capabilities),
+            "workspace": self.workspace,
         }
 
 
@@ -104,7 +109,7 @@ def load_tensorrt() -> TensorRt:
         numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:2])
         if not rtx and numbers < OLDEST:
             raise GpuError(f"TensorRT {version} is too old", _INSTALL)
-        return TensorRt(rtx, version, _cuda_of(name), module)
+        return TensorRt(rtx, version, _cuda_of(name, version), module)
     raise GpuError(f"TensorRT is not installed ({'; '.join(failures)})", _INSTALL)
 
 
@@ -139,23 +144,28 @@ def _preload() -> None:
                 ctypes.CDLL(str(Path(folder) / library), ctypes.RTLD_GLOBAL)
 
 
-def _cuda_of(module: str) -> int | None:
-    """From the name of the wheel, e.g. tensorrt-rtx-cu13-bindings; other packages do not tell."""
+def _cuda_of(module: str, version: str = "") -> int | None:
+    """From the name of the wheel, e.g. tensorrt-rtx-cu13-bindings; other packages do not tell.
+
+    Of several wheels, which overwrite each other's files: the one of the module's version, the
+    newest CUDA where that is several's.
+    """
     stem = "tensorrt-rtx-cu{}-bindings" if "rtx" in module else "tensorrt-cu{}"
+    found = {}
     for major in range(11, 16):
         with suppress(importlib.metadata.PackageNotFoundError):
-            importlib.metadata.distribution(stem.format(major))
-            return major
-    return None
+            found[major] = importlib.metadata.version(stem.format(major))
+    return max([m for m, v in found.items() if v == version] or found, default=None)
 
 
-def target_here(library: TensorRt, gpu: Gpu) -> Target:
+def target_here(library: TensorRt, gpu: Gpu, workspace: int = WORKSPACE) -> Target:
     """The GPU of this machine; GpuError where the library cannot build for it."""
     check_gpu(library, gpu)
-    return Target(library, (gpu.capability,), gpu.name, "{}.{}".format(*gpu.cuda))
+    cuda = "{}.{}".format(*gpu.cuda)
+    return Target(library, (gpu.capability,), gpu.model, cuda, workspace)
 
 
-def choose_target(capabilities: Sequence[str] = ()) -> Target:
+def choose_target(capabilities: Sequence[str] = (), workspace: int = WORKSPACE) -> Target:
     """GPUs of the named compute capabilities, which need not be here; none named: this machine's.
 
     Raises GpuError where the installed library cannot build for them.
@@ -163,7 +173,7 @@ def choose_target(capabilities: Sequence[str] = ()) -> Target:
     library = load_tensorrt()
     if not capabilities:
         try:
-            return target_here(library, find_gpu())
+            return target_here(library, find_gpu(), workspace)
         except GpuError as error:
             if not library.rtx:
                 raise
@@ -176,8 +186,8 @@ def choose_target(capabilities: Sequence[str] = ()) -> Target:
     if library.rtx:
         for capability in capabilities:
             check_capability(library, capability)
-        return Target(library, tuple(dict.fromkeys(capabilities)))
-    target = target_here(library, find_gpu())
+        return Target(library, tuple(dict.fromkeys(capabilities)), workspace=workspace)
+    target = target_here(library, find_gpu(), workspace)
     if list(capabilities) != list(target.capabilities):
         raise GpuError(
             f"{library.name} builds for the GPU in this machine only, of compute capability "

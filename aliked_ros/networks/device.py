@@ -240,12 +240,12 @@ def detect(
 
     cells = cells.to(torch.int32)
     across = best.shape[1]
-    row = torch.div(cells, across, rounding_mode="trunc")
+    row = _quotient(cells, across)
     ticks = torch.arange(CELL**2, dtype=torch.int32)
     first = row * (CELL * width) + (cells - row * across) * CELL
     in_cell = _take(candidates.flatten(), first[:, None] + (ticks // CELL) * width + ticks % CELL)
     place = in_cell.argmax(1).to(torch.int32)
-    place_y = torch.div(place, CELL, rounding_mode="trunc")
+    place_y = _quotient(place, CELL)
     x = ((cells - row * across) * CELL + place - place_y * CELL).clamp(radius, width - 1 - radius)
     y = (row * CELL + place_y).clamp(radius, height - 1 - radius)
 
@@ -371,6 +371,17 @@ def _log_sum_exp(x: Tensor, dim: int) -> Tensor:
     """As torch.logsumexp; TensorRT's ReduceLogSumExp does not subtract the maximum."""
     largest = x.amax(dim, keepdim=True)
     return (x - largest).exp().sum(dim).log() + largest.squeeze(dim)
+
+
+def _quotient(numbers: Tensor, divisor: int) -> Tensor:
+    """``numbers // divisor`` of int32 ≥ 0, exact on every device.
+
+    Exported, an integer division is one of floats, which TensorRT makes a product with the
+    reciprocal: multiples of the divisor may land just below their quotient. The rest shows it.
+    """
+    quotient = (numbers.float() / divisor).to(torch.int32)
+    rest = numbers - quotient * divisor
+    return quotient + (rest >= divisor).to(torch.int32) - (rest < 0).to(torch.int32)
 
 
 def _take(table: Tensor, rows: Tensor) -> Tensor:

@@ -21,21 +21,25 @@ the reads of deformable convolutions and of SDDH (``triton_kernels``).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 from torch import Tensor, nn
 
-from aliked_ros.networks import folded
+from aliked_ros.networks import fold, folded
 from aliked_ros.networks import triton_kernels as kernels
-from aliked_ros.networks.aliked import Window
+from aliked_ros.networks.aliked import ALIKED, Window
+from aliked_ros.networks.checkpoint import State, state_of
 from aliked_ros.networks.device import CELL, DeviceExtractor
 from aliked_ros.networks.fold import AlikedShape, Weights
 
 _PIXELS = 128  # of the image, or cells of it, that one program computes
 _SLOTS = 16  # keypoints that one program refines
 _ROWS = 16  # pixels whose features one program reads
+_USUAL = AlikedShape((16, 32, 64, 128), 128, 3, 16)
 
 
 class _FusedDeformable(nn.Module):
@@ -145,13 +149,53 @@ class FusedExtractor(DeviceExtractor):
         return self.aggregate(samples)
 
 
-def check(device: torch.device) -> None:
-    """Compile and run one kernel; raises what Triton, its compiler or the GPU says."""
-    score_map = torch.ones(8, 8, device=device)
-    maxima = torch.zeros(8, 8, device=device, dtype=torch.int8)
-    kernels.find_maxima[(1,)](score_map, maxima, 8, 8, block=_PIXELS)
-    if not maxima.all():
-        raise RuntimeError("a kernel of Triton's computes nonsense")
+@torch.inference_mode()
+def check(place: torch.device, shape: AlikedShape = _USUAL, half: bool = False) -> None:
+    """Compile and run all kernels as a network of these sizes calls them, on noise.
+
+    Raises RuntimeError where they give anything else than plain operations do, and what Triton, its
+    compiler or the GPU says.
+    """
+    fused, plain = (network.eval().to(place) for network in _on_noise(shape, half))
+    random = np.random.default_rng(1)
+    pixels = random.integers(0, 256, (1, 45, 70, 3), np.uint8)  # to be padded
+    image, mask = torch.from_numpy(pixels).to(place), torch.ones(45, 70, dtype=torch.uint8)
+    mask[:, :20] = 0
+    with place:
+        parts, levels, window = plain.encode(image)
+        _compare("deformable convolutions", 2e-2 if half else 1e-3, fused.encode(image)[1], levels)
+        scores = plain.score(parts)
+        _compare("score map", 1e-2 if half else 1e-3, [fused.score(parts)], [scores])
+        inner = scores[0, 0, window.top :, window.left :][: window.height, : window.width]
+        given = (inner, mask.to(place), inner.median()[None], 100)
+        detected = plain.detect(*given)
+        _compare("keypoints", 1e-3, fused.detect(*given), detected)
+        described = [n.describe(levels, detected[0], window) for n in (fused, plain)]
+        _compare("descriptors", 4e-3 if half else 1e-3, described[:1], described[1:])
+
+
+def _on_noise(shape: AlikedShape, half: bool) -> tuple[FusedExtractor, DeviceExtractor]:
+    """With random weights, that keep the size of what they are multiplied with."""
+    random = np.random.default_rng(0)
+    with torch.device("cpu"):
+        state: State = {
+            name: (random.standard_normal(value.shape) / np.prod(value.shape[1:]) ** 0.5)
+            for name, value in state_of(ALIKED(shape)).items()
+        }
+        state |= {name: 1 + abs(v) for name, v in state.items() if name.endswith("running_var")}
+        wide = fold.extractor(state, 3)
+        weights = {name: value.astype(np.float32) for name, value in wide.items()}
+        return FusedExtractor(weights, shape, half), DeviceExtractor(weights, shape, half)
+
+
+def _compare(what: str, limit: float, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        difference = float((ours.float() - theirs.float()).abs().max())
+        if not difference <= limit:  # NaN, too
+            raise RuntimeError(
+                f"Triton self-test failed: {what} differ from plain operations' by "
+                f"{difference:.2g}, {limit:.2g} is allowed"
+            )
 
 
 def _table(x: Tensor) -> Tensor:

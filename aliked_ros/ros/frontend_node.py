@@ -299,7 +299,10 @@ class FrontendNode(LifecycleNode):
         self._publish_status()
 
     def _warn_of_fallback(self) -> None:
-        sentence = f"On the CPU instead of the GPU: {self._identity['reason']}"
+        backend, why = self._identity["backend"], self._identity["reason"]
+        sentence = f"On the CPU instead of the GPU: {why}"
+        if not backend.startswith("cpu"):
+            sentence = f"The networks run elsewhere from now on, on {backend}: {why}"
         self._statistics.error(sentence)
         self.get_logger().warning(sentence)
 
