@@ -16,13 +16,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 
 import numpy as np
 
 from aliked_ros.odometry.adjustment import Noise, View, adjust
 from aliked_ros.odometry.geometry import (
     Float64Array,
+    Transform,
     reprojection_errors,
     triangulate,
 )
@@ -30,7 +31,7 @@ from aliked_ros.types import BoolArray
 
 _WINDOW = 10  # keyframes
 _ADJUSTED_POINTS = 300  # those seen most often; they determine the poses well enough
-_MAX_POINTS = 20_000  # of which the oldest go first
+_MAX_POINTS = 20_000  # of which those that were not seen for longest go first
 _STRIKES = 3  # images in a row that disagree with a point before it is dropped
 TOLERANCE = 3.0  # standard deviations of a ray
 LEAST_PARALLAX = 0.02  # radians; below it a triangulated depth is mostly noise
@@ -46,7 +47,8 @@ class LocalMap:
     def __init__(self, noise: Noise, metric: bool) -> None:
         self.metric = metric
         self._noise = noise
-        self._points: dict[int, Float64Array] = {}
+        self._points: dict[int, Float64Array] = {}  # those seen last come last
+        self._placed_by: dict[int, View] = {}  # which view a point's place depends on
         self._strikes: dict[int, int] = {}
         self._views: list[View] = []
         self._has_slid = False
@@ -70,6 +72,7 @@ class LocalMap:
         for track, good in zip(tracks, agrees.tolist(), strict=True):
             if good:
                 self._strikes.pop(track, None)
+                self._points[track] = self._points.pop(track)  # seen last
                 continue
             self._strikes[track] = self._strikes.get(track, 0) + 1
             if self._strikes[track] >= _STRIKES:
@@ -94,7 +97,7 @@ class LocalMap:
         for track, row in view.rows.items():
             if known[row] and track not in self._points:
                 local = np.append(view.rays[row], 1.0) * view.depth[row]
-                self._points[track] = world(local[None])[0]
+                self._place(track, world(local[None])[0], view)
 
     def _add_points_by_parallax(self, view: View) -> None:
         for other in self._views[:-1]:
@@ -108,7 +111,11 @@ class LocalMap:
                 LEAST_PARALLAX,
             )
             for row in np.flatnonzero(good).tolist():
-                self._points[tracks[row]] = points[row]
+                self._place(tracks[row], points[row], view)
+
+    def _place(self, track: int, point: Float64Array, view: View) -> None:
+        self._points[track] = point
+        self._placed_by[track] = view
 
     def _adjust(self) -> None:
         counts: dict[int, int] = {}
@@ -122,10 +129,25 @@ class LocalMap:
             return
         fixed = 2 if self._has_slid else int(self.metric)
         cameras, points = adjust(self._views, chosen, self._noise, fixed, self.metric)
+        self._carry_along(cameras, except_for=points)
         for view, camera in zip(self._views, cameras, strict=True):
             view.camera = camera
         self._points.update(points)
         self._drop_bad(points)
+
+    def _carry_along(self, cameras: Sequence[Transform], except_for: Container[int]) -> None:
+        """Points that were not adjusted keep their place before the view that placed them.
+
+        Else the next image would be located on points where the view was before its adjustment.
+        """
+        moves = {
+            id(view): camera.inverse() @ view.camera
+            for view, camera in zip(self._views, cameras, strict=True)
+        }
+        for track, point in self._points.items():
+            move = moves.get(id(self._placed_by[track]))
+            if move is not None and track not in except_for:
+                self._points[track] = move(point[None])[0]
 
     def _drop_bad(self, tracks: Iterable[int]) -> None:
         """Drop points that do not lie where most of the keyframes see them."""
@@ -143,6 +165,7 @@ class LocalMap:
     def _drop(self, track: int) -> None:
         """Forget a point and its observations: what the track shows from now on is another."""
         self._points.pop(track, None)
+        self._placed_by.pop(track, None)
         self._strikes.pop(track, None)
         for view in self._views:
             view.rows.pop(track, None)
