@@ -34,6 +34,7 @@ from aliked_ros.odometry.geometry import (
     reprojection_errors,
     triangulate,
 )
+from aliked_ros.odometry.local_map import LocalMap
 
 PIXEL = 0.002
 COUNT = 300
@@ -287,3 +288,57 @@ def test_a_ground_truth_of_another_form_is_named(tmp_path, text):
     (tmp_path / "truth.txt").write_text(text)
     with pytest.raises(SourceError, match=r"truth\.txt"):
         compare([0.0, 1.0], 2 * [Transform.identity()], tmp_path / "truth.txt", metric=True)
+
+
+def view_of(room: Room, index: int, tracks: list[int], camera: Transform | None = None) -> View:
+    """What keyframe ``index`` sees of tracks; its pose is wrong where ``camera`` says so."""
+    seen = room.observation(index)
+    rows = {track: track - 1 for track in tracks}
+    return View(camera or room.camera(index), seen.rays.astype(float), seen.depth.astype(float), rows)
+
+
+def shifted(camera: Transform, by: float) -> Transform:
+    return Transform(camera.rotation, camera.translation + [by, 0.0, 0.0])
+
+
+def test_points_that_were_not_adjusted_go_along_with_their_view(room):
+    """The third keyframe is located 10 cm beside its place and alone sees the last 100 tracks."""
+    local_map = LocalMap(Noise(), metric=True)
+    for index in (0, 6):
+        local_map.add(view_of(room, index, list(range(1, 201))))
+    wrong = shifted(room.camera(12), 0.1)
+    local_map.add(view_of(room, 12, list(range(1, 301)), wrong))
+    assert np.linalg.norm(wrong.translation - local_map.views[-1].camera.translation) > 0.08
+    _, points = local_map.find(view_of(room, 12, list(range(201, 301))))
+    assert len(points) == 100
+    errors = np.linalg.norm(points - room.points[200:], axis=1)
+    assert np.median(errors) < 0.05
+
+
+def test_triangulated_points_that_were_not_adjusted_go_along_with_their_view(room, monkeypatch):
+    monkeypatch.setattr("aliked_ros.odometry.local_map._ADJUSTED_POINTS", 150)
+    monkeypatch.setattr("aliked_ros.odometry.local_map._WINDOW", 3)
+    old, new = list(range(1, 201)), list(range(201, 301))
+    local_map = LocalMap(Noise(), metric=False)
+    for index in (0, 6, 12, 18):
+        local_map.add(view_of(room, index, old))
+    local_map.add(view_of(room, 24, old + new))
+    wrong = shifted(room.camera(30), 0.004)  # within what a triangulation tolerates
+    last = view_of(room, 30, old + new, wrong)
+    local_map.add(last)
+    tracks, points = local_map.find(view_of(room, 30, new))
+    assert len(tracks) > 50
+    rays = last.rays_of(tracks)
+    assert np.median(reprojection_errors(last.camera, points, rays)) < 0.4 * PIXEL
+
+
+def test_at_the_limit_the_points_that_are_out_of_sight_go(room, monkeypatch):
+    monkeypatch.setattr("aliked_ros.odometry.local_map._MAX_POINTS", 350)
+    odometry = Odometry()
+    estimates = []
+    for index in range(40):  # the first 120 tracks all the time, others for a few images
+        seen = room.observation(index)
+        ids = seen.ids + np.uint64(1000 * (index // 4))
+        ids[:120] = seen.ids[:120]
+        estimates.append(odometry.process(replace(seen, ids=ids)))
+    assert all(estimate is not None and estimate.points >= 115 for estimate in estimates)
