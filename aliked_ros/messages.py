@@ -19,6 +19,7 @@ Needs neither ROS nor ``aliked_msgs``.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,16 @@ def matches_from_message(message: Any) -> Matches:
 def nanoseconds(stamp: Any) -> int:
     """A builtin_interfaces/Time in whole nanoseconds."""
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def whole_nanoseconds(time: float) -> int:
+    """Seconds in whole nanoseconds, without the error of ``time * 1e9`` for today's dates.
+
+    So ``seconds`` of a message gives the same number again, and the same stamp is the same integer
+    before and after its way through one.
+    """
+    whole = math.floor(time)
+    return whole * 1_000_000_000 + round((time - whole) * 1e9)
 
 
 def seconds(stamp: Any) -> float:

@@ -18,22 +18,31 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
+from euroc_data import BASELINE, START, write_euroc
 from scipy.spatial.transform import Rotation
 
 pytest.importorskip("evo", reason="make setup GROUP=test")
+
+from evo.core.trajectory import PoseTrajectory3D
 
 from aliked_ros.errors import OutputError, SourceError
 from aliked_ros.evaluation.ledger import FILE, Ledger, Unit
 from aliked_ros.evaluation.outcome import Metric, Outcome
 from aliked_ros.evaluation.poses import has_truth, true_poses
 from aliked_ros.evaluation.statistics import area_under_recall, difference_of, mean_of
+from aliked_ros.evaluation.trajectories import align, compare_common, key_of, trajectory
+from aliked_ros.messages import seconds, whole_nanoseconds
+from aliked_ros.odometry.geometry import Transform
 
 
 def test_an_interval_holds_the_true_mean_as_often_as_it_says():
@@ -229,3 +238,98 @@ def test_a_sequence_without_ground_truth_says_what_would_be_one(tmp_path):
     (tmp_path / "groundtruth.txt").write_text("1 2 3\n")
     with pytest.raises(SourceError, match=r"has 3 numbers a line.*qx qy qz qw"):
         true_poses(str(tmp_path), [0.0])
+
+
+def same(found: Transform | None, truth: Transform) -> None:
+    assert found is not None
+    np.testing.assert_allclose(found.rotation, truth.rotation, atol=1e-6)
+    np.testing.assert_allclose(found.translation, truth.translation, atol=1e-6)
+
+
+def turned(*angles: float) -> np.ndarray:
+    return Rotation.from_euler("xyz", angles).as_matrix()
+
+
+@pytest.mark.parametrize("given", ["", "mav0", "mav0/cam0"])
+def test_poses_of_euroc_are_those_of_cam0(shared, tmp_path, given):
+    """Published are the body's; stereo pairs are rectified, which turns the camera."""
+    write_euroc(shared / "data/kitti_00_first40", tmp_path)
+    body = [Transform(turned(0.1 * i, 0.2, -0.1 * i), np.array([i, 2.0 * i, -1.0])) for i in (0, 1)]
+    folder = tmp_path / "mav0" / "state_groundtruth_estimate0"
+    folder.mkdir()
+    lines = ["#timestamp, p_RS_R_x [m], p_RS_R_y [m], ..., b_a_RS_S_z [m s^-2]"]
+    stamps = [START, START + 50_000_000]
+    for stamp, pose in zip(stamps, body, strict=True):
+        x, y, z, w = Rotation.from_matrix(pose.rotation).as_quat()
+        numbers = [*pose.translation, w, x, y, z, *np.zeros(9)]
+        lines.append(",".join([str(stamp), *map(str, numbers)]))
+    (folder / "data.csv").write_text("\ufeff" + "\n".join(lines) + "\n")
+    mounts = []
+    for camera in ("cam0", "cam1"):
+        text = (tmp_path / "mav0" / camera / "sensor.yaml").read_text().removeprefix("%YAML:1.0")
+        matrix = np.reshape(yaml.safe_load(text)["T_BS"]["data"], (4, 4))
+        mounts.append(Transform(matrix[:3, :3], matrix[:3, 3]))
+    seconds = [stamp / 1e9 for stamp in stamps]
+    raw = true_poses(str(tmp_path / given), seconds)
+    for found, pose in zip(raw, body, strict=True):
+        same(found, pose @ mounts[0])
+    rectified = true_poses(str(tmp_path / given), seconds, rectified=True)
+    for found, pose in zip(rectified, body, strict=True):
+        right = (pose @ mounts[1]).translation
+        place = found.inverse()(right[None])[0]
+        np.testing.assert_allclose(place, [BASELINE, 0.0, 0.0], atol=1e-6)
+
+
+def test_poses_of_kitti_are_read_where_they_are_published(shared, tmp_path):
+    given = shared / "data/kitti_00_first40"
+    sequence = tmp_path / "sequences" / "07"
+    sequence.mkdir(parents=True)
+    (tmp_path / "poses").mkdir()
+    shutil.copyfile(given / "poses.txt", tmp_path / "poses" / "07.txt")
+    for name in ("times.txt", "calib.txt"):
+        shutil.copyfile(given / name, sequence / name)
+    times = np.loadtxt(given / "times.txt")[:40]
+    grey = true_poses(str(given), times)
+    (sequence / "image_0").symlink_to(given / "image_0")
+    for found, pose in zip(true_poses(str(sequence), times), grey, strict=True):
+        same(found, pose)
+    (sequence / "image_0").unlink()  # the colour camera is 6 cm beside the grey one
+    (sequence / "image_2").symlink_to(given / "image_0")
+    (sequence / "calib.txt").write_text("P2: 718 0 607 45 0 718 185 -0.1 0 0 1 0.005\n")
+    for found, pose in zip(true_poses(str(sequence), times), grey, strict=True):
+        place = pose.inverse()(found.translation[None])[0]
+        np.testing.assert_allclose(place, [-(45 - 607 * 0.005) / 718, 0.0014, -0.005], atol=1e-4)
+
+
+def test_a_stamp_is_the_same_before_and_after_a_message(shared):
+    times = np.loadtxt(shared / "data/kitti_00_first40/times.txt")
+    rng = np.random.default_rng(0)
+    for stamp in [*times, 2.5935e-1 + 5e-7, -0.25, *rng.uniform(1.3e9, 1.8e9, 2000)]:
+        whole = whole_nanoseconds(stamp)
+        sec, nanosec = divmod(whole, 1_000_000_000)
+        after = seconds(SimpleNamespace(sec=sec, nanosec=nanosec))
+        assert key_of(after) == key_of(stamp)
+        assert key_of(float(key_of(abs(stamp)))) == key_of(abs(stamp))  # through a file's name
+
+
+def test_methods_are_compared_on_the_images_that_all_of_them_have():
+    """A drift that grows: who stops half-way is not ahead, and one with ten poses takes no part."""
+    stamps = [i / 30 for i in range(100)]
+    path = [np.array([np.sin(i / 9), np.cos(i / 7), i / 50]) for i in range(100)]
+    truth = trajectory(stamps, [Transform(np.eye(3), place) for place in path])
+
+    def method(images: range, scale: float = 1.0) -> PoseTrajectory3D:
+        drift = [np.array([scale * (i / 100) ** 2, 0.0, 0.0]) for i in range(100)]
+        cameras = [Transform(np.eye(3), path[i] + drift[i]) for i in images]
+        return trajectory([stamps[i] for i in images], cameras)
+
+    found = {
+        "whole": method(range(100)),
+        "half": method(range(60), 1.2),
+        "little": method(range(10)),
+    }
+    aligned, common = compare_common(truth, found, dict.fromkeys(found, True))
+    assert common == 60
+    assert set(aligned) == {"whole", "half"}
+    assert aligned["half"].ate == pytest.approx(1.2 * aligned["whole"].ate, rel=0.05)
+    assert align(truth, found["whole"], True).ate > align(truth, found["half"], True).ate

@@ -294,11 +294,12 @@ def view_of(room: Room, index: int, tracks: list[int], camera: Transform | None 
     """What keyframe ``index`` sees of tracks; its pose is wrong where ``camera`` says so."""
     seen = room.observation(index)
     rows = {track: track - 1 for track in tracks}
-    return View(camera or room.camera(index), seen.rays.astype(float), seen.depth.astype(float), rows)
+    camera = camera or room.camera(index)
+    return View(camera, seen.rays.astype(float), seen.depth.astype(float), rows)
 
 
 def shifted(camera: Transform, by: float) -> Transform:
-    return Transform(camera.rotation, camera.translation + [by, 0.0, 0.0])
+    return Transform(camera.rotation, camera.translation + np.array([by, 0.0, 0.0]))
 
 
 def test_points_that_were_not_adjusted_go_along_with_their_view(room):

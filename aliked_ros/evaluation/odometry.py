@@ -37,6 +37,7 @@ from aliked_ros.evaluation.poses import read_truth, true_poses
 from aliked_ros.evaluation.trajectories import (
     Aligned,
     align,
+    compare_common,
     draw,
     file_of,
     key_of,
@@ -57,8 +58,8 @@ TRUTH = "groundtruth.txt"
 _BLOCKS = 10  # images that are drawn together by the bootstrap: neighbours err alike
 METRICS = (
     Metric("posed", "images with a pose", percent=True, digits=0),
-    Metric("error_cm", "ATE (rmse), cm", "lower", 2, statistic="rms"),
-    Metric("step_cm", "RPE (rmse), cm an image", "lower", 2, statistic="rms"),
+    Metric("error_cm", "ATE (rmse) on common images, cm", "lower", 2, statistic="rms"),
+    Metric("step_cm", "RPE (rmse) on common images, cm an image", "lower", 2, statistic="rms"),
 )
 
 Carry = Callable[[FrameResult], Observation]
@@ -196,7 +197,8 @@ def evaluate_odometry(
     mode = mode or offered_mode(sequence)
     source = open_calibrated(sequence, mode, limit)
     stamps = [image.stamp for image in source]
-    poses = dict(zip(stamps, true_poses(sequence, stamps), strict=True))
+    truths = true_poses(sequence, stamps, rectified=mode == "stereo")
+    poses = dict(zip(stamps, truths, strict=True))
     known = {stamp: pose for stamp, pose in list(poses.items())[first:] if pose is not None}
     if len(known) < _BLOCKS:
         raise SourceError(
@@ -205,7 +207,7 @@ def evaluate_odometry(
         )
     question = question_of(
         "odometry", sequence, names, config,
-        mode=mode, images=len(stamps), first=first, carried=carry.__name__,
+        mode=mode, images=len(stamps), first=first, carried=carry.__name__, stamps="nanoseconds",
     )  # fmt: skip
     truth = trajectory(list(known), list(known.values()))
     with Ledger(output, question, restart) as ledger, open_methods(names, config, say) as methods:
@@ -223,7 +225,8 @@ def evaluate_odometry(
             "descriptions": {method.name: method.description for method in methods},
             "machine": machine(),
         }
-    remarks = [*_remarks(rows), _ALIGNMENT[mode == "mono"]]
+    common = _add_errors(rows, truth, output)
+    remarks = [*_remarks(rows, common), _ALIGNMENT[mode == "mono"]]
     outcome = Outcome(facts, rows, METRICS, list(names), blocks=_BLOCKS, remarks=remarks)
     outcome.write(output)
     return outcome
@@ -237,10 +240,8 @@ def plot_odometry(outcome: Outcome, folder: Path) -> None:
 
 
 _ALIGNMENT = {
-    False: "Trajectories are in metres and aligned rigidly; images without a pose count in the "
-    "first column only.",
-    True: "One camera has no scale: trajectories are aligned by similarity; images without a pose "
-    "count in the first column only.",
+    False: "Trajectories are in metres and aligned rigidly.",
+    True: "One camera has no scale: trajectories are aligned by similarity.",
 }
 
 
@@ -288,9 +289,8 @@ def _rows(
         {"method": method.name, "unit": key_of(stamp), "posed": float(key_of(stamp) in posed)}
         for stamp in truth.timestamps
     ]
-    if found is not None:
-        _add_errors(rows, found)
     rows[0] |= {
+        "own_ate_cm": None if found is None else 100.0 * found.ate,
         "scale": None if found is None else found.scale,
         "metric": _metric(estimates),
         "maps": len({estimate.map_index for estimate in estimates}),
@@ -300,16 +300,29 @@ def _rows(
     return rows
 
 
-def _add_errors(rows: list[Row], found: Aligned) -> None:
-    """Errors of the single images, and of steps from one to the next where both have a pose."""
-    errors = dict(zip(map(key_of, found.stamps), found.errors.tolist(), strict=True))
-    steps = dict(zip(map(key_of, found.stamps[1:]), found.steps.tolist(), strict=True))
-    for number, row in enumerate(rows):
-        key = row["unit"]
-        if key in errors:
-            row["error_cm"] = 100.0 * errors[key]
-        if number and key in steps and rows[number - 1]["unit"] in errors:
-            row["step_cm"] = 100.0 * steps[key]
+def _add_errors(rows: list[Row], truth: PoseTrajectory3D, folder: Path) -> int:
+    """Errors on the images that all methods have a pose for, and of steps between two of them.
+
+    From the files that the methods wrote, in this run or an earlier one. Returns how many images.
+    """
+    runs = {row["method"]: row for row in rows if "failed" in row}
+    found = {
+        name: read_tum(folder / file_of("odometry", name))
+        for name, run in runs.items()
+        if not run["failed"]
+    }
+    aligned, common = compare_common(truth, found, {n: runs[n]["metric"] for n in found})
+    for name, one in aligned.items():
+        keys = list(map(key_of, one.stamps))
+        errors = dict(zip(keys, (100.0 * one.errors).tolist(), strict=True))
+        steps = dict(zip(keys[1:], (100.0 * one.steps).tolist(), strict=True))
+        before = ""
+        for row in (row for row in rows if row["method"] == name):
+            key = row["unit"]
+            row["error_cm"] = errors.get(key)
+            row["step_cm"] = steps.get(key) if before in errors else None
+            before = key
+    return common
 
 
 def _reported(
@@ -330,13 +343,24 @@ def _aligned(outcome: Outcome, truth: PoseTrajectory3D, folder: Path) -> dict[st
     }
 
 
-def _remarks(rows: list[Row]) -> list[str]:
-    remarks = [f"{row['method']} failed: {row['failed']}" for row in rows if row.get("failed")]
-    return remarks + [
-        f"{row['method']} lost its way: {row['maps']} maps."
-        for row in rows
-        if row.get("maps", 0) > 1
+def _remarks(rows: list[Row], common: int) -> list[str]:
+    runs = [row for row in rows if "failed" in row]
+    compared = {row["method"] for row in rows if row.get("error_cm") is not None}
+    remarks = [f"{run['method']} failed: {run['failed']}" for run in runs if run["failed"]]
+    remarks += [
+        f"{run['method']} lost its way: {run['maps']} maps." for run in runs if run["maps"] > 1
     ]
+    remarks += [
+        f"{run['method']} has a pose for less than half of the images and is not compared: ATE "
+        f"{run['own_ate_cm']:.2f} cm on its own images."
+        for run in runs
+        if not run["failed"] and run["method"] not in compared
+    ]
+    if compared:
+        remarks.append(
+            f"ATE and RPE are over the {common} images that all compared methods have a pose for."
+        )
+    return remarks
 
 
 def _poses(estimates: Sequence[Estimate]) -> PoseTrajectory3D:

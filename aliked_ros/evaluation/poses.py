@@ -26,24 +26,36 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from aliked_ros.errors import SourceError
 from aliked_ros.odometry.geometry import Transform
+from aliked_ros.sources.datasets import euroc_root, euroc_sensor
+from aliked_ros.sources.rectification import rectify
 
 LAYOUTS = (
     "groundtruth_tum.txt or groundtruth.txt (TUM: lines 'stamp x y z qx qy qz qw', seconds and "
-    "metres), or poses.txt with times.txt (KITTI: 3×4 matrices, one line an image)"
+    "metres), poses.txt or ../../poses/NN.txt with times.txt (KITTI: 3×4 matrices, one line an "
+    "image), or state_groundtruth_estimate0/data.csv beside cam0/ (EuRoC)"
 )
+_EUROC = "state_groundtruth_estimate0"
 _LARGEST_HOLE = 0.1  # seconds between two true poses, across which is not interpolated
 _EXACT = 1e-4  # seconds: a true pose that is so near is the image's own
 
 
-def true_poses(source: str, stamps: Sequence[float]) -> list[Transform | None]:
+def true_poses(
+    source: str, stamps: Sequence[float], rectified: bool = False
+) -> list[Transform | None]:
     """The camera's pose in the world (world_from_camera, metres) at each stamp (seconds).
 
+    rectified: of the left camera as the source's stereo pairs have it, not as its raw images do.
     Between two poses it is interpolated. None where there is no true pose: in a hole of the motion
     capture, before its beginning, after its end.
     Raises SourceError when the sequence publishes none in one of LAYOUTS.
     """
-    pose_at = interpolated(read_truth(truth_file(source)))
-    return [pose_at(stamp) for stamp in stamps]
+    path = truth_file(source)
+    pose_at = interpolated(read_truth(path))
+    turn = Transform.identity()
+    if rectified and path.parent.name == _EUROC:
+        turn = _raw_from_rectified(path.parents[1])
+    poses = (pose_at(stamp) for stamp in stamps)
+    return [None if pose is None else pose @ turn for pose in poses]
 
 
 def interpolated(truth: PoseTrajectory3D) -> Callable[[float], Transform | None]:
@@ -67,26 +79,26 @@ def truth_file(source: str) -> Path:
     """The file with a sequence's true poses; SourceError where there is none."""
     folder = Path(source).expanduser()
     folder = folder.parent if folder.is_file() else folder
-    for name in ("groundtruth_tum.txt", "groundtruth.txt", "poses.txt"):
-        if (folder / name).is_file():
-            return folder / name
+    whole = folder.resolve()  # KITTI's sequences/NN, which may be named by a relative path
+    root = euroc_root(folder)
+    for path in (
+        *(folder / name for name in ("groundtruth_tum.txt", "groundtruth.txt", "poses.txt")),
+        *([] if root is None else [root / _EUROC / "data.csv"]),
+        whole.parent.parent / "poses" / f"{whole.name}.txt",
+    ):
+        if path.is_file():
+            return path
     raise SourceError(f"{source} has no ground truth that is known; put there {LAYOUTS}.")
 
 
 def read_truth(path: Path) -> PoseTrajectory3D:
     """Poses of one of the LAYOUTS by rising time, holes (nan) left out; SourceError otherwise."""
-    kitti = path.name == "poses.txt"
-    rows = _numbers(path)
-    columns = 12 if kitti else 8
-    if rows.shape[1] != columns:
-        raise SourceError(f"{path} has {rows.shape[1]} numbers a line; expected {LAYOUTS}.")
-    if kitti:
-        times = _numbers(path.parent / "times.txt").ravel()
-        if len(times) < len(rows):
-            raise SourceError(f"{path} has {len(rows)} poses, but times.txt {len(times)} times.")
-        matrices = rows.reshape(-1, 3, 4)
-        turns = Rotation.from_matrix(matrices[:, :, :3]).as_quat()
-        rows = np.hstack([times[: len(rows), None], matrices[:, :, 3], turns])
+    if path.parent.name == _EUROC:
+        rows = _euroc(path)
+    elif path.name == "poses.txt" or path.parent.name == "poses":
+        rows = _kitti(path)
+    else:
+        rows = _table(path, 8)
     rows = rows[np.isfinite(rows).all(1)]
     rows = rows[np.unique(rows[:, 0], return_index=True)[1]]
     if not len(rows):
@@ -98,13 +110,70 @@ def read_truth(path: Path) -> PoseTrajectory3D:
     )
 
 
-def _numbers(path: Path) -> NDArray[np.float64]:
+def _kitti(path: Path) -> NDArray[np.float64]:
+    """Poses as TUM's rows: of the left grey camera, or of the colour one where that is read."""
+    rows = _table(path, 12)
+    sequence = path.parent
+    if path.name != "poses.txt":  # as published: poses/NN.txt, sequences/NN/times.txt
+        sequence = path.parents[1] / "sequences" / path.stem
+    times = _table(sequence / "times.txt", 1).ravel()
+    if len(times) < len(rows):
+        raise SourceError(f"{path} has {len(rows)} poses, but times.txt {len(times)} times.")
+    matrices = rows.reshape(-1, 3, 4)
+    turns, places = matrices[:, :, :3], matrices[:, :, 3]
+    places = places + turns @ _kitti_camera(sequence)
+    stamps = times[: len(rows), None]
+    return np.hstack([stamps, places, Rotation.from_matrix(turns).as_quat()])
+
+
+def _kitti_camera(sequence: Path) -> NDArray[np.float64]:
+    """Where the camera that is read is in the frame of the published poses, the left grey one's."""
+    grey, table = sequence / "image_0", sequence / "calib.txt"
+    if grey.is_dir() or not (sequence / "image_2").is_dir() or not table.is_file():
+        return np.zeros(3)
+    for row in table.read_text(encoding="utf-8-sig", errors="replace").splitlines():
+        if row.startswith("P2:") and len(row.split()) == 13:
+            projection = np.array(row.split()[1:], np.float64).reshape(3, 4)
+            return np.asarray(-np.linalg.solve(projection[:, :3], projection[:, 3]), np.float64)
+    return np.zeros(3)
+
+
+def _euroc(path: Path) -> NDArray[np.float64]:
+    """Poses as TUM's rows: of cam0, which its sensor.yaml places on the body."""
+    table = _table(path, 8, ",")
+    sensor = euroc_sensor(path.parents[1] / "cam0" / "sensor.yaml")
+    if sensor is None:
+        raise SourceError(f"{path} is of the body; without cam0/sensor.yaml the camera is unknown.")
+    body = Rotation.from_quat(table[:, [5, 6, 7, 4]])
+    _, body_from_camera = sensor
+    places = table[:, 1:4] + body.apply(body_from_camera[:3, 3])
+    turns = body * Rotation.from_matrix(body_from_camera[:3, :3])
+    return np.hstack([table[:, :1] * 1e-9, places, turns.as_quat()])
+
+
+def _raw_from_rectified(root: Path) -> Transform:
+    """The turn by which the source rectifies the left images of a EuRoC data set, undone."""
+    left, right = (euroc_sensor(root / camera / "sensor.yaml") for camera in ("cam0", "cam1"))
+    if left is None or right is None:
+        raise SourceError(f"{root} has no sensor.yaml of both cameras to rectify their images by.")
+    turn = rectify(left[0], right[0], np.linalg.inv(right[1]) @ left[1]).rotation
+    return Transform(turn.T, np.zeros(3))
+
+
+def _table(path: Path, columns: int, delimiter: str | None = None) -> NDArray[np.float64]:
+    """The first ``columns`` numbers of each line; there may be more where ``delimiter`` is given.
+
+    Lines that are empty or begin with # are left out.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
         wanted = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
-        return np.loadtxt(wanted, ndmin=2) if wanted else np.zeros((0, 0))
+        rows = np.loadtxt(wanted, ndmin=2, delimiter=delimiter) if wanted else np.zeros((0, 0))
     except (OSError, ValueError) as error:
         raise SourceError(f"cannot read the ground truth {path}: {error}.") from error
+    if wanted and (rows.shape[1] != columns if delimiter is None else rows.shape[1] < columns):
+        raise SourceError(f"{path} has {rows.shape[1]} numbers a line; expected {LAYOUTS}.")
+    return rows[:, :columns].reshape(-1, columns)
 
 
 def _pose_at(

@@ -38,8 +38,8 @@ from aliked_ros.evaluation.odometry import calibrate, open_calibrated
 from aliked_ros.evaluation.outcome import Metric, Outcome, Report
 from aliked_ros.evaluation.poses import has_truth, true_poses
 from aliked_ros.evaluation.trajectories import (
-    Aligned,
     align,
+    compare_common,
     draw,
     file_of,
     key_of,
@@ -50,6 +50,7 @@ from aliked_ros.evaluation.trajectories import (
 from aliked_ros.exporting.colmap import DATABASE, DatabaseWriter, verify_pairs
 from aliked_ros.exporting.mapping import reconstruct
 from aliked_ros.exporting.recording import RecordedFrame, RecordedMatches
+from aliked_ros.messages import whole_nanoseconds
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.sources import Source, open_source
 from aliked_ros.types import Matches
@@ -130,8 +131,9 @@ def evaluate_reconstruction(
             f"{len(stamps)}; at least {_LEAST} are needed. Take more."
         )
     question = question_of(
-        KIND, sequence, names, config, images=len(stamps), every=every, gaps=list(gaps)
-    )
+        KIND, sequence, names, config,
+        images=len(stamps), every=every, gaps=list(gaps), stamps="nanoseconds",
+    )  # fmt: skip
     task = _Task(
         sequence, limit, chosen, stamps, gaps, _truth(sequence, [stamps[i] for i in chosen]), output
     )
@@ -140,6 +142,7 @@ def evaluate_reconstruction(
             write_tum(output / TRUTH, task.truth)
         units = [Unit(one.name, partial(_rows, one, task, report)) for one in methods]
         rows = ledger.measure(units, lambda _share: None)
+        common = _add_errors(rows, task)
         facts = question | {
             "mapped": len(chosen),
             "pairs": len(task.pairs()),
@@ -148,7 +151,12 @@ def evaluate_reconstruction(
             "machine": machine(),
         }
     outcome = Outcome(
-        facts, rows, METRICS, list(names), blocks=_BLOCKS, remarks=_remarks(facts, rows, task)
+        facts,
+        rows,
+        METRICS,
+        list(names),
+        blocks=_BLOCKS,
+        remarks=_remarks(facts, rows, task, common),
     )
     outcome.write(output)
     return outcome
@@ -199,7 +207,7 @@ def _rows(method: Method, task: _Task, report: Report) -> list[Row]:
         }
         write_tum(task.output / file_of(KIND, method.name), found)
         if task.truth is not None:
-            _add_errors(rows, align(task.truth, found, metric=False))
+            align(task.truth, found, metric=False)  # or it failed
     except OutputError:
         raise
     except FAILURES as error:
@@ -251,7 +259,7 @@ def _frames(
     for number, image in enumerate(source):
         result = frontend.process(image)
         if number in chosen:
-            stamp = round(image.stamp * 1e9) if image.nanoseconds is None else image.nanoseconds
+            stamp = whole_nanoseconds(image.stamp)
             frames[number] = RecordedFrame(
                 stamp, number, result.features, result.tracks, result.normalized
             )
@@ -285,14 +293,22 @@ def _cameras(model: pycolmap.Reconstruction) -> PoseTrajectory3D:
     return trajectory(stamps, cameras)
 
 
-def _add_errors(rows: list[Row], found: Aligned) -> None:
-    """Errors of the camera centres, for each image."""
-    errors = dict(zip(map(key_of, found.stamps), (100.0 * found.errors).tolist(), strict=True))
-    for row in rows:
-        row["centre_cm"] = errors.get(row["unit"])
+def _add_errors(rows: list[Row], task: _Task) -> int:
+    """Errors of the camera centres of the images that all methods register; returns how many."""
+    if task.truth is None:
+        return 0
+    names = [row["method"] for row in rows if row.get("failed") == ""]
+    found = {name: read_tum(task.output / file_of(KIND, name)) for name in names}
+    aligned, common = compare_common(task.truth, found, dict.fromkeys(names, False))
+    for name, one in aligned.items():
+        errors = dict(zip(map(key_of, one.stamps), (100.0 * one.errors).tolist(), strict=True))
+        for row in rows:
+            if row["method"] == name:
+                row["centre_cm"] = errors.get(row["unit"])
+    return common
 
 
-def _remarks(facts: Row, rows: list[Row], task: _Task) -> list[str]:
+def _remarks(facts: Row, rows: list[Row], task: _Task, common: int) -> list[str]:
     remarks = [f"{row['method']} failed: {row['failed']}" for row in rows if row.get("failed")]
     gaps = ", ".join(map(str, task.gaps))
     remarks.append(
@@ -302,6 +318,7 @@ def _remarks(facts: Row, rows: list[Row], task: _Task) -> list[str]:
     remarks.append(
         "There is no ground truth: no centre error."
         if task.truth is None
-        else "Camera centres are aligned with the true ones by similarity."
+        else f"Camera centres are aligned with the true ones by similarity, over the {common} "
+        "images that all methods register which register half of them."
     )
     return remarks

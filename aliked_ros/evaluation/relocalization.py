@@ -142,7 +142,7 @@ def evaluate_relocalization(
         )
     source = open_calibrated(sequence, mode, limit)
     seen = [Glance.of(image) for image in source]
-    poses = enumerate(true_poses(sequence, [one.stamp for one in seen]))
+    poses = enumerate(true_poses(sequence, [one.stamp for one in seen], rectified=mode == "stereo"))
     known = {number: pose for number, pose in poses if pose is not None}
     halves = split(seen, known)
     too_many = [count for count in keyframes if count > len(halves.references)]
@@ -153,7 +153,7 @@ def evaluate_relocalization(
         )
     question = question_of(
         "relocalization", sequence, names, config,
-        mode=mode, images=len(seen), keyframes=list(keyframes), every=every,
+        mode=mode, images=len(seen), keyframes=list(keyframes), every=every, stamps="nanoseconds",
     )  # fmt: skip
     camera = CameraModel.from_calibration(source.calibration or {})
     baseline = (source.calibration or {}).get("stereo_baseline_m")

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from evo.tools import file_interface
 from numpy.typing import NDArray
 
 from aliked_ros.errors import SourceError
+from aliked_ros.messages import whole_nanoseconds
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.results import output_path
 
@@ -36,6 +38,7 @@ Float64Array = NDArray[np.float64]
 
 _LARGEST_GAP = 0.005  # seconds between a pose and its ground truth
 _LEAST_POSES = 3  # of which an alignment can be told
+_LEAST_SHARE = 0.5  # of the images: who poses fewer is not compared with the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,32 @@ def align(truth: PoseTrajectory3D, estimate: PoseTrajectory3D, metric: bool) -> 
     )
 
 
+def compare_common(
+    truth: PoseTrajectory3D, found: Mapping[str, PoseTrajectory3D], metric: Mapping[str, bool]
+) -> tuple[dict[str, Aligned], int]:
+    """Methods on the same images, or who poses half of them, the easy ones, would seem ahead.
+
+    found: trajectories, by method. metric: see ``align``. Returns those that can be compared, and
+    the number of their common images. A method with a pose for less than half of the images of
+    ``truth`` is left out, or it would leave too little for the others.
+    """
+    wanted = set(map(key_of, truth.timestamps))
+    posed = {name: wanted & set(map(key_of, poses.timestamps)) for name, poses in found.items()}
+    posed = {name: keys for name, keys in posed.items() if len(keys) >= _LEAST_SHARE * len(wanted)}
+    common = set.intersection(*posed.values()) if posed else set()
+    if len(common) < _LEAST_POSES:
+        return {}, len(common)
+    aligned = {}
+    for name in posed:
+        poses = copy.deepcopy(found[name])
+        poses.reduce_to_ids([i for i, t in enumerate(poses.timestamps) if key_of(t) in common])
+        try:
+            aligned[name] = align(truth, poses, metric[name])
+        except SourceError:  # it does not move in them
+            continue
+    return aligned, len(common)
+
+
 def write_tum(target: Path, poses: PoseTrajectory3D) -> None:
     """Write 'stamp x y z qx qy qz qw' lines, as evo's commands read them."""
     with output_path(target) as path:
@@ -139,8 +168,13 @@ def draw(target: Path, truth: PoseTrajectory3D, found: Mapping[str, Aligned], ti
 
 
 def key_of(stamp: float) -> str:
-    """A stamp (seconds) as the name of its image in rows."""
-    return f"{stamp:.6f}"
+    """A stamp (seconds) as the name of its image in rows.
+
+    Of whole nanoseconds, which are the same before and after a message or a file; microseconds
+    would be rounded either way.
+    """
+    seconds, rest = divmod(whole_nanoseconds(stamp), 1_000_000_000)
+    return f"{seconds}.{rest:09d}"
 
 
 def file_of(kind: str, method: str, suffix: str = ".txt") -> str:

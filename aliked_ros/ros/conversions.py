@@ -42,7 +42,7 @@ from aliked_ros.image_messages import ENCODINGS as ENCODINGS
 from aliked_ros.image_messages import depth_from_message as depth_from_message
 from aliked_ros.image_messages import image_from_message as image_from_message
 from aliked_ros.image_messages import mask_from_message as mask_from_message
-from aliked_ros.messages import DESCRIPTOR_TYPES
+from aliked_ros.messages import DESCRIPTOR_TYPES, whole_nanoseconds
 from aliked_ros.messages import seconds as seconds
 from aliked_ros.types import (
     Candidate,
@@ -211,5 +211,5 @@ def _fill(target: array[int] | array[float], values: NDArray[np.generic]) -> Non
 
 def stamp_from_seconds(time: float) -> Time:
     """A ROS time of seconds since the epoch."""
-    nanoseconds = round(time * 1e9)
+    nanoseconds = whole_nanoseconds(time)
     return Time(sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000)

@@ -171,13 +171,13 @@ def euroc(root: Path, limit: int | None, partner: Partner) -> ImageFiles:
         raise no_partner(str(root), partner, "it is a EuRoC data set")
     stamps, paths = _euroc_table(root / "cam0" / "data.csv")
     own = root / "cam0" / "sensor.yaml"
-    sensor = _unless_needed(lambda: _euroc_sensor(own), partner == "right")
+    sensor = _unless_needed(lambda: euroc_sensor(own), partner == "right")
     calibration = calibration_file(root) or (sensor and calibration_of_camera(sensor[0]))
     complete = finish = None
     if partner == "right":
         if not (root / "cam1" / "data.csv").is_file():
             raise no_partner(str(root), partner, "there is no cam1/data.csv")
-        right_sensor = _euroc_sensor(root / "cam1" / "sensor.yaml")
+        right_sensor = euroc_sensor(root / "cam1" / "sensor.yaml")
         if sensor is None or right_sensor is None:
             raise no_partner(
                 str(root),
@@ -311,7 +311,7 @@ def _euroc_table(table: Path) -> tuple[list[int], list[Path]]:
     return [stamp for stamp, _ in rows], [path for _, path in rows]
 
 
-def _euroc_sensor(path: Path) -> tuple[CameraModel, NDArray[np.float64]] | None:
+def euroc_sensor(path: Path) -> tuple[CameraModel, NDArray[np.float64]] | None:
     """Camera and body_from_camera (4×4) of a sensor.yaml, None = there is none."""
     if not path.is_file():
         logger.warning("%s is missing: the camera is not calibrated.", path)

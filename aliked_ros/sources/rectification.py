@@ -47,6 +47,7 @@ class Rectification:
     """Rectifies both images of a pair.
 
     calibration: of the rectified left images, as a calib.json, with the baseline.
+    rotation: 3×3, from the raw to the rectified left optical frame.
     """
 
     def __init__(self, left: View, right: View) -> None:
@@ -57,6 +58,7 @@ class Rectification:
                 f"P of the right camera has fx {focal:g} and fx · Tx {shift:g}: it does not lie to "
                 "the right of the left one. Swap the cameras, or correct the calibration."
             )
+        self.rotation = left.rotation
         matrix = left.projection
         self.calibration = calibration_of(left.camera.width, left.camera.height, matrix) | {
             "stereo_baseline_m": -shift / focal,
