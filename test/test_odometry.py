@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -343,3 +344,89 @@ def test_at_the_limit_the_points_that_are_out_of_sight_go(room, monkeypatch):
         ids[:120] = seen.ids[:120]
         estimates.append(odometry.process(replace(seen, ids=ids)))
     assert all(estimate is not None and estimate.points >= 115 for estimate in estimates)
+
+
+class Plane(Room):
+    """Points on one plane, as of a chessboard filmed close."""
+
+    def __init__(self, seed: int, tilt: float) -> None:
+        super().__init__(seed)
+        flat = self.rng.uniform([-1.0, -0.8, 0.0], [1.0, 0.8, 0.0], (COUNT, 3))
+        self.points = flat @ cv2.Rodrigues(np.array([tilt, -tilt, 0.1]))[0].T + [0.0, 0.0, 2.0]
+
+    def camera(self, index: int) -> Transform:
+        phase = index / 20.0
+        sway = [np.sin(phase), 0.4 * (1 - np.cos(phase)), 0.5 * np.sin(0.7 * phase)]
+        turn = [0.1 * np.sin(phase), 0.15 * np.sin(0.8 * phase), 0.1 * np.sin(phase)]
+        rotation = np.asarray(cv2.Rodrigues(np.array(turn))[0])
+        return Transform(rotation, -rotation @ (0.5 * np.array(sway)))
+
+
+@pytest.mark.parametrize(("seed", "tilt"), [(0, 0.0), (1, 0.6), (3, 0.3), (4, 0.3)])
+def test_a_start_before_a_plane_is_the_right_one_of_two(seed, tilt):
+    """Found one by one; the images before the start get their poses when it is found."""
+    plane, odometry = Plane(seed, tilt), Odometry()
+    found: dict[int, Estimate] = {}
+    for index in range(60):
+        estimate = odometry.process(without_depth(plane.observation(index)))
+        for one in [*odometry.earlier, *([] if estimate is None else [estimate])]:
+            assert one.stamp * 30 == pytest.approx(len(found))  # each once, in their order
+            found[round(one.stamp * 30)] = one
+    assert sorted(found) == list(range(60))
+    truth = np.array([plane.camera(i).inverse().translation for i in found])
+    places = np.array([estimate.camera.translation for estimate in found.values()])
+    scale = (places * truth).sum() / (places**2).sum()
+    assert np.linalg.norm(scale * places - truth, axis=1).max() < 0.03
+    for index, estimate in found.items():
+        turn = estimate.camera.rotation.T @ plane.camera(index).inverse().rotation
+        assert np.linalg.norm(cv2.Rodrigues(turn)[0]) < np.radians(1.0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_two_images_of_a_plane_start_no_wrong_map(seed):
+    """No third image tells which of two motions it was."""
+    for tilt in (0.0, 0.3, 0.6):
+        plane, odometry = Plane(seed, tilt), Odometry()
+        odometry.process(without_depth(plane.observation(0)))
+        estimate = odometry.process(without_depth(plane.observation(20)))
+        if estimate is not None:  # the other motion would put the plane behind the camera
+            turn = estimate.camera.rotation.T @ plane.camera(20).inverse().rotation
+            assert np.linalg.norm(cv2.Rodrigues(turn)[0]) < np.radians(1.0)
+
+
+class Turning(Room):
+    """The camera turns by half a degree an image, then goes sideways, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        around = self.rng.uniform(-1.0, 1.0, COUNT * 6) * np.pi
+        distance = self.rng.uniform(2.5, 6.0, COUNT * 6)
+        height = self.rng.uniform(-1.5, 1.5, COUNT * 6)
+        self.points = np.column_stack(
+            [distance * np.sin(around), height, distance * np.cos(around)]
+        )
+
+    def camera(self, index: int) -> Transform:
+        angle = np.radians(0.5 * index)
+        cos, sin = np.cos(angle), np.sin(angle)
+        rotation = np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])
+        centre = np.array([0.0, 0.02 * max(index - 150, 0), 0.0])
+        return Transform(rotation, -rotation @ centre)
+
+    def observation(self, index: int, seen: int = COUNT, epoch: int = 0) -> Observation:
+        local = self.camera(index)(self.points)
+        rays = local[:, :2] / local[:, 2:]
+        shown = (local[:, 2] > 0.5) & (np.abs(rays) < [0.6, 0.5]).all(1)
+        rays = rays[shown] + self.rng.normal(0, 0.3 * PIXEL, (np.count_nonzero(shown), 2))
+        ids = np.flatnonzero(shown).astype(np.uint64) + np.uint64(1)
+        return Observation(index / 30.0, ids, rays.astype(np.float32))
+
+
+def test_a_camera_that_only_turns_says_so_and_starts_when_it_moves(caplog):
+    turning, odometry = Turning(), Odometry()
+    with caplog.at_level(logging.WARNING):
+        early = [odometry.process(turning.observation(index)) for index in range(150)]
+    assert not any(early)
+    assert "no map after 60 images: the camera stands or only turns" in caplog.text
+    found = [odometry.process(turning.observation(index)) for index in range(150, 180)]
+    assert found[-1] is not None

@@ -124,7 +124,7 @@ def follow(observations: Iterable[Observation], use_depth: bool) -> list[Estimat
     for observation in observations:
         seen = observation if use_depth else replace(observation, depth=None)
         if (estimate := odometry.process(seen)) is not None:
-            estimates.append(estimate)
+            estimates += [*odometry.earlier, estimate]
     return estimates
 
 

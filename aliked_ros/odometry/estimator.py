@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from dataclasses import dataclass
 from itertools import compress
 
@@ -27,7 +28,9 @@ from aliked_ros.odometry.geometry import (
     Float64Array,
     Transform,
     locate,
+    plane_poses,
     relative_pose,
+    reprojection_errors,
     triangulate,
     unrotated_motion,
 )
@@ -43,6 +46,11 @@ _KEYFRAME_MOTION = 0.06  # median motion of the rays since the last keyframe
 _KEYFRAME_TRACKED = 0.6  # or less than this share of its points is still seen
 _LEAST_SHARE = 0.3  # of the tracks of two views that must give points, else no map starts there
 _LOST_IMAGES = 5  # images without a pose, after which a new map begins
+_REMEMBERED = 300  # images that wait for a map
+_PATIENCE = 60  # images without a map, after which the reason is logged
+_CHECKED = 6  # images between two views that tell which of several motions it was
+_CLEARLY = 0.6  # of the error of any other motion has the right one
+_SAME_TURN = np.radians(1.0)  # and motions that differ by less are one
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +102,9 @@ class Odometry:
         self._tolerance = TOLERANCE * self._noise.ray
         self._map: LocalMap | None = None
         self._map_index = -1
-        self._first_view: View | None = None  # of a start without depth
+        self._waiting: deque[tuple[float, View]] = deque(maxlen=_REMEMBERED)  # stamp, without pose
+        self._images = 0  # since the last map, for the log
+        self._earlier: list[Estimate] = []
         self._camera = Transform.identity()  # camera_from_world, the newest known
         self._scale = 1.0  # median depth of the points seen from there
         self._last: tuple[int, float] | None = None  # epoch, stamp
@@ -103,6 +113,11 @@ class Odometry:
     def points(self) -> Float64Array:
         """The map's points N×3, world."""
         return np.zeros((0, 3)) if self._map is None else self._map.points()
+
+    @property
+    def earlier(self) -> list[Estimate]:
+        """Poses of images before the newest one, which had none until it began their map."""
+        return self._earlier
 
     def process(self, observation: Observation) -> Estimate | None:
         """The pose at the next observation; None where it cannot be told, or for an old stamp."""
@@ -113,6 +128,7 @@ class Odometry:
             elif observation.stamp <= stamp:
                 return None
         self._last = (observation.epoch, observation.stamp)
+        self._earlier = []
         view = _view(observation, self._camera)
         has_depth = np.count_nonzero(may_begin_point(view, self._noise)) >= _LEAST_START
         if self._map is not None and has_depth and not self._map.metric:
@@ -137,11 +153,11 @@ class Odometry:
         self._map.judge(tracks, agrees)
         for track in compress(tracks, ~agrees):
             del view.rows[track]
+        self._scale = float(np.median(view.camera(points[agrees])[:, 2]))
         is_keyframe = self._is_keyframe(view, list(compress(tracks, agrees)))
         if is_keyframe:
             self._map.add(view)
         self._camera = view.camera
-        self._scale = float(np.median(view.camera(points[agrees])[:, 2]))
         return self._estimate(stamp, is_keyframe, int(np.count_nonzero(agrees)))
 
     def _is_keyframe(self, view: View, tracks: list[int]) -> bool:
@@ -159,39 +175,112 @@ class Odometry:
         return self._estimate(stamp, True, len(self._map.points()))
 
     def _start_with_parallax(self, stamp: float, view: View) -> Estimate | None:
-        first = self._first_view or view
+        waiting = self._waiting
+        while waiting and _shared(waiting[0][1], view) < _LEAST_START:
+            waiting.popleft()
+        first = 0
+        found = self._first_points(view, first)
+        if isinstance(found, str) and waiting:
+            # a turning camera shares but a strip with the oldest image, in which little moves
+            least = _LEAST_SHARE * _shared(waiting[-1][1], view)
+            first = next(i for i, (_, v) in enumerate(waiting) if _shared(v, view) >= least)
+            if first:
+                found = self._first_points(view, first)
+        waiting.append((stamp, view))
+        self._images += 1
+        if isinstance(found, str):
+            if self._images % _PATIENCE == 0:
+                logger.warning("no map after %d images: %s", self._images, found)
+            return None
+        pose, depth = found
+        views = list(waiting)
+        begin = views[first][1]
+        begin.camera = self._camera
+        scale = self._scale / depth
+        view.camera = Transform(pose.rotation, scale * pose.translation) @ self._camera
+        self._map = self._begin_map(metric=False)
+        self._map.add(begin)
+        self._map.add(view)
+        self._camera = view.camera
+        self._earlier = [e for s, v in views[:-1] if (e := self._late(s, v)) is not None]
+        return self._estimate(stamp, True, len(self._map.points()))
+
+    def _first_points(self, view: View, number: int) -> tuple[Transform, float] | str:
+        """The motion since one of the images that wait, and the points' median depth there.
+
+        Its translation is of unit length. Where it is not known yet, a sentence that says why.
+        """
+        if not self._waiting:
+            return "too few tracks last; look at something with texture, or move slower."
+        first = self._waiting[number][1]
         common = [track for track in view.rows if track in first.rows]
-        self._first_view = first if len(common) >= _LEAST_START else view
         pair = first.rays_of(common), view.rays_of(common)
-        if unrotated_motion(*pair) < _START_PARALLAX:
-            return None
-        pose = relative_pose(*pair, self._noise.ray)
-        if pose is None:
-            return None
+        moved = unrotated_motion(*pair)
+        if moved < _START_PARALLAX:
+            return (
+                f"the camera stands or only turns ({np.degrees(moved):.1f}° of parallax, "
+                f"{np.degrees(_START_PARALLAX):.1f}° are needed while tracks last); "
+                "move it sideways."
+            )
+        poses = plane_poses(*pair, self._noise.ray)
+        if poses is None:
+            pose = relative_pose(*pair, self._noise.ray)
+            poses = [] if pose is None else [pose]
+        starts = []
+        for pose in poses:
+            points, good = triangulate(
+                Transform.identity(), pose, *pair, self._tolerance, LEAST_PARALLAX
+            )
+            if np.count_nonzero(good) >= max(_LEAST_START, _LEAST_SHARE * len(common)):
+                tracks = list(compress(common, good))
+                starts.append((self._misfit(dict(zip(tracks, points[good], strict=True))), pose))
+        if not starts:
+            return "too few of the tracks agree with one motion; move slower, or wait."
+        starts.sort(key=lambda start: start[0])
+        misfit, pose = starts[0]
+        rivals = [other for other in starts[1:] if _angle(pose, other[1]) > _SAME_TURN]
+        if any(misfit > _CLEARLY * other for other, _ in rivals):
+            return "all that is seen lies on a plane, which two motions explain; move on."
         points, good = triangulate(
             Transform.identity(), pose, *pair, self._tolerance, LEAST_PARALLAX
         )
-        if np.count_nonzero(good) < max(_LEAST_START, _LEAST_SHARE * len(common)):
+        return pose, float(np.median(points[good, 2]))
+
+    def _misfit(self, points: dict[int, Float64Array]) -> float:
+        """How badly the images that wait see points of a start; 1 where none of them tells."""
+        between = list(self._waiting)[1:]
+        errors = []
+        for _, view in between[:: 1 + len(between) // _CHECKED]:
+            tracks = [track for track in view.rows if track in points]
+            there = np.array([points[track] for track in tracks]).reshape(-1, 3)
+            rays = view.rays_of(tracks)
+            found = locate(there, rays, 3.0 * self._tolerance)
+            if found is not None:
+                errors.append(float(np.median(reprojection_errors(found[0], there, rays))))
+        return float(np.mean(errors)) if errors else 1.0
+
+    def _late(self, stamp: float, view: View) -> Estimate | None:
+        """The pose of an image before the start, in the map that has begun."""
+        assert self._map is not None
+        tracks, points = self._map.find(view)
+        found = locate(points, view.rays_of(tracks), self._tolerance)
+        if found is None or np.count_nonzero(found[1]) < _LEAST_POINTS:
             return None
-        scale = self._scale / float(np.median(points[good, 2]))
-        first.camera = self._camera
-        view.camera = Transform(pose.rotation, scale * pose.translation) @ self._camera
-        self._map = self._begin_map(metric=False)
-        self._map.add(first)
-        self._map.add(view)
-        self._camera = view.camera
-        return self._estimate(stamp, True, len(self._map.points()))
+        count = int(np.count_nonzero(found[1]))
+        return Estimate(stamp, found[0].inverse(), False, False, self._map_index, count)
 
     def _begin_map(self, metric: bool) -> LocalMap:
         self._map_index += 1
-        self._first_view = None
-        self._failures = 0
+        self._waiting.clear()
+        self._images = self._failures = 0
         return LocalMap(self._noise, metric)
 
     def _end_map(self, reason: str) -> None:
         if self._map is not None:
             logger.warning("map %d ends: %s", self._map_index, reason)
-        self._map = self._first_view = None
+        self._map = None
+        self._waiting.clear()
+        self._images = 0
 
     def _estimate(self, stamp: float, is_keyframe: bool, points: int) -> Estimate:
         assert self._map is not None
@@ -216,3 +305,15 @@ def _motion(before: View, after: View, tracks: list[int]) -> float:
     """Median distance that the rays of tracks moved, on the plane z = 1."""
     moved = after.rays_of(tracks) - before.rays_of(tracks)
     return float(np.median(np.linalg.norm(moved, axis=1))) if tracks else 0.0
+
+
+def _shared(before: View, after: View) -> int:
+    """How many tracks both see."""
+    return len(before.rows.keys() & after.rows.keys())
+
+
+def _angle(one: Transform, other: Transform) -> float:
+    """Radians between two rotations, or between the translations where that is more."""
+    turn = np.clip((np.trace(one.rotation.T @ other.rotation) - 1.0) / 2.0, -1.0, 1.0)
+    way = np.clip(one.translation @ other.translation, -1.0, 1.0)
+    return max(float(np.arccos(turn)), float(np.arccos(way)))

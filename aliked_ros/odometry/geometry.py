@@ -30,6 +30,8 @@ Float64Array = NDArray[np.float64]
 _IDENTITY = np.eye(3)
 _CONFIDENCE = 0.999
 _ITERATIONS = 200
+_PLANE_SHARE = 0.9  # of the points: so many on one plane leave an essential matrix open
+_PLANE_WIDTH = 2.0  # tolerances
 _REFINEMENTS = 2  # rounds of (least squares over the inliers, inliers anew)
 
 
@@ -119,7 +121,8 @@ def unrotated_motion(before: Float64Array, after: Float64Array) -> float:
 def relative_pose(before: Float64Array, after: Float64Array, tolerance: float) -> Transform | None:
     """after_from_before, its translation of unit length, from corresponding rays.
 
-    tolerance: largest distance of a ray from its epipolar line. None where the rays do not tell.
+    tolerance: largest distance of a ray from its epipolar line. None where the rays do not tell. Of
+    points on one plane it is arbitrary: see ``plane_poses``.
     """
     try:
         essential, mask = cv2.findEssentialMat(
@@ -133,6 +136,36 @@ def relative_pose(before: Float64Array, after: Float64Array, tolerance: float) -
     except cv2.error:  # a degenerate set of rays
         return None
     return _transform(rotation, translation)
+
+
+def plane_poses(
+    before: Float64Array, after: Float64Array, tolerance: float
+) -> list[Transform] | None:
+    """What ``relative_pose`` may be where the points lie on one plane; None where they do not.
+
+    Two views of a plane have two motions as a rule, that explain them equally well.
+    """
+    try:
+        homography, _ = cv2.findHomography(
+            before, after, cv2.USAC_MAGSAC, tolerance, None, _ITERATIONS, _CONFIDENCE
+        )
+        if homography is None:
+            return None
+        carried = cv2.perspectiveTransform(before[:, None], homography)[:, 0]
+        inliers = np.linalg.norm(carried - after, axis=1) < _PLANE_WIDTH * tolerance
+        if inliers.mean() < _PLANE_SHARE:
+            return None
+        homography, _ = cv2.findHomography(before[inliers], after[inliers])
+        _, rotations, translations, normals = cv2.decomposeHomographyMat(homography, _IDENTITY)
+    except cv2.error:
+        return None
+    sights = np.column_stack([before[inliers], np.ones(np.count_nonzero(inliers))])
+    poses = []
+    for rotation, translation, normal in zip(rotations, translations, normals, strict=True):
+        length = float(np.linalg.norm(translation))
+        if length > 1e-6 and np.mean(sights @ normal > 0.0) > _PLANE_SHARE:  # before the camera
+            poses.append(_transform(rotation, translation / length))
+    return poses
 
 
 def triangulate(

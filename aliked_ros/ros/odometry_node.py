@@ -150,8 +150,12 @@ class OdometryNode(Node):
             return
         self._judge_stamp(observation)
         estimate = self._odometry.process(observation)
-        if estimate is not None:
-            self._publish(estimate, message.header)
+        if estimate is None:
+            return
+        for one in self._odometry.earlier:  # images that waited for the map to begin
+            stamp = stamp_from_seconds(one.stamp)
+            self._publish(one, Header(stamp=stamp, frame_id=message.header.frame_id))
+        self._publish(estimate, message.header)
 
     def _judge_stamp(self, observation: Observation) -> None:
         epoch, stamp = self._last
