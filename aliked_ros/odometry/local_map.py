@@ -30,7 +30,7 @@ from aliked_ros.odometry.geometry import (
 from aliked_ros.types import BoolArray
 
 _WINDOW = 10  # keyframes
-_ADJUSTED_POINTS = 300  # those seen most often; they determine the poses well enough
+_ADJUSTED_POINTS = 1000  # those seen most often; the others go along
 _MAX_POINTS = 20_000  # of which those that were not seen for longest go first
 _STRIKES = 3  # images in a row that disagree with a point before it is dropped
 TOLERANCE = 3.0  # standard deviations of a ray
