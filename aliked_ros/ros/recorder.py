@@ -412,7 +412,7 @@ class RecorderNode(Node):
         def store(data: bytes, info: dict[str, Any]) -> None:
             nonlocal latest
             before, latest = latest, (info["source_timestamp"], data)
-            if latest != before:  # else heard by both subscriptions
+            if kind is not CameraInfo or latest != before:  # else heard by both subscriptions
                 self._store(name, data, info)
 
         self._recording.add_topic(name, kind)
