@@ -552,7 +552,8 @@ def test_a_camera_of_another_qos_is_named(private, tmp_path, frames):
     probe.wait(lambda: "/image offers another QoS (reliability)" in probe.status.last_error)
     probe.node.destroy_publisher(camera)
     probe.wait_connected()
-    probe.send(image_message(frames[0], Header()))  # of the probe's own camera: all is well
+    # of the probe's own camera: all is well
+    probe.send(image_message(frames[0], Header(stamp=Time(sec=1))))
     probe.listen(DiagnosticArray, "/diagnostics")
     report = probe.wait(
         lambda: [
