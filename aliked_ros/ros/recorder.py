@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import struct
 from collections.abc import Sequence
 from concurrent.futures import Future as Written
@@ -539,8 +538,6 @@ def _message_class(name: str) -> type:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Record until SIGINT or SIGTERM."""
-    # rclpy ends the spinning on SIGINT; Python's own handler would interrupt a write halfway
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     return running.run(RecorderNode, args, _DECLARATIONS, "recorder", patience=None)
 
 

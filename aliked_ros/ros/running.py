@@ -76,8 +76,9 @@ def run(
         print(usage(make, declarations))
         return 0
     # rclpy's handler alone: KeyboardInterrupt would come in the middle of anything, such as a
-    # compilation whose lock another thread then waits for. Until it is installed we just end.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # compilation whose lock another thread then waits for. Before and after it we just end, or, with
+    # all the patience, go on: a second Ctrl-C must not cut off what is being written.
+    signal.signal(signal.SIGINT, signal.SIG_IGN if patience is None else signal.SIG_DFL)
     try:
         stray = remove_ros_args(args=given)
         rclpy.init(args=args)
