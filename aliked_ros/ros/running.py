@@ -76,7 +76,7 @@ def run(
         print(usage(make, declarations))
         return 0
     # rclpy's handler alone: KeyboardInterrupt would come in the middle of anything, such as a
-    # compilation whose lock another thread then waits for. Before and after it we just end, or, with
+    # compilation whose lock another thread then waits for. Before and after it we just end or, with
     # all the patience, go on: a second Ctrl-C must not cut off what is being written.
     signal.signal(signal.SIGINT, signal.SIG_IGN if patience is None else signal.SIG_DFL)
     try:
