@@ -38,8 +38,7 @@ from aliked_ros.inference.device_backend import BuildProgress, DeviceArray, Devi
 from aliked_ros.models.engines import Network
 from aliked_ros.models.registry import weights_path
 from aliked_ros.networks import fold
-from aliked_ros.networks.checkpoint import read_state_dict
-from aliked_ros.networks.fold import AlikedShape, LightGlueShape, Weights
+from aliked_ros.networks.fold import AlikedShape, Weights
 
 try:
     import torch
@@ -186,15 +185,13 @@ class TorchDevice:
         with torch.device("cpu"):
             if of["kind"] == "extractor":
                 width, height = size or (of["width"], of["height"])
-                state = read_state_dict(weights)
-                shape = AlikedShape.of_checkpoint(state, weights)
+                state, shape = fold.read_aliked(weights)
                 folded = fold.extractor(state, of["channels"])
                 module: Any = self._extractor(folded, shape, half, tell)
                 inputs = networks.extractor_inputs(height, width, of["channels"], of["top_k"])
                 outputs = list(networks.EXTRACTOR_OUTPUTS)
             else:
-                state = fold.read_lightglue(weights)
-                sizes = LightGlueShape.of_checkpoint(state, weights)
+                state, sizes = fold.read_lightglue(weights)
                 first, last = (int(number) for number in of["part"].split("_")[1:])
                 layers = range(first, last + 1)
                 folded = fold.matcher(state, layers, sizes.layers)

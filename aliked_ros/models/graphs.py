@@ -34,8 +34,8 @@ import numpy as np
 from aliked_ros.errors import ModelError, WeightsError
 from aliked_ros.models.registry import weights_path
 from aliked_ros.networks import fold
-from aliked_ros.networks.checkpoint import State, read_state_dict
-from aliked_ros.networks.fold import AlikedShape, Array, LightGlueShape, Weights
+from aliked_ros.networks.checkpoint import State
+from aliked_ros.networks.fold import AlikedShape, Array, Weights
 from aliked_ros.share import share_path
 
 LIGHTGLUE = "aliked-lightglue"
@@ -100,15 +100,14 @@ class AlikedGraphs:
         the network's sizes.
         """
         path = weights_path(model)
-        state = read_state_dict(path)
-        self.shape = AlikedShape.of_checkpoint(state, path)
+        state, self.shape = fold.read_aliked(path)
 
         def work(read: Weights) -> tuple[list[Array], dict[str, Weights]]:
             parts: dict[str, Weights] = {
                 "offsets": fold.offsets(read),
                 "aggregation": fold.aggregation(read),
             }
-            parts |= {"encoder_rgb": fold.encoder(read, 3), "encoder_grey": fold.encoder(read, 1)}
+            parts |= {f"encoder_{_kind(n)}": fold.encoder(read, n) for n in (1, 3)}
             return fold.score_tail(read), parts
 
         self.score_tail, self._weights = _folded(state, path, work)
@@ -117,7 +116,7 @@ class AlikedGraphs:
 
     def encoder(self, channels: int) -> bytes:
         """``FoldedEncoder`` for images of 3 channels (RGB) or 1 (grey)."""
-        return self._fill("encoder_grey" if channels == 1 else "encoder_rgb")
+        return self._fill(f"encoder_{_kind(channels)}")
 
     def _fill(self, part: str) -> bytes:
         return fill(*aliked_template(self.shape, part), self._weights[part])
@@ -134,8 +133,7 @@ class LightGlueGraphs:
     def __init__(self) -> None:
         """Raises WeightsError for missing or wrong weights."""
         path = weights_path(LIGHTGLUE)
-        state = fold.read_lightglue(path)
-        self.shape = LightGlueShape.of_checkpoint(state, path)
+        state, self.shape = fold.read_lightglue(path)
         numbers = range(self.shape.layers)
 
         def work(read: Weights) -> tuple[Array, Weights, list[Weights], list[Weights]]:
@@ -160,20 +158,21 @@ class LightGlueGraphs:
 def extractor_graph(model: str, precision: str, channels: int) -> bytes:
     """ALIKED as one graph for a GPU, content of an ONNX file; errors as ``AlikedGraphs``."""
     path = weights_path(model)
-    state = read_state_dict(path)
-    part = f"extractor_{'grey' if channels == 1 else 'rgb'}-{precision}"
-    graph, expected = aliked_template(AlikedShape.of_checkpoint(state, path), part)
+    state, shape = fold.read_aliked(path)
     weights = _folded(state, path, lambda read: fold.extractor(read, channels))
-    return fill(graph, expected, weights)
+    return fill(*aliked_template(shape, f"extractor_{_kind(channels)}-{precision}"), weights)
+
+
+def _kind(channels: int) -> str:
+    return "grey" if channels == 1 else "rgb"
 
 
 def matcher_graphs(segments: Mapping[str, range]) -> Iterator[bytes]:
     """LightGlue as one graph for each segment: its part's name and its layers."""
     path = weights_path(LIGHTGLUE)
-    state = fold.read_lightglue(path)
-    layers = LightGlueShape.of_checkpoint(state, path).layers
+    state, shape = fold.read_lightglue(path)
     for part, numbers in segments.items():
-        yield fill(*template(LIGHTGLUE, part), fold.matcher(state, numbers, layers))
+        yield fill(*template(LIGHTGLUE, part), fold.matcher(state, numbers, shape.layers))
 
 
 def aliked_template(shape: AlikedShape, part: str) -> tuple[bytes, Expected]:
@@ -195,8 +194,8 @@ def aliked_template(shape: AlikedShape, part: str) -> tuple[bytes, Expected]:
 def template(variant: str, part: str) -> tuple[bytes, Expected]:
     """A published graph and the weights that it lacks; ModelError where it is not there."""
     try:
-        listed = json.loads(share_path("models/graphs/weights.json").read_text(encoding="utf-8"))
-        expected = {name: (kind, tuple(dims)) for name, kind, dims in listed[variant][part]}
+        listed = _lacking_weights()[variant][part]
+        expected = {name: (kind, tuple(dims)) for name, kind, dims in listed}
         return share_path(f"models/graphs/{variant}/{part}.onnx").read_bytes(), expected
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
@@ -205,12 +204,18 @@ def template(variant: str, part: str) -> tuple[bytes, Expected]:
         ) from error
 
 
+@cache
+def _lacking_weights() -> Any:
+    """The rows of ``weights.json``, by variant and part."""
+    return json.loads(share_path("models/graphs/weights.json").read_text(encoding="utf-8"))
+
+
 def fill(graph: bytes, expected: Expected, weights: Weights) -> bytes:
     """A graph with its weights, each in the type that it expects.
 
     Raises WeightsError for one of another shape.
     """
-    tensors = b""
+    tensors = []
     for name, (kind, dims) in expected.items():
         values = weights[name]
         if values.shape != dims:
@@ -218,8 +223,9 @@ def fill(graph: bytes, expected: Expected, weights: Weights) -> bytes:
                 f"The checkpoint's {name} is {values.shape}, not {dims}; it is damaged or of "
                 "another network."
             )
-        tensors += _field(_INITIALIZER, _tensor(name, np.ascontiguousarray(values, kind)))
-    return graph + _field(_GRAPH, tensors)
+        tensor = _tensor(name, np.ascontiguousarray(values, kind))
+        tensors.append(_field(_INITIALIZER, tensor))
+    return graph + _field(_GRAPH, b"".join(tensors))
 
 
 # Numbers of fields and types in onnx.proto (github.com/onnx/onnx).

@@ -36,10 +36,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aliked_ros.networks.checkpoint import load_strictly, read_state_dict
+from aliked_ros.networks.checkpoint import load_strictly
 from aliked_ros.networks.constants import NMS_RADIUS, PAD_MULTIPLE, SOFT_ARGMAX_TEMPERATURE
 from aliked_ros.networks.deform_conv import deform_conv2d
-from aliked_ros.networks.fold import AlikedShape
+from aliked_ros.networks.fold import AlikedShape, read_aliked
 
 STRIDES = (1, 2, 8, 32)
 
@@ -143,8 +143,8 @@ class ALIKED(nn.Module):
 
         Raises WeightsError if the file is unreadable or any tensor is missing or left over.
         """
-        state = read_state_dict(path)
-        network = cls(AlikedShape.of_checkpoint(state, path))
+        state, shape = read_aliked(path)
+        network = cls(shape)
         load_strictly(network, state, path)
         return network
 

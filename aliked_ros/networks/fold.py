@@ -93,18 +93,28 @@ class LightGlueShape:
         return cls(input_dim, len(heads))
 
 
-def read_lightglue(path: Path) -> State:
-    """Tensors of a published LightGlue checkpoint, named as in ``lightglue.LightGlue``."""
+def read_aliked(path: Path) -> tuple[State, AlikedShape]:
+    """Tensors of an ALIKED checkpoint, and its sizes; WeightsError if it is none."""
+    state = read_state_dict(path)
+    return state, AlikedShape.of_checkpoint(state, path)
+
+
+def read_lightglue(path: Path) -> tuple[State, LightGlueShape]:
+    """Tensors of a LightGlue checkpoint, named as in ``lightglue.LightGlue``, and its sizes.
+
+    WeightsError if it is none.
+    """
     state = read_state_dict(path)
     # thresholds are a formula (exit_threshold); some copies of the file store them as well
     state.pop("confidence_thresholds", None)
     # the authors' other files name a layer's halves self_attn.N and cross_attn.N
     # and have a number "r" that no layer reads
-    return {
+    state = {
         _HALF.sub(r"transformers.\2.\1", name): value
         for name, value in state.items()
         if not name.endswith(".r")
     }
+    return state, LightGlueShape.of_checkpoint(state, path)
 
 
 def _convolution(

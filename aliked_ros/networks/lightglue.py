@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from aliked_ros.networks.checkpoint import load_strictly
 from aliked_ros.networks.constants import DIM, HEAD_DIM, HEADS, exit_threshold
-from aliked_ros.networks.fold import LightGlueShape, read_lightglue
+from aliked_ros.networks.fold import read_lightglue
 
 
 def rotate(encoding: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
@@ -170,8 +170,7 @@ class LightGlue(nn.Module):
     @classmethod
     def from_checkpoint(cls, path: Path) -> LightGlue:
         """The matcher in a published checkpoint, in evaluation mode; WeightsError if it is none."""
-        state = read_lightglue(path)
-        shape = LightGlueShape.of_checkpoint(state, path)
+        state, shape = read_lightglue(path)
         network = cls(shape.input_dim, shape.layers)
         load_strictly(network, state, path)
         return network
