@@ -32,6 +32,7 @@ from aliked_ros.errors import ConfigurationError
 from aliked_ros.evaluation.baselines import (
     CornerDetector,
     DescriptorFrontend,
+    Detector,
     FlowFrontend,
     Frontend,
     HammingMatcher,
@@ -186,52 +187,40 @@ def _aliked(
     )
 
 
-def _orb(config: FrontendConfig) -> Method:
-    detector, matcher = OrbDetector(config.max_keypoints), HammingMatcher()
+def _of_descriptors(
+    config: FrontendConfig, name: str, about: str, detector: Detector, matcher: Matcher
+) -> Method:
     return DescribedMethod(
-        "orb",
-        "OpenCV ORB, brute force, mutually least Hamming distance",
-        detector,
-        matcher,
-        lambda: DescriptorFrontend(config, detector, matcher),
+        name, about, detector, matcher, lambda: DescriptorFrontend(config, detector, matcher)
     )
+
+
+def _orb(config: FrontendConfig) -> Method:
+    about = "OpenCV ORB, brute force, mutually least Hamming distance"
+    detector = OrbDetector(config.max_keypoints)
+    return _of_descriptors(config, "orb", about, detector, HammingMatcher())
 
 
 def _sift(config: FrontendConfig) -> Method:
-    detector, matcher = SiftDetector(config.max_keypoints), RatioMatcher()
-    return DescribedMethod(
-        "sift",
-        "OpenCV SIFT, brute force, ratio test 0.8, mutual",
-        detector,
-        matcher,
-        lambda: DescriptorFrontend(config, detector, matcher),
-    )
+    about = "OpenCV SIFT, brute force, ratio test 0.8, mutual"
+    detector = SiftDetector(config.max_keypoints)
+    return _of_descriptors(config, "sift", about, detector, RatioMatcher())
 
 
 def _disk(config: FrontendConfig) -> Method:
     from aliked_ros.evaluation.disk import DiskDetector, DiskMatcher
 
-    detector, matcher = DiskDetector(config.max_keypoints), DiskMatcher(config)
-    return DescribedMethod(
-        "disk+lightglue",
-        "DISK (kornia, PyTorch) with LightGlue's weights for it",
-        detector,
-        matcher,
-        lambda: DescriptorFrontend(config, detector, matcher),
-    )
+    about = "DISK (kornia, PyTorch) with LightGlue's weights for it"
+    detector = DiskDetector(config.max_keypoints)
+    return _of_descriptors(config, "disk+lightglue", about, detector, DiskMatcher(config))
 
 
 def _xfeat(config: FrontendConfig) -> Method:
     from aliked_ros.evaluation.xfeat import LighterGlueMatcher, XFeatDetector
 
-    detector, matcher = XFeatDetector(config.max_keypoints), LighterGlueMatcher(config)
-    return DescribedMethod(
-        "xfeat+lighterglue",
-        "XFeat and LighterGlue (kornia, PyTorch)",
-        detector,
-        matcher,
-        lambda: DescriptorFrontend(config, detector, matcher),
-    )
+    about = "XFeat and LighterGlue (kornia, PyTorch)"
+    detector = XFeatDetector(config.max_keypoints)
+    return _of_descriptors(config, "xfeat+lighterglue", about, detector, LighterGlueMatcher(config))
 
 
 METHODS = (
