@@ -37,10 +37,14 @@ def profile() -> str | None:
     return next(filter(None, map(os.environ.get, PROFILE_VARIABLES)), None)
 
 
+def profile_variable() -> str:
+    """The one that this distribution's Fast DDS reads; from Kilted on the older is warned of."""
+    return PROFILE_VARIABLES[os.environ.get("ROS_DISTRO", "jazzy") >= "kilted"]
+
+
 def profile_command() -> str:
     """What to run in each terminal to have a larger segment."""
-    variable = PROFILE_VARIABLES[os.environ.get("ROS_DISTRO", "jazzy") >= "kilted"]
-    return f"export {variable}={share_path('config/fastdds_large_messages.xml')}"
+    return f"export {profile_variable()}={share_path('config/fastdds_large_messages.xml')}"
 
 
 def segment_size(file: str) -> int:

@@ -17,24 +17,18 @@
 An environment that names a profile of its own keeps it.
 """
 
-import os
-
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from launch.conditions import IfCondition
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
 from launch_ros.substitutions import FindPackageShare
 
+from aliked_ros.transport import profile_variable
 from launch import LaunchDescription
 
 PROFILE = PathJoinSubstitution(
     [FindPackageShare("aliked_ros"), "config", "fastdds_large_messages.xml"]
 )
-# Fast DDS's name for it from Kilted on, where the older one is warned of; and until Jazzy.
-VARIABLE = (
-    "FASTDDS_DEFAULT_PROFILES_FILE"
-    if os.environ.get("ROS_DISTRO", "") >= "kilted"
-    else "FASTRTPS_DEFAULT_PROFILES_FILE"
-)
+VARIABLE = profile_variable()
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -37,7 +37,7 @@ from aliked_ros.machine import limit_heaps
 from aliked_ros.ros import running
 from aliked_ros.ros.complaints import reason
 from aliked_ros.ros.frontend_node import FrontendNode
-from aliked_ros.ros.parameters import Change, Declaration, declare, warn_of_unknown_names
+from aliked_ros.ros.parameters import Change, Declaration, declare_known, warn_of_unknown_names
 
 _NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")  # a namespace, and a part of parameters' names
 _TOPICS = {
@@ -152,7 +152,7 @@ class CamerasNode(Node):
 
     def _remappings(self, camera: str) -> dict[str, str]:
         """Topics of the front-end that come from elsewhere."""
-        values = declare(self, declarations(camera))
+        values = declare_known(self, declarations(camera))
         remappings = {}
         for name, topic in _TOPICS.items():
             given = values[f"{camera}.{name}"]

@@ -28,7 +28,6 @@ from typing import Any
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import (
-    DurabilityPolicy,
     QoSProfile,
     ReliabilityPolicy,
     qos_policy_name_from_kind,
@@ -48,6 +47,7 @@ from aliked_ros.ros.compatibility import (
 )
 from aliked_ros.ros.complaints import Complaints
 from aliked_ros.ros.conversions import depth_from_message, image_from_message, seconds
+from aliked_ros.ros.latched import subscribe_to_latched
 from aliked_ros.ros.masks import Masks
 from aliked_ros.ros.pairing import Pair, Pairing
 from aliked_ros.ros.parameters import NodeParameters
@@ -62,12 +62,6 @@ _RELIABILITY = {
     "reliable": ReliabilityPolicy.RELIABLE,
 }
 _MASK_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)  # it may come only once
-# What was published before the node started, by a publisher that keeps it for late ones.
-_LATCHED_QOS = QoSProfile(
-    depth=1,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.TRANSIENT_LOCAL,
-)
 _SILENCE = 5.0  # seconds without a partner that leave no doubt that none come
 _STATIC_SHARE = 0.01  # of the image, that is worth a word
 _LOST = 0.1  # share of the images that gets lost before the node says so
@@ -404,13 +398,8 @@ class Inputs:
     def _subscribe_to_latched(
         self, kind: type, topic: str, callback: Callable[[Any], None]
     ) -> None:
-        """Hear also what such a publisher sent before; it then sends all to both subscriptions."""
-        ignore = SubscriptionEventCallbacks(incompatible_qos=lambda _: None)
-        self._subscriptions.append(
-            self._node.create_subscription(
-                kind, topic, callback, _LATCHED_QOS, event_callbacks=ignore
-            )
-        )
+        """Hear also what came before."""
+        self._subscriptions.append(subscribe_to_latched(self._node, kind, topic, callback))
 
     def _on_incompatible_qos(self, topic: str, event: QoSRequestedIncompatibleQoSInfo) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind).lower()

@@ -152,6 +152,11 @@ def declare(node: Node, declarations: Sequence[Declaration]) -> dict[str, Any]:
     Raises ConfigurationError for the first value that is not valid, and warns of unknown names.
     """
     warn_of_unknown_names(node, [item.name for item in declarations])
+    return declare_known(node, declarations)
+
+
+def declare_known(node: Node, declarations: Sequence[Declaration]) -> dict[str, Any]:
+    """As ``declare``, for a node that looks at unknown names itself."""
     values: dict[str, Any] = {}
     for item in declarations:
         values[item.name] = given_value(node, item)

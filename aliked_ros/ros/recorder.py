@@ -63,8 +63,9 @@ from aliked_ros import bags
 from aliked_ros.errors import ConfigurationError, ImageError, OutputError
 from aliked_ros.provenance import machine
 from aliked_ros.ros import running
-from aliked_ros.ros.compatibility import SubscriptionEventCallbacks, with_message_info
+from aliked_ros.ros.compatibility import with_message_info
 from aliked_ros.ros.conversions import jpeg_message
+from aliked_ros.ros.latched import subscribe_to_latched
 from aliked_ros.ros.parameters import Change, Declaration, declare
 
 _DECLARATIONS = (
@@ -113,11 +114,6 @@ _OUTPUTS: dict[str, dict[str, type]] = {
     },
     "odometry": {"odometry": Odometry, "path": PathMessage, "map": PointCloud2},
 }
-_LATCHED_QOS = QoSProfile(
-    depth=1,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.TRANSIENT_LOCAL,
-)
 _CHUNK_BYTES = 1 << 20
 _DISCOVERY_PERIOD = 0.5  # seconds between two looks for the topics that are awaited
 _LONGEST_QUEUE = 1000  # messages of a reliable topic that wait while the disk is slow
@@ -417,10 +413,7 @@ class RecorderNode(Node):
         self._recording.add_topic(name, kind)
         self.create_subscription(kind, topic, with_message_info(store), qos, raw=True)
         if kind is CameraInfo:  # also what was latched before
-            self.create_subscription(
-                kind, topic, with_message_info(store), _LATCHED_QOS, raw=True,
-                event_callbacks=SubscriptionEventCallbacks(incompatible_qos=lambda _: None),
-            )  # fmt: skip
+            subscribe_to_latched(self, kind, topic, with_message_info(store), raw=True)
 
     def _record_as_jpeg(self, topic: str, qos: QoSProfile) -> None:
         """Record an image topic under ``TOPIC/compressed``, a tenth of its size."""
