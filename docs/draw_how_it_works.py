@@ -29,14 +29,14 @@ import torch
 from draw_images import CAMERA, CONFIG, save
 from numpy.typing import NDArray
 
+from aliked_ros.backends.base import create_backend
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.matcher import LightGlueMatcher, NearestMatcher
 from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.inference.backend import create_backend
+from aliked_ros.io.drawing import LENGTH_COLOURS, LONG_TRACK, length_bins
 from aliked_ros.models.registry import weights_path
 from aliked_ros.networks.aliked import ALIKED, detect, pad
 from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
-from aliked_ros.visualization import LENGTH_COLOURS, LONG_TRACK, length_bins
 
 PANEL = (480, 360)  # width and height of one of two panels
 CLOSE = 150  # pixels of the image along the wider side of the close-up

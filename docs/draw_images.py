@@ -23,14 +23,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from aliked_ros.backends.base import create_backend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.matcher import build_matcher
 from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.inference.backend import create_backend
+from aliked_ros.io.drawing import LONG_TRACK, Trails, draw_matches, draw_tracks
+from aliked_ros.sources.virtual import VirtualCamera
 from aliked_ros.types import Features, FrameResult, Matches, Tracks, UInt8Array
-from aliked_ros.virtual_camera import VirtualCamera
-from aliked_ros.visualization import LONG_TRACK, Trails, draw_matches, draw_tracks
 
 IMAGES = Path(__file__).parent / "images"
 CONFIG = FrontendConfig(max_keypoints=600)

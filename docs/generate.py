@@ -39,10 +39,10 @@ PYTHON = {
     "Settings": ("configuration",),
     "The pipeline": ("frontend.pipeline",),
     "Its parts": ("frontend/*",),
-    "Cameras": ("camera", "virtual_camera"),
+    "Cameras": ("camera", "sources.virtual"),
     "Sources of images": ("sources", "sources.base"),
-    "Messages": ("messages", "image_messages", "bags"),
-    "Pictures and files": ("visualization", "results", "exporting/*"),
+    "Messages": ("io.messages", "io.image_messages", "io.bags"),
+    "Pictures and files": ("io.drawing", "io.results", "exporting/*"),
     "The reference back-end": ("odometry/*",),
     "Evaluation": ("evaluation/*",),
     "Benchmarks": ("benchmark/*",),
@@ -206,7 +206,7 @@ def commands() -> Iterator[str]:
     """All commands with their arguments and options."""
     import typer
 
-    from aliked_ros.cli import app
+    from aliked_ros.cli.main import app
 
     for name, command in leaves(typer.main.get_command(app), "aliked_ros"):
         about, _, example = (command.help or "").partition(" Example: ")

@@ -22,7 +22,7 @@ from launch.conditions import IfCondition
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
 from launch_ros.substitutions import FindPackageShare
 
-from aliked_ros.transport import profile_variable
+from aliked_ros.system.transport import profile_variable
 from launch import LaunchDescription
 
 PROFILE = PathJoinSubstitution(

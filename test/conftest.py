@@ -33,7 +33,7 @@ import cv2
 import numpy as np
 import pytest
 
-from aliked_ros.cache import cache_dir
+from aliked_ros.system.cache import cache_dir
 from aliked_ros.types import Features, UInt8Array
 
 

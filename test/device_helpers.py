@@ -33,12 +33,12 @@ import pytest
 from scipy.spatial import cKDTree
 from test_parity import assert_features_agree
 
-from aliked_ros.cache import cache_dir
+from aliked_ros.backends.gpu.backend import BuildProgress
+from aliked_ros.backends.gpu.engines import Network, extractor_network
 from aliked_ros.errors import BackendError
-from aliked_ros.inference.device_backend import BuildProgress
-from aliked_ros.machine import cores
 from aliked_ros.models.device_export import DeviceGraph, TensorSpec
-from aliked_ros.models.engines import Network, extractor_network
+from aliked_ros.system.cache import cache_dir
+from aliked_ros.system.cpu import cores
 from aliked_ros.types import BoolArray, Features
 
 

@@ -43,7 +43,7 @@ from rosbags.rosbag2 import StoragePlugin
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import AlikedError
-from aliked_ros.image_messages import ENCODINGS
+from aliked_ros.io.image_messages import ENCODINGS
 from aliked_ros.sources import open_source
 
 IMAGES = 6

@@ -29,10 +29,10 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus
-from aliked_ros.bags import MACHINE, SETTINGS
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.images import grey
+from aliked_ros.io.bags import MACHINE, SETTINGS
+from aliked_ros.io.images import grey
 from aliked_ros.ros.conversions import (
     feature_frame,
     feature_matches,

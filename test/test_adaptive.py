@@ -22,11 +22,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from aliked_ros.backends.base import create_backend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.matcher import AdaptiveMatcher, LightGlueMatcher
 from aliked_ros.frontend.verification import Verifier
-from aliked_ros.inference.backend import create_backend
 from aliked_ros.types import Features, Matches, UInt8Array
 
 CONFIG = FrontendConfig(max_keypoints=512, matcher="adaptive")

@@ -44,20 +44,20 @@ from ros_helpers import DOMAIN, Probe, RosProcess, environment
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
-from aliked_ros import gpu
+from aliked_ros.backends.base import create_backend
+from aliked_ros.backends.cpu.backend import CpuBackend
+from aliked_ros.backends.fallback import FallbackBackend
+from aliked_ros.backends.gpu.backend import DeviceBackend
+from aliked_ros.backends.gpu.tensorrt import TensorRtDevice
+from aliked_ros.backends.gpu.tensorrt_library import check_gpu, choose_target, load_tensorrt
+from aliked_ros.cli.doctor import OK, WARN, examine
 from aliked_ros.configuration import FrontendConfig
-from aliked_ros.doctor import OK, WARN, examine
 from aliked_ros.errors import BackendError, ConfigurationError
 from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.gpu import Gpu, GpuError, find_gpu
-from aliked_ros.inference.backend import create_backend
-from aliked_ros.inference.cpu import CpuBackend
-from aliked_ros.inference.device_backend import DeviceBackend
-from aliked_ros.inference.fallback import FallbackBackend
-from aliked_ros.inference.tensorrt_device import TensorRtDevice
-from aliked_ros.models.tensorrt_library import check_gpu, choose_target, load_tensorrt
 from aliked_ros.ros.conversions import image_message
 from aliked_ros.ros.frontend_node import FrontendNode
+from aliked_ros.system import nvidia as gpu
+from aliked_ros.system.nvidia import Gpu, GpuError, find_gpu
 from aliked_ros.types import Image
 
 NO_DRIVER = r"there is no NVIDIA driver here \("

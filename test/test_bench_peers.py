@@ -26,8 +26,8 @@ import numpy as np
 import pytest
 
 from aliked_ros.benchmark import peers
+from aliked_ros.benchmark.markdown import as_text
 from aliked_ros.benchmark.plots import write_plots
-from aliked_ros.benchmark.report import as_text
 from aliked_ros.benchmark.timing import machine, measure
 
 pytest.importorskip("torch", reason="the published form needs torch")

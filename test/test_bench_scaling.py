@@ -25,13 +25,13 @@ import numpy as np
 import pytest
 
 from aliked_ros.benchmark import scaling
+from aliked_ros.benchmark.markdown import as_text
 from aliked_ros.benchmark.plots import write_plots
 from aliked_ros.benchmark.points import Point, Setting
-from aliked_ros.benchmark.report import as_text
 from aliked_ros.benchmark.timing import machine
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
-from aliked_ros.machine import cores
+from aliked_ros.system.cpu import cores
 
 CONFIG = FrontendConfig(
     model="aliked-t16", matcher="nearest", max_keypoints=100, backend="cpu", precision="float32"

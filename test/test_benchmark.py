@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import pytest
 
-from aliked_ros.benchmark import device, suites
+from aliked_ros.benchmark import gpu as device
+from aliked_ros.benchmark import suites
+from aliked_ros.benchmark.markdown import as_text, machine_line
 from aliked_ros.benchmark.plots import write_plots
-from aliked_ros.benchmark.report import as_text, machine_line
 from aliked_ros.benchmark.suites import run
 from aliked_ros.benchmark.timing import machine
-from aliked_ros.machine import cores
+from aliked_ros.system.cpu import cores
 
 pytestmark = pytest.mark.long
 
@@ -52,7 +53,7 @@ def test_a_suite_of_pipelines_gives_a_table(name, monkeypatch):
 
 def test_a_gpu_is_timed_against_the_published_form(monkeypatch):
     """On the CPU in its place, with few points."""
-    torch_device = pytest.importorskip("aliked_ros.inference.torch_device")
+    torch_device = pytest.importorskip("aliked_ros.backends.gpu.torch")
     monkeypatch.setattr(device, "_BURST", 2)
     monkeypatch.setattr(device, "_TRIALS", 1)
     monkeypatch.setattr(device, "POINTS", 256)
@@ -83,7 +84,7 @@ def test_the_machine_is_described():
 @pytest.mark.ros
 def test_the_node_is_measured_with_and_without_listeners(monkeypatch, tmp_path):
     pytest.importorskip("rclpy", reason="needs ROS 2")
-    from aliked_ros.ros import node_benchmark
+    from aliked_ros.benchmark import node as node_benchmark
 
     everything = node_benchmark.CONTENDERS["five, everything"][1]
     contenders = {"nobody": (0, ""), "two, everything": (2, everything)}

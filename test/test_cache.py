@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from aliked_ros.cache import atomic_path, cache_dir, remove_leftovers
+from aliked_ros.system.cache import atomic_path, cache_dir, remove_leftovers
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:

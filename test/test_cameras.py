@@ -32,16 +32,16 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame
+from aliked_ros.backends import shared as sharing
+from aliked_ros.backends.shared import SharedBackends
 from aliked_ros.configuration import FrontendConfig, names
 from aliked_ros.errors import WeightsError
 from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.images import grey
-from aliked_ros.inference import sharing
-from aliked_ros.inference.sharing import SharedBackends
+from aliked_ros.io.images import grey
 from aliked_ros.ros.conversions import image_message
 from aliked_ros.ros.parameters import DECLARATIONS, Change
+from aliked_ros.sources.virtual import VirtualCamera
 from aliked_ros.types import FrameResult, Image
-from aliked_ros.virtual_camera import VirtualCamera
 
 MODULE = "aliked_ros.ros.cameras_node"
 LENGTH = 10

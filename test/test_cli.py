@@ -30,8 +30,8 @@ import cv2
 import numpy as np
 import pytest
 
-from aliked_ros.results import SUMMARY, TRACKS, VIDEO
-from aliked_ros.virtual_camera import VirtualCamera
+from aliked_ros.io.results import SUMMARY, TRACKS, VIDEO
+from aliked_ros.sources.virtual import VirtualCamera
 
 COMMANDS = (
     "extract", "match", "track", "export", "doctor", "bench", "demo", "soak", "view", "report",
@@ -328,7 +328,8 @@ def test_demo_refuses_a_bad_source(tmp_path: Path) -> None:
 
 def test_demo_without_ros_says_so(tmp_path: Path) -> None:
     hide = (
-        "import sys; sys.modules.update(rclpy=None, aliked_msgs=None); import aliked_ros.cli as c; "
+        "import sys; sys.modules.update(rclpy=None, aliked_msgs=None); "
+        "import aliked_ros.cli.main as c; "
     )
     command = [sys.executable, "-c", hide + "c.main()", "demo", "--output", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -350,7 +351,9 @@ def test_export_says_what_it_cannot_do(tmp_path: Path) -> None:
 
 
 def test_export_without_pycolmap_says_so(tmp_path: Path) -> None:
-    hide = "import sys; sys.modules.update(pycolmap=None); import aliked_ros.cli as c; c.main()"
+    hide = (
+        "import sys; sys.modules.update(pycolmap=None); import aliked_ros.cli.main as c; c.main()"
+    )
     command = [sys.executable, "-c", hide, "export", "run.mcap", "--format", "colmap"]
     done = subprocess.run(
         [*command, "--output", str(tmp_path)], capture_output=True, text=True, timeout=60

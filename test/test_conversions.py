@@ -39,9 +39,9 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, Keyframe, RelocalizationCandidate
-from aliked_ros import messages
 from aliked_ros.errors import ConfigurationError, ImageError
-from aliked_ros.images import decode_image
+from aliked_ros.io import messages
+from aliked_ros.io.images import decode_image
 from aliked_ros.ros import conversions
 from aliked_ros.types import Candidate, Features, FrameResult, Matches, Pose, Tracks
 from aliked_ros.types import Keyframe as CoreKeyframe

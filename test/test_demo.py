@@ -37,9 +37,9 @@ from recordings import Recorded, record_run, write
 from ros_helpers import environment
 from rosbags.highlevel import AnyReader
 
-from aliked_ros.bags import facts_of
+from aliked_ros.io.bags import facts_of
 from aliked_ros.ros import processes
-from aliked_ros.ros.report import pictures
+from aliked_ros.ros.demo_report import pictures
 from aliked_ros.viewing.run import read_run
 
 pytestmark = [pytest.mark.ros, pytest.mark.long]

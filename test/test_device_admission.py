@@ -23,14 +23,15 @@ import numpy as np
 import pytest
 from device_helpers import OnnxDevice, WrongDevice
 
-from aliked_ros import doctor
+from aliked_ros.backends import admission
+from aliked_ros.backends import base as backend
+from aliked_ros.backends.admission import Refused
+from aliked_ros.backends.base import create_backend
+from aliked_ros.backends.cpu.backend import CpuBackend
+from aliked_ros.backends.gpu.backend import DeviceBackend
+from aliked_ros.cli.main import doctor
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
-from aliked_ros.inference import admission, backend
-from aliked_ros.inference.admission import Refused
-from aliked_ros.inference.backend import create_backend
-from aliked_ros.inference.cpu import CpuBackend
-from aliked_ros.inference.device_backend import DeviceBackend
 from aliked_ros.types import Matches
 
 Outputs = dict[str, np.ndarray]

@@ -27,15 +27,15 @@ import numpy as np
 import pytest
 from device_helpers import OnnxDevice, WrongDevice
 
+from aliked_ros.backends.admission import Refused
+from aliked_ros.backends.cpu.backend import CpuBackend
+from aliked_ros.backends.cpu.kernels import widen_half
+from aliked_ros.backends.gpu.backend import BuildProgress, DeviceBackend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.matcher import LightGlueMatcher
 from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.inference.admission import Refused
-from aliked_ros.inference.cpu import CpuBackend
-from aliked_ros.inference.device_backend import BuildProgress, DeviceBackend
-from aliked_ros.inference.kernels import widen_half
 from aliked_ros.types import Features, Image, UInt8Array
 
 CONFIG = FrontendConfig(max_keypoints=256, precision="float32")

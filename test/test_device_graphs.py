@@ -33,8 +33,8 @@ from test_parity import CASES, PAIRS
 from test_parity import _agreement as agreement
 from torch_networks import device_extractor, distances
 
+from aliked_ros.backends.torch import TorchExtractor
 from aliked_ros.errors import ConfigurationError
-from aliked_ros.inference.torch_backend import TorchExtractor
 from aliked_ros.models import device_export
 from aliked_ros.models.device_export import DeviceGraph, extractor_graph, matcher_graphs
 from aliked_ros.models.registry import weights_path
@@ -356,8 +356,8 @@ def test_tensorrt_builds_the_graph(tmp_path: Path, model: str) -> None:
     (N16rot's graph is N16's, with other numbers in it.)
     """
     pytest.importorskip("tensorrt_rtx_bindings", reason="make setup GROUP=test")
-    from aliked_ros.models.engine_builder import build_plan
-    from aliked_ros.models.tensorrt_library import choose_target
+    from aliked_ros.backends.gpu.engine_builder import build_plan
+    from aliked_ros.backends.gpu.tensorrt_library import choose_target
 
     graph = extractor_graph(model, (1241, 376), 1, device_export.LARGEST_TOP_K, "float16")
     target = choose_target(["8.6", "8.9", "12.0"])

@@ -34,11 +34,11 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from aliked_msgs.msg import FrontendStatus
-from aliked_ros.ros.complaints import Complaints
 from aliked_ros.ros.conversions import image_message
 from aliked_ros.ros.diagnostics import ERROR, OK, PREFIX, STALE, WARN, Diagnostics
 from aliked_ros.ros.parameters import DECLARATIONS
-from aliked_ros.ros.statistics import Recent
+from aliked_ros.ros.status import Recent
+from aliked_ros.ros.warnings import Complaints
 from aliked_ros.sources import open_source
 
 DEFAULTS = {d.name: d.default for d in DECLARATIONS if d.name.startswith(PREFIX)}

@@ -256,7 +256,7 @@ def test_every_topic_and_service_that_the_nodes_make_is_named():
 def test_every_command_and_option_is_on_the_site(site: Site):
     import typer
 
-    from aliked_ros.cli import app
+    from aliked_ros.cli.main import app
 
     page = site.page("command_line.html")
     commands = dict(module("generate").leaves(typer.main.get_command(app), "aliked_ros"))

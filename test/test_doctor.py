@@ -23,10 +23,11 @@ from pathlib import Path
 
 import pytest
 
-from aliked_ros import doctor, transport
-from aliked_ros.doctor import FAIL, OK, WARN, Check, examine
+from aliked_ros.cli.doctor import FAIL, OK, WARN, Check, examine
+from aliked_ros.cli.main import doctor
 from aliked_ros.models.registry import MODELS, weights_dir
-from aliked_ros.share import share_path
+from aliked_ros.system import transport
+from aliked_ros.system.share import share_path
 
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 

@@ -39,13 +39,9 @@ from typing import Any
 import pytest
 from device_helpers import small_network, start_with_graphs
 
-from aliked_ros.configuration import FrontendConfig
-from aliked_ros.errors import BackendError, ConfigurationError
-from aliked_ros.gpu import Gpu, GpuError, explained
-from aliked_ros.models import engine_builder, engines
-from aliked_ros.models.device_export import DeviceGraph
-from aliked_ros.models.engine_builder import Sides, _timing_cache
-from aliked_ros.models.engines import (
+from aliked_ros.backends.gpu import engine_builder, engines
+from aliked_ros.backends.gpu.engine_builder import Sides, _timing_cache
+from aliked_ros.backends.gpu.engines import (
     Engine,
     EngineRefused,
     Network,
@@ -56,8 +52,7 @@ from aliked_ros.models.engines import (
     matcher_networks,
     read_engine,
 )
-from aliked_ros.models.registry import MODELS
-from aliked_ros.models.tensorrt_library import (
+from aliked_ros.backends.gpu.tensorrt_library import (
     WORKSPACE,
     Target,
     TensorRt,
@@ -66,6 +61,11 @@ from aliked_ros.models.tensorrt_library import (
     load_tensorrt,
     target_here,
 )
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import BackendError, ConfigurationError
+from aliked_ros.models.device_export import DeviceGraph
+from aliked_ros.models.registry import MODELS
+from aliked_ros.system.nvidia import Gpu, GpuError, explained
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="make setup GROUP=test")
 

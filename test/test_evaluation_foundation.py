@@ -37,11 +37,11 @@ from evo.core.trajectory import PoseTrajectory3D
 
 from aliked_ros.errors import OutputError, SourceError
 from aliked_ros.evaluation.ledger import FILE, Ledger, Unit
-from aliked_ros.evaluation.outcome import Metric, Outcome
 from aliked_ros.evaluation.poses import has_truth, true_poses
+from aliked_ros.evaluation.result_table import Metric, Outcome
 from aliked_ros.evaluation.statistics import area_under_recall, difference_of, mean_of
 from aliked_ros.evaluation.trajectories import align, compare_common, key_of, trajectory
-from aliked_ros.messages import seconds, whole_nanoseconds
+from aliked_ros.io.messages import seconds, whole_nanoseconds
 from aliked_ros.odometry.geometry import Transform
 
 

@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("evo", reason="make setup GROUP=test")
 
-from aliked_ros.cli import app
+from aliked_ros.cli.main import app
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError, SourceError
 from aliked_ros.evaluation.epipolar import (

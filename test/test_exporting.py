@@ -550,7 +550,15 @@ def test_a_full_disk_leaves_nothing_behind(run, tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as on a full disk, writing fails
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
-    command = [sys.executable, "-m", "aliked_ros.cli", "export", str(run[2]), "--format", "colmap"]
+    command = [
+        sys.executable,
+        "-m",
+        "aliked_ros.cli",
+        "export",
+        str(run[2]),
+        "--format",
+        "colmap",
+    ]
     done = subprocess.run(
         [*command, "--output", str(tmp_path / "sfm")],
         preexec_fn=small_disk, capture_output=True, text=True, timeout=120,
@@ -563,7 +571,7 @@ def test_a_full_disk_leaves_nothing_behind(run, tmp_path):
 
 def test_neither_ros_nor_aliked_msgs_is_needed(run, tmp_path):
     hide = "import sys; sys.modules.update(rclpy=None, aliked_msgs=None, sensor_msgs=None); "
-    command = [sys.executable, "-c", f"{hide}import aliked_ros.cli as c; c.main()", "export"]
+    command = [sys.executable, "-c", f"{hide}import aliked_ros.cli.main as c; c.main()", "export"]
     options = [str(run[2]), "--format", "colmap", "--output", str(tmp_path / "sfm"), "--json"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

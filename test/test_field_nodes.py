@@ -39,16 +39,16 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame
-from aliked_ros.bags import Bag
 from aliked_ros.exporting.colmap import export_colmap
 from aliked_ros.exporting.recording import RecordingReader
 from aliked_ros.exporting.tum import export_tum
-from aliked_ros.messages import nanoseconds
-from aliked_ros.ros.complaints import Complaints
+from aliked_ros.io.bags import Bag
+from aliked_ros.io.messages import nanoseconds
 from aliked_ros.ros.inputs import Arrival, Inputs
 from aliked_ros.ros.parameters import DECLARATIONS
 from aliked_ros.ros.recorder import Recording
-from aliked_ros.ros.statistics import Statistics
+from aliked_ros.ros.status import Statistics
+from aliked_ros.ros.warnings import Complaints
 
 pytestmark = pytest.mark.ros
 

@@ -39,7 +39,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import SourceError
-from aliked_ros.results import VideoFile
+from aliked_ros.io.results import VideoFile
 from aliked_ros.sources import open_source
 
 START = 1_700_000_000 * SECOND
@@ -632,7 +632,7 @@ import sys, zlib, struct, logging
 from pathlib import Path
 import cv2, numpy as np
 from aliked_ros.errors import AlikedError
-from aliked_ros.images import decode_image
+from aliked_ros.io.images import decode_image
 from aliked_ros.sources import open_source
 logging.disable()
 folder = Path(sys.argv[1])

@@ -41,7 +41,7 @@ from std_msgs.msg import Header
 from aliked_msgs.msg import FeatureFrame
 from aliked_msgs.srv import Relocalize
 from aliked_ros.camera import CameraModel
-from aliked_ros.messages import descriptors_from_message
+from aliked_ros.io.messages import descriptors_from_message
 from aliked_ros.ros.conversions import (
     image_message,
 )

@@ -48,9 +48,7 @@ from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError, ImageError
 from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.machine import free_memory
 from aliked_ros.ros.calibration import Calibration
-from aliked_ros.ros.complaints import Complaints
 from aliked_ros.ros.conversions import (
     ENCODINGS,
     border_from_message,
@@ -59,7 +57,9 @@ from aliked_ros.ros.conversions import (
     image_message,
     mask_from_message,
 )
+from aliked_ros.ros.warnings import Complaints
 from aliked_ros.sources import open_source
+from aliked_ros.system.cpu import free_memory
 from aliked_ros.types import Image
 
 FUZZ = settings(

@@ -22,14 +22,14 @@ import numpy as np
 import pytest
 from device_helpers import assert_same
 
+from aliked_ros.backends.base import create_backend
+from aliked_ros.backends.cpu.backend import CpuBackend
+from aliked_ros.backends.gpu.backend import DeviceBackend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.matcher import LightGlueMatcher
 from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.inference.backend import create_backend
-from aliked_ros.inference.cpu import CpuBackend
-from aliked_ros.inference.device_backend import DeviceBackend
 from aliked_ros.types import Features, Image, UInt8Array
 
 pytestmark = pytest.mark.gpu
@@ -135,7 +135,7 @@ def test_kernels_compute_what_plain_operations_do(
         pytest.skip("PyTorch finds no GPU")
     from torch_networks import device_extractor, distances
 
-    from aliked_ros.inference.torch_device import single_precision
+    from aliked_ros.backends.gpu.torch import single_precision
     from aliked_ros.networks import device as networks
     from aliked_ros.networks.fused import FusedExtractor
 

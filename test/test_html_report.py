@@ -43,7 +43,7 @@ from browser import Browser, find_chromium
 # A command that cannot import ROS: the report must do without.
 WITHOUT_ROS = (
     "import sys; sys.modules.update(dict.fromkeys(['rclpy', 'aliked_msgs', 'sensor_msgs']));"
-    "from aliked_ros.cli import main; main()"
+    "from aliked_ros.cli.main import main; main()"
 )
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from aliked_ros.errors import ImageError
-from aliked_ros.images import decode_image
+from aliked_ros.io.images import decode_image
 
 
 def encoded(suffix: str, pixels: np.ndarray) -> bytes:

@@ -36,7 +36,7 @@ from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame, Keyframe
 from aliked_msgs.srv import Relocalize
-from aliked_ros.messages import optional_array
+from aliked_ros.io.messages import optional_array
 from aliked_ros.ros.conversions import (
     image_from_message,
     image_message,

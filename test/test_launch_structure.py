@@ -558,7 +558,7 @@ def test_what_launch_imports_needs_nothing_of_the_robots_environment() -> None:
     """``ros2 launch`` runs in the system's Python, which has ROS, and its NumPy and YAML."""
     code = (
         "import sys\n"
-        "from aliked_ros.packages import PACKAGES\n"
+        "from aliked_ros.system.packages import PACKAGES\n"
         "sys.modules.update(dict.fromkeys(PACKAGES.keys() - {'numpy', 'yaml'}))\n"
         "import aliked_ros.ros.parameters, aliked_ros.errors"
     )

@@ -41,8 +41,8 @@ from std_msgs.msg import Header
 
 from aliked_ros.ros.conversions import image_message
 from aliked_ros.ros.frontend_node import FrontendNode
+from aliked_ros.ros.soak.leak_check import Vitals, vitals_of
 from aliked_ros.sources import open_source
-from aliked_ros.vitals import Vitals, vitals_of
 
 pytestmark = [pytest.mark.ros, pytest.mark.long]
 

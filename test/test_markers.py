@@ -38,12 +38,12 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from aliked_ros.io.drawing import LENGTH_COLOURS, LONG_TRACK, Trails
 from aliked_ros.ros import annotations
 from aliked_ros.ros.conversions import image_message
 from aliked_ros.ros.markers import TrackMarkers
 from aliked_ros.sources import open_source
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
-from aliked_ros.visualization import LENGTH_COLOURS, LONG_TRACK, Trails
 
 FOCAL, CENTRE = 100.0, (160.0, 120.0)
 HEADER = Header(stamp=Time(sec=3, nanosec=4), frame_id="left_optical")

@@ -37,7 +37,7 @@ from aliked_ros.evaluation.odometry import (
     offered_mode,
     plot_odometry,
 )
-from aliked_ros.evaluation.outcome import Outcome
+from aliked_ros.evaluation.result_table import Outcome
 
 CONFIG = FrontendConfig(max_keypoints=400, matcher="nearest")
 POSED, ATE, RPE = METRICS

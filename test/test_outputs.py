@@ -41,7 +41,6 @@ from std_msgs.msg import Header
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.ros.calibration import Calibration
-from aliked_ros.ros.complaints import Complaints
 from aliked_ros.ros.conversions import (
     depth_from_message,
     image_from_message,
@@ -54,6 +53,7 @@ from aliked_ros.ros.outputs import Frame, Outputs
 from aliked_ros.ros.parameters import DECLARATIONS
 from aliked_ros.ros.rtabmap import RtabmapOutput, packed
 from aliked_ros.ros.vins import CHANNELS, EXACT_IDS, VinsOutput
+from aliked_ros.ros.warnings import Complaints
 from aliked_ros.types import Features, FrameResult, Keyframe, Matches, Tracks
 
 MATRIX = np.array([[100.0, 0.0, 50.0], [0.0, 100.0, 40.0], [0.0, 0.0, 1.0]])

@@ -31,7 +31,7 @@ from catkin_pkg.package import parse_package
 from catkin_pkg.packages import find_packages
 
 import aliked_ros
-from aliked_ros.share import share_path
+from aliked_ros.system.share import share_path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"aliked_ros": ROOT, "aliked_msgs": ROOT / "aliked_msgs"}
@@ -190,7 +190,7 @@ def test_colcon_builds_both_packages_in_a_workspace(tmp_path, tool_environment):
     # As a user has it: the workspace sourced, another folder, the tree gone.
     shutil.rmtree(tree)
     code = (
-        "import aliked_msgs.msg, aliked_ros.share as share;"
+        "import aliked_msgs.msg, aliked_ros.system.share as share;"
         "print(aliked_msgs.__file__, share.share_path('models/registry.yaml'))"
     )
     used = subprocess.check_output(

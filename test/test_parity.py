@@ -26,13 +26,13 @@ import pytest
 from conftest import Reference
 from scipy.spatial import cKDTree
 
+from aliked_ros.backends.cpu.backend import CpuExtractor, CpuLightGlue, _rounded
+from aliked_ros.backends.cpu.kernels import Workers
+from aliked_ros.backends.cpu.onnxruntime import OnnxRuntime
 from aliked_ros.configuration import MODELS, FrontendConfig
 from aliked_ros.errors import BackendError
 from aliked_ros.frontend.extractor import Extractor, create_extractor
 from aliked_ros.frontend.matcher import create_matcher
-from aliked_ros.inference.cpu import CpuExtractor, CpuLightGlue, _rounded
-from aliked_ros.inference.kernels import Workers
-from aliked_ros.inference.onnxruntime_runtime import OnnxRuntime
 from aliked_ros.models.graphs import AlikedGraphs, LightGlueGraphs
 from aliked_ros.types import Features, Matches, UInt8Array
 
@@ -80,7 +80,7 @@ def test_features_float32(reference: Reference, backend: str, model: str, image:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_score_map(reference: Reference, model: str) -> None:
-    from aliked_ros.inference.openvino_runtime import OpenVinoRuntime
+    from aliked_ros.backends.cpu.openvino import OpenVinoRuntime
 
     extractor = CpuExtractor(AlikedGraphs(model), OpenVinoRuntime(2), False, Workers(2))
     score_map, _, _ = extractor.encode(reference.pixels("tum_0"))

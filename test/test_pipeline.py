@@ -26,13 +26,13 @@ import numpy as np
 import psutil
 import pytest
 
+from aliked_ros.backends.cpu.dkd import spread
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError, ImageError
 from aliked_ros.frontend.extractor import Extractor, create_extractor
 from aliked_ros.frontend.matcher import create_matcher
 from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.inference.detection import spread
 from aliked_ros.sources import open_source
 from aliked_ros.types import Features, Image, UInt8Array
 

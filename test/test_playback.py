@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aliked_ros.ros.playback import Playback
+from aliked_ros.ros.playback_clock import Playback
 
 SECOND = 1_000_000_000
 

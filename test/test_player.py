@@ -38,7 +38,7 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_srvs.srv import Trigger
 
 from aliked_msgs.msg import FeatureFrame, FrontendStatus
-from aliked_ros.messages import nanoseconds
+from aliked_ros.io.messages import nanoseconds
 from aliked_ros.ros import pacing
 from aliked_ros.ros.conversions import (
     depth_from_message,

@@ -56,12 +56,13 @@ def test_a_signal_while_a_child_starts_still_ends_it(monkeypatch, number, expect
 
 def test_who_is_terminated_leaves_no_child(tmp_path):
     """A parent in the middle of its work gets SIGTERM, as from systemd or `timeout`."""
+    log = str(tmp_path / "log")
     parent = f"""
 import time
 from pathlib import Path
 from aliked_ros.ros.processes import children
 with children() as start:
-    child = start("listener", "aliked_ros.ros.listener", {{}}, Path({str(tmp_path / "log")!r}))
+    child = start("listener", "aliked_ros.benchmark.listener", {{}}, Path({log!r}))
     print(child.pid, flush=True)
     time.sleep(60)
 """

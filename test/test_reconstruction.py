@@ -31,12 +31,12 @@ from test_odometry_evaluation import copy
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError, ConfigurationError, SourceError
-from aliked_ros.evaluation.outcome import Outcome
 from aliked_ros.evaluation.reconstruction import (
     METRICS,
     evaluate_reconstruction,
     plot_reconstruction,
 )
+from aliked_ros.evaluation.result_table import Outcome
 from aliked_ros.exporting.mapping import reconstruct
 
 CONFIG = FrontendConfig(max_keypoints=300, matcher="nearest")

@@ -47,13 +47,13 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header, String
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus, Keyframe
-from aliked_ros.bags import Bag, stream_mcap
 from aliked_ros.errors import ConfigurationError, OutputError
 from aliked_ros.exporting.recording import RecordingReader
+from aliked_ros.io.bags import Bag, stream_mcap
 from aliked_ros.ros import recorder
 from aliked_ros.ros.conversions import feature_frame, feature_matches, image_message
+from aliked_ros.ros.demo_report import read_recording, report_of
 from aliked_ros.ros.recorder import Recording, message_definition
-from aliked_ros.ros.report import read_recording, report_of
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
 
 MODULE = "aliked_ros.ros.recorder"

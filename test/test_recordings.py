@@ -35,9 +35,9 @@ from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 from rosbags.rosbag2 import StoragePlugin
 
-from aliked_ros.bags import Bag
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import SourceError
+from aliked_ros.io.bags import Bag
 from aliked_ros.sources import open_source
 from aliked_ros.types import UInt8Array
 

@@ -28,7 +28,6 @@ from scipy.spatial.transform import Rotation
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError, SourceError
-from aliked_ros.evaluation.outcome import Outcome
 from aliked_ros.evaluation.relocalization import (
     METRICS,
     Glance,
@@ -37,6 +36,7 @@ from aliked_ros.evaluation.relocalization import (
     pose_error,
     split,
 )
+from aliked_ros.evaluation.result_table import Outcome
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.types import Pose
 

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from aliked_ros.errors import OutputError
-from aliked_ros.results import VideoFile, write_json
+from aliked_ros.io.results import VideoFile, write_json
 
 
 def test_a_video_that_opencv_cannot_begin_is_told_as_that(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ sys.exit(running.run(Busy))
 """
 IMPORTING = """
 import sys
-from aliked_ros.executables import _program
+from aliked_ros.console.executables import _program
 sys.path.insert(0, {folder!r})
 sys.exit(_program("slow")())
 """

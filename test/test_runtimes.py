@@ -23,7 +23,7 @@ import pytest
 
 INTERRUPTED = """
 import gc, signal
-from aliked_ros.inference.openvino_runtime import OpenVinoRuntime
+from aliked_ros.backends.cpu.openvino import OpenVinoRuntime
 
 first = OpenVinoRuntime(1)
 second = OpenVinoRuntime(1)

@@ -23,7 +23,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
-from aliked_ros.ros import statistics
+from aliked_ros.ros import status as statistics
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
 
 

@@ -31,13 +31,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aliked_ros.backends.gpu import cuda_graph
+from aliked_ros.backends.gpu import tensorrt as tensorrt_device
+from aliked_ros.backends.gpu.engines import Engine
+from aliked_ros.backends.gpu.tensorrt import TensorRtDevice, TensorRtNetwork
+from aliked_ros.backends.gpu.tensorrt_library import TensorRt
 from aliked_ros.errors import BackendError
-from aliked_ros.gpu import Gpu
-from aliked_ros.inference import cuda_graph, tensorrt_device
-from aliked_ros.inference.tensorrt_device import TensorRtDevice, TensorRtNetwork
 from aliked_ros.models.device_export import TensorSpec
-from aliked_ros.models.engines import Engine
-from aliked_ros.models.tensorrt_library import TensorRt
+from aliked_ros.system.nvidia import Gpu
 
 LOST = "cuStreamSynchronize failed: an illegal memory access was encountered"
 

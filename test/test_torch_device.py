@@ -33,17 +33,17 @@ from test_device_backend import common
 from torch.overrides import TorchFunctionMode
 from torch_networks import device_extractor, device_matcher, distances
 
+from aliked_ros.backends.base import create_backend
+from aliked_ros.backends.cpu.backend import CpuBackend
+from aliked_ros.backends.gpu.backend import DeviceBackend
+from aliked_ros.backends.gpu.torch import TorchDevice
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.matcher import LightGlueMatcher
 from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.gpu import GpuError
-from aliked_ros.inference.backend import create_backend
-from aliked_ros.inference.cpu import CpuBackend
-from aliked_ros.inference.device_backend import DeviceBackend
-from aliked_ros.inference.torch_device import TorchDevice
 from aliked_ros.networks import device as networks
+from aliked_ros.system.nvidia import GpuError
 from aliked_ros.types import Image, Matches, UInt8Array
 
 CONFIG = FrontendConfig(max_keypoints=256, precision="float32")
@@ -268,7 +268,7 @@ def test_switches_of_the_process_are_as_they_were() -> None:
     program = """
 import os, warnings
 from torch import backends
-from aliked_ros.inference.torch_device import single_precision
+from aliked_ros.backends.gpu.torch import single_precision
 warnings.simplefilter("ignore")
 product, cases = backends.cuda.matmul, (
     "0", "backends.fp32_precision = 'tf32'", "backends.cudnn.conv.fp32_precision = 'ieee'",

@@ -41,8 +41,8 @@ from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.models.registry import entry_of, weights_path
 from aliked_ros.networks.aliked import ALIKED
 from aliked_ros.training.comparison import check, turned
-from aliked_ros.training.detection import detect
 from aliked_ros.training.distortions import Distortions
+from aliked_ros.training.extraction import detect
 from aliked_ros.training.pairs import open_pairs
 from aliked_ros.training.settings import Comparison, Data, Network, TrainingSettings, read_settings
 from aliked_ros.training.trainer import BEST, LAST, STATE, start_network, train

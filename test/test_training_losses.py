@@ -30,7 +30,7 @@ from torch.autograd import gradcheck
 from aliked_ros.models.registry import weights_path
 from aliked_ros.networks import aliked
 from aliked_ros.networks.constants import SOFT_ARGMAX_TEMPERATURE
-from aliked_ros.training.detection import Detections, detect
+from aliked_ros.training.extraction import Detections, detect
 from aliked_ros.training.losses import (
     LossSettings,
     correspond,

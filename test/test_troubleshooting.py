@@ -32,12 +32,12 @@ SPEAKING = {"file": 1, "mention": 0, "warning": 0, "error": 0, "fatal": 0, "_com
 # What the nodes say comes from these: their own modules, and errors of the core about inputs.
 SOURCES = [
     *sorted((ROOT / "aliked_ros" / "ros").glob("*.py")),
-    *(ROOT / "aliked_ros" / f"{name}.py" for name in ("image_messages", "images", "camera")),
+    *(ROOT / "aliked_ros" / f"{name}.py" for name in ("io/image_messages", "io/images", "camera")),
     ROOT / "aliked_ros" / "frontend" / "extractor.py",
-    ROOT / "aliked_ros" / "inference" / "cpu.py",
+    ROOT / "aliked_ros" / "backends" / "cpu" / "backend.py",
 ]
 # Said by programs that a person runs by hand, who sees them end with the sentence, remedy included.
-COMMANDS = {"demo", "soak", "node_benchmark", "processes", "report"}
+COMMANDS = {"demo", "demo_report", "processes"}
 LEAST = 10  # letters of its own that make a sentence
 
 

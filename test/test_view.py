@@ -309,7 +309,7 @@ def test_bad_arguments_are_a_line(run, arguments, words):
 def test_without_rerun_it_says_what_to_install(run):
     code = (
         "import sys; sys.modules['rerun'] = None; sys.argv[0] = 'aliked_ros';"
-        "from aliked_ros.cli import main; main()"
+        "from aliked_ros.cli.main import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "view", run.path], capture_output=True, text=True, timeout=60

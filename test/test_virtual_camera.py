@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from aliked_ros.sources import open_source
-from aliked_ros.virtual_camera import PHOTO_WIDTH, VirtualCamera
+from aliked_ros.sources.virtual import PHOTO_WIDTH, VirtualCamera
 
 
 def grey(camera: VirtualCamera, index: int) -> np.ndarray:

@@ -24,14 +24,14 @@ import numpy as np
 import pytest
 
 from aliked_ros.errors import ImageError
-from aliked_ros.types import Features, FrameResult, Matches, Tracks
-from aliked_ros.visualization import (
+from aliked_ros.io.drawing import (
     LONG_TRACK,
     Trails,
     contact_sheet,
     draw_matches,
     draw_tracks,
 )
+from aliked_ros.types import Features, FrameResult, Matches, Tracks
 
 BLACK = np.zeros((240, 320), np.uint8)
 

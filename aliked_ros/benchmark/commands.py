@@ -74,10 +74,10 @@ def run(
     """Time ours against the published form, other implementations and settings."""
     from rich.console import Console
 
-    from aliked_ros.benchmark.report import as_text
+    from aliked_ros.benchmark.markdown import as_text
     from aliked_ros.benchmark.suites import run
-    from aliked_ros.progress import share_progress
-    from aliked_ros.results import write_json
+    from aliked_ros.console.progress import share_progress
+    from aliked_ros.io.results import write_json
 
     with share_progress(Console(stderr=True)) as report:
         usual = ["device"] if backend else ["extractor", "matcher", "frontend"]

@@ -32,7 +32,7 @@ from typing import Any
 
 from aliked_ros.benchmark.timing import machine
 from aliked_ros.errors import OutputError, SourceError
-from aliked_ros.results import output_path, write_json
+from aliked_ros.io.results import output_path, write_json
 
 PAGE, PICTURES = "REPORT.md", "report"
 _TEXT, _DONE = "summary.md", "done.json"
@@ -178,7 +178,12 @@ def _run(section: Section, data: Path, folder: Path, restart: bool) -> str:
     benchmark = section.arguments[0] == "bench"
     target = folder / "results.json" if benchmark else folder
     begin = time.monotonic()
-    command = [sys.executable, "-m", "aliked_ros.cli", *section.command(str(data), str(target))]
+    command = [
+        sys.executable,
+        "-m",
+        "aliked_ros.cli",
+        *section.command(str(data), str(target)),
+    ]
     outcome = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if outcome.returncode != 0:
         return f"failed with status {outcome.returncode}"

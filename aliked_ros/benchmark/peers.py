@@ -37,9 +37,9 @@ from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError, ConfigurationError, ModelError
 from aliked_ros.frontend.extractor import create_extractor
 from aliked_ros.frontend.matcher import create_matcher
-from aliked_ros.images import grey
-from aliked_ros.machine import cores
+from aliked_ros.io.images import grey
 from aliked_ros.models.registry import weights_path
+from aliked_ros.system.cpu import cores
 from aliked_ros.types import Features, Float32Array, UInt8Array
 
 if TYPE_CHECKING:
@@ -146,8 +146,8 @@ def _run(peer: Peer, inputs: list[Any], i: int) -> object:
 def _extraction(images: list[Pixels], folder: Path, missing: Mapping[str, str]) -> Work:
     import torch
 
+    from aliked_ros.backends.torch import TorchExtractor
     from aliked_ros.benchmark import opencv_models
-    from aliked_ros.inference.torch_backend import TorchExtractor
     from aliked_ros.networks.aliked import ALIKED
 
     height, width = images[0].shape[:2]
@@ -252,8 +252,8 @@ def dense_exports(
     network: ALIKED, width: int, height: int, top_k: int
 ) -> dict[str, Callable[[Pixels], list[Any]]]:
     """The plain ONNX export of the published form in both runtimes: keypoints and more."""
-    from aliked_ros.inference.onnxruntime_runtime import OnnxRuntime
-    from aliked_ros.inference.openvino_runtime import OpenVinoRuntime
+    from aliked_ros.backends.cpu.onnxruntime import OnnxRuntime
+    from aliked_ros.backends.cpu.openvino import OpenVinoRuntime
     from aliked_ros.networks.dense import export_dense
 
     threads = cores()

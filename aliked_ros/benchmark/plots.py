@@ -20,9 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from aliked_ros.benchmark.report import machine_line
+from aliked_ros.benchmark.markdown import machine_line
 from aliked_ros.errors import BackendError
-from aliked_ros.results import output_path
+from aliked_ros.io.results import output_path
 
 _DPI = 120
 _STAGES = {"extract": "#3465a4", "match": "#73a946", "verify": "#e0a030", "track": "#8e5ea2"}

@@ -38,7 +38,7 @@ import psutil
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import AlikedError, BackendError
-from aliked_ros.machine import cores
+from aliked_ros.system.cpu import cores
 from aliked_ros.types import Image, UInt8Array
 
 _START_TIMEOUT = 900.0  # seconds: TensorRT engines may have to be built first

@@ -31,7 +31,7 @@ from aliked_ros.benchmark.points import Burst, Point, Setting
 from aliked_ros.benchmark.timing import interval
 from aliked_ros.configuration import MODELS, FrontendConfig
 from aliked_ros.errors import BackendError
-from aliked_ros.machine import cores
+from aliked_ros.system.cpu import cores
 from aliked_ros.types import UInt8Array
 
 STAGES = ("extract", "match", "verify", "track", "total")

@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 import psutil
 
-from aliked_ros.benchmark.device import HEIGHT, WIDTH, device_suite
+from aliked_ros.benchmark.gpu import HEIGHT, WIDTH, device_suite
 from aliked_ros.benchmark.peers import dense_exports, peers_suite
 from aliked_ros.benchmark.scaling import scaling_suite
 from aliked_ros.benchmark.timing import Run, Timing, compare, keep_freed_memory, machine
@@ -78,7 +78,7 @@ def extractor_suite(
     images: list[UInt8Array], rounds: int, progress: Callable[[float], None]
 ) -> dict[str, Any]:
     """ALIKED-N16, 1000 keypoints: ours against the published dense form, eager and exported."""
-    from aliked_ros.inference.torch_backend import TorchExtractor
+    from aliked_ros.backends.torch import TorchExtractor
     from aliked_ros.networks.aliked import ALIKED
 
     network = ALIKED.from_checkpoint(weights_path("aliked-n16"))
@@ -231,9 +231,9 @@ def memory_suite(
 def node_suite(
     images: list[UInt8Array], rounds: int, progress: Callable[[float], None]
 ) -> dict[str, Any]:
-    """The running node: what listeners cost it (``aliked_ros.ros.node_benchmark``)."""
+    """The running node: what listeners cost it (``aliked_ros.benchmark.node``)."""
     try:
-        module = import_module("aliked_ros.ros.node_benchmark")
+        module = import_module("aliked_ros.benchmark.node")
     except ImportError as error:
         raise BackendError(
             f"the benchmark 'node' needs ROS 2 ({error}): source it, or run 'make setup'."

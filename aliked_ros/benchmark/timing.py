@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aliked_ros.provenance import machine as machine
+from aliked_ros.system.provenance import machine as machine
 
 Run = Callable[[int], object]
 """One timed piece of work; its argument is the number of the round."""

@@ -34,7 +34,7 @@ from aliked_ros.frontend.similarity import similarities
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.tracker import Tracker
 from aliked_ros.frontend.verification import Verifier
-from aliked_ros.images import grey
+from aliked_ros.io.images import grey
 from aliked_ros.types import (
     BoolArray,
     Features,

@@ -29,12 +29,12 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from aliked_ros.configuration import FrontendConfig, choices
+from aliked_ros.console.options import shared_options
 from aliked_ros.errors import BackendError, ConfigurationError
-from aliked_ros.options import shared_options
 
 if TYPE_CHECKING:
     from aliked_ros.evaluation.odometry import Carry, Mode
-    from aliked_ros.evaluation.outcome import Outcome
+    from aliked_ros.evaluation.result_table import Outcome
 
 evaluate_app = typer.Typer(
     no_args_is_help=True,
@@ -65,7 +65,7 @@ class Options:
         **own: Any,
     ) -> None:
         """Evaluate, draw, print. titles: of the outcomes, where there are several."""
-        from aliked_ros.progress import share_progress
+        from aliked_ros.console.progress import share_progress
 
         kind = evaluate.__name__.removeprefix("evaluate_")
         target = self.output or Path("evaluation") / f"{kind}_{Path(data).resolve().name}"

@@ -23,9 +23,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from aliked_ros.backends.torch import TorchLightGlue
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
-from aliked_ros.inference.torch_backend import TorchLightGlue
 from aliked_ros.models.registry import weights_path
 from aliked_ros.networks.lightglue import LightGlue
 from aliked_ros.types import Features, Matches, UInt8Array

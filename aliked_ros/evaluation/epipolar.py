@@ -39,8 +39,8 @@ from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import SourceError
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
 from aliked_ros.evaluation.methods import Method, Pairs, View, open_methods, question_of
-from aliked_ros.evaluation.outcome import Metric, Outcome, Report
 from aliked_ros.evaluation.poses import has_truth, true_poses
+from aliked_ros.evaluation.result_table import Metric, Outcome, Report
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.sources import open_source
 from aliked_ros.types import Float32Array, FrameResult, Image

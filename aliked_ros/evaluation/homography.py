@@ -37,7 +37,7 @@ from aliked_ros.configuration import FrontendConfig
 from aliked_ros.evaluation.layouts import HomographyPair, homography_pairs
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
 from aliked_ros.evaluation.methods import Method, View, open_methods, question_of
-from aliked_ros.evaluation.outcome import Metric, Outcome, Report
+from aliked_ros.evaluation.result_table import Metric, Outcome, Report
 from aliked_ros.evaluation.statistics import area_under_recall
 from aliked_ros.sources import read_image
 

@@ -27,6 +27,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from aliked_ros.backends.shared import SharedBackends
 from aliked_ros.configuration import MODELS, FrontendConfig, is_checkpoint
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.evaluation.baselines import (
@@ -45,7 +46,6 @@ from aliked_ros.evaluation.ledger import Row
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.matcher import Matcher, build_matcher
 from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.inference.sharing import SharedBackends
 from aliked_ros.models.registry import entry_of
 from aliked_ros.types import Features, Float32Array, UInt8Array
 

@@ -32,8 +32,8 @@ from aliked_ros.evaluation.baselines import Frontend
 from aliked_ros.evaluation.failures import FAILURES, reason_of
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
 from aliked_ros.evaluation.methods import Method, open_methods, question_of
-from aliked_ros.evaluation.outcome import Metric, Outcome, Report
 from aliked_ros.evaluation.poses import read_truth, true_poses
+from aliked_ros.evaluation.result_table import Metric, Outcome, Report
 from aliked_ros.evaluation.trajectories import (
     Aligned,
     align,

@@ -26,8 +26,8 @@ import numpy as np
 
 from aliked_ros.evaluation.epipolar import survival
 from aliked_ros.evaluation.homography import ACCURACY_CURVE
-from aliked_ros.evaluation.outcome import Metric, Outcome
-from aliked_ros.results import output_path
+from aliked_ros.evaluation.result_table import Metric, Outcome
+from aliked_ros.io.results import output_path
 
 mpl.use("Agg")
 

@@ -35,8 +35,8 @@ from aliked_ros.evaluation.failures import FAILURES, reason_of
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
 from aliked_ros.evaluation.methods import Method, open_methods, question_of
 from aliked_ros.evaluation.odometry import calibrate, open_calibrated
-from aliked_ros.evaluation.outcome import Metric, Outcome, Report
 from aliked_ros.evaluation.poses import has_truth, true_poses
+from aliked_ros.evaluation.result_table import Metric, Outcome, Report
 from aliked_ros.evaluation.trajectories import (
     align,
     compare_common,
@@ -50,7 +50,7 @@ from aliked_ros.evaluation.trajectories import (
 from aliked_ros.exporting.colmap import DATABASE, DatabaseWriter, verify_pairs
 from aliked_ros.exporting.mapping import reconstruct
 from aliked_ros.exporting.recording import RecordedFrame, RecordedMatches
-from aliked_ros.messages import whole_nanoseconds
+from aliked_ros.io.messages import whole_nanoseconds
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.sources import Source, open_source
 from aliked_ros.types import Matches

@@ -33,14 +33,14 @@ from aliked_ros.evaluation.failures import FAILURES, reason_of
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
 from aliked_ros.evaluation.methods import Method, open_methods, question_of
 from aliked_ros.evaluation.odometry import Mode, offered_mode, open_calibrated
-from aliked_ros.evaluation.outcome import Metric, Outcome, Report
 from aliked_ros.evaluation.poses import true_poses
+from aliked_ros.evaluation.result_table import Metric, Outcome, Report
 from aliked_ros.evaluation.trajectories import key_of
 from aliked_ros.frontend.depth import keypoint_depth
 from aliked_ros.frontend.relocalization import find_candidate
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.verification import Verifier
-from aliked_ros.images import grey
+from aliked_ros.io.images import grey
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.types import Candidate, Image, Keyframe, Pose, Tracks
 

@@ -30,9 +30,9 @@ from evo.tools import file_interface
 from numpy.typing import NDArray
 
 from aliked_ros.errors import SourceError
-from aliked_ros.messages import whole_nanoseconds
+from aliked_ros.io.messages import whole_nanoseconds
+from aliked_ros.io.results import output_path
 from aliked_ros.odometry.geometry import Transform
-from aliked_ros.results import output_path
 
 Float64Array = NDArray[np.float64]
 

@@ -38,7 +38,7 @@ from scipy.sparse import csr_array, triu
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import OutputError
 from aliked_ros.exporting.recording import RecordedFrame, RecordedMatches, RecordingReader
-from aliked_ros.results import output_path
+from aliked_ros.io.results import output_path
 from aliked_ros.types import UInt64Array
 
 logger = logging.getLogger(__name__)

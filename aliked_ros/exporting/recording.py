@@ -30,11 +30,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from aliked_ros.bags import Bag, Topic
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, ImageError, SourceError
-from aliked_ros.image_messages import image_from_message
-from aliked_ros.messages import (
+from aliked_ros.io.bags import Bag, Topic
+from aliked_ros.io.image_messages import image_from_message
+from aliked_ros.io.messages import (
     features_from_message,
     matches_from_message,
     nanoseconds,

@@ -20,7 +20,7 @@ import logging
 from pathlib import Path
 
 from aliked_ros.exporting.recording import RecordingReader
-from aliked_ros.results import output_path
+from aliked_ros.io.results import output_path
 
 logger = logging.getLogger(__name__)
 

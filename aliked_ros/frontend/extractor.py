@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from aliked_ros.backends.base import Backend, create_backend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ImageError
-from aliked_ros.images import MAX_SIDE
-from aliked_ros.inference.backend import Backend, create_backend
+from aliked_ros.io.images import MAX_SIDE
 from aliked_ros.types import Features, UInt8Array
 
 MIN_SIDE = 64  # below it the coarsest level (stride 32) has no extent

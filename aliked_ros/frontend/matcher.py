@@ -21,10 +21,10 @@ from typing import Protocol
 
 import numpy as np
 
+from aliked_ros.backends.base import Backend, create_backend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.frontend.similarity import mutual_best, similarities
-from aliked_ros.inference.backend import Backend, create_backend
 from aliked_ros.types import Features, Float32Array, Matches
 
 LIGHTGLUE_DIM = 128

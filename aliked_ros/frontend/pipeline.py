@@ -22,6 +22,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from aliked_ros.backends.base import OpenBackend, create_backend
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig, is_checkpoint
 from aliked_ros.errors import ConfigurationError
@@ -35,7 +36,6 @@ from aliked_ros.frontend.relocalization import find_candidate
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.tracker import Tracker
 from aliked_ros.frontend.verification import MIN_MATCHES, Verifier
-from aliked_ros.inference.backend import OpenBackend, create_backend
 from aliked_ros.models.registry import entry_of
 from aliked_ros.types import (
     Candidate,

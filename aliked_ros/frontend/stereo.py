@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ImageError
 from aliked_ros.frontend.similarity import mutual_best_of
-from aliked_ros.images import grey
+from aliked_ros.io.images import grey
 from aliked_ros.types import Features, Float32Array, UInt8Array
 
 # Few wrong candidates share a row, so that the least cosine may be lower than between any two

@@ -36,7 +36,7 @@ from aliked_ros.models.registry import weights_path
 from aliked_ros.networks import fold
 from aliked_ros.networks.checkpoint import State
 from aliked_ros.networks.fold import AlikedShape, Array, Weights
-from aliked_ros.share import share_path
+from aliked_ros.system.share import share_path
 
 LIGHTGLUE = "aliked-lightglue"
 

@@ -38,10 +38,10 @@ from typing import IO, Any
 
 import yaml
 
-from aliked_ros.cache import atomic_path, cache_dir
 from aliked_ros.configuration import is_checkpoint
 from aliked_ros.errors import AlikedError, ConfigurationError, WeightsError
-from aliked_ros.share import share_path
+from aliked_ros.system.cache import atomic_path, cache_dir
+from aliked_ros.system.share import share_path
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share of it that is done, 0 to 1."""

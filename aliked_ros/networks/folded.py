@@ -113,7 +113,7 @@ class FoldedEncoder(nn.Module):
     """uint8 image in; the score head's first layer and the feature tables out, level by level.
 
     What follows (upsampling, the three small convolutions of the score head, detection, SDDH)
-    is faster as compiled loops than as graph nodes: see ``aliked_ros.inference.kernels``.
+    is faster as compiled loops than as graph nodes: see ``aliked_ros.backends.cpu.kernels``.
     """
 
     def __init__(self, weights: Weights, deformable: type[nn.Module] = _FoldedDeformable) -> None:

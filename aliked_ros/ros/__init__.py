@@ -16,8 +16,8 @@
 
 import sys
 
-from aliked_ros.executables import end_quietly_on_interrupt
-from aliked_ros.middleware import MiddlewareError, require_middleware
+from aliked_ros.console.executables import end_quietly_on_interrupt
+from aliked_ros.system.middleware import MiddlewareError, require_middleware
 
 if sys.argv[:1] == ["-m"]:  # python -m aliked_ros.ros.PROGRAM, whose own module comes next
     end_quietly_on_interrupt()

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 from std_msgs.msg import Header
 
+from aliked_ros.io.drawing import LENGTH_COLOURS, Trails, fade, length_bins
 from aliked_ros.types import Float32Array, FrameResult
-from aliked_ros.visualization import LENGTH_COLOURS, Trails, fade, length_bins
 
 _ORIGIN = 0.5  # Foxglove's pixel (0, 0) is the top-left corner of the top-left pixel
 _PARTS = 4  # straight pieces of a tail: every point of one costs Python microseconds

@@ -21,8 +21,8 @@ from std_msgs.msg import Header
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError
-from aliked_ros.ros.complaints import Complaints
 from aliked_ros.ros.conversions import baseline_from_message
+from aliked_ros.ros.warnings import Complaints
 from aliked_ros.types import FrameResult
 
 _MISSING_AFTER = 30  # images without a CameraInfo, after which the node says so

@@ -16,7 +16,7 @@
 
 Each camera has a whole front-end: a :class:`FrontendNode` in a namespace of the camera's name, with
 parameters, lifecycle, status and diagnostics of its own, and a thread that serves it. They share
-only loaded networks (:mod:`aliked_ros.inference.sharing`).
+only loaded networks (:mod:`aliked_ros.backends.shared`).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.validate_topic_name import validate_topic_name
 
+from aliked_ros.backends.shared import SharedBackends
 from aliked_ros.errors import ConfigurationError
-from aliked_ros.inference.sharing import SharedBackends
-from aliked_ros.machine import limit_heaps
 from aliked_ros.ros import running
-from aliked_ros.ros.complaints import reason
 from aliked_ros.ros.frontend_node import FrontendNode
 from aliked_ros.ros.parameters import Change, Declaration, declare_known, warn_of_unknown_names
+from aliked_ros.ros.warnings import reason
+from aliked_ros.system.cpu import limit_heaps
 
 _NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")  # a namespace, and a part of parameters' names
 _TOPICS = {

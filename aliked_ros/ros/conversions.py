@@ -14,10 +14,10 @@
 
 """Between ROS messages and the core's arrays.
 
-Pixels, depth and masks come in through :mod:`aliked_ros.image_messages`; results leave through
+Pixels, depth and masks come in through :mod:`aliked_ros.io.image_messages`; results leave through
 :func:`feature_frame` and its neighbours, which fill message arrays from buffers (rclpy copies
 lists element by element, a thousand times slower). What subscribers need is in
-:mod:`aliked_ros.messages`.
+:mod:`aliked_ros.io.messages`.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from aliked_msgs.msg import FeatureFrame, FeatureMatches, Keyframe, Relocalizati
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, ImageError
 from aliked_ros.frontend.masks import rectified_border
-from aliked_ros.image_messages import ENCODINGS as ENCODINGS
-from aliked_ros.image_messages import depth_from_message as depth_from_message
-from aliked_ros.image_messages import image_from_message as image_from_message
-from aliked_ros.image_messages import mask_from_message as mask_from_message
-from aliked_ros.messages import DESCRIPTOR_TYPES, whole_nanoseconds
-from aliked_ros.messages import seconds as seconds
+from aliked_ros.io.image_messages import ENCODINGS as ENCODINGS
+from aliked_ros.io.image_messages import depth_from_message as depth_from_message
+from aliked_ros.io.image_messages import image_from_message as image_from_message
+from aliked_ros.io.image_messages import mask_from_message as mask_from_message
+from aliked_ros.io.messages import DESCRIPTOR_TYPES, whole_nanoseconds
+from aliked_ros.io.messages import seconds as seconds
 from aliked_ros.types import (
     Candidate,
     FrameResult,

@@ -39,10 +39,10 @@ from rich.table import Table
 from std_srvs.srv import Trigger
 
 from aliked_msgs.msg import FrontendStatus
+from aliked_ros.console.progress import image_progress
 from aliked_ros.errors import AlikedError
-from aliked_ros.messages import seconds
-from aliked_ros.progress import image_progress
-from aliked_ros.results import write_json
+from aliked_ros.io.messages import seconds
+from aliked_ros.io.results import write_json
 from aliked_ros.ros.processes import (
     FRONTEND,
     Child,
@@ -51,8 +51,8 @@ from aliked_ros.ros.processes import (
     children,
     join_private_domain,
 )
-from aliked_ros.share import share_path
 from aliked_ros.sources import default_source, open_source
+from aliked_ros.system.share import share_path
 from aliked_ros.viewing.server import default_port, has_display, require_viewer
 
 _PRELOAD = 300  # images that RATE= decodes first: a camera would not take the front-end's cores
@@ -152,7 +152,7 @@ def run_demo(
     finally:
         watcher.close()
     # imported late, so that the demo starts sooner
-    from aliked_ros.ros.report import report_of, write_pictures
+    from aliked_ros.ros.demo_report import report_of, write_pictures
 
     console.print("Drawing the video ...")
     summary = {

@@ -28,7 +28,7 @@ from typing import Protocol
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from aliked_msgs.msg import FrontendStatus
-from aliked_ros.ros.statistics import WINDOW, Recent
+from aliked_ros.ros.status import WINDOW, Recent
 
 OK, WARN, ERROR, STALE = (
     DiagnosticStatus.OK,

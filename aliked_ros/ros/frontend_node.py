@@ -45,14 +45,12 @@ from std_srvs.srv import Trigger
 
 from aliked_msgs.msg import FrontendStatus
 from aliked_msgs.srv import Relocalize
+from aliked_ros.backends.base import OpenBackend, create_backend
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import BackendError
 from aliked_ros.frontend.masks import read_mask
 from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.inference.backend import OpenBackend, create_backend
-from aliked_ros.machine import give_back_memory, limit_heaps
 from aliked_ros.ros import running
-from aliked_ros.ros.complaints import Complaints, passed_through_us, reason
 from aliked_ros.ros.conversions import (
     candidate_message,
     feature_frame,
@@ -63,8 +61,10 @@ from aliked_ros.ros.inputs import Arrival, Inputs
 from aliked_ros.ros.numbering import Numbering
 from aliked_ros.ros.outputs import Frame, Outputs
 from aliked_ros.ros.parameters import DECLARATIONS, NodeParameters, refused_read_only
-from aliked_ros.ros.statistics import Statistics
+from aliked_ros.ros.status import Statistics
+from aliked_ros.ros.warnings import Complaints, passed_through_us, reason
 from aliked_ros.ros.worker import LatestWorker
+from aliked_ros.system.cpu import give_back_memory, limit_heaps
 from aliked_ros.types import Features, FrameResult, Matches, Tracks, UInt8Array
 
 _SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE

@@ -37,7 +37,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
 from aliked_ros.errors import ImageError
-from aliked_ros.messages import nanoseconds
+from aliked_ros.io.messages import nanoseconds
 from aliked_ros.ros.calibration import Calibration
 from aliked_ros.ros.compatibility import (
     QoSRequestedIncompatibleQoSInfo,
@@ -45,14 +45,14 @@ from aliked_ros.ros.compatibility import (
     publisher_count,
     with_message_info,
 )
-from aliked_ros.ros.complaints import Complaints
 from aliked_ros.ros.conversions import depth_from_message, image_from_message, seconds
 from aliked_ros.ros.latched import subscribe_to_latched
 from aliked_ros.ros.masks import Masks
 from aliked_ros.ros.pairing import Pair, Pairing
 from aliked_ros.ros.parameters import NodeParameters
-from aliked_ros.ros.statistics import Losses, Statistics
-from aliked_ros.transport import too_large
+from aliked_ros.ros.status import Losses, Statistics
+from aliked_ros.ros.warnings import Complaints
+from aliked_ros.system.transport import too_large
 from aliked_ros.types import Float32Array, FrameResult, Image, UInt8Array
 
 AnyImage = ImageMessage | CompressedImage

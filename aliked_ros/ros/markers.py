@@ -25,8 +25,8 @@ from geometry_msgs.msg import Point, Vector3
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from aliked_ros.io.drawing import LENGTH_COLOURS, Trails, length_bins
 from aliked_ros.types import Float32Array, FrameResult
-from aliked_ros.visualization import LENGTH_COLOURS, Trails, length_bins
 
 _MOTION = 5  # frames that a motion line goes back
 _LIFETIME = Duration(sec=2)  # after which the markers of a node that has ended go away

@@ -21,8 +21,8 @@ from sensor_msgs.msg import Image as ImageMessage
 
 from aliked_ros.errors import ConfigurationError, ImageError
 from aliked_ros.frontend.masks import combine
-from aliked_ros.ros.complaints import Complaints
 from aliked_ros.ros.conversions import border_from_message, mask_from_message
+from aliked_ros.ros.warnings import Complaints
 from aliked_ros.types import UInt8Array
 
 

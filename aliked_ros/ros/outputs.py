@@ -29,7 +29,6 @@ from aliked_msgs.msg import FeatureFrame, FeatureMatches, Keyframe
 from aliked_ros.camera import CameraModel
 from aliked_ros.ros import rtabmap
 from aliked_ros.ros.calibration import Calibration
-from aliked_ros.ros.complaints import Complaints
 from aliked_ros.ros.conversions import (
     feature_frame,
     feature_matches,
@@ -39,6 +38,7 @@ from aliked_ros.ros.inputs import Arrival
 from aliked_ros.ros.parameters import NodeParameters
 from aliked_ros.ros.pictures import Pictures
 from aliked_ros.ros.vins import MOST_POINTS, VinsOutput
+from aliked_ros.ros.warnings import Complaints
 from aliked_ros.types import FrameResult, UInt8Array
 
 _QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)

@@ -25,15 +25,15 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
+from aliked_ros.io.drawing import Trails, draw_tracks
 from aliked_ros.ros import annotations
-from aliked_ros.ros.complaints import Complaints, reason
 from aliked_ros.ros.conversions import image_message
 from aliked_ros.ros.markers import TrackMarkers, no_markers
 from aliked_ros.ros.parameters import NodeParameters
-from aliked_ros.ros.statistics import Rate
+from aliked_ros.ros.status import Rate
+from aliked_ros.ros.warnings import Complaints, reason
 from aliked_ros.ros.worker import LatestWorker
 from aliked_ros.types import FrameResult, UInt8Array
-from aliked_ros.visualization import Trails, draw_tracks
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,15 +38,15 @@ from std_srvs.srv import Trigger
 
 from aliked_ros.errors import ConfigurationError, SourceError
 from aliked_ros.frontend.depth import MILLIMETRES
-from aliked_ros.images import grey
-from aliked_ros.messages import nanoseconds
+from aliked_ros.io.images import grey
+from aliked_ros.io.messages import nanoseconds
 from aliked_ros.ros import running
 from aliked_ros.ros.conversions import image_message
 from aliked_ros.ros.pacing import Pacing
 from aliked_ros.ros.parameters import Change, Declaration, declare
-from aliked_ros.ros.playback import Playback
+from aliked_ros.ros.playback_clock import Playback
 from aliked_ros.sources import Partner, Source, default_source, open_source
-from aliked_ros.transport import too_large
+from aliked_ros.system.transport import too_large
 from aliked_ros.types import Float32Array, Image, UInt8Array
 
 _DECLARATIONS = (

@@ -36,7 +36,7 @@ from rclpy.signals import SignalHandlerOptions
 from aliked_msgs.msg import FrontendStatus
 from aliked_ros.errors import AlikedError
 from aliked_ros.ros.compatibility import THIS_MACHINE_ONLY
-from aliked_ros.share import share_path
+from aliked_ros.system.share import share_path
 
 FRONTEND = "aliked_frontend"
 _FIRST_PORT, _PORTS = 7400, 250  # of a DDS domain

@@ -59,14 +59,14 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus, Keyframe
-from aliked_ros import bags
 from aliked_ros.errors import ConfigurationError, ImageError, OutputError
-from aliked_ros.provenance import machine
+from aliked_ros.io import bags
 from aliked_ros.ros import running
 from aliked_ros.ros.compatibility import with_message_info
 from aliked_ros.ros.conversions import jpeg_message
 from aliked_ros.ros.latched import subscribe_to_latched
 from aliked_ros.ros.parameters import Change, Declaration, declare
+from aliked_ros.system.provenance import machine
 
 _DECLARATIONS = (
     Declaration("output", "recording.mcap", "File to write; ends in .mcap.", Change.AT_START),

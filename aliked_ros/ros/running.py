@@ -36,8 +36,8 @@ from rclpy.node import Node
 from rclpy.utilities import remove_ros_args
 
 from aliked_ros.errors import AlikedError
-from aliked_ros.packages import missing
 from aliked_ros.ros.parameters import Declaration
+from aliked_ros.system.packages import missing
 
 _LOOK_PERIOD = 0.5  # seconds
 _PATIENCE = 1.5  # seconds; with what ends regularly after it, 3 at most

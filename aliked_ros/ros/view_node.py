@@ -37,8 +37,8 @@ from sensor_msgs.msg import Image as ImageMessage
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus
 from aliked_ros.errors import ConfigurationError
-from aliked_ros.image_messages import image_from_message
-from aliked_ros.messages import nanoseconds
+from aliked_ros.io.image_messages import image_from_message
+from aliked_ros.io.messages import nanoseconds
 from aliked_ros.ros import running
 from aliked_ros.ros.parameters import Change, Declaration, declare
 from aliked_ros.viewing.server import DEFAULT_PORT, require_viewer

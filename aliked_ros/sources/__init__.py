@@ -77,7 +77,7 @@ def open_source(spec: str, limit: int | None = None, partner: Partner = "none") 
     if partner != "none" and (spec == "virtual" or spec.startswith("camera:")):
         raise files.no_partner(spec, partner, "it gives single images")
     if spec == "virtual":
-        from aliked_ros.virtual_camera import DEFAULT_LENGTH, VirtualCamera
+        from aliked_ros.sources.virtual import DEFAULT_LENGTH, VirtualCamera
 
         return VirtualCamera(length=limit or DEFAULT_LENGTH)
     if spec.startswith("camera:"):

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ImageError
 from aliked_ros.frontend.depth import depth_in_metres
-from aliked_ros.images import damage_of, decode_image, is_turned
-from aliked_ros.images import quiet_opencv as quiet_opencv
+from aliked_ros.io.images import damage_of, decode_image, is_turned
+from aliked_ros.io.images import quiet_opencv as quiet_opencv
 from aliked_ros.types import Float32Array, Image, UInt8Array
 
 logger = logging.getLogger("aliked_ros.sources")

@@ -32,11 +32,11 @@ from typing import Any
 
 import numpy as np
 
-from aliked_ros.bags import Bag
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, ImageError, SourceError
-from aliked_ros.image_messages import depth_from_message, image_from_message
-from aliked_ros.messages import nanoseconds
+from aliked_ros.io.bags import Bag
+from aliked_ros.io.image_messages import depth_from_message, image_from_message
+from aliked_ros.io.messages import nanoseconds
 from aliked_ros.sources.base import (
     SECOND,
     Partner,

@@ -56,7 +56,7 @@ def train(
         TimeRemainingColumn,
     )
 
-    from aliked_ros.progress import share_progress
+    from aliked_ros.console.progress import share_progress
     from aliked_ros.training.comparison import HEAD, check, compare
     from aliked_ros.training.settings import read_settings
     from aliked_ros.training.trainer import train as run

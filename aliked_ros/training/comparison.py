@@ -30,9 +30,9 @@ from aliked_ros.errors import SourceError
 from aliked_ros.evaluation.epipolar import evaluate_epipolar
 from aliked_ros.evaluation.homography import evaluate_homography
 from aliked_ros.evaluation.layouts import homography_pairs
-from aliked_ros.evaluation.outcome import Outcome, Report
+from aliked_ros.evaluation.result_table import Outcome, Report
 from aliked_ros.evaluation.statistics import Estimate
-from aliked_ros.results import output_path, write_picture
+from aliked_ros.io.results import output_path, write_picture
 from aliked_ros.sources import open_source
 from aliked_ros.training.frames import rgb
 from aliked_ros.training.settings import NEW, Comparison, TrainingSettings

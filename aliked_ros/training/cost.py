@@ -33,12 +33,12 @@ from torch import Tensor
 from aliked_ros.benchmark.timing import machine
 from aliked_ros.models.registry import weights_path
 from aliked_ros.networks.aliked import ALIKED
-from aliked_ros.training.detection import Detections, detect
+from aliked_ros.sources.virtual import VirtualCamera
 from aliked_ros.training.distortions import Distortions
+from aliked_ros.training.extraction import Detections, detect
 from aliked_ros.training.losses import LossSettings, dense_nre_loss, sparse_nre_loss
 from aliked_ros.training.pairs import HomographyPairs
 from aliked_ros.training.warps import Warp
-from aliked_ros.virtual_camera import VirtualCamera
 
 SIZE, KEYPOINTS, ROUNDS = (640, 480), 1000, 3
 FORMS = ("sparse", "dense")

@@ -37,12 +37,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from aliked_ros.cache import atomic_path, cache_dir, remove_leftovers
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ImageError, OutputError, SourceError
 from aliked_ros.evaluation.poses import has_truth, interpolated, read_truth, truth_file
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.sources import Partner, Source, open_source, read_image
+from aliked_ros.system.cache import atomic_path, cache_dir, remove_leftovers
 from aliked_ros.training.settings import Data
 from aliked_ros.types import Float32Array, Image, UInt8Array
 

@@ -30,7 +30,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from aliked_ros.training.detection import Detections
+from aliked_ros.training.extraction import Detections
 from aliked_ros.training.warps import Warp, sample
 
 Weight = Annotated[float, Field(ge=0)]

@@ -38,12 +38,12 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from aliked_ros.cache import atomic_path
 from aliked_ros.errors import ConfigurationError, ModelError, OutputError
 from aliked_ros.models.registry import weights_path
 from aliked_ros.networks.aliked import ALIKED
 from aliked_ros.networks.fold import AlikedShape
-from aliked_ros.training.detection import detect
+from aliked_ros.system.cache import atomic_path
+from aliked_ros.training.extraction import detect
 from aliked_ros.training.frames import Reading
 from aliked_ros.training.losses import LossSettings, total_loss
 from aliked_ros.training.pairs import Pair, Pairs, open_pairs

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aliked_ros.io.drawing import draw_matches
 from aliked_ros.networks.aliked import ALIKED
-from aliked_ros.training.detection import Detections, detect
+from aliked_ros.training.extraction import Detections, detect
 from aliked_ros.training.pairs import Pair
 from aliked_ros.types import BoolArray, Features, Matches, UInt8Array, UInt32Array
-from aliked_ros.visualization import draw_matches
 
 CORRECT = 3.0  # pixels
 

@@ -30,12 +30,12 @@ import cv2
 import numpy as np
 import rerun as rr
 
-from aliked_ros.messages import matches_from_message
+from aliked_ros.io.drawing import LONG_TRACK, Trails
+from aliked_ros.io.messages import matches_from_message
 from aliked_ros.types import Float32Array, FrameResult, UInt8Array
 from aliked_ros.viewing import layout
 from aliked_ros.viewing.recorded import result_of
 from aliked_ros.viewing.server import PageServer
-from aliked_ros.visualization import LONG_TRACK, Trails
 
 _PICTURE_WIDTH = 960  # pixels; larger images are shown smaller, raw ones would fill the memory
 _RATE_WINDOW = 2e9  # nanoseconds over which drops a second are taken

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from aliked_ros.errors import ImageError
-from aliked_ros.image_messages import image_from_message
+from aliked_ros.io.image_messages import image_from_message
 from aliked_ros.viewing import recorded
 from aliked_ros.viewing.page import Page
 from aliked_ros.viewing.recorded import Item, RecordedRun

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aliked_ros.bags import Bag, Topic
 from aliked_ros.errors import SourceError
-from aliked_ros.messages import (
+from aliked_ros.io.bags import Bag, Topic
+from aliked_ros.io.messages import (
     features_from_message,
     matches_from_message,
     nanoseconds,

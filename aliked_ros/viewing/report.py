@@ -31,12 +31,12 @@ from typing import Any
 
 import numpy as np
 
-from aliked_ros.bags import MACHINE, SETTINGS
 from aliked_ros.errors import BackendError
-from aliked_ros.results import output_path
+from aliked_ros.io.bags import MACHINE, SETTINGS
+from aliked_ros.io.drawing import LONG_TRACK
+from aliked_ros.io.results import output_path
 from aliked_ros.viewing import recorded
 from aliked_ros.viewing.run import Run, Series, read_run
-from aliked_ros.visualization import LONG_TRACK
 
 _POINTS = 2000  # of a curve; longer ones are thinned
 _HOW = {

@@ -27,15 +27,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from aliked_ros.bags import facts_of
 from aliked_ros.errors import ImageError
-from aliked_ros.image_messages import image_from_message
-from aliked_ros.messages import matches_from_message, seconds
-from aliked_ros.results import caption_of
+from aliked_ros.io.bags import facts_of
+from aliked_ros.io.drawing import Trails, draw_tracks
+from aliked_ros.io.image_messages import image_from_message
+from aliked_ros.io.messages import matches_from_message, seconds
+from aliked_ros.io.results import caption_of
 from aliked_ros.types import Float32Array
 from aliked_ros.viewing import recorded
 from aliked_ros.viewing.recorded import RecordedRun, result_of
-from aliked_ros.visualization import Trails, draw_tracks
 
 Float64Array = NDArray[np.float64]
 CELLS = (32, 24)  # of the coverage of the image, columns and rows

@@ -1,0 +1,542 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""ALIKED and LightGlue as whole graphs on a device that has memory of its own.
+
+What goes into which tensor, when LightGlue may stop, which features are on the device still: all of
+that is here, above the few operations of :class:`Device`. Those for GPUs are in
+``tensorrt_device`` and ``torch_device``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aliked_ros.backends import admission
+from aliked_ros.backends.cpu.dkd import spread
+from aliked_ros.backends.cpu.kernels import widen_half
+from aliked_ros.backends.gpu.engines import (
+    Network,
+    extractor_network,
+    find_ranged,
+    matcher_networks,
+)
+from aliked_ros.configuration import FrontendConfig, parse_image_size
+from aliked_ros.errors import BackendError
+from aliked_ros.models.device_export import LARGEST_TOP_K, SEGMENT_LAYERS, GraphPrecision
+from aliked_ros.system.nvidia import GpuError
+from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
+
+Array = NDArray[Any]
+
+_CELL = 3  # pixels: no two keypoints lie in one of the image's cells of this size
+_RECENT = 4  # images whose features stay on the device: two, of two cameras
+_SHAPES = 2  # image shapes whose extractor stays loaded
+_KEPT = ("keypoints", "descriptors", "count")  # of an extraction's outputs, in the ring
+_TELL = 5.0  # seconds between two lines on a build
+
+
+class DeviceArray(Protocol):
+    """An array in the device's memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def free(self) -> None:
+        """Give the memory back."""
+        ...
+
+
+class DeviceNetwork(Protocol):
+    """A graph that is ready to run on its own inputs and outputs, whose places never change.
+
+    label: name and checksum of the engine, empty where there is none.
+    """
+
+    label: str
+    inputs: Mapping[str, DeviceArray]
+    outputs: Mapping[str, DeviceArray]
+
+    def run(self) -> None:
+        """Begin to compute the outputs."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back, except that of given inputs."""
+        ...
+
+
+class Device(Protocol):
+    """Does what it is asked to in that order; only ``read`` waits.
+
+    Every operation raises BackendError with the cause when the memory is full or the device lost.
+
+    kind: the ``backend`` that it serves. name: of the device and the library, for people.
+    most_keypoints: that it can find in an image.
+    """
+
+    kind: str
+    name: str
+    most_keypoints: int
+
+    def load(
+        self,
+        network: Network,
+        progress: BuildProgress,
+        size: tuple[int, int] | None = None,
+        given: Mapping[str, DeviceArray] | None = None,
+    ) -> DeviceNetwork:
+        """Make a network ready.
+
+        size: (width, height) of the images, of a network that takes several.
+        given: arrays, by name, that those of its inputs which are so called are to lie in.
+        """
+        ...
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
+        """Memory for an array."""
+        ...
+
+    def write(self, target: DeviceArray, values: Array) -> None:
+        """Copy to the device; ``values`` may be changed at once."""
+        ...
+
+    def copy(self, target: DeviceArray, source: DeviceArray) -> None:
+        """Copy within the device."""
+        ...
+
+    def read(self, *arrays: DeviceArray) -> list[Array]:
+        """Copies of arrays, in memory of the caller's own."""
+        ...
+
+    def memory_in_use(self) -> int:
+        """Bytes of the GPU's memory that are not free, whoever has them."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is left."""
+        ...
+
+
+class DeviceBackend:
+    """The networks on one device.
+
+    Memory on the device is taken at the first image, and given back by ``release`` and ``close``.
+    """
+
+    def __init__(
+        self,
+        config: FrontendConfig,
+        device: Device,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        """Raises GpuError for settings that the device cannot follow."""
+        _check_settings(config, device)
+        self._config, self._device = config, device
+        self._progress = BuildProgress(progress or (lambda _: None))
+        self._precision: GraphPrecision = "float32" if config.precision == "float32" else "float16"
+        self._ring = FeatureRing(device)
+        self._extractors: dict[str, DeviceExtractor] = {}
+        self._matcher: DeviceLightGlue | None = None
+        self.description = f"{device.kind}: {device.name}, {self._precision}"
+        self.identity = {
+            "backend": device.kind,
+            "runtime": device.name,
+            "precision": self._precision,
+            "engine": "",
+            "reason": "",
+        }
+        self._admitted: dict[str, str] = {}  # what serves, and how it compares with the CPU
+
+    def load_extractor(self, model: str) -> DeviceExtractor:
+        """See ``Backend``; its engine is built now only where ``image_size`` is set.
+
+        One for each model: who loads it again, since a camera came back, gets the same.
+        """
+        extractor = self._extractors.setdefault(model, DeviceExtractor(self, model))
+        if self._config.image_size:
+            width, height, channels = parse_image_size(self._config.image_size)
+            top_k = _candidates(self._config.max_keypoints, self._config.grid)
+            extractor.prepare((1, height, width, channels), top_k)
+        return extractor
+
+    def load_matcher(self) -> DeviceLightGlue:
+        """See ``Backend``."""
+        if self._matcher is None:
+            self._matcher = DeviceLightGlue(self, self._config.max_keypoints)
+        self._matcher.prepare()
+        return self._matcher
+
+    def release(self) -> None:
+        """See ``Backend``."""
+        for part in (*self._extractors.values(), self._matcher):
+            if part is not None:
+                part.release()
+        self._ring.free()
+
+    def close(self) -> None:
+        """See ``Backend``."""
+        self.release()
+        self._device.close()
+
+    @property
+    def device(self) -> Device:
+        """Where the networks run."""
+        return self._device
+
+    @property
+    def precision(self) -> GraphPrecision:
+        """Of the networks."""
+        return self._precision
+
+    @property
+    def ring(self) -> FeatureRing:
+        """Features that are on the device."""
+        return self._ring
+
+    def load(
+        self,
+        network: Network,
+        size: tuple[int, int] | None = None,
+        given: Mapping[str, DeviceArray] | None = None,
+    ) -> DeviceNetwork:
+        """See ``Device``."""
+        return self._device.load(network, self._progress, size, given)
+
+    def admitted(self, network: DeviceNetwork, part: str, figures: str) -> None:
+        """A network serves from now on: ``engine`` says which, and how it compares with the CPU."""
+        extractor = part == "ALIKED"  # one for every shape; LightGlue's parts are named by no label
+        self._admitted[part] = f"{(extractor and network.label) or part} ({figures})"
+        if "ALIKED" in self._admitted:
+            parts = (self._admitted.get(name) for name in ("ALIKED", "LightGlue"))
+            self.identity["engine"] = "; ".join(filter(None, parts))
+
+    @property
+    def config(self) -> FrontendConfig:
+        """The settings."""
+        return self._config
+
+
+def _candidates(top_k: int, grid: int) -> int:
+    """How many keypoints to ask the device for: spreading needs a choice."""
+    return max(top_k, LARGEST_TOP_K) if grid else top_k
+
+
+def _check_settings(config: FrontendConfig, device: Device) -> None:
+    if not 2 <= config.max_keypoints <= device.most_keypoints:
+        raise GpuError(
+            f"max_keypoints is {config.max_keypoints}, and backend {device.kind!r} finds 2 to "
+            f"{device.most_keypoints}",
+            "set it within that, or backend to 'cpu'",
+        )
+    if config.precision == "bfloat16":
+        raise GpuError(
+            "precision is 'bfloat16', which is the CPU's",
+            "set it to 'auto', 'float16' or 'float32'",
+        )
+
+
+class DeviceExtractor:
+    """ALIKED: the image goes up, features come down and stay up there too.
+
+    users: how many cameras it serves, in turn; each may have two shapes of images.
+    """
+
+    users = 1
+
+    def __init__(self, backend: DeviceBackend, model: str) -> None:
+        self._backend, self._model = backend, model
+        self._networks: dict[tuple[int, ...], DeviceNetwork] = {}
+        self._unmasked: set[DeviceNetwork] = set()  # those whose mask is 1 everywhere
+        self._thresholds: dict[DeviceNetwork, float] = {}  # as they are on the device
+
+    def extract(
+        self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float, grid: int
+    ) -> tuple[Float32Array, Float32Array, Float32Array]:
+        """See ``FeatureNetwork``. With a ``grid``, of as many candidates as the device can find."""
+        height, width = pixels.shape[:2]
+        image = np.ascontiguousarray(pixels).reshape(1, height, width, -1)
+        network = self.prepare(image.shape, _candidates(top_k, grid))
+        count, arrays = self._compute(network, image, mask, threshold)
+        kept: Any = slice(count)
+        if grid:
+            x, y = arrays[0][kept].round().astype(np.int64).T
+            kept = spread(x, y, pixels.shape, top_k, grid)
+        keypoints, scores, descriptors = (_as_float32(array[kept]) for array in arrays)
+        if not grid:
+            self._backend.ring.keep(network.outputs, descriptors, _RECENT * self.users)
+        return keypoints, scores, descriptors
+
+    def prepare(self, shape: tuple[int, ...], top_k: int) -> DeviceNetwork:
+        """The network for images 1×H×W×C; the last few stay loaded."""
+        _, height, width, channels = shape
+        top_k = min(top_k, height // _CELL * (width // _CELL))
+        key = (*shape, top_k)
+        network = self._networks.pop(key, None)
+        if network is None:
+            while len(self._networks) >= _SHAPES * self.users:  # the one not used for longest
+                self._close(self._networks.pop(next(iter(self._networks))))
+            size, precision = (width, height), self._backend.precision
+            sides = find_ranged(self._model, size, channels, top_k, precision)
+            wanted = extractor_network(self._model, sides or size, channels, top_k, precision)
+            network = self._backend.load(wanted, size)
+            try:
+                self._admit(network, (height, width, channels), top_k)
+            except BaseException:
+                self._close(network)
+                raise
+        self._networks[key] = network
+        return network
+
+    def release(self) -> None:
+        """Free the device's memory; the next image takes it again."""
+        while self._networks:
+            self._close(self._networks.popitem()[1])
+
+    def _admit(self, network: DeviceNetwork, shape: tuple[int, int, int], top_k: int) -> None:
+        """Refused where a network does not find on a drawn picture what the CPU finds."""
+        threads, precision = self._backend.config.threads, self._backend.precision
+        expected = admission.expected_features(self._model, shape, top_k, threads)
+        image = admission.picture(*shape).reshape(1, *shape)
+        count, arrays = self._compute(network, image, None, 0.0)
+        keypoints, scores, descriptors = (_as_float32(array[:count]) for array in arrays)
+        found = (keypoints, scores, descriptors)
+        what = network.label or "ALIKED"
+        figures = admission.check_features(what, found, expected, precision)
+        self._backend.admitted(network, "ALIKED", figures)
+
+    def _compute(
+        self, network: DeviceNetwork, image: UInt8Array, mask: UInt8Array | None, threshold: float
+    ) -> tuple[int, list[Array]]:
+        """The number of valid rows; keypoints, scores and descriptors with the others behind."""
+        device = self._backend.device
+        device.write(network.inputs["image"], image)
+        self._write_mask(network, mask)
+        if self._thresholds.get(network) != threshold:
+            device.write(network.inputs["threshold"], np.array([threshold], np.float32))
+            self._thresholds[network] = threshold
+        network.run()
+        names = ("count", "keypoints", "scores", "descriptors")
+        found, *arrays = device.read(*(network.outputs[name] for name in names))
+        return int(found[0]), arrays
+
+    def _close(self, network: DeviceNetwork) -> None:
+        self._unmasked.discard(network)
+        self._thresholds.pop(network, None)
+        network.close()
+
+    def _write_mask(self, network: DeviceNetwork, mask: UInt8Array | None) -> None:
+        """Most images have none: then nothing goes up after the first of them."""
+        if mask is None and network in self._unmasked:
+            return
+        target = network.inputs["mask"]
+        self._unmasked.discard(network)
+        where = np.ones(target.shape, np.uint8) if mask is None else mask
+        self._backend.device.write(target, where)
+        if mask is None:
+            self._unmasked.add(network)
+
+
+class DeviceLightGlue:
+    """LightGlue in segments of three layers, with a look between them whether to go on.
+
+    users: how many cameras it serves, in turn.
+    """
+
+    users = 1
+
+    def __init__(self, backend: DeviceBackend, rows: int) -> None:
+        """``rows``: the most keypoints that an image may have."""
+        self._backend, self._rows = backend, rows
+        self._segments: list[DeviceNetwork] = []
+        self._settings: tuple[float, ...] = ()  # size and threshold as they are on the device
+
+    def match(
+        self,
+        reference: Features,
+        current: Features,
+        match_threshold: float,
+        depth_confidence: float,
+        width_confidence: float,
+    ) -> Matches:
+        """See ``MatchNetwork``; points are not pruned, whatever ``width_confidence`` says."""
+        self.prepare()
+        device, first = self._backend.device, self._segments[0]
+        size = np.array([reference.width, reference.height], np.float32)
+        self._write_points("0", reference, size)
+        self._write_points("1", current, size)
+        settings = (*size.tolist(), match_threshold)
+        if settings != self._settings:
+            device.write(first.inputs["size"], size)
+            device.write(first.inputs["match_threshold"], np.array([match_threshold], np.float32))
+            self._settings = settings
+        layers = 0
+        for network in self._segments:
+            network.run()
+            layers += SEGMENT_LAYERS
+            if depth_confidence >= 0 and "undecided" in network.outputs:
+                (undecided,) = device.read(network.outputs["undecided"])
+                if 1.0 - float(undecided[0]) > depth_confidence:
+                    break
+        columns, scores = device.read(network.outputs["matches"], network.outputs["match_scores"])
+        rows = np.flatnonzero(columns[: len(reference)] >= 0)
+        return Matches(
+            rows.astype(np.uint32), columns[rows].astype(np.uint32), scores[rows], layers=layers
+        )
+
+    def prepare(self) -> None:
+        """Load the segments, each on the outputs of the one before, where they are not loaded."""
+        if self._segments:
+            return
+        known: dict[str, DeviceArray] = {}
+        try:
+            for wanted in matcher_networks(self._rows, self._backend.precision):
+                network = self._backend.load(wanted, given=known)
+                self._segments.append(network)
+                known |= network.inputs
+                known |= {n.removeprefix("new_"): array for n, array in network.outputs.items()}
+            self._admit()
+        except BaseException:
+            self.release()
+            raise
+
+    def _admit(self) -> None:
+        """Refused where the matches of two drawn pictures are not the CPU's."""
+        config, precision = self._backend.config, self._backend.precision
+        pair = admission.expected_pair(config.model, self._rows, config.threads)
+        if pair is None:  # the caller says what does not fit
+            return
+        first, second, expected = pair
+        found = self.match(first, second, *admission.MATCHING)
+        last = self._segments[-1]
+        figures = admission.check_matches(last.label or "LightGlue", found, expected, precision)
+        self._backend.admitted(last, "LightGlue", figures)
+
+    def release(self) -> None:
+        """Free the device's memory; the next pair of images takes it again."""
+        self._settings = ()
+        while self._segments:
+            self._segments.pop().close()
+
+    def _write_points(self, side: str, features: Features, size: Float32Array) -> None:
+        """One image's inputs: copied from the ring where they are on the device, else uploaded."""
+        device, inputs = self._backend.device, self._segments[0].inputs
+        own = np.array([features.width, features.height], np.float32)
+        same_size = bool((own == size).all())
+        found = self._backend.ring.find(features.descriptors) if same_size else None
+        targets = {name: inputs[name + side] for name in _KEPT}
+        if found is not None and all(found[n].shape == t.shape for n, t in targets.items()):
+            for name, target in targets.items():
+                device.copy(target, found[name])
+            return
+        if len(features) > self._rows:
+            raise BackendError(
+                f"An image has {len(features)} features and LightGlue is loaded for {self._rows}; "
+                "raise max_keypoints."
+            )
+        keypoints = features.keypoints
+        if not same_size:  # so that the graph's one size normalises these points by their own
+            keypoints = (keypoints - own / 2) * (size.max() / own.max()) + size / 2
+        values = (keypoints, features.descriptors, np.array([len(features)]))
+        for target, value in zip(targets.values(), values, strict=True):
+            padded = np.zeros(target.shape, target.dtype)
+            padded[: len(value)] = value
+            device.write(target, padded)
+
+
+class FeatureRing:
+    """The last few extractions' features, on the device, found again by what was made of them.
+
+    Matching two images of a sequence needs no upload: the arrays in their Features are the very
+    arrays that the extractor returned.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._entries: list[tuple[Float32Array, dict[str, DeviceArray]]] = []  # the latest last
+
+    def keep(
+        self, outputs: Mapping[str, DeviceArray], descriptors: Float32Array, count: int
+    ) -> None:
+        """Copy the outputs that ``descriptors`` were made of; keep those of ``count`` images."""
+        while len(self._entries) > count:
+            _free(self._entries.pop(0)[1])
+        arrays = self._entries.pop(0)[1] if len(self._entries) == count else {}
+        try:
+            for name in _KEPT:
+                source = outputs[name]
+                if name in arrays and arrays[name].shape != source.shape:
+                    arrays.pop(name).free()
+                if name not in arrays:
+                    arrays[name] = self._device.empty(source.shape, source.dtype)
+                self._device.copy(arrays[name], source)
+        except BaseException:
+            _free(arrays)
+            raise
+        self._entries.append((descriptors, arrays))
+
+    def find(self, descriptors: Float32Array) -> dict[str, DeviceArray] | None:
+        """What is on the device of the features with this very array of descriptors."""
+        return next((arrays for owner, arrays in self._entries if owner is descriptors), None)
+
+    def free(self) -> None:
+        """Forget all."""
+        while self._entries:
+            _free(self._entries.pop()[1])
+
+
+def _as_float32(array: Array) -> Float32Array:
+    """A copy in one piece."""
+    if array.dtype != np.float16:
+        return np.ascontiguousarray(array, np.float32)
+    wide = np.empty(array.shape, np.float32)
+    widen_half(np.ascontiguousarray(array).view(np.uint16).reshape(-1), wide.reshape(-1))
+    return wide
+
+
+def _free(arrays: Mapping[str, DeviceArray]) -> None:
+    for array in arrays.values():
+        array.free()
+
+
+class BuildProgress:
+    """What goes on while engines are made, as lines for a log.
+
+    What the receiver of a line raises ends the build.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.tell = tell
+        self._what = ""
+        self._begin = self._told = 0.0
+
+    def report(self, what: str, share: float) -> None:
+        """A line at the begin and every few seconds, with the time left once that can be told."""
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._begin, self._told = what, now, now
+            self.tell(what)
+        elif now - self._told >= _TELL:
+            self._told = now
+            spent = now - self._begin
+            left = f", about {spent / share - spent:.0f} s left" if share > 0.05 else ""
+            self.tell(f"{what}: {share:.0%} after {spent:.0f} s{left}")

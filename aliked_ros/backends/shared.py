@@ -1,0 +1,235 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Loaded networks that several pipelines of one process share.
+
+The networks are nearly all of a front-end's memory, and they know nothing of the camera whose
+images they get. So several cameras need them only once, as long as they take turns.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from aliked_ros.backends.base import Backend, FeatureNetwork, MatchNetwork, create_backend
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
+
+Progress = Callable[[str], None]
+# What a backend is made for.
+_SETTINGS = (
+    "backend", "allow_fallback", "precision", "image_size", "workspace", "max_keypoints", "threads",
+)  # fmt: skip
+
+
+class SharedBackends:
+    """Hands out backends; those of equal settings have the same networks. For any thread.
+
+    One user at a time has a network work: its results lie in memory that its next call overwrites,
+    and since a call takes all threads of the backend, two at once would not end sooner. Who has
+    waited longest is next, so that no camera starves. A turn is one call, not one image: while a
+    network works for one camera, another's geometry is computed.
+    """
+
+    def __init__(self) -> None:
+        self._engines: dict[tuple[Any, ...], _Engine] = {}
+        self._lock = threading.Lock()  # held while something loads, so that it is loaded once
+
+    def __len__(self) -> int:
+        """How many different backends are in use."""
+        return len(self._engines)
+
+    def open(self, config: FrontendConfig, progress: Progress | None = None) -> SharedBackend:
+        """As ``create_backend``. Each user closes what it got; the last one frees the memory."""
+        key = tuple(getattr(config, name) for name in _SETTINGS)
+        with self._lock:
+            engine = self._engines.get(key)
+            if engine is None:
+                engine = self._engines[key] = _Engine(config, progress)
+            backend = SharedBackend(self, engine, progress)
+            engine.users.append(backend)
+            return backend
+
+    def borrow(self, user: SharedBackend, name: str, load: Callable[[Backend], Any]) -> Any:
+        """The user's network of this name, loaded for it when it is the first."""
+        engine = user.engine
+        with self._lock:
+            if name not in engine.networks:
+                with engine.loading_for(user):
+                    engine.networks[name] = load(engine.backend)
+            user.borrowed.add(name)
+            engine.count_users(name)
+            return engine.networks[name]
+
+    def give_back(self, user: SharedBackend) -> None:
+        """Free what nobody else uses; nothing at a second call."""
+        engine = user.engine
+        with self._lock:
+            if user not in engine.users:
+                return
+            engine.users.remove(user)
+            for name in user.borrowed:
+                engine.count_users(name)
+            if not engine.users:
+                engine.backend.close()
+                self._engines = {k: e for k, e in self._engines.items() if e is not engine}
+
+
+class SharedBackend:
+    """What one user sees of a backend that others use, too; see ``Backend``."""
+
+    def __init__(
+        self, owner: SharedBackends, engine: _Engine, progress: Progress | None = None
+    ) -> None:
+        self.engine, self.progress = engine, progress
+        self.borrowed: set[str] = set()
+        self.resting = True
+        self._owner = owner
+
+    @property
+    def description(self) -> str:
+        """See ``Backend``."""
+        return self.engine.backend.description
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """See ``Backend``."""
+        return self.engine.backend.identity
+
+    def load_extractor(self, model: str) -> FeatureNetwork:
+        """See ``Backend``; another user may have loaded it already."""
+        network = self._owner.borrow(self, model, lambda backend: backend.load_extractor(model))
+        return _SharedExtractor(network, self)
+
+    def load_matcher(self) -> MatchNetwork:
+        """See ``Backend``; another user may have loaded it already."""
+        network = self._owner.borrow(self, "lightglue", lambda backend: backend.load_matcher())
+        return _SharedMatcher(network, self)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Waits until this user may have a network work."""
+        with self.engine.turns:
+            self.resting = False
+            yield
+
+    def release(self) -> None:
+        """See ``Backend``; happens when the last user who is at work asks for it."""
+        with self.engine.turns:
+            self.resting = True
+            if all(user.resting for user in self.engine.users):
+                self.engine.backend.release()
+
+    def close(self) -> None:
+        """See ``Backend``; what others use stays."""
+        self._owner.give_back(self)
+
+
+class _Turns:
+    """A lock that goes to who has waited longest."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._tickets = self._serving = 0
+
+    def __enter__(self) -> None:
+        with self._changed:
+            ticket = self._tickets
+            self._tickets += 1
+            self._changed.wait_for(lambda: self._serving == ticket)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._changed:
+            self._serving += 1
+            self._changed.notify_all()
+
+
+class _Engine:
+    """One backend, its loaded networks by name, and who uses them."""
+
+    def __init__(self, config: FrontendConfig, progress: Progress | None) -> None:
+        self.networks: dict[str, Any] = {}
+        self.users: list[SharedBackend] = []
+        self.turns = _Turns()
+        self._listener = progress
+        self.backend = create_backend(config, self._tell)
+        self._listener = None
+
+    def count_users(self, name: str) -> None:
+        """Tell a network how many cameras it keeps things for; with none let go of it."""
+        users = sum(name in user.borrowed for user in self.users)
+        if users:
+            self.networks[name].users = users
+        else:
+            del self.networks[name]
+
+    @contextmanager
+    def loading_for(self, user: SharedBackend) -> Iterator[None]:
+        """Tell this user alone how it goes."""
+        self._listener = user.progress
+        try:
+            yield
+        finally:
+            self._listener = None
+
+    def _tell(self, step: str) -> None:
+        """To whom a network is loaded for, otherwise to all."""
+        listeners = [self._listener] if self._listener else [user.progress for user in self.users]
+        for listener in listeners:
+            if listener is not None:
+                listener(step)
+
+
+class _SharedExtractor:
+    """A network that works when it is its user's turn; see ``FeatureNetwork``."""
+
+    def __init__(self, network: FeatureNetwork, user: SharedBackend) -> None:
+        self._network, self._user = network, user
+
+    def extract(
+        self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float, grid: int
+    ) -> tuple[Float32Array, Float32Array, Float32Array]:
+        """See ``FeatureNetwork``."""
+        with self._user.turn():
+            return self._network.extract(pixels, mask, top_k, threshold, grid)
+
+
+class _SharedMatcher:
+    """A network that works when it is its user's turn; see ``MatchNetwork``."""
+
+    def __init__(self, network: MatchNetwork, user: SharedBackend) -> None:
+        self._network, self._user = network, user
+
+    def match(
+        self,
+        reference: Features,
+        current: Features,
+        match_threshold: float,
+        depth_confidence: float,
+        width_confidence: float,
+    ) -> Matches:
+        """See ``MatchNetwork``."""
+        with self._user.turn():
+            return self._network.match(
+                reference, current, match_threshold, depth_confidence, width_confidence
+            )

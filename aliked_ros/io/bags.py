@@ -1,0 +1,190 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Reading bags without ROS: MCAP files, rosbag2 folders and databases, ROS 1 bags.
+
+What the recorder left is read: files that lack their end, their metadata.yaml or their index, and
+that were compressed as a whole or message by message.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mcap.records import Metadata
+from mcap.stream_reader import StreamReader
+
+from aliked_ros.errors import SourceError
+from aliked_ros.io.storages import COMPRESSIONS, MCAP_MAGIC, Part, one_line, open_part
+from aliked_ros.io.storages import Topic as Topic
+from aliked_ros.io.storages import stream_mcap as stream_mcap
+
+logger = logging.getLogger(__name__)
+
+_STORAGE_SUFFIXES = (".mcap", ".db3")  # files of rosbag2
+_SPLIT = re.compile(r"_(\d+)$")  # what rosbag2 adds to the names of one recording's files
+MACHINE, SETTINGS = "machine", "front-end"  # names of an MCAP file's metadata
+
+
+class Bag:
+    """A recording, whole or cut off. Use as a context manager, or close it.
+
+    topics: those with messages, by name.
+    cut_off: files whose end is missing; what is whole of them is read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a file or folder. Raises SourceError when nothing of it can be read."""
+        self.path = path
+        self.cut_off: list[Path] = []
+        self._parts = self._open()
+        counts: Counter[tuple[str, str]] = Counter()
+        for part in self._parts:
+            for topic in part.topics:
+                counts[topic.name, topic.msgtype] += topic.count
+        self.topics = [Topic(*key, count) for key, count in sorted(counts.items()) if count]
+
+    def __enter__(self) -> Bag:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files."""
+        for part in self._parts:
+            part.close()
+        self._parts = []
+
+    def messages(self, names: Collection[str]) -> Iterator[tuple[int, str, Any]]:
+        """Time of arrival (nanoseconds), topic and message, of these topics in order of arrival.
+
+        Raises SourceError where the bag is damaged; warns of messages that its index promises and
+        that are not there.
+        """
+        read = 0
+        try:
+            for item in chain.from_iterable(part.messages(names) for part in self._parts):
+                read += 1
+                yield item
+        except OSError:
+            raise
+        except SourceError as error:
+            raise SourceError(f"{self.path} is damaged: {error}") from error
+        except Exception as error:  # by storage and kind of damage
+            raise SourceError(
+                f"{self.path} is damaged ({one_line(error)}); 'mcap recover' or 'ros2 bag reindex' "
+                "saves what is whole."
+            ) from error
+        promised = sum(topic.count for topic in self.topics if topic.name in names)
+        if read < promised:
+            logger.warning(
+                "%s is damaged: %d of %d messages on %s could be read; 'mcap recover' or 'ros2 bag "
+                "reindex' saves what is whole.", self.path, read, promised, ", ".join(names),
+            )  # fmt: skip
+
+    @property
+    def contents(self) -> str:
+        """The topics in words."""
+        held = [f"{topic.name} ({topic.msgtype})" for topic in self.topics]
+        return f"it holds {', '.join(held) or 'no messages'}."
+
+    def _open(self) -> list[Part]:
+        if not self.path.is_dir():
+            return [self._part(self.path)]
+        files = sorted((f for f in self.path.iterdir() if is_storage(f)), key=_number)
+        if not files:
+            raise SourceError(f"{self.path} holds no recording: no .mcap and no .db3 file.")
+        named, reason = _named_files(self.path / "metadata.yaml")
+        if named & {file.name for file in files}:
+            files = [file for file in files if file.name in named]
+        elif len({_number(file)[0] for file in files}) > 1:
+            names = ", ".join(sorted(file.name for file in files))
+            raise SourceError(f"{self.path} holds several recordings ({names}); name one of them.")
+        if missing := named - {file.name for file in files}:
+            reason = f"{self.path} lacks {', '.join(sorted(missing))} of its metadata.yaml."
+        if reason:
+            logger.warning("%s The files that are there are read.", reason)
+        parts: list[Part] = []
+        failures: list[SourceError] = []
+        for file in files:
+            try:
+                parts.append(self._part(file))
+            except SourceError as error:
+                failures.append(error)
+        if not parts:
+            raise failures[0]
+        for failure in failures:
+            logger.warning("left out: %s", failure)
+        return parts
+
+    def _part(self, path: Path) -> Part:
+        part = open_part(path)
+        if part.cut_off:
+            self.cut_off.append(path)
+        if part.note:
+            logger.warning("%s", part.note)
+        return part
+
+
+def is_storage(path: Path) -> bool:
+    """Whether a file has the name of one of a rosbag2 folder's, which may be compressed."""
+    name = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
+    hidden = path.name.startswith(".")  # such as macOS leaves beside the files it copies
+    return name.suffix.lower() in _STORAGE_SUFFIXES and not hidden and path.is_file()
+
+
+def _number(path: Path) -> tuple[str, int]:
+    """Name of the recording that a file is of, and its place in it."""
+    stem = path.name.partition(".mcap")[0].partition(".db3")[0]
+    number = _SPLIT.search(stem)
+    return _SPLIT.sub("", stem), int(number[1]) if number else -1
+
+
+def _named_files(metadata: Path) -> tuple[set[str], str]:
+    """Names of a folder's files in its metadata.yaml, and what is wrong with that."""
+    if not metadata.is_file():
+        return (
+            set(),
+            f"{metadata.parent} has no metadata.yaml, its recorder did not come to its end.",
+        )
+    try:
+        facts = yaml.safe_load(metadata.read_text(encoding="utf-8-sig"))
+        names = facts["rosbag2_bagfile_information"]["relative_file_paths"]
+        return {Path(str(name)).name for name in names}, ""
+    except Exception:  # no YAML, too deep a one, or other content
+        return set(), f"{metadata} cannot be read."
+
+
+def facts_of(path: Path) -> dict[str, dict[str, str]]:
+    """What the recorder stored about a run (MACHINE, SETTINGS); nothing for other recordings."""
+    facts: dict[str, dict[str, str]] = {}
+    try:
+        with path.open("rb") as file:
+            if file.read(len(MCAP_MAGIC)) != MCAP_MAGIC:
+                return facts
+            file.seek(0)
+            for record in StreamReader(file, emit_chunks=True).records:
+                if isinstance(record, Metadata):
+                    facts[record.name] = record.metadata
+    except Exception:  # a folder; by kind of record that stops in the middle
+        pass
+    return facts
