@@ -42,10 +42,11 @@ test-fast: setup  ## the tests that take seconds
 test-gpu: setup  ## the tests that need an NVIDIA GPU, TensorRT and pycuda
 	$(BIN)/python -m pytest -m gpu
 
-lint: setup  ## ruff and mypy
+lint: setup  ## ruff, mypy and the layers of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 docs: setup  ## the documentation as a site in site/, which needs no network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

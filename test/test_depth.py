@@ -23,7 +23,8 @@ import numpy as np
 import pytest
 
 from aliked_ros.errors import ImageError
-from aliked_ros.frontend.depth import depth_at, depth_in_metres
+from aliked_ros.frontend.depth import depth_at
+from aliked_ros.io.images import depth_in_metres
 from aliked_ros.sources import open_source
 
 

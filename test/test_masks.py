@@ -28,9 +28,9 @@ from aliked_ros.camera import CameraModel, create_camera
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ImageError
 from aliked_ros.frontend.extractor import Extractor, create_extractor
-from aliked_ros.frontend.masks import StaticParts, combine, read_mask, rectified_border
+from aliked_ros.frontend.masks import StaticParts, combine, rectified_border
 from aliked_ros.frontend.matcher import NearestMatcher
-from aliked_ros.sources import read_image
+from aliked_ros.sources import read_image, read_mask
 from aliked_ros.types import UInt8Array
 
 CONFIG = FrontendConfig(matcher="nearest")

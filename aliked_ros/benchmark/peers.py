@@ -254,7 +254,7 @@ def dense_exports(
     """The plain ONNX export of the published form in both runtimes: keypoints and more."""
     from aliked_ros.backends.cpu.onnxruntime import OnnxRuntime
     from aliked_ros.backends.cpu.openvino import OpenVinoRuntime
-    from aliked_ros.networks.dense import export_dense
+    from aliked_ros.benchmark.dense import export_dense
 
     threads = cores()
     found: dict[str, Callable[[Pixels], list[Any]]] = {}

@@ -16,35 +16,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ImageError
 from aliked_ros.frontend.stereo import depth_from_disparity
 from aliked_ros.types import Features, Float32Array, Image
-
-MILLIMETRES = 1000.0
-
-
-def depth_in_metres(raw: NDArray[Any], units_per_metre: float = MILLIMETRES) -> Float32Array:
-    """A sensor's H×W values as metres, NaN where it gave none (0, negative, infinite or NaN).
-
-    raw: uint16 in ``units_per_metre``, or float32 in metres (REP-118: 16UC1 and 32FC1).
-    Raises ImageError for another type or shape.
-    """
-    if raw.ndim != 2 or raw.dtype not in (np.uint16, np.float32):
-        raise ImageError(
-            f"The depth image is {raw.dtype} of shape {raw.shape}; it must be H×W, uint16 "
-            "millimetres (16UC1) or float32 metres (32FC1)."
-        )
-    metres = raw.astype(np.float32)
-    if raw.dtype == np.uint16:
-        metres /= np.float32(units_per_metre)
-    metres[~(np.isfinite(metres) & (metres > 0.0))] = np.nan
-    return metres
 
 
 def depth_at(depth: Float32Array, keypoints: Float32Array, width: int, height: int) -> Float32Array:

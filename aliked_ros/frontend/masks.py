@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 from functools import reduce
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -25,7 +24,6 @@ from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ImageError
-from aliked_ros.sources import read_image
 from aliked_ros.types import BoolArray, Float32Array, UInt8Array
 
 _BORDER_MARGIN = 4  # pixels; up to 3 away, the edge of black attracts keypoints
@@ -38,15 +36,6 @@ _FREE = 1.0  # pixels
 _MEMORY = 0.985  # of the evidence is left after each image: about 70 images count
 _LEAST_EVIDENCE = 8.0  # matches
 _LITTLE_EVIDENCE = 2.0  # matches: what a masked place, where none is gathered, fades to first
-
-
-def read_mask(path: Path) -> UInt8Array:
-    """The mask in an image file: 0 (in colour: black) = ignore.
-
-    Raises ImageError when it cannot be read. Lossy formats blur the zeros: use PNG.
-    """
-    pixels = read_image(path)
-    return pixels if pixels.ndim == 2 else np.asarray(pixels.max(axis=2))
 
 
 def combine(*masks: UInt8Array | None) -> UInt8Array | None:

@@ -27,8 +27,7 @@ import cv2
 import numpy as np
 
 from aliked_ros.errors import ImageError
-from aliked_ros.frontend.depth import depth_in_metres
-from aliked_ros.io.images import decode_image, is_jpeg_or_png
+from aliked_ros.io.images import decode_image, depth_in_metres, is_jpeg_or_png
 from aliked_ros.io.messages import seconds
 from aliked_ros.types import Float32Array, Image, UInt8Array
 

@@ -28,13 +28,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aliked_ros.errors import ImageError
-from aliked_ros.types import UInt8Array
+from aliked_ros.types import Float32Array, UInt8Array
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 # FFmpeg's own lines about damage; OpenCV looks at it with the first video.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+MILLIMETRES = 1000.0
 
 MAX_SIDE = 8192
 """Pixels; a few bytes can claim to be an image of gigabytes."""
@@ -239,6 +241,24 @@ def _big_endian(number: memoryview) -> int:
 def grey(pixels: UInt8Array) -> UInt8Array:
     """H×W of an image H×W or H×W×3 (RGB)."""
     return pixels if pixels.ndim == 2 else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
+
+
+def depth_in_metres(raw: NDArray[Any], units_per_metre: float = MILLIMETRES) -> Float32Array:
+    """A sensor's H×W values as metres, NaN where it gave none (0, negative, infinite or NaN).
+
+    raw: uint16 in ``units_per_metre``, or float32 in metres (REP-118: 16UC1 and 32FC1).
+    Raises ImageError for another type or shape.
+    """
+    if raw.ndim != 2 or raw.dtype not in (np.uint16, np.float32):
+        raise ImageError(
+            f"The depth image is {raw.dtype} of shape {raw.shape}; it must be H×W, uint16 "
+            "millimetres (16UC1) or float32 metres (32FC1)."
+        )
+    metres = raw.astype(np.float32)
+    if raw.dtype == np.uint16:
+        metres /= np.float32(units_per_metre)
+    metres[~(np.isfinite(metres) & (metres > 0.0))] = np.nan
+    return metres
 
 
 @contextmanager

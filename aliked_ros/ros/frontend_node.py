@@ -48,7 +48,6 @@ from aliked_msgs.srv import Relocalize
 from aliked_ros.backends.base import OpenBackend, create_backend
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import BackendError
-from aliked_ros.frontend.masks import read_mask
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.ros import running
 from aliked_ros.ros.conversions import (
@@ -64,6 +63,7 @@ from aliked_ros.ros.parameters import DECLARATIONS, NodeParameters, refused_read
 from aliked_ros.ros.status import Statistics
 from aliked_ros.ros.warnings import Complaints, passed_through_us, reason
 from aliked_ros.ros.worker import LatestWorker
+from aliked_ros.sources import read_mask
 from aliked_ros.system.cpu import give_back_memory, limit_heaps
 from aliked_ros.types import Features, FrameResult, Matches, Tracks, UInt8Array
 

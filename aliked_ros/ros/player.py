@@ -37,8 +37,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from aliked_ros.errors import ConfigurationError, SourceError
-from aliked_ros.frontend.depth import MILLIMETRES
-from aliked_ros.io.images import grey
+from aliked_ros.io.images import MILLIMETRES, grey
 from aliked_ros.io.messages import nanoseconds
 from aliked_ros.ros import running
 from aliked_ros.ros.conversions import image_message

@@ -35,6 +35,7 @@ from aliked_ros.sources.base import (
     Source,
     read_depth,
     read_image,
+    read_mask,
 )
 from aliked_ros.sources.files import ImageFiles
 
@@ -49,6 +50,7 @@ __all__ = [
     "open_source",
     "read_depth",
     "read_image",
+    "read_mask",
 ]
 
 _STORAGES = (".mcap", ".db3")  # of rosbag2

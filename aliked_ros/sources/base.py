@@ -28,8 +28,7 @@ from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ImageError
-from aliked_ros.frontend.depth import depth_in_metres
-from aliked_ros.io.images import damage_of, decode_image, is_turned
+from aliked_ros.io.images import damage_of, decode_image, depth_in_metres, is_turned
 from aliked_ros.io.images import quiet_opencv as quiet_opencv
 from aliked_ros.types import Float32Array, Image, UInt8Array
 
@@ -90,6 +89,15 @@ def read_image(path: Path, upright: bool = True) -> UInt8Array:
         return decode_image(data, upright)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
+
+
+def read_mask(path: Path) -> UInt8Array:
+    """The mask in an image file: 0 (in colour: black) = ignore.
+
+    Raises ImageError when it cannot be read. Lossy formats blur the zeros: use PNG.
+    """
+    pixels = read_image(path)
+    return pixels if pixels.ndim == 2 else np.asarray(pixels.max(axis=2))
 
 
 def file_is_turned(path: Path) -> bool:

@@ -81,11 +81,11 @@ class CpuBackend:
 def _create_runtime(threads: int) -> Runtime:
     failures = []
     for module, name in (
-        ("openvino_runtime", "OpenVinoRuntime"),
-        ("onnxruntime_runtime", "OnnxRuntime"),
+        ("openvino", "OpenVinoRuntime"),
+        ("onnxruntime", "OnnxRuntime"),
     ):
         try:
-            found = importlib.import_module(f"aliked_ros.backends.{module}")
+            found = importlib.import_module(f"aliked_ros.backends.cpu.{module}")
             return cast(Runtime, getattr(found, name)(threads))
         except (ImportError, OSError, RuntimeError) as error:
             failures.append(str(error))
