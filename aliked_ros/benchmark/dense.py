@@ -43,4 +43,4 @@ def export_dense(network: ALIKED, width: int, height: int, top_k: int) -> bytes:
     outputs = ["keypoints", "scores", "descriptors"]
     image = torch.zeros(1, 3, height, width)
     model = trace(DenseAliked(network, top_k), {"image": image}, outputs, None)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
