@@ -29,7 +29,7 @@ from aliked_ros.backends.admission import Refused
 from aliked_ros.backends.base import create_backend
 from aliked_ros.backends.cpu.backend import CpuBackend
 from aliked_ros.backends.gpu.backend import DeviceBackend
-from aliked_ros.cli.main import doctor
+from aliked_ros.cli import doctor
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
 from aliked_ros.types import Matches

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import pytest
 
+from aliked_ros.cli import doctor
 from aliked_ros.cli.doctor import FAIL, OK, WARN, Check, examine
-from aliked_ros.cli.main import doctor
 from aliked_ros.models.registry import MODELS, weights_dir
 from aliked_ros.system import transport
 from aliked_ros.system.share import share_path

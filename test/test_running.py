@@ -114,7 +114,7 @@ def program(name: str, *arguments: str, without: str = "") -> subprocess.Complet
     """Run an installed program where a package is missing."""
     code = (
         f"import sys; sys.argv = [{name!r}, *sys.argv[1:]]; sys.modules[{without!r}] = None; "
-        f"from aliked_ros import executables; sys.exit(executables.{name}())"
+        f"from aliked_ros.console import executables; sys.exit(executables.{name}())"
     )
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],

@@ -74,8 +74,8 @@ from aliked_ros.ros.processes import (
     children,
     join_private_domain,
 )
+from aliked_ros.ros.soak import faults
 from aliked_ros.ros.soak.leak_check import LEAST_LOOKS, Vitals, growth, leaks, least_leak, vitals_of
-from aliked_ros.ros.soak.runner import faults
 from aliked_ros.sources import default_source, open_source
 from aliked_ros.system.share import share_path
 from aliked_ros.types import UInt8Array
