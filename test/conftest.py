@@ -24,7 +24,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # so a shell starts what it runs in the background; tests interrupt themselves and others
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import json
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -34,65 +33,24 @@ import numpy as np
 import pytest
 
 from aliked_ros.system.cache import cache_dir
-from aliked_ros.types import Features, UInt8Array
-
-
-def _shared() -> Path | None:
-    named = os.environ.get("ALIKED_ROS_DATA")
-    folder = Path(named) if named else Path(__file__).parents[2] / "shared"
-    return folder if (folder / "data").is_dir() else None
+from aliked_ros.types import UInt8Array
+from helpers.data import read_rgb, shared_folder
+from helpers.parity import Reference
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder that holds ``data/`` and ``reference/``."""
-    folder = _shared()
+    folder = shared_folder()
     if folder is None:
         pytest.skip("no field data: set ALIKED_ROS_DATA to the folder that holds data/, reference/")
     return folder
-
-
-class Reference:
-    """Outputs of the published networks."""
-
-    def __init__(self, folder: Path) -> None:
-        self._arrays = np.load(folder / "reference" / "aliked_lightglue_reference.npz")
-        self._images = json.loads((folder / "reference" / "images.json").read_text())
-        self._data = folder / "data"
-
-    def __getitem__(self, key: str) -> np.ndarray:
-        return self._arrays[key]
-
-    def cases(self) -> list[tuple[str, str]]:
-        """(model, image) pairs that the file has features of."""
-        keys = [key.split("/") for key in self._arrays.files if key.endswith("keypoints")]
-        return [(model, image) for model, image, _ in keys]
-
-    def pixels(self, image: str) -> UInt8Array:
-        """The image as RGB."""
-        return read_rgb(self._data / self._images[image])
-
-    def features(self, model: str, image: str) -> Features:
-        """The published network's features."""
-        height, width = self.pixels(image).shape[:2]
-        arrays = [
-            self._arrays[f"{model}/{image}/{name}"].astype(np.float32)
-            for name in ("keypoints", "scores", "descriptors")
-        ]
-        return Features(*arrays, width, height, model)
 
 
 @pytest.fixture(scope="session")
 def reference(shared: Path) -> Reference:
     """Outputs of the published networks."""
     return Reference(shared)
-
-
-def read_rgb(path: Path) -> UInt8Array:
-    """An image file as RGB."""
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    assert pixels is not None, path
-    return np.ascontiguousarray(pixels[..., ::-1])
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,217 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""``odometry_node`` in a process of its own: on messages made up here, and behind a front-end."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+pytest.importorskip("pycolmap", reason="pycolmap is not installed")
+
+from geometry_msgs.msg import PoseArray
+from nav_msgs.msg import Odometry as OdometryMessage
+from nav_msgs.msg import Path as PathMessage
+from rcl_interfaces.msg import Log
+from rclpy.publisher import Publisher
+from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import PointCloud2
+from std_msgs.msg import Header
+
+from aliked_msgs.msg import FeatureFrame
+from aliked_ros.odometry import Observation
+from aliked_ros.odometry.geometry import Transform
+from aliked_ros.ros.conversions import feature_frame, seconds, stamp_from_seconds
+from aliked_ros.ros.odometry_node import observation_from_message
+from aliked_ros.types import Features, FrameResult, Matches, Tracks
+from helpers.odometry import Room
+from helpers.ros import RELIABLE, START_TIMEOUT, Probe, RosProcess
+
+pytestmark = pytest.mark.ros
+
+MODULE = "aliked_ros.ros.odometry_node"
+OPTICAL_TO_BODY = np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]])  # x forward, y left, z up
+
+
+@pytest.fixture
+def probe() -> Iterator[Probe]:
+    probe = Probe()
+    probe.listen(OdometryMessage, "odometry/odometry")
+    yield probe
+    probe.close()
+
+
+def wait_connected(probe: Probe, publisher: Publisher) -> None:
+    """Wait until frames published now arrive, and what they cause comes back."""
+    probe.wait(publisher.get_subscription_count, START_TIMEOUT)
+    probe.wait(lambda: probe.node.count_publishers("/odometry/odometry"))
+    probe.spin(0.5)  # discovery of the other direction
+
+
+def frame(observation: Observation, calibrated: bool = True) -> FeatureFrame:
+    """A FeatureFrame that carries an observation."""
+    count = len(observation.ids)
+    keypoints = 500 * observation.rays + 320
+    result = FrameResult(
+        index=0,
+        stamp=observation.stamp,
+        features=Features(
+            keypoints,
+            np.ones(count, np.float32),
+            np.zeros((count, 0), np.float32),
+            640,
+            480,
+            "room",
+        ),
+        matches=Matches.empty(),
+        tracks=Tracks(observation.ids, np.ones(count, np.uint32), observation.epoch),
+        normalized=observation.rays if calibrated else None,
+        depth=observation.depth,
+    )
+    stamp = stamp_from_seconds(observation.stamp)
+    return feature_frame(result, Header(stamp=stamp, frame_id="eye"), None)
+
+
+def position(message: OdometryMessage) -> np.ndarray:
+    point = message.pose.pose.position
+    return np.array([point.x, point.y, point.z])
+
+
+def orientation(message: OdometryMessage) -> Rotation:
+    turn = message.pose.pose.orientation
+    return Rotation.from_quat([turn.x, turn.y, turn.z, turn.w])
+
+
+def test_poses_path_and_map_of_a_camera(probe, tmp_path):
+    probe.listen(PathMessage, "odometry/path")
+    probe.listen(PoseArray, "odometry/keyframes")
+    probe.listen(PointCloud2, "odometry/map")
+    publisher = probe.node.create_publisher(FeatureFrame, "eye/features", RELIABLE)
+    process = RosProcess(MODULE, tmp_path / "log", "-p", "frontend:=eye", "-p", "frame_id:=world")
+    wait_connected(probe, publisher)
+    room, poses = Room(), probe.received["odometry/odometry"]
+    for index in range(40):
+        publisher.publish(frame(room.observation(index)))
+        probe.wait(lambda number=index: len(poses) > number)
+    for index, message in enumerate(poses):
+        assert message.header.stamp == stamp_from_seconds(index / 30)
+        assert (message.header.frame_id, message.child_frame_id) == ("world", "eye")
+        camera = room.camera(index).inverse()
+        expected = OPTICAL_TO_BODY @ camera.translation
+        assert np.linalg.norm(position(message) - expected) < 0.03
+        turned = Rotation.from_matrix(OPTICAL_TO_BODY @ camera.rotation)
+        assert (orientation(message).inv() * turned).magnitude() < 0.01
+    probe.wait(lambda: probe.received["odometry/path"] and probe.received["odometry/map"])
+    probe.spin(0.5)
+    path, cloud = probe.received["odometry/path"][-1], probe.received["odometry/map"][-1]
+    assert 1 < len(path.poses) < 40  # the keyframes'
+    assert path.poses[0].header.stamp == stamp_from_seconds(0.0)
+    keyframes = probe.received["odometry/keyframes"][-1]
+    assert keyframes.header == path.header
+    assert keyframes.poses == [keyframe.pose for keyframe in path.poses]
+    assert (cloud.header.frame_id, cloud.point_step) == ("world", 12)
+    assert [field.name for field in cloud.fields] == ["x", "y", "z"]
+    points = np.frombuffer(cloud.data, np.float32).reshape(-1, 3)
+    assert len(points) == cloud.width > 250
+    distances = np.linalg.norm(points[:, None] - room.points @ OPTICAL_TO_BODY.T, axis=2).min(1)
+    assert np.median(distances) < 0.05
+    probe.listen(Log, "/rosout")
+    publisher.publish(frame(room.observation(40, epoch=1)))
+    probe.wait(lambda: [log for log in probe.received["/rosout"] if "map 0 ends" in log.msg])
+    assert process.stop(signal.SIGINT) == 0, process.text()
+    assert "[odometry]: map 0 ends" in process.text()
+    assert "Map 0 begins, in metres" in process.text()
+    assert "Traceback" not in process.text()
+
+
+def test_arrays_that_contradict_each_other_are_left_out():
+    message = frame(Room().observation(0))
+    assert len(observation_from_message(message).depth) == len(message.track_ids)
+    message.depth = message.depth[:10]
+    assert observation_from_message(message).depth is None
+    message.normalized = message.normalized[:7]
+    assert observation_from_message(message) is None
+
+
+def test_features_without_calibration_are_named_once(probe, tmp_path):
+    publisher = probe.node.create_publisher(FeatureFrame, "aliked_frontend/features", RELIABLE)
+    process = RosProcess(MODULE, tmp_path / "log")
+    wait_connected(probe, publisher)
+    room = Room()
+    for index in range(5):
+        publisher.publish(frame(room.observation(index), calibrated=False))
+    publisher.publish(frame(room.observation(5, seen=0)))
+    publisher.publish(frame(room.observation(6)))
+    probe.wait(lambda: probe.received["odometry/odometry"])
+    assert process.stop(signal.SIGTERM) == 0, process.text()
+    assert process.text().count("CameraInfo") == 1
+    assert "Traceback" not in process.text()
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("frontend:=no name", "parameter frontend is 'no name'"),
+        ("ray_noise:=0.0", "parameter ray_noise is 0.0; it must lie in"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path, argument, words):
+    process = RosProcess(MODULE, tmp_path / "log", "-p", argument)
+    assert process.wait(START_TIMEOUT) == 1
+    assert words in process.text()
+    assert "Traceback" not in process.text()
+
+
+@pytest.mark.long
+def test_behind_a_front_end_a_camera_is_followed(probe, shared: Path, tmp_path):
+    """Player → front-end → odometry, with depth; evo compares with ground truth."""
+    evo = pytest.importorskip("aliked_ros.evaluation.odometry", reason="evo is not installed")
+    sequence = shared / "data" / "tum_fr1_xyz"
+    processes = [
+        RosProcess(MODULE, tmp_path / "odometry"),
+        RosProcess(
+            "aliked_ros.ros.frontend_node", tmp_path / "frontend", "-p", "input:=rgbd",
+            "-p", "input_reliability:=reliable", "-p", "max_keypoints:=500",
+            "-p", "matcher:=adaptive",
+        ),
+    ]  # fmt: skip
+    probe.wait_for_state("active")
+    player = RosProcess(
+        "aliked_ros.ros.player", tmp_path / "player", "-p", f"source:={sequence}",
+        "-p", "limit:=40", "-p", "rate:=4.0", "-p", "publish:=rgbd", "-p", "stamp:=dataset",
+        "-p", "reliability:=reliable",
+    )  # fmt: skip
+    assert player.wait(START_TIMEOUT) == 0, player.text()
+    probe.spin(2.0)
+    poses = probe.received["odometry/odometry"]
+    assert {str(m.header.stamp) for m in poses} <= {str(f.header.stamp) for f in probe.features}
+    assert len(poses) >= 0.9 * len(probe.features) > 20
+    found = evo.compare(
+        [seconds(message.header.stamp) for message in poses],
+        [Transform(orientation(m).as_matrix(), position(m)) for m in poses],
+        sequence / "groundtruth_tum.txt",
+        metric=True,
+    )
+    print(
+        f"fr1_xyz 0-39 through three processes: ATE {found.ate * 100:.1f} cm, {found.poses} poses"
+    )
+    assert found.ate < 0.03
+    for process in processes:
+        assert process.stop(signal.SIGINT) == 0, process.text()

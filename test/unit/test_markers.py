@@ -1,0 +1,380 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""~/tracks/markers and ~/annotations: places, colours and frames; made for subscribers only."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+import types
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+
+from builtin_interfaces.msg import Time
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from aliked_ros.io.drawing import LENGTH_COLOURS, LONG_TRACK, Trails
+from aliked_ros.ros import annotations
+from aliked_ros.ros.conversions import image_message
+from aliked_ros.ros.markers import TrackMarkers
+from aliked_ros.sources import open_source
+from aliked_ros.types import Features, FrameResult, Matches, Tracks
+from helpers.ros import RELIABLE, Probe, RosProcess
+
+FOCAL, CENTRE = 100.0, (160.0, 120.0)
+HEADER = Header(stamp=Time(sec=3, nanosec=4), frame_id="left_optical")
+
+
+def frame(
+    index: int,
+    tracks: dict[int, tuple[float, float]],
+    depth: list[float] | None = None,
+    length: int = 1,
+    calibrated: bool = True,
+) -> FrameResult:
+    points = np.array(list(tracks.values()), np.float32).reshape(-1, 2)
+    ids = np.array(list(tracks), np.uint64)
+    count = len(ids)
+    features = Features(points, np.ones(count), np.ones((count, 1)), 320, 240, "aliked-n16")
+    return FrameResult(
+        index, index / 30, features, Matches.empty(), Tracks(ids, np.full(count, length, "u4"), 1),
+        normalized=np.float32((points - CENTRE) / FOCAL) if calibrated else None,
+        depth=None if depth is None else np.array(depth, np.float32),
+    )  # fmt: skip
+
+
+def received(markers: TrackMarkers, result: FrameResult) -> tuple[Marker, Marker]:
+    """The points and the lines as a subscriber gets them."""
+    message = markers.message(result, HEADER)
+    assert message is not None
+    first, second = deserialize_message(serialize_message(message), MarkerArray).markers
+    assert (first.ns, second.ns) == ("points", "motion")
+    assert first.header == second.header == HEADER
+    assert first.lifetime.sec == second.lifetime.sec > 0
+    return first, second
+
+
+def places(marker: Marker) -> np.ndarray:
+    return np.array([(p.x, p.y, p.z) for p in marker.points]).reshape(-1, 3)
+
+
+def rgba(marker: Marker) -> np.ndarray:
+    assert len(marker.colors) == len(marker.points)
+    return np.array([(c.r, c.g, c.b, c.a) for c in marker.colors]).reshape(-1, 4)
+
+
+def test_known_depth_gives_points_in_metres_in_the_optical_frame():
+    result = frame(0, {1: (210, 120), 2: (160, 170), 3: (10, 10), 4: (20, 20)}, [2, 4, np.nan, 0])
+    points, lines = received(TrackMarkers(), result)
+    # x to the right of the image, y down, z forward
+    np.testing.assert_allclose(places(points), [(1, 0, 2), (0, 2, 4)], atol=1e-6)
+    assert (points.type, points.action) == (Marker.POINTS, Marker.ADD)
+    assert (points.pose.orientation.w, points.pose.position.z) == (1.0, 0.0)
+    assert 0 < points.scale.x == points.scale.y < 0.1
+    assert lines.action == Marker.DELETE
+    assert not lines.points
+
+
+def test_without_depth_points_lie_on_the_plane_one():
+    points, _ = received(TrackMarkers(), frame(0, {1: (210, 120), 2: (160, 20)}))
+    np.testing.assert_allclose(places(points), [(0.5, 0, 1), (0, -1, 1)], atol=1e-6)
+
+
+def test_colour_is_the_length_as_in_the_image():
+    for length, number in ((1, 0), (LONG_TRACK, -1), (1000, -1)):
+        points, _ = received(TrackMarkers(), frame(0, {1: (10, 10)}, length=length))
+        expected = [*(np.array(LENGTH_COLOURS[number]) / 255), 1.0]
+        np.testing.assert_allclose(rgba(points), [expected], atol=1e-6)
+
+
+def test_motion_lines_join_where_a_track_was_with_where_it_is():
+    markers = TrackMarkers()
+    for index in range(3):
+        result = frame(index, {7: (160 + 10 * index, 120), 8: (50, 50)}, [2.0, 3.0])
+        points, lines = received(markers, result)
+    np.testing.assert_allclose(places(lines), [(0, 0, 2), (0.4, 0, 2)], atol=1e-6)
+    assert (lines.type, lines.action) == (Marker.LINE_LIST, Marker.ADD)
+    assert lines.scale.x > 0
+    before, now = rgba(lines)
+    assert (before[:3] == now[:3]).all()
+    assert before[3] < now[3]  # fades towards where it was
+    assert len(points.points) == 2
+    for index in range(3, 30):  # a line is short however long the track is
+        _, lines = received(markers, frame(index, {7: (160 + index, 120)}, [2.0]))
+    assert np.ptp(places(lines)[:, 0]) < 0.2
+
+
+def test_depth_that_comes_later_and_goes_away_does_not_mix_with_the_plane():
+    markers = TrackMarkers()
+    received(markers, frame(0, {1: (210, 120)}))
+    points, lines = received(markers, frame(1, {1: (211, 120)}, [5.0]))
+    assert places(points)[0, 2] == 5.0
+    assert not lines.points  # no line from the plane to the point
+    assert markers.message(frame(2, {1: (212, 120)}), HEADER) is None
+    points, _ = received(markers, frame(3, {1: (213, 120)}, [np.nan]))
+    assert points.action == Marker.DELETE
+
+
+def test_nothing_to_show():
+    markers = TrackMarkers()
+    assert markers.message(frame(0, {1: (1, 1)}, calibrated=False), HEADER) is None
+    points, lines = received(markers, frame(1, {}))
+    assert points.action == lines.action == Marker.DELETE
+    outside = replace(frame(2, {1: (1, 1)}), normalized=np.full((1, 2), np.nan, np.float32))
+    points, _ = received(markers, outside)
+    assert not points.points
+
+
+class Fields:
+    """Stands for a message of foxglove_msgs, which the registries do not have."""
+
+    LINE_LIST, POINTS = 4, 1
+
+    def __init__(self, **fields) -> None:
+        self.__dict__.update(fields)
+
+
+@pytest.fixture
+def foxglove_msgs(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("foxglove_msgs.msg")
+    for name in ("ImageAnnotations", "PointsAnnotation", "Point2", "Color"):
+        setattr(module, name, type(name, (Fields,), {}))
+    monkeypatch.setitem(sys.modules, "foxglove_msgs", types.ModuleType("foxglove_msgs"))
+    monkeypatch.setitem(sys.modules, "foxglove_msgs.msg", module)
+    annotations._colours.cache_clear()
+    yield
+    annotations._colours.cache_clear()
+
+
+@pytest.mark.usefixtures("foxglove_msgs")
+def test_annotations_are_half_a_pixel_further_in_foxglove():
+    trails = Trails()
+    for index in range(10):
+        result = frame(index, {1: (20.0 + index, 30.25), 2: (5, 5)}, length=LONG_TRACK)
+        trails.update(result)
+    message = annotations.image_annotations(result, trails, HEADER)
+    lines, dots = message.points
+    assert lines.timestamp == dots.timestamp == HEADER.stamp
+    assert (dots.type, lines.type) == (Fields.POINTS, Fields.LINE_LIST)
+    assert [(p.x, p.y) for p in dots.points] == [(29.5, 30.75), (5.5, 5.5)]
+    assert len(dots.outline_colors) == 2
+    np.testing.assert_allclose(dots.outline_colors[0].r, LENGTH_COLOURS[-1][0] / 255)
+    corners = [(p.x, p.y) for p in lines.points]  # of track 1 alone: 2 has no tail
+    assert corners[0] == (29.5, 30.75)
+    assert corners[-1] == (20.5, 30.75)
+    assert len(corners) == 2 * len(lines.outline_colors) >= 4
+    assert corners[1:-1:2] == corners[2::2]  # pieces join
+    opacities = [colour.a for colour in lines.outline_colors]
+    assert opacities == sorted(opacities, reverse=True)
+    assert 0 < opacities[-1] < opacities[0] <= 1
+
+
+@pytest.mark.usefixtures("foxglove_msgs")
+def test_annotations_of_nothing_and_of_a_first_image():
+    trails, empty = Trails(), frame(0, {})
+    trails.update(empty)
+    lines, dots = annotations.image_annotations(empty, trails, HEADER).points
+    assert not lines.points
+    assert not dots.points
+    first = frame(1, {4: (7, 8)})
+    trails.update(first)
+    lines, dots = annotations.image_annotations(first, trails, HEADER).points
+    assert not lines.points
+    assert len(dots.points) == 1
+
+
+def test_there_are_no_annotations_where_the_package_is_missing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "foxglove_msgs", None)
+    assert annotations.message_type() is None
+
+
+INSTALLED = importlib.util.find_spec("foxglove_msgs") is not None
+needs_foxglove = pytest.mark.skipif(
+    not INSTALLED,
+    reason="foxglove_msgs is not installed (apt install ros-$ROS_DISTRO-foxglove-msgs)",
+)
+
+
+class Rig:
+    """A running front-end, and a camera that sends it images."""
+
+    def __init__(self, log: Path) -> None:
+        arguments = ["backend:=cpu", "matcher:=nearest", "max_keypoints:=300", "status_period:=0.1"]
+        options = [word for argument in arguments for word in ("-p", argument)]
+        self.probe = Probe()
+        self.infos = self.probe.node.create_publisher(CameraInfo, "camera_info", RELIABLE)
+        self.process = RosProcess("aliked_ros.ros.frontend_node", log, *options)
+        images = open_source("virtual", 30)
+        # bright: what is drawn dark stands out
+        self.pixels = [cv2.resize(image.pixels // 2 + 100, (320, 240)) for image in images]
+        self.sent = 0
+
+    def send(self) -> ImageMessage:
+        """Send the next image; returns it when its features are back."""
+        self.sent += 1
+        stamp = Time(sec=1_700_000_000 + self.sent)
+        pixels = self.pixels[self.sent % len(self.pixels)]
+        message = image_message(pixels, Header(stamp=stamp, frame_id="left_optical"))
+        self.probe.send(message)
+        return message
+
+    def watch(self, kind: type, topic: str):
+        """Subscribe, and wait until the node knows."""
+        subscription = self.probe.listen(kind, f"aliked_frontend/{topic}")
+        self.probe.wait(lambda: self.probe.node.count_publishers(f"/aliked_frontend/{topic}"))
+        self.probe.spin(0.5)
+        return subscription
+
+    def unwatch(self, subscription) -> None:
+        self.probe.node.destroy_subscription(subscription)
+        self.probe.spin(0.5)
+
+    def calibrate(self) -> None:
+        """Publish a CameraInfo."""
+        matrix = [260.0, 0.0, 160.0, 0.0, 260.0, 120.0, 0.0, 0.0, 1.0]
+        self.infos.publish(
+            CameraInfo(width=320, height=240, distortion_model="plumb_bob", d=[0.0] * 5, k=matrix)
+        )
+
+    def first(self, topic: str):
+        """The first message on a topic, of images sent until it comes."""
+        self.probe.received[topic].clear()
+        for _ in range(60):
+            self.send()
+            self.probe.spin(0.1)
+            if self.probe.received[topic]:
+                return self.probe.received[topic][0]
+        raise AssertionError(f"nothing on {topic}: {self.process.text()}")
+
+    def stages(self) -> list[str]:
+        """The stages in the status after all images sent until now."""
+        processed = self.probe.status.frames_processed
+        self.send()
+        self.probe.wait(lambda: self.probe.status.frames_processed > processed)
+        return list(self.probe.status.stage_names)
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    rig = Rig(tmp_path_factory.mktemp("markers") / "log")
+    try:
+        rig.probe.wait_for_state("active")
+        rig.probe.wait_connected()
+        yield rig
+        status = rig.process.stop()
+        assert status == 0, rig.process.text()
+        assert "Traceback" not in rig.process.text()
+    finally:
+        rig.process.process.kill()
+        rig.probe.close()
+
+
+@pytest.mark.ros
+@pytest.mark.long
+class TestNode:
+    """In this order: nobody looks, then somebody does."""
+
+    def test_nothing_is_drawn_while_nobody_looks(self, rig: Rig):
+        for _ in range(5):
+            rig.send()
+        assert "total" in rig.stages()
+        assert "draw" not in rig.stages()
+
+    def test_markers_need_a_camera_info_and_the_node_says_so_once(self, rig: Rig):
+        subscription = rig.watch(MarkerArray, "tracks/markers")
+        for _ in range(5):
+            rig.send()
+        rig.probe.wait(lambda: "draw" in rig.stages())
+        assert not rig.probe.received["tracks/markers"]
+        assert rig.process.text().count("Nothing on ~/tracks/markers") == 1
+        rig.calibrate()
+        points, _ = rig.first("tracks/markers").markers
+        frame_ids = {image.header.frame_id for image in rig.probe.features}
+        assert {points.header.frame_id} == frame_ids == {"left_optical"}
+        features = next(f for f in rig.probe.features if f.header == points.header)
+        rays = np.array(features.normalized).reshape(-1, 2)
+        np.testing.assert_allclose(places(points)[:, :2], rays, atol=1e-6)
+        rig.unwatch(subscription)
+
+    def test_no_more_pictures_than_asked_for(self, rig: Rig):
+        subscription = rig.watch(ImageMessage, "tracks/image")
+        pictures = rig.probe.received["tracks/image"]
+        counts = []
+        for rate in (1.0, 0.0):
+            assert rig.probe.set_parameter("picture_rate", rate) == ""
+            before, begin = len(pictures), time.monotonic()
+            for _ in range(12):
+                rig.send()
+                rig.probe.spin(0.05)  # to draw it
+            rig.probe.spin(0.5)
+            counts.append(len(pictures) - before)
+            if rate:
+                assert 1 <= counts[0] <= 2 + rate * (time.monotonic() - begin)
+        assert counts[0] < counts[1]
+        assert rig.probe.set_parameter("picture_rate", 10.0) == ""
+        rig.unwatch(subscription)
+
+    def test_text_and_legend_can_be_switched_while_it_draws(self, rig: Rig):
+        subscription = rig.watch(ImageMessage, "tracks/image")
+        bars = {}
+        for shown in (True, False):
+            assert rig.probe.set_parameter("draw_text", shown) == ""
+            assert rig.probe.set_parameter("draw_legend", shown) == ""
+            message = rig.first("tracks/image")
+            assert message.header in [f.header for f in rig.probe.features]
+            picture = np.frombuffer(message.data, np.uint8).reshape(240, 320, 3)
+            bars[shown] = [float(np.median(rows)) for rows in (picture[:15], picture[-15:, :200])]
+        assert bars[True][0] < 0.6 * bars[False][0]  # the bars are dark
+        assert bars[True][1] < 0.6 * bars[False][1]
+        rig.unwatch(subscription)
+
+    @needs_foxglove
+    def test_annotations_go_with_the_image(self, rig: Rig):
+        from foxglove_msgs.msg import ImageAnnotations, PointsAnnotation
+
+        subscription = rig.watch(ImageAnnotations, "annotations")
+        lines, dots = rig.first("annotations").points
+        features = next(f for f in rig.probe.features if f.header.stamp == dots.timestamp)
+        expected = np.array(features.keypoints).reshape(-1, 2) + 0.5
+        np.testing.assert_allclose([(p.x, p.y) for p in dots.points], expected, atol=1e-4)
+        assert dots.type == PointsAnnotation.POINTS
+        assert len(dots.outline_colors) == len(dots.points)
+        assert lines.type == PointsAnnotation.LINE_LIST
+        assert len(lines.points) == 2 * len(lines.outline_colors)
+        rig.unwatch(subscription)
+
+    def test_deactivation_takes_the_markers_away(self, rig: Rig):
+        rig.watch(MarkerArray, "tracks/markers")
+        rig.calibrate()
+        assert rig.first("tracks/markers").markers[0].action == Marker.ADD
+        assert rig.probe.transition("deactivate")
+        messages = rig.probe.received["tracks/markers"]
+        rig.probe.wait(lambda: messages[-1].markers[0].action == Marker.DELETEALL)
+        assert rig.probe.transition("activate")
+        rig.probe.wait_connected()
+        rig.calibrate()
+        assert rig.first("tracks/markers").markers[0].action == Marker.ADD
