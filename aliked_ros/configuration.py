@@ -12,135 +12,253 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Settings of the front-end: one data class, checked once, shared by node, CLI and benchmark."""
+"""Settings of the front-end, one row each: parameters, options, docs and checks derive from it."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeAlias, TypeVar
 
 from aliked_ros.errors import ConfigurationError
 
-MODELS = ("aliked-t16", "aliked-n16", "aliked-n16rot", "aliked-n32")
-BACKENDS = ("auto", "tensorrt", "cpu", "torch")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-MATCHERS = ("lightglue", "nearest", "adaptive")
-VERIFICATIONS = ("fundamental", "essential", "homography", "none")
+Value: TypeAlias = bool | int | float | str
+T = TypeVar("T", bound=Value)
 
-_CHOICES = {
-    "model": MODELS,
-    "backend": BACKENDS,
-    "precision": PRECISIONS,
-    "matcher": MATCHERS,
-    "verification": VERIFICATIONS,
-}
-_RANGES = {
-    "workspace": (16, 65536),
-    "max_keypoints": (1, 8192),
-    "score_threshold": (0.0, 1.0),
-    "match_threshold": (0.0, 1.0),
-    "depth_confidence": (-1.0, 1.0),
-    "width_confidence": (-1.0, 1.0),
-    "min_similarity": (0.0, 1.0),
-    "inlier_threshold": (0.1, 20.0),
-    "grid": (0, 64),
-    "keyframe_tracked": (0.0, 1.0),
-    "keyframe_parallax": (0.0, 1000.0),
-    "keyframe_interval": (0.0, 3600.0),
-    "keyframe_count": (1, 100),
-    "epipolar_band": (0.5, 20.0),
-    "max_disparity": (1.0, 2048.0),
-    "threads": (0, 256),
-}
+MODELS = ("aliked-t16", "aliked-n16", "aliked-n16rot", "aliked-n32")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What one setting is and what it may be; the default fixes its type.
+
+    limits: inclusive. choices, other: permitted texts, and what else is, by a test and in words.
+    unit: of a number. live: may change between two images. backend: a loaded backend depends on it.
+    """
+
+    name: str
+    default: Value
+    help: str
+    limits: tuple[float, float] | None = None
+    choices: tuple[str, ...] = ()
+    other: tuple[Callable[[str], bool], str] | None = None
+    unit: str = ""
+    live: bool = False
+    backend: bool = False
+
+    @property
+    def constraint(self) -> str:
+        """The permitted values in words; empty when the type says it all."""
+        if self.choices:
+            other = "" if self.other is None else f", or {self.other[1]}"
+            return f"one of {', '.join(self.choices)}{other}"
+        if self.limits:
+            return f"{self.limits[0]:.9g} to {self.limits[1]:.9g} {self.unit}".rstrip()
+        return ""
+
+    @property
+    def full_help(self) -> str:
+        """What it is, and what it may be."""
+        constraint = self.constraint
+        return f"{self.help} {constraint[:1].upper()}{constraint[1:]}." if constraint else self.help
+
+    def check(self, value: Any, name: str) -> None:
+        """Raise ConfigurationError, which calls the setting ``name``, for a value not permitted."""
+        other = self.other is not None and self.other[0](value)
+        if self.choices and value not in self.choices and not other:
+            raise ConfigurationError(f"{name} is {value!r}; choose {self.constraint}.")
+        if self.limits and not self.limits[0] <= value <= self.limits[1]:  # also refuses NaN
+            raise ConfigurationError(f"{name} is {value}; it must lie in {self.constraint}.")
+
+
+def is_checkpoint(model: str) -> bool:
+    """Whether a model is named by the path of its checkpoint."""
+    return model.endswith(".pth")
+
+
+def _setting(default: T, help: str, **facts: Any) -> T:
+    """A field of ``FrontendConfig``; facts: fields of ``Setting``."""
+    return field(default=default, metadata={"default": default, "help": help} | facts)
 
 
 @dataclass(frozen=True, slots=True)
 class FrontendConfig:
-    """Settings of extractor, matcher and backend.
+    """Settings of extractor, matcher and backend; ``SETTINGS`` describes each.
 
-    model: name of the ALIKED network, or path of a checkpoint (``.pth``) in the published format.
-    backend: where the networks run; ``auto``: ``tensorrt`` where a GPU and TensorRT are there and
-        work, else ``cpu``. The reason is in the log and in ``~/status``. ``torch``: PyTorch, on the
-        GPU where it can use one.
-    allow_fallback: with ``tensorrt`` or ``torch`` on a GPU, go on on the CPU when it cannot run or
-        fails (``auto`` always does).
-    precision: ``bfloat16`` runs the convolutions and LightGlue in bfloat16 where the CPU has it;
-        ``float16`` is the GPU's; ``auto`` is the one of the two that is supported, else
-        ``float32``.
-    image_size: TensorRT, images to build the engine for at configure, e.g. ``640x480`` or
-        ``640x480 grey``; for others, and without it, it is built at the first image.
-    workspace: TensorRT, MiB of GPU memory that a layer of an engine may take while it works: less
-        for small GPUs, more may be faster. Another value builds the engines again.
-    max_keypoints: the K best-scored keypoints are kept.
-    score_threshold: only keypoints whose score-map maximum is above this are kept (0 = all).
-    grid: cells along the longer side of the image, of which each keeps its share of
-        ``max_keypoints`` before the rest is filled by score; 0 = the best-scored ones wherever.
-    matcher: ``lightglue``; ``nearest`` for mutual nearest neighbours; ``adaptive`` for nearest
-        neighbours near where the motion so far lets expect them, and LightGlue for the images
-        where that is not enough, and to find lost tracks again.
-    match_threshold: LightGlue, least probability of a match (published: 0.1).
-    depth_confidence: LightGlue, share of confident points that ends the layers early
-        (published: 0.95; -1 = never).
-    width_confidence: LightGlue, confidence at which unmatchable points are pruned
-        (published: 0.99; -1 = never, the default: it saves no time on a CPU).
-    min_similarity: ``nearest`` matcher, least cosine of two matched descriptors.
-    verification: geometry that matches have to agree with to extend a track: ``fundamental``
-        (any camera motion in any scene), ``essential`` (the same for a calibrated camera;
-        fundamental while there is no CameraInfo), ``homography`` (planes and turning cameras),
-        ``none``.
-    inlier_threshold: largest distance of a match from that geometry, in pixels.
-    recover_tracks: give features that were lost for a while their ids back, from keyframes.
-    keyframe_tracked: an image becomes a keyframe when less than this share is still tracked of
-        what could be followed since the last one. A dark image, that shows nothing, never does.
-    keyframe_parallax: an image becomes a keyframe, too, when its tracks have moved by this many
-        pixels since the last one (median; 0 = never for this).
-    keyframe_interval: an image becomes a keyframe, too, this many seconds after the last one
-        (0 = never for this).
-    keyframe_count: so many recent keyframes are kept, for recovery and ``~/relocalize``.
-    epipolar_band: stereo, largest distance in rows between the two sides of a match, pixels.
-    max_disparity: stereo, largest disparity, pixels.
-    mask_static: keep features away from what is fixed to the image while the camera moves.
-    threads: CPU threads of the inference, 0 = all cores.
+    Raises ConfigurationError for a value outside its range or an impossible combination.
     """
 
-    model: str = "aliked-n16"
-    backend: str = "auto"
-    allow_fallback: bool = False
-    precision: str = "auto"
-    image_size: str = ""
-    workspace: int = 1024
-    max_keypoints: int = 1000
-    score_threshold: float = 0.0
-    grid: int = 0
-    matcher: str = "lightglue"
-    match_threshold: float = 0.1
-    depth_confidence: float = 0.95
-    width_confidence: float = -1.0
-    min_similarity: float = 0.7
-    verification: str = "fundamental"
-    inlier_threshold: float = 2.0
-    recover_tracks: bool = True
-    keyframe_tracked: float = 0.6
-    keyframe_parallax: float = 40.0
-    keyframe_interval: float = 0.0
-    keyframe_count: int = 10
-    epipolar_band: float = 1.5
-    max_disparity: float = 192.0
-    mask_static: bool = False
-    threads: int = 0
+    model: str = _setting(
+        "aliked-n16",
+        "Name of the ALIKED network, or path of a checkpoint (.pth) in the published format.",
+        choices=MODELS,
+        other=(is_checkpoint, "a checkpoint's path (.pth)"),
+    )
+    backend: str = _setting(
+        "auto",
+        "Where the networks run; 'auto': 'tensorrt' where a GPU and TensorRT are there and work, "
+        "else 'cpu'. The reason is in the log and in ~/status. 'torch': PyTorch, on the GPU where "
+        "it can use one.",
+        choices=("auto", "tensorrt", "cpu", "torch"),
+        backend=True,
+    )
+    allow_fallback: bool = _setting(
+        False,
+        "With 'tensorrt' or 'torch' on a GPU, continue on the CPU when it cannot run or fails "
+        "('auto' always does).",
+        backend=True,
+    )
+    precision: str = _setting(
+        "auto",
+        "'bfloat16' runs the convolutions and LightGlue in bfloat16 where the CPU has it; "
+        "'float16' is the GPU's; 'auto' is the one of the two that is supported, else 'float32'.",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        backend=True,
+    )
+    image_size: str = _setting(
+        "",
+        "TensorRT, images to build the engine for at configure, e.g. '640x480' or '640x480 grey'; "
+        "for other images, and without it, the engine is built at the first image.",
+        backend=True,
+    )
+    workspace: int = _setting(
+        1024,
+        "TensorRT, GPU memory that a layer of an engine may use while it runs: less for small "
+        "GPUs, more may be faster. Another value rebuilds the engines.",
+        limits=(16, 65536),
+        unit="MiB",
+        backend=True,
+    )
+    max_keypoints: int = _setting(
+        1000,
+        "The K best-scored keypoints are kept.",
+        limits=(1, 8192),
+        backend=True,
+    )
+    score_threshold: float = _setting(
+        0.0,
+        "Only keypoints whose score-map maximum is above this are kept; 0 = all.",
+        limits=(0.0, 1.0),
+        live=True,
+    )
+    grid: int = _setting(
+        0,
+        "Cells along the longer side of the image, of which each keeps its share of "
+        "max_keypoints before the rest is filled by score; 0 = the best-scored ones anywhere.",
+        limits=(0, 64),
+        live=True,
+    )
+    matcher: str = _setting(
+        "lightglue",
+        "'lightglue'; 'nearest': mutual nearest neighbours; 'adaptive': nearest neighbours within "
+        "a gate around the predicted position, LightGlue for images where that is not enough and "
+        "to recover lost tracks.",
+        choices=("lightglue", "nearest", "adaptive"),
+    )
+    match_threshold: float = _setting(
+        0.1,
+        "LightGlue, lowest probability of a match (published: 0.1).",
+        limits=(0.0, 1.0),
+        live=True,
+    )
+    depth_confidence: float = _setting(
+        0.95,
+        "LightGlue, share of confident points that ends the layers early (published: 0.95); "
+        "-1 = never.",
+        limits=(-1.0, 1.0),
+        live=True,
+    )
+    width_confidence: float = _setting(
+        -1.0,
+        "LightGlue, confidence at which unmatchable points are pruned (published: 0.99); "
+        "-1 = never, as it saves no time on a CPU.",
+        limits=(-1.0, 1.0),
+        live=True,
+    )
+    min_similarity: float = _setting(
+        0.7,
+        "Nearest neighbours, lowest cosine of two matched descriptors.",
+        limits=(0.0, 1.0),
+        live=True,
+    )
+    verification: str = _setting(
+        "fundamental",
+        "Geometry that matches must agree with to extend a track: 'fundamental' (any camera "
+        "motion in any scene), 'essential' (the same for a calibrated camera; fundamental while "
+        "there is no CameraInfo), 'homography' (planes and turning cameras), 'none'.",
+        choices=("fundamental", "essential", "homography", "none"),
+        live=True,
+    )
+    inlier_threshold: float = _setting(
+        2.0,
+        "Largest distance of a match from that geometry.",
+        limits=(0.1, 20.0),
+        unit="pixels",
+        live=True,
+    )
+    recover_tracks: bool = _setting(
+        True,
+        "Give features that were lost for a while their ids back, from keyframes.",
+        live=True,
+    )
+    keyframe_tracked: float = _setting(
+        0.6,
+        "An image becomes a keyframe when less than this share is still tracked of what could be "
+        "followed since the last one. A dark image without features never does.",
+        limits=(0.0, 1.0),
+        live=True,
+    )
+    keyframe_parallax: float = _setting(
+        40.0,
+        "An image also becomes a keyframe when its tracks have moved this far since the last one "
+        "(median); 0 = off.",
+        limits=(0.0, 1000.0),
+        unit="pixels",
+        live=True,
+    )
+    keyframe_interval: float = _setting(
+        0.0,
+        "An image also becomes a keyframe this long after the last one; 0 = off.",
+        limits=(0.0, 3600.0),
+        unit="seconds",
+        live=True,
+    )
+    keyframe_count: int = _setting(
+        10,
+        "Number of recent keyframes kept, for recovery and ~/relocalize.",
+        limits=(1, 100),
+        live=True,
+    )
+    epipolar_band: float = _setting(
+        1.5,
+        "Stereo, largest vertical distance between the two sides of a match.",
+        limits=(0.5, 20.0),
+        unit="pixels",
+        live=True,
+    )
+    max_disparity: float = _setting(
+        192.0,
+        "Stereo, largest disparity.",
+        limits=(1.0, 2048.0),
+        unit="pixels",
+        live=True,
+    )
+    mask_static: bool = _setting(
+        False,
+        "Ignore features on what is fixed to the image while the camera moves.",
+        live=True,
+    )
+    threads: int = _setting(
+        0,
+        "CPU threads of the inference; 0 = all cores.",
+        limits=(0, 256),
+        backend=True,
+    )
 
     def __post_init__(self) -> None:
-        """Raise ConfigurationError for a value outside its range or an impossible combination."""
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices and not (name == "model" and is_checkpoint(value)):
-                raise ConfigurationError(
-                    f"{name} is {value!r}; choose one of {', '.join(choices)}."
-                )
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if not low <= value <= high:  # also refuses NaN
-                raise ConfigurationError(f"{name} is {value}; it must lie in [{low}, {high}].")
+        for name, setting in SETTINGS.items():
+            setting.check(getattr(self, name), name)
         if self.image_size:
             parse_image_size(self.image_size)
         if self.model == "aliked-t16" and self.matcher != "nearest":
@@ -150,9 +268,8 @@ class FrontendConfig:
             )
 
 
-def is_checkpoint(model: str) -> bool:
-    """Whether a model is named by the path of its checkpoint."""
-    return model.endswith(".pth")
+SETTINGS = {row.name: Setting(row.name, **row.metadata) for row in fields(FrontendConfig)}
+"""By name, in order of declaration."""
 
 
 def parse_image_size(text: str) -> tuple[int, int, int]:
@@ -166,18 +283,3 @@ def parse_image_size(text: str) -> tuple[int, int, int]:
             f"The image size is {text!r}; write it as 640x480, or as '640x480 grey'."
         )
     return int(found[1]), int(found[2]), 1 if found[3] else 3
-
-
-def ranges() -> dict[str, tuple[float, float]]:
-    """Inclusive limits of the numeric settings, by name."""
-    return dict(_RANGES)
-
-
-def choices() -> dict[str, tuple[str, ...]]:
-    """Permitted values of the textual settings, by name."""
-    return dict(_CHOICES)
-
-
-def names() -> tuple[str, ...]:
-    """Names of all settings, in order of declaration."""
-    return tuple(f.name for f in fields(FrontendConfig))

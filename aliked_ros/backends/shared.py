@@ -27,14 +27,11 @@ from types import TracebackType
 from typing import Any
 
 from aliked_ros.backends.base import Backend, FeatureNetwork, MatchNetwork, create_backend
-from aliked_ros.configuration import FrontendConfig
+from aliked_ros.configuration import SETTINGS, FrontendConfig
 from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
 
 Progress = Callable[[str], None]
-# What a backend is made for.
-_SETTINGS = (
-    "backend", "allow_fallback", "precision", "image_size", "workspace", "max_keypoints", "threads",
-)  # fmt: skip
+_KEY = [name for name, setting in SETTINGS.items() if setting.backend]
 
 
 class SharedBackends:
@@ -56,7 +53,7 @@ class SharedBackends:
 
     def open(self, config: FrontendConfig, progress: Progress | None = None) -> SharedBackend:
         """As ``create_backend``. Each user closes what it got; the last one frees the memory."""
-        key = tuple(getattr(config, name) for name in _SETTINGS)
+        key = tuple(getattr(config, name) for name in _KEY)
         with self._lock:
             engine = self._engines.get(key)
             if engine is None:

@@ -34,8 +34,9 @@ from visualization_msgs.msg import MarkerArray
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus, Keyframe
 from aliked_ros.io.results import output_path
-from aliked_ros.ros import annotations, running
-from aliked_ros.ros.parameters import Change, Declaration, declare
+from aliked_ros.ros import foxglove, running
+from aliked_ros.ros.declarations import Declaration
+from aliked_ros.ros.parameters import declare
 
 TOPICS: dict[str, Callable[[], type | None]] = {
     "features": lambda: FeatureFrame,
@@ -43,7 +44,7 @@ TOPICS: dict[str, Callable[[], type | None]] = {
     "keyframes": lambda: Keyframe,
     "tracks/image": lambda: Image,
     "tracks/markers": lambda: MarkerArray,
-    "annotations": annotations.message_type,
+    "annotations": foxglove.message_type,
     "status": lambda: FrontendStatus,
 }
 """Topics below the front-end's name, and what gives their types: None = not installed."""
@@ -51,13 +52,12 @@ TOPICS: dict[str, Callable[[], type | None]] = {
 _QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 _PREFIX = 4  # bytes before the message: CDR's own, from which it is aligned
 _DECLARATIONS = (
-    Declaration("frontend", "aliked_frontend", "Name of the front-end.", Change.AT_START),
-    Declaration("topics", "features", "Topics below it, with spaces.", Change.AT_START),
+    Declaration("frontend", "aliked_frontend", "Name of the front-end."),
+    Declaration("topics", "features", "Topics below it, with spaces."),
     Declaration(
         "arrivals",
         "",
         "File for int64: stamp, arrival (ns), index of each FeatureFrame. Empty: none.",
-        Change.AT_START,
     ),
 )
 

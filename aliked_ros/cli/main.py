@@ -38,7 +38,7 @@ import typer
 from typer.core import TyperGroup
 
 from aliked_ros.benchmark.commands import app as bench_app
-from aliked_ros.configuration import FrontendConfig, choices, parse_image_size, ranges
+from aliked_ros.configuration import SETTINGS, FrontendConfig, parse_image_size
 from aliked_ros.console.options import Command, shared_options
 from aliked_ros.errors import AlikedError, BackendError, ImageError, SourceError
 from aliked_ros.evaluation.commands import evaluate_app
@@ -104,57 +104,37 @@ Names = Annotated[list[str] | None, typer.Argument(help="Names as in 'models lis
 Force = Annotated[bool, typer.Option("--force", help="Even what is there already.")]
 
 
-def _one_of(setting: str) -> str:
-    return f"One of {', '.join(choices()[setting])}."
-
-
-def _within(setting: str) -> str:
-    low, high = ranges()[setting]
-    return f"{low:g} to {high:g}"
-
-
-_EXTRACTION: dict[str, Any] = {
-    "model": Annotated[str, typer.Option("--model", help=_one_of("model"))],
-    "max_keypoints": Annotated[int, typer.Option("--top-k", help="Keep the K best keypoints.")],
-    "score_threshold": Annotated[
-        float, typer.Option("--threshold", help="And of them those with a score above this.")
-    ],
-    "backend": Annotated[str, typer.Option("--backend", help=_one_of("backend"))],
-    "precision": Annotated[str, typer.Option("--precision", help=_one_of("precision"))],
-    "threads": Annotated[int, typer.Option("--threads", help="CPU threads; 0: all cores.")],
+_EXTRACTION = {
+    "model": "--model",
+    "max_keypoints": "--top-k",
+    "score_threshold": "--threshold",
+    "backend": "--backend",
+    "precision": "--precision",
+    "threads": "--threads",
 }
-_MATCHING: dict[str, Any] = {
-    "matcher": Annotated[str, typer.Option("--matcher", help=_one_of("matcher"))],
-    "match_threshold": Annotated[
-        float,
-        typer.Option(help=f"lightglue: least probability, {_within('match_threshold')}."),
-    ],
-    "depth_confidence": Annotated[
-        float,
-        typer.Option(help="lightglue: share of confident points that ends it early; -1: never."),
-    ],
-    "width_confidence": Annotated[
-        float,
-        typer.Option(help="lightglue: confidence that prunes unmatchable points; -1: never."),
-    ],
-    "min_similarity": Annotated[
-        float,
-        typer.Option(help=f"nearest: least cosine, {_within('min_similarity')}."),
-    ],
-}
+_MATCHING = {
+    name: f"--{name.replace('_', '-')}"
+    for name in (
+        "matcher", "match_threshold", "depth_confidence", "width_confidence", "min_similarity",
+    )
+}  # fmt: skip
 
 
-def _frontend_options(offered: dict[str, Any], **fixed: Any) -> Callable[[Command], Command]:
+def _help(name: str) -> str:
+    return SETTINGS[name].full_help
+
+
+def _frontend_options(offered: dict[str, str], **fixed: Any) -> Callable[[Command], Command]:
     """Give a command options of the front-end; it gets them checked, as its ``config``.
 
-    fixed: settings that are not offered, where they differ from the defaults.
+    offered: setting → option. fixed: settings that are not offered, where they differ from the
+    defaults.
     """
-    defaults = FrontendConfig()
-    return shared_options(
-        {name: (annotation, getattr(defaults, name)) for name, annotation in offered.items()},
-        "config",
-        lambda **settings: FrontendConfig(**settings, **fixed),
-    )
+    options = {}
+    for name, flag in offered.items():
+        default = SETTINGS[name].default
+        options[name] = Annotated[type(default), typer.Option(flag, help=_help(name))], default
+    return shared_options(options, "config", lambda **settings: FrontendConfig(**settings, **fixed))
 
 
 @app.command(epilog="Example: aliked_ros extract photo.jpg --top-k 2000 --output features.npz")
@@ -360,8 +340,10 @@ def fetch(names: Names = None, force: Force = False, as_json: AsJson = False) ->
 )
 def build(
     size: Annotated[str, typer.Option(help="Width and height of the images, e.g. 640x480.")],
-    model: Annotated[str, typer.Option(help=_one_of("model"))] = FrontendConfig().model,
-    top_k: Annotated[int, typer.Option(help="max_keypoints.")] = FrontendConfig().max_keypoints,
+    model: Annotated[str, typer.Option(help=_help("model"))] = FrontendConfig().model,
+    top_k: Annotated[
+        int, typer.Option(help=_help("max_keypoints"))
+    ] = FrontendConfig().max_keypoints,
     precision: Annotated[EnginePrecision, typer.Option()] = EnginePrecision.fp16,
     grey: Annotated[bool, typer.Option("--grey", help="For grey images, not RGB.")] = False,
     max_size: Annotated[

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from aliked_ros.configuration import FrontendConfig, choices
+from aliked_ros.configuration import MODELS, FrontendConfig
 from aliked_ros.console.options import shared_options
 from aliked_ros.errors import BackendError, ConfigurationError
 
@@ -110,7 +110,7 @@ _common = shared_options(
         "model": (
             Annotated[
                 str,
-                typer.Option(help=f"Of the aliked methods: {', '.join(choices()['model'])}."),
+                typer.Option(help=f"Of the aliked methods: {', '.join(MODELS)}."),
             ],
             _DEFAULTS.model,
         ),

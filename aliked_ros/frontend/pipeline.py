@@ -24,7 +24,7 @@ import numpy as np
 
 from aliked_ros.backends.base import OpenBackend, create_backend
 from aliked_ros.camera import CameraModel
-from aliked_ros.configuration import FrontendConfig, is_checkpoint
+from aliked_ros.configuration import SETTINGS, FrontendConfig, is_checkpoint
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.frontend.depth import keypoint_depth
 from aliked_ros.frontend.extractor import Extractor
@@ -217,8 +217,8 @@ class Pipeline:
         self._backend.release()
 
     def reconfigure(self, config: FrontendConfig) -> None:
-        """Take over thresholds between two images; what was loaded stays as it is."""
-        loaded = ("model", "backend", "precision", "matcher", "threads")
+        """Take over the settings that are live, between two images."""
+        loaded = [name for name, setting in SETTINGS.items() if not setting.live]
         kept = {name: getattr(self._config, name) for name in loaded}
         self._config = config = replace(config, **kept)
         for part in (

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the CameraInfos say, and what is wrong with them."""
+"""The calibration from CameraInfo messages, checked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from std_msgs.msg import Header
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.ros.conversions import baseline_from_message
-from aliked_ros.ros.warnings import Complaints
+from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import FrameResult
 
 _MISSING_AFTER = 30  # images without a CameraInfo, after which the node says so
@@ -35,8 +35,8 @@ class Calibration:
     info, right_info: those, None = none came. Their headers are empty.
     """
 
-    def __init__(self, topic: str, right_topic: str, rectified: bool, complaints: Complaints):
-        """``rectified``: P holds instead of K and D; the topics' names are for the complaints."""
+    def __init__(self, topic: str, right_topic: str, rectified: bool, warnings: Warnings):
+        """``rectified``: P holds instead of K and D; the topics are named in warnings."""
         self.camera: CameraModel | None = None
         self.baseline: float | None = None
         self.info: CameraInfo | None = None
@@ -44,16 +44,16 @@ class Calibration:
         self._topic = topic
         self._right_topic = right_topic
         self._rectified = rectified
-        self._complaints = complaints
+        self._warnings = warnings
 
     def set_info(self, message: CameraInfo) -> None:
-        """Take over the camera's CameraInfo; a bad one is complained about, and mono goes on."""
+        """Take over the camera's CameraInfo; warn of a bad one, and go on without."""
         message.header = Header()  # what a model is does not change with the stamp
         if message == self.info:
-            self._complaints.settle("changing camera_info")
+            self._warnings.clear("changing camera_info")
             return
         if self.info is not None:
-            self._complaints.file(
+            self._warnings.warn(
                 "changing camera_info",
                 f"CameraInfo on {self._topic} has changed; the latest holds. If that happens all "
                 "the time, two cameras publish there.",
@@ -63,9 +63,9 @@ class Calibration:
             self.camera = CameraModel.from_info(message, self._rectified)
         except ConfigurationError as error:
             self.camera = None
-            self._complaints.file("camera_info", f"CameraInfo refused: {error}")
+            self._warnings.warn("camera_info", f"CameraInfo refused: {error}")
             return
-        self._complaints.settle("camera_info")
+        self._warnings.clear("camera_info")
 
     def set_right_info(self, message: CameraInfo) -> None:
         """Take over the right camera's CameraInfo: its P holds the baseline."""
@@ -75,29 +75,29 @@ class Calibration:
         self.right_info = message
         self.baseline = baseline_from_message(message)
         if self.baseline is not None:
-            self._complaints.settle("baseline")
+            self._warnings.clear("baseline")
             return
-        self._complaints.file(
+        self._warnings.warn(
             "baseline",
             f"CameraInfo on {self._right_topic} has no baseline (P[3] is {message.p[3]:g}): "
             "right_x is filled, depth is not. Let the driver publish the rectified pair's P.",
         )
 
-    def judge(self, result: FrameResult, stereo: bool) -> None:
-        """Say why ``normalized`` or stereo's ``depth`` stay empty."""
+    def check(self, result: FrameResult, stereo: bool) -> None:
+        """Warn, with the reason, when ``normalized`` or stereo's ``depth`` stay empty."""
         camera, features = self.camera, result.features
         if camera is not None and not camera.fits(features.width, features.height):
-            self._complaints.file(
+            self._warnings.warn(
                 "size of camera_info",
                 f"CameraInfo is for {camera.width}×{camera.height} images, these are "
                 f"{features.width}×{features.height}: normalized stays empty. "
                 "Let the driver publish the CameraInfo of this resolution.",
             )
         else:
-            self._complaints.settle("size of camera_info")
+            self._warnings.clear("size of camera_info")
         if result.index < _MISSING_AFTER:
             return
         if self.info is None:
-            self._complaints.mention(f"No CameraInfo on {self._topic}: normalized stays empty.")
+            self._warnings.once(f"No CameraInfo on {self._topic}: normalized stays empty.")
         if stereo and self.right_info is None:
-            self._complaints.mention(f"No CameraInfo on {self._right_topic}: depth stays empty.")
+            self._warnings.once(f"No CameraInfo on {self._right_topic}: depth stays empty.")

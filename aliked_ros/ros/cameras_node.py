@@ -34,8 +34,9 @@ from rclpy.validate_topic_name import validate_topic_name
 from aliked_ros.backends.shared import SharedBackends
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.ros import running
+from aliked_ros.ros.declarations import Declaration, declare_known
 from aliked_ros.ros.frontend_node import FrontendNode
-from aliked_ros.ros.parameters import Change, Declaration, declare_known, warn_of_unknown_names
+from aliked_ros.ros.parameters import warn_of_unknown_names
 from aliked_ros.ros.warnings import reason
 from aliked_ros.system.cpu import limit_heaps
 
@@ -50,9 +51,7 @@ _TOPICS = {
 }
 _IMAGES = ("image", "right/image")  # those with a compressed form beside them
 
-_CAMERAS = Declaration(
-    "cameras", "", "Names of the cameras, a list such as [front, left].", Change.AT_START
-)
+_CAMERAS = Declaration("cameras", "", "Names of the cameras, a list such as [front, left].")
 
 
 def declarations(camera: str) -> list[Declaration]:
@@ -62,7 +61,6 @@ def declarations(camera: str) -> list[Declaration]:
             f"{camera}.{name}",
             topic,
             f"Where this camera's {topic} comes from; relative to /{camera}.",
-            Change.AT_START,
         )
         for name, topic in _TOPICS.items()
     ]

@@ -109,12 +109,12 @@ class Diagnostics:
         status: FrontendStatus,
         recent: Recent,
         failure: str = "",
-        complaints: str = "",
+        warnings: str = "",
         silence: str = "",
     ) -> list[DiagnosticStatus]:
         """The entries of now.
 
-        failure: why the node could not be configured or activated. complaints: what is wrong with
+        failure: why the node could not be configured or activated. warnings: what is wrong with
         the inputs. silence: what to say when images have been missing for too long.
         """
         active = status.state == "active"
@@ -127,7 +127,7 @@ class Diagnostics:
             refused, sentence = self._judge(_REFUSED, recent, status)
             if refused != OK:
                 sentence += f" {status.last_error}"
-            found = [(level, silence if stale else ""), (refused, sentence), (WARN, complaints)]
+            found = [(level, silence if stale else ""), (refused, sentence), (WARN, warnings)]
         else:
             self._standing.clear()
         level, sentences = _worst(found)
@@ -161,7 +161,8 @@ class Diagnostics:
 
     def _level(self, name: str, value: float, at_least: bool) -> bytes:
         """The level of a figure (NaN = not known, which is OK)."""
-        before, level = self._standing.get(name, OK), OK
+        before: bytes = self._standing.get(name, OK)
+        level: bytes = OK
         for candidate, suffix in ((WARN, "warn"), (ERROR, "error")):
             limit = self._settings[f"{PREFIX}{name}_{suffix}"]
             if limit == 0.0:

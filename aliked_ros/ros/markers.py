@@ -26,6 +26,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from aliked_ros.io.drawing import LENGTH_COLOURS, Trails, length_bins
+from aliked_ros.ros.frame import Frame, Maker, OutputContext
 from aliked_ros.types import Float32Array, FrameResult
 
 _MOTION = 5  # frames that a motion line goes back
@@ -101,9 +102,33 @@ class TrackMarkers:
         )
 
 
-def no_markers(header: Header) -> MarkerArray:
-    """Takes all markers away."""
-    return MarkerArray(markers=[Marker(header=header, action=Marker.DELETEALL)])
+class Markers(Maker):
+    """``~/tracks/markers``."""
+
+    def __init__(self, context: OutputContext) -> None:
+        super().__init__(context)
+        self._markers = TrackMarkers()
+        self._header: Header | None = None  # of the latest message
+
+    def message(self, frame: Frame) -> MarkerArray | None:
+        """The tracks of an image; warns of what rviz cannot place."""
+        if frame.result.normalized is None:
+            self.context.warnings.once(
+                "Nothing on ~/tracks/markers for images without a CameraInfo that fits them."
+            )
+        elif not frame.header.frame_id:
+            self.context.warnings.once(
+                "The images have no frame_id: rviz cannot place ~/tracks/markers. Let the camera "
+                "driver name its optical frame."
+            )
+        self._header = frame.header
+        return self._markers.message(frame.result, frame.header)
+
+    def last(self) -> MarkerArray | None:
+        """Takes all markers away."""
+        if self._header is None:
+            return None
+        return MarkerArray(markers=[Marker(header=self._header, action=Marker.DELETEALL)])
 
 
 def _points(places: Float32Array) -> list[Point]:

@@ -22,21 +22,21 @@ from sensor_msgs.msg import Image as ImageMessage
 from aliked_ros.errors import ConfigurationError, ImageError
 from aliked_ros.frontend.masks import combine
 from aliked_ros.ros.conversions import border_from_message, mask_from_message
-from aliked_ros.ros.warnings import Complaints
+from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import UInt8Array
 
 
 class Masks:
     """All masks of one camera as one; 0 = ignore.
 
-    A mask that does not fit the images is complained about and left out.
+    A mask that does not fit the images is warned of and left out.
     """
 
-    def __init__(self, file: UInt8Array | None, border: bool, complaints: Complaints) -> None:
+    def __init__(self, file: UInt8Array | None, border: bool, warnings: Warnings) -> None:
         """``file``: the static mask. ``border``: mask what rectification left empty."""
         self._file = file
         self._border = border
-        self._complaints = complaints
+        self._warnings = warnings
         self._latest: UInt8Array | None = None
         self._known_border: tuple[CameraInfo, UInt8Array] | None = None
 
@@ -45,9 +45,9 @@ class Masks:
         try:
             self._latest = mask_from_message(message)
         except ImageError as error:
-            self._complaints.file("mask", f"Mask ignored: {error}")
+            self._warnings.warn("mask", f"Mask ignored: {error}")
         else:
-            self._complaints.settle("mask")
+            self._warnings.clear("mask")
 
     def mask(self, width: int, height: int, info: CameraInfo | None) -> UInt8Array | None:
         """The mask of an image of this size, None = nothing is masked."""
@@ -59,13 +59,13 @@ class Masks:
         fitting = []
         for name, mask in candidates.items():
             if mask is not None and mask.shape != (height, width):
-                self._complaints.file(
+                self._warnings.warn(
                     f"size of {name}",
                     f"The mask of {name} is {mask.shape[1]}×{mask.shape[0]} pixels, the images "
                     f"are {width}×{height}: it is ignored. Give one of the images' size.",
                 )
                 continue
-            self._complaints.settle(f"size of {name}")
+            self._warnings.clear(f"size of {name}")
             if mask is not None:
                 fitting.append(mask)
         return combine(*fitting)
@@ -77,8 +77,8 @@ class Masks:
             try:
                 border = border_from_message(info)
             except ConfigurationError as error:
-                self._complaints.file("mask_border", f"No mask_border: {error}")
+                self._warnings.warn("mask_border", f"No mask_border: {error}")
                 return None
-            self._complaints.settle("mask_border")
+            self._warnings.clear("mask_border")
             self._known_border = (info, border)
         return self._known_border[1]

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Numbers and stamps of the node's images, where the pipeline's own do not do."""
+"""Frame indices, epochs and exact stamps over the node's life."""
 
 from __future__ import annotations
 
@@ -28,33 +28,39 @@ from aliked_ros.types import FrameResult, Keyframe
 _EPOCHS = 1 << 32  # a uint32 holds them
 
 
-class Numbering:
-    """Counts images from activation and epochs over the life of the node; keeps exact stamps.
+class Epochs:
+    """Counts epochs over the life of the node.
 
-    Epochs start at the time of the node's start, so that those of a node that crashed do not come
-    again when it is respawned. Seconds in a float do not hold a stamp's nanoseconds.
+    They start at the time of the node's start, so that a node that crashed and was respawned does
+    not use them again.
     """
 
     def __init__(self) -> None:
         # Hundredths of a second: more than there can be resets, which come with images at most.
-        self._first_epoch = int(time.time() * 100.0)
-        self.restart()
+        self._first = int(time.time() * 100.0)
 
-    def restart(self) -> None:
-        """The next image is number 0."""
+    def retire(self, epoch: int) -> None:
+        """The pipeline is freed in this epoch of its own: its ids never come back."""
+        self._first += epoch + 1
+
+    def number(self, epoch: int) -> int:
+        """The number to publish for an epoch of the pipeline."""
+        return (self._first + epoch) % _EPOCHS
+
+
+class Numbering:
+    """Counts images from activation and keeps exact stamps.
+
+    Seconds in a float do not hold a stamp's nanoseconds.
+    """
+
+    def __init__(self, epochs: Epochs) -> None:
+        self._epochs = epochs
         self._first_index: int | None = None
         self._stamps: dict[int, Time] = {}
 
-    def retire(self, epoch: int) -> None:
-        """The pipeline is freed, in this epoch of its own: its ids never come back."""
-        self._first_epoch += epoch + 1
-
-    def epoch(self, epoch: int) -> int:
-        """An epoch of the pipeline, counted over the life of the node."""
-        return (self._first_epoch + epoch) % _EPOCHS
-
     def index(self, index: int) -> int:
-        """A number of the pipeline's, counted from activation."""
+        """The number, counted from activation, of an image by the pipeline's own number."""
         return index - (self._first_index or 0)
 
     def renumbered(
@@ -68,11 +74,11 @@ class Numbering:
             result,
             index=self.index(result.index),
             reference_index=None if reference is None else self.index(reference),
-            tracks=replace(result.tracks, epoch=self.epoch(result.tracks.epoch)),
+            tracks=replace(result.tracks, epoch=self._epochs.number(result.tracks.epoch)),
         )
         self._stamps[result.index] = stamp
         needed = {result.index, result.reference_index, *(self.index(k.index) for k in keyframes)}
-        self._stamps = {index: self._stamps[index] for index in needed & self._stamps.keys()}
+        self._stamps = {index: time for index, time in self._stamps.items() if index in needed}
         return result
 
     def reference_stamp(self, result: FrameResult) -> Time:

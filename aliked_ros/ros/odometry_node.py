@@ -46,27 +46,24 @@ from aliked_ros.odometry import Estimate, Noise, Observation, Odometry
 from aliked_ros.odometry.geometry import Float64Array, Transform
 from aliked_ros.ros import running
 from aliked_ros.ros.conversions import feature_frame, seconds, stamp_from_seconds
-from aliked_ros.ros.parameters import Change, Declaration, declare
+from aliked_ros.ros.declarations import Declaration
+from aliked_ros.ros.parameters import declare
 from aliked_ros.types import FrameResult
 
 _DECLARATIONS = (
-    Declaration(
-        "frontend", "aliked_frontend", "Name of the front-end node to listen to.", Change.AT_START
-    ),
-    Declaration("frame_id", "odom", "Frame of the poses and of the map.", Change.AT_START),
+    Declaration("frontend", "aliked_frontend", "Name of the front-end node to listen to."),
+    Declaration("frame_id", "odom", "Frame of the poses and of the map."),
     Declaration(
         "ray_noise",
         Noise().ray,
         "Standard deviation of a keypoint on the plane z = 1: pixels / focal length.",
-        Change.AT_START,
-        (1e-5, 0.1),
+        limits=(1e-5, 0.1),
     ),
     Declaration(
         "inverse_depth_noise",
         Noise().inverse_depth,
         "Standard deviation of 1/depth in 1/m; stereo: pixels of disparity / (fx · baseline).",
-        Change.AT_START,
-        (1e-5, 1.0),
+        limits=(1e-5, 1.0),
     ),
 )
 _QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)

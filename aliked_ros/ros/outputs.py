@@ -12,161 +12,135 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What goes out of one processed image: messages packed from its result, and pictures."""
+"""What the node publishes of each image: the table of its topics.
+
+A new output is a :class:`~aliked_ros.ros.frame.Maker` and a row in ``OUTPUTS``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from builtin_interfaces.msg import Time
-from rclpy.lifecycle import LifecycleNode
+from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image as ImageMessage
 from sensor_msgs.msg import PointCloud
-from std_msgs.msg import Header
+from visualization_msgs.msg import MarkerArray
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, Keyframe
-from aliked_ros.camera import CameraModel
-from aliked_ros.ros import rtabmap
-from aliked_ros.ros.calibration import Calibration
-from aliked_ros.ros.conversions import (
-    feature_frame,
-    feature_matches,
-    keyframe_message,
-)
-from aliked_ros.ros.inputs import Arrival
-from aliked_ros.ros.parameters import NodeParameters
-from aliked_ros.ros.pictures import Pictures
-from aliked_ros.ros.vins import MOST_POINTS, VinsOutput
-from aliked_ros.ros.warnings import Complaints
-from aliked_ros.types import FrameResult, UInt8Array
+from aliked_ros.ros import foxglove, rtabmap
+from aliked_ros.ros.conversions import feature_frame, feature_matches, keyframe_message
+from aliked_ros.ros.frame import Frame, Maker, OutputContext, Settings
+from aliked_ros.ros.markers import Markers
+from aliked_ros.ros.pictures import Pictures, TrackImage
+from aliked_ros.ros.vins import VinsFeature
 
 _QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-Packed = list[tuple[Any, Any]]
+
+
+class Features(Maker):
+    """``~/features``."""
+
+    def message(self, frame: Frame) -> FeatureFrame:
+        """Keypoints, tracks and, if asked for, descriptors."""
+        settings = self.context.settings
+        encoding = settings["descriptor_encoding"] if settings["publish_descriptors"] else None
+        return feature_frame(frame.result, frame.header, encoding)
+
+
+class Matches(Maker):
+    """``~/matches``."""
+
+    def message(self, frame: Frame) -> FeatureMatches | None:
+        """The matches with the previous image."""
+        if not self.context.settings["publish_matches"]:
+            return None
+        return feature_matches(frame.result, frame.header, frame.reference_stamp)
+
+
+class Keyframes(Features):
+    """``~/keyframes``."""
+
+    def message(self, frame: Frame) -> Keyframe | None:
+        """The features of a keyframe with its image."""
+        if not frame.result.is_keyframe:
+            return None
+        features = super().message(frame)
+        return keyframe_message(features, frame.result.keyframe_reason, frame.image.pixels)
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
-    """One processed image.
+class Output:
+    """One topic.
 
-    result: numbered as published. reference_stamp: of the image it was matched with.
+    kind: gives the message's class; None = its package is not installed, and the topic is absent.
+    parameter: has to be true at configure; empty = always there.
+    lazy: made only while somebody subscribes. drawn: lazy, in the drawing thread.
     """
 
-    arrival: Arrival
-    pixels: UInt8Array
-    result: FrameResult
-    reference_stamp: Time
+    topic: str
+    kind: Callable[[], type | None]
+    maker: type[Maker]
+    parameter: str = ""
+    lazy: bool = False
+    drawn: bool = False
+
+
+OUTPUTS = (  # in the order of publication
+    Output("~/features", lambda: FeatureFrame, Features),
+    Output("~/matches", lambda: FeatureMatches, Matches),
+    Output("~/vins_feature", lambda: PointCloud, VinsFeature, "publish_vins"),
+    Output("~/rtabmap_features", rtabmap.message_type, rtabmap.RtabmapFeatures, "publish_rtabmap"),
+    Output("~/keyframes", lambda: Keyframe, Keyframes, lazy=True),
+    Output("~/tracks/image", lambda: ImageMessage, TrackImage, drawn=True),
+    Output("~/tracks/markers", lambda: MarkerArray, Markers, drawn=True),
+    Output("~/annotations", foxglove.message_type, foxglove.Annotations, drawn=True),
+)
+Publishers: TypeAlias = Sequence[tuple[Output, LifecyclePublisher]]
+
+
+def advertise(node: LifecycleNode, settings: Settings) -> Publishers:
+    """The publishers of a configured node."""
+    publishers = []
+    for output in OUTPUTS:
+        if output.parameter and not settings[output.parameter]:
+            continue
+        kind = output.kind()
+        if kind is not None:
+            publisher = node.create_lifecycle_publisher(kind, output.topic, _QOS)
+            publishers.append((output, publisher))
+    return publishers
 
 
 class Outputs:
-    """The publishers of a configured node; backend: what runs its networks, for people to read."""
+    """The outputs of an active node."""
 
-    def __init__(
-        self, node: LifecycleNode, settings: NodeParameters, complaints: Complaints, backend: str
-    ) -> None:
-        self._node = node
-        self._settings = settings
-        self._complaints = complaints
-        self._publishers: list[Any] = []
-        self._features = self._advertise(FeatureFrame, "~/features")
-        self._matches = self._advertise(FeatureMatches, "~/matches")
-        self._keyframes = self._advertise(Keyframe, "~/keyframes")
-        self._pictures = Pictures(self._advertise, settings, complaints, backend)
-        self._vins_feature = self._rtabmap_features = None
-        if settings["publish_vins"]:
-            self._vins_feature = self._advertise(PointCloud, "~/vins_feature")
-        if settings["publish_rtabmap"]:
-            self._rtabmap_features = self._advertise(rtabmap.message_type(), "~/rtabmap_features")
+    def __init__(self, node: LifecycleNode, publishers: Publishers, context: OutputContext) -> None:
+        """Start the drawing thread."""
+        makers = [(output, publisher, output.maker(context)) for output, publisher in publishers]
+        self._messages = [(o.lazy, publisher, make) for o, publisher, make in makers if not o.drawn]
+        drawn = [(publisher, make) for output, publisher, make in makers if output.drawn]
+        self._pictures = Pictures(drawn, context, node.context.ok)
 
-    def start(self) -> None:
-        """Begin a sequence of images."""
-        self._vins = VinsOutput()
-        self._rtabmap = rtabmap.RtabmapOutput()
-        self._pictures.start()
-
-    def stop(self) -> None:
-        """End it."""
-        self._pictures.stop()
-
-    def destroy(self) -> None:
-        """Take the topics away."""
-        for publisher in self._publishers:
-            self._node.destroy_lifecycle_publisher(publisher)
-
-    def pack(self, frame: Frame, calibration: Calibration) -> Packed:
+    def messages(self, frame: Frame) -> list[tuple[LifecyclePublisher, Any]]:
         """Publishers and the messages for them, the most urgent first."""
-        result, header = frame.result, frame.arrival.message.header
-        descriptors = self._settings["descriptor_encoding"]
-        if not self._settings["publish_descriptors"]:
-            descriptors = None
-        features = feature_frame(result, header, descriptors)
-        packed: Packed = [(self._features, features)]
-        if self._settings["publish_matches"]:
-            matches = feature_matches(result, header, frame.reference_stamp)
-            packed.append((self._matches, matches))
-        if self._vins_feature is not None:
-            packed += self._packed_for_vins(result, calibration.camera, header)
-        if self._rtabmap_features is not None:
-            packed += self._packed_for_rtabmap(frame, calibration)
-        if result.is_keyframe and self._keyframes.get_subscription_count():
-            message = keyframe_message(features, result.keyframe_reason, frame.pixels)
-            packed.append((self._keyframes, message))
-        return packed
+        made = [
+            (publisher, maker.message(frame))
+            for lazy, publisher, maker in self._messages
+            if not lazy or publisher.get_subscription_count()
+        ]
+        return [(publisher, message) for publisher, message in made if message is not None]
 
     def draw(self, frame: Frame) -> None:
         """Show an image, soon, to those who look."""
-        self._pictures.submit(frame.arrival.message.header, frame.pixels, frame.result)
+        self._pictures.submit(frame)
 
     def drawing(self) -> dict[str, float]:
         """Seconds by stage that pictures took since the last call, in their own thread."""
         return self._pictures.took()
 
-    def _advertise(self, kind: type, topic: str) -> Any:
-        publisher = self._node.create_lifecycle_publisher(kind, topic, _QOS)
-        self._publishers.append(publisher)
-        return publisher
-
-    def _packed_for_vins(
-        self, result: FrameResult, camera: CameraModel | None, header: Header
-    ) -> Packed:
-        message = None if camera is None else self._vins.message(result, camera, header)
-        if message is None:
-            self._complaints.mention(
-                "Nothing on ~/vins_feature for images without a CameraInfo that fits them."
-            )
-            return []
-        if self._vins.cut:
-            self._complaints.mention(
-                f"More than {MOST_POINTS} tracks: ~/vins_feature has the best and best spread of "
-                "them, as VINS-Fusion's estimator crashes with too many."
-            )
-        if self._vins.wrapped:
-            self._complaints.mention(
-                "Track ids on ~/vins_feature have begun anew: its float32 cannot hold larger ones. "
-                "Restart the estimator."
-            )
-        return [(self._vins_feature, message)]
-
-    def _packed_for_rtabmap(self, frame: Frame, calibration: Calibration) -> Packed:
-        result, camera, arrival = frame.result, calibration.camera, frame.arrival
-        used = result.right_x is not None or result.depth is not None
-        message = camera and self._rtabmap.message(
-            result,
-            camera,
-            arrival.message,
-            frame.pixels,
-            arrival.partner if used else None,  # one that cannot be used is left out
-            (calibration.right_info, calibration.baseline),
-        )
-        if message is not None:
-            return [(self._rtabmap_features, message)]
-        if result.normalized is None:
-            self._complaints.mention(
-                "Nothing on ~/rtabmap_features for images without a CameraInfo that fits them."
-            )
-        else:
-            self._complaints.mention(
-                "Nothing on ~/rtabmap_features for images without features: rtabmap aborts where "
-                "the first has none."
-            )
-        return []
+    def close(self) -> None:
+        """End the drawing thread."""
+        self._pictures.close()

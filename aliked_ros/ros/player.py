@@ -41,8 +41,9 @@ from aliked_ros.io.images import MILLIMETRES, grey
 from aliked_ros.io.messages import nanoseconds
 from aliked_ros.ros import running
 from aliked_ros.ros.conversions import image_message
+from aliked_ros.ros.declarations import Declaration
 from aliked_ros.ros.pacing import Pacing
-from aliked_ros.ros.parameters import Change, Declaration, declare
+from aliked_ros.ros.parameters import declare
 from aliked_ros.ros.playback_clock import Playback
 from aliked_ros.sources import Partner, Source, default_source, open_source
 from aliked_ros.system.transport import too_large
@@ -55,83 +56,68 @@ _DECLARATIONS = (
         "A folder of images, a folder with a frames.csv, a TUM RGB-D, KITTI or EuRoC folder, a "
         "recording (RECORDING#/image/topic), a video, 'camera:N' or 'virtual'; empty = $SOURCE, "
         "else a sequence of the shared data, else 'virtual'.",
-        Change.AT_START,
     ),
-    Declaration(
-        "limit", 0, "Play at most so many images; 0 = all.", Change.AT_START, (0, 1_000_000)
-    ),
+    Declaration("limit", 0, "Play at most so many images; 0 = all.", limits=(0, 1_000_000)),
     Declaration(
         "publish",
         "mono",
         "'stereo': the right images, too, where the source has them; 'rgbd': the depth images.",
-        Change.AT_START,
         choices=("mono", "stereo", "rgbd"),
     ),
     Declaration(
         "depth_encoding",
         "16UC1",
         "Encoding of the depth images: 16UC1 = millimetres, 32FC1 = metres.",
-        Change.AT_START,
         choices=("16UC1", "32FC1"),
     ),
     Declaration(
         "partner_offset",
         0.0,
         "Seconds added to the stamps of right and depth images, as clocks that differ do.",
-        Change.AT_START,
-        (0.0, 3600.0),
+        limits=(0.0, 3600.0),
     ),
     Declaration(
         "loop",
         False,
         "Start again after the last image. Stamps of the source, and /clock, jump back then.",
-        Change.AT_START,
     ),
     Declaration(
         "rate",
         0.0,
         "Images per second; 0 = in the time of the source's own stamps.",
-        Change.AT_START,
-        (0.0, 1000.0),
+        limits=(0.0, 1000.0),
     ),
     Declaration(
         "speed",
         1.0,
         "Seconds of the source's stamps in a second: 0.5 = half as fast; not together with rate.",
-        Change.AT_START,
-        (0.01, 100.0),
+        limits=(0.01, 100.0),
     ),
-    Declaration(
-        "start_paused", False, "Publish nothing until ~/resume or ~/step.", Change.AT_START
-    ),
+    Declaration("start_paused", False, "Publish nothing until ~/resume or ~/step."),
     Declaration(
         "clock",
         0.0,
         "Messages a second on /clock, in the source's time, for nodes with use_sim_time; 0 = none.",
-        Change.AT_START,
-        (0.0, 1000.0),
+        limits=(0.0, 1000.0),
     ),
     Declaration(
         "preload",
         0,
         "Read so many images before playing: a camera takes no processor time for decoding.",
-        Change.AT_START,
-        (0, 10**6),
+        limits=(0, 10**6),
     ),
     Declaration(
         "stamp",
         "auto",
         "Stamps: 'now' = when published (latencies can be measured), 'dataset' = the source's own, "
         "'auto' = 'dataset' with a clock, else 'now'.",
-        Change.AT_START,
         choices=("auto", "now", "dataset"),
     ),
-    Declaration("frame_id", "camera", "frame_id of the headers.", Change.AT_START),
+    Declaration("frame_id", "camera", "frame_id of the headers."),
     Declaration(
         "encoding",
         "stored",
         "Encoding of the images; 'stored' = mono8 for grey, rgb8 for colour files.",
-        Change.AT_START,
         choices=("stored", "mono8", "rgb8"),
     ),
     Declaration(
@@ -139,29 +125,25 @@ _DECLARATIONS = (
         "best_effort",
         "QoS of the images; 'best_effort' is what most cameras offer, 'reliable' suits "
         "best-effort and reliable subscribers.",
-        Change.AT_START,
         choices=("best_effort", "reliable"),
     ),
     Declaration(
         "wait_for_subscribers",
         1,
         "Start when so many subscribers of the images are there.",
-        Change.AT_START,
-        (0, 100),
+        limits=(0, 100),
     ),
     Declaration(
         "wait_timeout",
         60.0,
         "Give up with an error after so many seconds without them.",
-        Change.AT_START,
-        (0.0, 86400.0),
+        limits=(0.0, 86400.0),
     ),
     Declaration(
         "wait_for_frontend",
         "",
         "Name of a front-end, e.g. aliked_frontend: each image waits until it has processed the "
         "one before, so that a slow machine drops none; empty = play in time.",
-        Change.AT_START,
     ),
 )
 _PARTNERS: dict[str, Partner] = {"mono": "none", "stereo": "right", "rgbd": "depth"}
@@ -354,6 +336,7 @@ class PlayerNode(Node):
 
     def _publish(self) -> None:
         """Publish the next image."""
+        assert self._next is not None
         image, self._next = self._next, None
         self._playback.advance()
         self._played += 1

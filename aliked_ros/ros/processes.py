@@ -135,7 +135,7 @@ class Watcher:
         def active() -> bool:
             if self.status.state == "unconfigured" and self.status.last_error:
                 raise ProcessError(self.status.last_error)
-            return self.status.state == "active"
+            return bool(self.status.state == "active")
 
         self.wait(active, timeout, "the front-end did not become active", *needed)
 

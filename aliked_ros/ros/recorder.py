@@ -64,29 +64,26 @@ from aliked_ros.io import bags
 from aliked_ros.ros import running
 from aliked_ros.ros.compatibility import with_message_info
 from aliked_ros.ros.conversions import jpeg_message
+from aliked_ros.ros.declarations import Declaration
 from aliked_ros.ros.latched import subscribe_to_latched
-from aliked_ros.ros.parameters import Change, Declaration, declare
+from aliked_ros.ros.parameters import declare
 from aliked_ros.system.provenance import machine
 
 _DECLARATIONS = (
-    Declaration("output", "recording.mcap", "File to write; ends in .mcap.", Change.AT_START),
-    Declaration(
-        "frontend", "aliked_frontend", "Name of the front-end node to record.", Change.AT_START
-    ),
-    Declaration("odometry", "odometry", "Name of the odometry node to record.", Change.AT_START),
+    Declaration("output", "recording.mcap", "File to write; ends in .mcap."),
+    Declaration("frontend", "aliked_frontend", "Name of the front-end node to record."),
+    Declaration("odometry", "odometry", "Name of the odometry node to record."),
     Declaration(
         "record_images",
         "none",
         "Record image, camera_info and right/camera_info, too: images 'raw' as they come, or "
         "'jpeg' on image/compressed.",
-        Change.AT_START,
         choices=("none", "raw", "jpeg"),
     ),
     Declaration(
         "image_reliability",
         "best_effort",
         "QoS of the image subscriptions; 'reliable' loses none of a reliable publisher.",
-        Change.AT_START,
         choices=("best_effort", "reliable"),
     ),
     Declaration(
@@ -94,14 +91,12 @@ _DECLARATIONS = (
         "",
         "More topics to record, of any type that is installed, separated by spaces: '/tf /imu'. "
         "Each is recorded from when it is published first.",
-        Change.AT_START,
     ),
     Declaration(
         "flush_period",
         1.0,
         "Seconds from one writing out to the disk to the next: so much a power cut may take.",
-        Change.AT_START,
-        (0.05, 3600.0),
+        limits=(0.05, 3600.0),
     ),
 )
 # What is recorded of the node that a parameter names; a topic that nobody publishes stays empty.

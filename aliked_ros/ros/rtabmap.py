@@ -39,7 +39,7 @@ from std_msgs.msg import Header
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.ros.conversions import depth_from_message, image_from_message, image_message
-from aliked_ros.ros.inputs import AnyImage
+from aliked_ros.ros.frame import AnyImage, Frame, Maker, OutputContext
 from aliked_ros.types import Float32Array, FrameResult, UInt8Array
 
 _FAST = 1  # zlib's level: descriptors do not compress, whatever the effort
@@ -82,7 +82,7 @@ class RtabmapOutput:
             if camera.distortion.any():
                 size = (camera.width, camera.height)
                 self._maps = camera.rectification_maps(np.eye(3), camera.matrix, size)
-        keypoints = self._rectified(result)
+        keypoints = self._rectified(result.features.keypoints, result.normalized)
         size = (camera.width, camera.height)
         kept = ((keypoints >= 0.0) & (keypoints <= np.subtract(size, 1))).all(axis=1)
         # Where the first image has no features, rtabmap detects its own, of another kind, and
@@ -116,13 +116,13 @@ class RtabmapOutput:
         message.descriptors = packed(result.features.descriptors[kept])
         return message
 
-    def _rectified(self, result: FrameResult) -> Float32Array:
+    def _rectified(self, keypoints: Float32Array, normalized: Float32Array) -> Float32Array:
         """The keypoints without distortion, N×2 pixels; NaN where the lens cannot see."""
         assert self._camera is not None
         if self._maps is None:
-            return result.features.keypoints
+            return keypoints
         matrix = self._camera.matrix
-        return (result.normalized @ matrix[:2, :2].T + matrix[:2, 2]).astype(np.float32)
+        return (normalized @ matrix[:2, :2].T + matrix[:2, 2]).astype(np.float32)
 
     def _set_image(
         self, message: Any, field: str, image: AnyImage, pixels: UInt8Array | None
@@ -143,7 +143,7 @@ class RtabmapOutput:
         if pixels is None:
             pixels = image_from_message(image).pixels
         if self._maps is not None:
-            pixels = cv2.remap(pixels, *self._maps, cv2.INTER_LINEAR)
+            pixels = np.asarray(cv2.remap(pixels, *self._maps, cv2.INTER_LINEAR), np.uint8)
         setattr(message, field, image_message(pixels, image.header))
 
     def _depth(self, image: ImageMessage) -> ImageMessage:
@@ -151,11 +151,44 @@ class RtabmapOutput:
         if self._maps is None:
             return image
         depth = depth_from_message(image)
-        depth = cv2.remap(depth, *self._maps, cv2.INTER_NEAREST, borderValue=np.nan)
+        rectified = cv2.remap(depth, *self._maps, cv2.INTER_NEAREST, borderValue=np.nan)
         height, width = depth.shape
         message = ImageMessage(header=image.header, height=height, width=width, step=4 * width)
         message.encoding = "32FC1"
-        message.data.frombytes(depth.astype("<f4").tobytes())
+        message.data.frombytes(rectified.astype("<f4").tobytes())
+        return message
+
+
+class RtabmapFeatures(Maker):
+    """``~/rtabmap_features``."""
+
+    def __init__(self, context: OutputContext) -> None:
+        super().__init__(context)
+        self._rtabmap = RtabmapOutput()
+
+    def message(self, frame: Frame) -> Any | None:
+        """The features of an image with its images; warns, once, where there are none."""
+        result, calibration = frame.result, self.context.calibration
+        message = None
+        if calibration.camera is not None:
+            used = result.right_x is not None or result.depth is not None
+            message = self._rtabmap.message(
+                result,
+                calibration.camera,
+                frame.message,
+                frame.image.pixels,
+                frame.partner if used else None,  # one that cannot be used is left out
+                (calibration.right_info, calibration.baseline),
+            )
+        if message is None and result.normalized is None:
+            self.context.warnings.once(
+                "Nothing on ~/rtabmap_features for images without a CameraInfo that fits them."
+            )
+        elif message is None:
+            self.context.warnings.once(
+                "Nothing on ~/rtabmap_features for images without features: rtabmap aborts where "
+                "the first has none."
+            )
         return message
 
 

@@ -36,7 +36,7 @@ from rclpy.node import Node
 from rclpy.utilities import remove_ros_args
 
 from aliked_ros.errors import AlikedError
-from aliked_ros.ros.parameters import Declaration
+from aliked_ros.ros.declarations import Declaration
 from aliked_ros.system.packages import missing
 
 _LOOK_PERIOD = 0.5  # seconds
@@ -44,7 +44,7 @@ _PATIENCE = 1.5  # seconds; with what ends regularly after it, 3 at most
 
 
 class Runnable(Protocol):
-    """What :func:`run` needs of a node."""
+    """A ``Node`` for :func:`run`."""
 
     def run(self, executor: SingleThreadedExecutor) -> None:
         """Work until done, or until interrupted by an exception of the executor."""
@@ -56,7 +56,7 @@ class Runnable(Protocol):
 
 
 def run(
-    make: Callable[[], Node],
+    make: Callable[[], Runnable],
     args: Sequence[str] | None = None,
     declarations: Sequence[Declaration] = (),
     name: str = "aliked_ros",
@@ -81,7 +81,7 @@ def run(
     signal.signal(signal.SIGINT, signal.SIG_IGN if patience is None else signal.SIG_DFL)
     try:
         stray = remove_ros_args(args=given)
-        rclpy.init(args=args)
+        rclpy.init(args=None if args is None else list(args))
     except RuntimeError as error:  # RCLError: arguments or a parameter file it cannot read
         return _fail(name, error)
     if stray:
@@ -93,9 +93,11 @@ def run(
         )
     if patience is not None:
         threading.Thread(target=_end_in_time, args=(patience,), daemon=True).start()
-    node = None
+    node: Node | None = None
     try:
-        node = make()
+        runnable = make()
+        assert isinstance(runnable, Node)
+        node = runnable
         # rclpy wakes the executor before it shuts the context down: one that looked in between
         # sleeps on, and a node without a timer would do so for ever.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -103,9 +105,9 @@ def run(
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         try:
-            node.run(executor)
+            runnable.run(executor)
         finally:
-            node.close()
+            runnable.close()
             executor.shutdown()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
@@ -131,7 +133,7 @@ def shut_down(context: Context | None = None) -> None:
         rclpy.try_shutdown(context=context)
 
 
-def usage(make: Callable[[], Node], declarations: Sequence[Declaration]) -> str:
+def usage(make: Callable[[], Runnable], declarations: Sequence[Declaration]) -> str:
     """What ``--help`` prints."""
     about = (inspect.getdoc(make) or "").replace("``", "")
     options = "[-p PARAMETER:=VALUE] [-r FROM:=TO] [--params-file FILE]"
@@ -145,7 +147,7 @@ def usage(make: Callable[[], Node], declarations: Sequence[Declaration]) -> str:
     for item in declarations:
         default = str(item.default).lower() if isinstance(item.default, bool) else item.default
         values = f", {item.constraint}" if item.constraint else ""
-        lines += [f"  {item.name} (default: {default!s}{values})", f"      {item.description}"]
+        lines += [f"  {item.name} (default: {default!s}{values})", f"      {item.help}"]
     return "\n".join(lines)
 
 

@@ -40,21 +40,21 @@ from aliked_ros.errors import ConfigurationError
 from aliked_ros.io.image_messages import image_from_message
 from aliked_ros.io.messages import nanoseconds
 from aliked_ros.ros import running
-from aliked_ros.ros.parameters import Change, Declaration, declare
+from aliked_ros.ros.declarations import Declaration
+from aliked_ros.ros.parameters import declare
 from aliked_ros.viewing.server import DEFAULT_PORT, require_viewer
 
 _DECLARATIONS = (
-    Declaration("frontend", "aliked_frontend", "Name of the front-end node.", Change.AT_START),
-    Declaration("odometry", "odometry", "Name of the odometry node.", Change.AT_START),
+    Declaration("frontend", "aliked_frontend", "Name of the front-end node."),
+    Declaration("odometry", "odometry", "Name of the odometry node."),
     Declaration(
         "image",
         "image",
         "The front-end's image topic; where nobody publishes it, IMAGE/compressed is taken.",
-        Change.AT_START,
     ),
-    Declaration("port", DEFAULT_PORT, "Of the page.", Change.AT_START, (0, 65535)),
-    Declaration("memory_limit", "500MB", "Of what is kept for the page.", Change.AT_START),
-    Declaration("open_browser", False, "Open the page in a browser.", Change.AT_START),
+    Declaration("port", DEFAULT_PORT, "Of the page.", limits=(0, 65535)),
+    Declaration("memory_limit", "500MB", "Of what is kept for the page."),
+    Declaration("open_browser", False, "Open the page in a browser."),
 )
 _QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 _LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)

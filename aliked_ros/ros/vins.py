@@ -33,11 +33,12 @@ from sensor_msgs.msg import ChannelFloat32, PointCloud
 from std_msgs.msg import Header
 
 from aliked_ros.camera import CameraModel
+from aliked_ros.ros.frame import Frame, Maker, OutputContext
 from aliked_ros.types import Float32Array, FrameResult, IntArray, UInt64Array
 
 CHANNELS = ("id", "camera", "u", "v", "vx", "vy", "gx", "gy", "gz")
 EXACT_IDS = 1 << 24
-"""A float32 holds whole numbers below this exactly; ids begin anew from here."""
+"""A float32 holds whole numbers below this exactly; ids restart from here."""
 MOST_POINTS = 400
 """In a message. The estimator has room for 1000 that were seen four times or more in its window of
 11 messages, and checks no bounds: each of these places sees at most two there."""
@@ -76,7 +77,7 @@ class VinsOutput:
 
     @property
     def wrapped(self) -> bool:
-        """Whether ids have begun anew."""
+        """Whether ids have restarted."""
         return self._next_id > EXACT_IDS
 
     def message(
@@ -164,3 +165,34 @@ class VinsOutput:
         numbered[new] = np.arange(self._next_id, self._next_id + len(new))
         self._next_id += len(new)
         return numbered
+
+
+class VinsFeature(Maker):
+    """``~/vins_feature``."""
+
+    def __init__(self, context: OutputContext) -> None:
+        super().__init__(context)
+        self._vins = VinsOutput()
+
+    def message(self, frame: Frame) -> PointCloud | None:
+        """The tracks of an image; warns, once, where they are not all there."""
+        camera, warnings = self.context.calibration.camera, self.context.warnings
+        message = None
+        if camera is not None:
+            message = self._vins.message(frame.result, camera, frame.header)
+        if message is None:
+            warnings.once(
+                "Nothing on ~/vins_feature for images without a CameraInfo that fits them."
+            )
+            return None
+        if self._vins.cut:
+            warnings.once(
+                f"More than {MOST_POINTS} tracks: ~/vins_feature has the best and best spread of "
+                "them, as VINS-Fusion's estimator crashes with too many."
+            )
+        if self._vins.wrapped:
+            warnings.once(
+                "Track ids on ~/vins_feature have restarted: its float32 cannot hold larger ones. "
+                "Restart the estimator."
+            )
+        return message

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What is wrong with the inputs now: sentences for the log, ``~/status`` and ``/diagnostics``."""
+"""Warnings about the inputs, for the log, ``~/status`` and ``/diagnostics``."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _PACKAGE = Path(__file__).parents[1]
 _PERIOD = 5.0  # seconds between two log entries about one subject
 
 
-class Complaints:
-    """One sentence for each subject that something is wrong with; safe from several threads.
+class Warnings:
+    """What is wrong now, one sentence for each subject; safe from several threads.
 
-    A sentence stands until its subject is well again; it is logged once while it stands, at the
-    beginning, or when the last entry about its subject is five seconds old.
+    A sentence stands until the condition clears. It is logged once while it stands: at once, or
+    when the last log entry about its subject is five seconds old.
     """
 
     def __init__(self, log: Callable[[str], None], remember: Callable[[str], None]) -> None:
@@ -44,59 +44,53 @@ class Complaints:
         self._lock = threading.Lock()
         self._standing: dict[str, str] = {}
         self._logged: dict[str, float] = {}
-        self._unsaid: set[str] = set()  # subjects that stand and have not been logged yet
+        self._unlogged: set[str] = set()  # subjects that stand and have not been logged yet
+        self._said: set[str] = set()
 
-    def file(self, subject: str, sentence: str) -> None:
-        """Something is wrong; replaces what was said about the subject before."""
+    def warn(self, subject: str, sentence: str) -> None:
+        """Something is wrong; replaces the last sentence about the subject."""
         now = time.monotonic()
         with self._lock:
             if subject not in self._standing:
-                self._unsaid.add(subject)
+                self._unlogged.add(subject)
             self._standing[subject] = sentence
             old = now - self._logged.get(subject, -math.inf) >= _PERIOD
-            say = old and subject in self._unsaid
-            if say:
-                self._unsaid.remove(subject)
+            log = old and subject in self._unlogged
+            if log:
+                self._unlogged.remove(subject)
                 self._logged[subject] = now
         self._remember(sentence)
-        if say:
+        if log:
             self._log(sentence)
 
-    def settle(self, subject: str) -> None:
-        """All is well with the subject."""
+    def clear(self, subject: str) -> None:
+        """Nothing is wrong with the subject any more."""
         with self._lock:
             self._standing.pop(subject, None)
-            self._unsaid.discard(subject)
+            self._unlogged.discard(subject)
 
-    def clear(self) -> None:
-        """Forget all: a new beginning."""
+    def once(self, sentence: str) -> None:
+        """Log, once, something that needs no action."""
         with self._lock:
-            self._standing.clear()
-            self._unsaid.clear()
-            self._logged.clear()
-
-    def mention(self, sentence: str) -> None:
-        """Log, once, something that need not be mended."""
-        with self._lock:
-            known = sentence in self._logged
-            self._logged[sentence] = 0.0
-        if not known:
+            new = sentence not in self._said
+            self._said.add(sentence)
+        if new:
             self._log(sentence)
 
     def __str__(self) -> str:
-        """All that stands."""
+        """Everything that stands."""
         with self._lock:
             return " ".join(self._standing.values())
 
 
 def passed_through_us(error: Exception) -> bool:
-    """Whether this package's code raised it, or called what did; who caught it does not count."""
+    """Whether this package raised the error or called what did; the catching frame is ignored."""
     frames = traceback.extract_tb(error.__traceback__)[1:]
     return any(Path(frame.filename).is_relative_to(_PACKAGE) for frame in frames)
 
 
 def reason(error: Exception) -> str:
-    """What to tell: our own errors speak for themselves, others need their place in the code."""
+    """The error as a sentence; an unexpected one with its place in the code."""
     if isinstance(error, AlikedError):
         return str(error)
     if isinstance(error, ImportError):

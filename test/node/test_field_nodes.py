@@ -41,11 +41,12 @@ from aliked_ros.exporting.recording import RecordingReader
 from aliked_ros.exporting.tum import export_tum
 from aliked_ros.io.bags import Bag
 from aliked_ros.io.messages import nanoseconds
-from aliked_ros.ros.inputs import Arrival, Inputs
+from aliked_ros.ros.frame import Frame
+from aliked_ros.ros.inputs import Inputs
 from aliked_ros.ros.parameters import DECLARATIONS
 from aliked_ros.ros.recorder import Recording
 from aliked_ros.ros.status import Statistics
-from aliked_ros.ros.warnings import Complaints
+from aliked_ros.ros.warnings import Warnings
 from helpers import bags
 from helpers.bags import SECOND
 from helpers.ros import RELIABLE, Probe, RosProcess
@@ -60,13 +61,12 @@ class Listener:
 
     def __init__(self, node: Node, **settings: Any) -> None:
         self.said: list[str] = []
-        self.arrivals: list[Arrival] = []
+        self.arrivals: list[Frame] = []
         values = {item.name: item.default for item in DECLARATIONS} | settings
         self.inputs = Inputs(
             node, values, None, Statistics(),  # type: ignore[arg-type]
-            Complaints(self.said.append, lambda _: None), self.arrivals.append,
+            Warnings(self.said.append, lambda _: None), self.arrivals.append,
         )  # fmt: skip
-        self.inputs.open()
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def image_of(sec: int, nanosec: int = 0) -> ImageMessage:
 def test_the_front_end_says_what_it_does_with_stamps(probe, stamps, words):
     listener = Listener(probe.node)
     for sec in stamps:
-        listener.inputs._on_image(image_of(sec))
+        listener.inputs.on_image(image_of(sec), {})
     assert len(listener.arrivals) == len(stamps)  # none is left out
     if words is None:
         assert not listener.said
@@ -146,7 +146,7 @@ def test_stamps_of_arrival(probe):
     listener = Listener(probe.node, stamps="arrival")
     before = probe.node.get_clock().now().nanoseconds
     for _ in range(3):
-        listener.inputs._on_image(image_of(0))
+        listener.inputs.on_image(image_of(0), {})
     stamps = [nanoseconds(arrival.message.header.stamp) for arrival in listener.arrivals]
     assert before <= stamps[0] < stamps[1] < stamps[2]
     assert not listener.said

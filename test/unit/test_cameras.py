@@ -33,7 +33,7 @@ from std_msgs.msg import Header
 from aliked_msgs.msg import FeatureFrame
 from aliked_ros.backends import shared as sharing
 from aliked_ros.backends.shared import SharedBackends
-from aliked_ros.configuration import FrontendConfig, names
+from aliked_ros.configuration import SETTINGS, FrontendConfig
 from aliked_ros.errors import WeightsError
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.io.images import grey
@@ -131,7 +131,7 @@ def test_networks_are_loaded_once_and_freed_by_their_last_user(sequences):
 def test_every_setting_that_a_backend_is_made_for_counts():
     fixed = {item.name for item in DECLARATIONS if item.change is not Change.ANYTIME}
     loaded_by_name = {"model", "matcher"}
-    assert set(sharing._SETTINGS) == (fixed & set(names())) - loaded_by_name
+    assert set(sharing._KEY) == (fixed & set(SETTINGS)) - loaded_by_name
 
 
 def test_a_pipeline_that_cannot_load_leaves_nothing_behind(monkeypatch, tmp_path):

@@ -37,7 +37,7 @@ from aliked_ros.ros.conversions import image_message
 from aliked_ros.ros.diagnostics import ERROR, OK, PREFIX, STALE, WARN, Diagnostics
 from aliked_ros.ros.parameters import DECLARATIONS
 from aliked_ros.ros.status import Recent
-from aliked_ros.ros.warnings import Complaints
+from aliked_ros.ros.warnings import Warnings
 from aliked_ros.sources import open_source
 from helpers.ros import Probe, RosProcess
 
@@ -135,9 +135,9 @@ def test_silence_makes_the_other_figures_stale():
     assert {r.level for r in entries(diagnostics).values()} == {OK}
 
 
-def test_complaints_about_the_inputs_come_after_what_is_worse():
+def test_warnings_about_the_inputs_come_after_what_is_worse():
     found = entries(
-        Diagnostics("node", DEFAULTS), replace(WELL, silence=20.0), complaints="No baseline."
+        Diagnostics("node", DEFAULTS), replace(WELL, silence=20.0), warnings="No baseline."
     )
     assert found["input"].level == ERROR
     assert found["input"].message == f"{SILENCE} No baseline."
@@ -145,19 +145,19 @@ def test_complaints_about_the_inputs_come_after_what_is_worse():
 
 def test_what_stands_is_logged_even_when_it_came_and_went_before(monkeypatch):
     logged: list[str] = []
-    complaints = Complaints(logged.append, lambda _: None)
+    warnings = Warnings(logged.append, lambda _: None)
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     for _ in range(4):  # flickers, each second
-        complaints.file("mask", "bad mask")
-        complaints.settle("mask")
+        warnings.warn("mask", "bad mask")
+        warnings.clear("mask")
         now += 1.0
     assert logged == ["bad mask"]
     for _ in range(8):  # and stands from now on
-        complaints.file("mask", "bad mask")
+        warnings.warn("mask", "bad mask")
         now += 1.0
     assert logged == ["bad mask"] * 2
-    assert str(complaints) == "bad mask"
+    assert str(warnings) == "bad mask"
 
 
 @pytest.mark.parametrize("state", ["unconfigured", "inactive", "paused", "finalized"])

@@ -56,7 +56,7 @@ from aliked_ros.ros.conversions import (
     image_message,
     mask_from_message,
 )
-from aliked_ros.ros.warnings import Complaints
+from aliked_ros.ros.warnings import Warnings
 from aliked_ros.sources import open_source
 from aliked_ros.system.cpu import free_memory
 from aliked_ros.types import Image
@@ -302,7 +302,7 @@ def camera_infos(draw) -> CameraInfo:
 def test_camera_infos(message, rectified):
     """A model or a sentence; what the model makes of pixels are numbers or NaN, no exception."""
     points = np.array([[0, 0], [32, 24], [63, 47]], np.float32)
-    calibration = Calibration("a", "b", rectified, Complaints(lambda _: None, lambda _: None))
+    calibration = Calibration("a", "b", rectified, Warnings(lambda _: None, lambda _: None))
     calibration.set_info(message)
     calibration.set_right_info(message)
     try:

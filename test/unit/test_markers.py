@@ -38,7 +38,7 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from aliked_ros.io.drawing import LENGTH_COLOURS, LONG_TRACK, Trails
-from aliked_ros.ros import annotations
+from aliked_ros.ros import foxglove
 from aliked_ros.ros.conversions import image_message
 from aliked_ros.ros.markers import TrackMarkers
 from aliked_ros.sources import open_source
@@ -165,9 +165,9 @@ def foxglove_msgs(monkeypatch: pytest.MonkeyPatch) -> None:
         setattr(module, name, type(name, (Fields,), {}))
     monkeypatch.setitem(sys.modules, "foxglove_msgs", types.ModuleType("foxglove_msgs"))
     monkeypatch.setitem(sys.modules, "foxglove_msgs.msg", module)
-    annotations._colours.cache_clear()
+    foxglove._colours.cache_clear()
     yield
-    annotations._colours.cache_clear()
+    foxglove._colours.cache_clear()
 
 
 @pytest.mark.usefixtures("foxglove_msgs")
@@ -176,7 +176,7 @@ def test_annotations_are_half_a_pixel_further_in_foxglove():
     for index in range(10):
         result = frame(index, {1: (20.0 + index, 30.25), 2: (5, 5)}, length=LONG_TRACK)
         trails.update(result)
-    message = annotations.image_annotations(result, trails, HEADER)
+    message = foxglove.image_annotations(result, trails, HEADER)
     lines, dots = message.points
     assert lines.timestamp == dots.timestamp == HEADER.stamp
     assert (dots.type, lines.type) == (Fields.POINTS, Fields.LINE_LIST)
@@ -197,19 +197,19 @@ def test_annotations_are_half_a_pixel_further_in_foxglove():
 def test_annotations_of_nothing_and_of_a_first_image():
     trails, empty = Trails(), frame(0, {})
     trails.update(empty)
-    lines, dots = annotations.image_annotations(empty, trails, HEADER).points
+    lines, dots = foxglove.image_annotations(empty, trails, HEADER).points
     assert not lines.points
     assert not dots.points
     first = frame(1, {4: (7, 8)})
     trails.update(first)
-    lines, dots = annotations.image_annotations(first, trails, HEADER).points
+    lines, dots = foxglove.image_annotations(first, trails, HEADER).points
     assert not lines.points
     assert len(dots.points) == 1
 
 
 def test_there_are_no_annotations_where_the_package_is_missing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "foxglove_msgs", None)
-    assert annotations.message_type() is None
+    assert foxglove.message_type() is None
 
 
 INSTALLED = importlib.util.find_spec("foxglove_msgs") is not None

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""VINS-Fusion's and rtabmap's messages, exact stamps, complaints: without processes."""
+"""VINS-Fusion's and rtabmap's messages, exact stamps, warnings: without processes."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ from std_msgs.msg import Header
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError
+from aliked_ros.io.drawing import Trails
 from aliked_ros.ros.calibration import Calibration
 from aliked_ros.ros.conversions import (
     depth_from_message,
@@ -47,14 +48,14 @@ from aliked_ros.ros.conversions import (
     image_message,
     jpeg,
 )
-from aliked_ros.ros.inputs import AnyImage, Arrival
-from aliked_ros.ros.numbering import Numbering
-from aliked_ros.ros.outputs import Frame, Outputs
+from aliked_ros.ros.frame import AnyImage, Frame, OutputContext
+from aliked_ros.ros.numbering import Epochs, Numbering
+from aliked_ros.ros.outputs import Outputs, advertise
 from aliked_ros.ros.parameters import DECLARATIONS
 from aliked_ros.ros.rtabmap import RtabmapOutput, packed
 from aliked_ros.ros.vins import CHANNELS, EXACT_IDS, VinsOutput
-from aliked_ros.ros.warnings import Complaints
-from aliked_ros.types import Features, FrameResult, Keyframe, Matches, Tracks
+from aliked_ros.ros.warnings import Warnings
+from aliked_ros.types import Features, FrameResult, Image, Keyframe, Matches, Tracks
 
 MATRIX = np.array([[100.0, 0.0, 50.0], [0.0, 100.0, 40.0], [0.0, 0.0, 1.0]])
 CAMERA = CameraModel(100, 80, MATRIX, "plumb_bob", np.zeros(5))
@@ -209,22 +210,33 @@ def node():
     rclpy.shutdown(context=context)
 
 
+def outputs_of(
+    node: LifecycleNode, log: list[str], **settings: bool
+) -> tuple[Outputs, OutputContext]:
+    """The outputs of an active node with these settings; what it warns of goes into the log."""
+    values = {item.name: item.default for item in DECLARATIONS} | settings
+    calibration = Calibration("camera_info", "right/camera_info", True, Warnings(print, print))
+    context = OutputContext(values, Warnings(log.append, print), calibration, "cpu", Trails(15))
+    return Outputs(node, advertise(node, values), context), context
+
+
+def frame_of(message: AnyImage, result: FrameResult, partner: AnyImage | None = None) -> Frame:
+    frame = Frame(message, 0.0, partner)
+    frame.image = Image(np.zeros((80, 100), np.uint8), 0.0)
+    frame.result, frame.reference_stamp = result, HEADER.stamp
+    return frame
+
+
 @pytest.mark.ros
 def test_the_node_says_once_that_vins_is_given_a_selection(node):
-    settings = {item.name: item.default for item in DECLARATIONS} | {"publish_vins": True}
     log: list[str] = []
-    outputs = Outputs(node, settings, Complaints(log.append, print), "cpu")
-    outputs.start()
-    calibration = Calibration("camera_info", "right/camera_info", True, Complaints(print, print))
-    calibration.camera = CAMERA
+    outputs, context = outputs_of(node, log, publish_vins=True)
+    context.calibration.camera = CAMERA
     for count in (400, 400, 401, 401, 401):
         places = [(0.1 * one, 10.0) for one in range(count)]
         result = result_of([*range(1, count + 1)], places)
-        arrival = Arrival(ImageMessage(header=HEADER), 0.0, 0.0)
-        frame = Frame(arrival, np.zeros((80, 100), np.uint8), result, HEADER.stamp)
-        outputs.pack(frame, calibration)
-    outputs.stop()
-    outputs.destroy()
+        outputs.messages(frame_of(ImageMessage(header=HEADER), result))
+    outputs.close()
     assert [line.startswith("More than 400 tracks: ~/vins_feature has") for line in log] == [True]
 
 
@@ -419,11 +431,9 @@ def test_rtabmap_gets_nothing_where_it_would_abort_or_err():
 @pytest.mark.parametrize("stereo", [False, True])
 def test_rtabmap_gets_the_camera_infos_of_both_images(stereo, node, monkeypatch):
     monkeypatch.setattr(sys.modules["rtabmap_msgs.msg"], "RGBDImage", AnyMessage)
-    settings = {item.name: item.default for item in DECLARATIONS} | {"publish_rtabmap": True}
     log: list[str] = []
-    outputs = Outputs(node, settings, Complaints(log.append, print), "cpu")
-    outputs.start()
-    calibration = Calibration("camera_info", "right/camera_info", True, Complaints(print, print))
+    outputs, context = outputs_of(node, log, publish_rtabmap=True)
+    calibration = context.calibration
     matrix = [100.0, 0.0, 50.0, 0.0, 0.0, 100.0, 40.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     calibration.set_info(CameraInfo(width=100, height=80, p=matrix))
     if stereo:
@@ -431,14 +441,12 @@ def test_rtabmap_gets_the_camera_infos_of_both_images(stereo, node, monkeypatch)
         calibration.set_right_info(CameraInfo(width=100, height=80, p=matrix))
         assert calibration.baseline == pytest.approx(0.2)
     partner = GREY if stereo else depth_message(np.full((80, 100), 2.0))
-    arrival = Arrival(GREY, 0.0, 0.0, partner=partner)
     third = {"right_x" if stereo else "depth": np.float32([50.0])}
     result = result_of([1], [(60, 40)], **third)
-    frame = Frame(arrival, image_from_message(GREY).pixels, result, HEADER.stamp)
 
     def sent(result: FrameResult):
-        packed = outputs.pack(replace(frame, result=result), calibration)
-        return [message for _, message in packed if isinstance(message, AnyMessage)]
+        messages = outputs.messages(frame_of(GREY, result, partner))
+        return [message for _, message in messages if isinstance(message, AnyMessage)]
 
     (message,) = sent(result)
     assert message.rgb_camera_info.header == message.depth_camera_info.header == HEADER
@@ -451,8 +459,7 @@ def test_rtabmap_gets_the_camera_infos_of_both_images(stereo, node, monkeypatch)
         assert sent(result_of([], [])) == []
         assert sent(replace(result, normalized=None)) == []
     assert [line[:30] for line in log] == ["Nothing on ~/rtabmap_features "] * 2
-    outputs.stop()
-    outputs.destroy()
+    outputs.close()
 
 
 def test_rtabmap_is_refused_where_its_messages_are_missing(monkeypatch):
@@ -464,7 +471,8 @@ def test_rtabmap_is_refused_where_its_messages_are_missing(monkeypatch):
 
 
 def test_numbers_and_stamps_are_the_nodes_own():
-    numbering = Numbering()
+    epochs = Epochs()
+    numbering = Numbering(epochs)
     result = result_of([1], [(1, 1)])
     features, tracks = result.features, result.tracks
     stamps = [Time(sec=1_700_000_000, nanosec=123_456_700 + i) for i in range(6)]
@@ -483,42 +491,38 @@ def test_numbers_and_stamps_are_the_nodes_own():
         assert numbering.reference_stamp(renumbered) == stamps[max(i - 1, 0)]
     assert numbering.stamp(1, 0.0) == stamps[1]  # the keyframe's
     assert numbering.stamp(3, 7.5) == Time(sec=7, nanosec=500_000_000)  # forgotten
-    first = numbering.epoch(0)
-    numbering.retire(epoch=2)
-    numbering.restart()
+    first = epochs.number(0)
+    epochs.retire(epoch=2)
+    numbering = Numbering(epochs)
     renumbered = numbering.renumbered(replace(result, index=99), stamps[0], [])
     assert (renumbered.index, renumbered.tracks.epoch) == (0, first + 3)
-    assert numbering.epoch(1) == first + 4
+    assert epochs.number(1) == first + 4
 
 
 def test_epochs_do_not_come_again_when_the_node_is_started_again(monkeypatch):
     """After a crash at 30 resets a second, too; and in 2106, when seconds leave 32 bits."""
     for start in (time.time(), 2.0**32):
         monkeypatch.setattr(time, "time", lambda start=start: start)
-        crashed = Numbering()
-        old = {crashed.epoch(resets) for resets in range(60 * 30)}
+        crashed = Epochs()
+        old = {crashed.number(resets) for resets in range(60 * 30)}
         monkeypatch.setattr(time, "time", lambda start=start: start + 60.0)
-        assert Numbering().epoch(0) not in old
+        assert Epochs().number(0) not in old
         assert all(0 <= epoch < 2**32 for epoch in old)
 
 
-def test_complaints_stand_until_settled_and_are_logged_once():
+def test_warnings_stand_until_cleared_and_are_logged_once():
     log, remembered = [], []
-    complaints = Complaints(log.append, remembered.append)
+    warnings = Warnings(log.append, remembered.append)
     for number in range(3):
-        complaints.file("right", f"wrong {number}.")
-    complaints.file("mask", "bad.")
-    assert str(complaints) == "wrong 2. bad."
+        warnings.warn("right", f"wrong {number}.")
+    warnings.warn("mask", "bad.")
+    assert str(warnings) == "wrong 2. bad."
     assert log == ["wrong 0.", "bad."]
     assert remembered[-2:] == ["wrong 2.", "bad."]
-    complaints.settle("right")
-    complaints.settle("right")
-    complaints.file("right", "wrong 3.")  # comes and goes: no second line within seconds
-    assert str(complaints) == "bad. wrong 3."
-    complaints.mention("no camera.")
-    complaints.mention("no camera.")
+    warnings.clear("right")
+    warnings.clear("right")
+    warnings.warn("right", "wrong 3.")  # comes and goes: no second line within seconds
+    assert str(warnings) == "bad. wrong 3."
+    warnings.once("no camera.")
+    warnings.once("no camera.")
     assert log == ["wrong 0.", "bad.", "no camera."]
-    complaints.clear()
-    assert str(complaints) == ""
-    complaints.mention("no camera.")
-    assert len(log) == 4

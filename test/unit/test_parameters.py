@@ -26,7 +26,7 @@ from helpers import ROOT
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
-from aliked_ros.configuration import FrontendConfig, names
+from aliked_ros.configuration import SETTINGS, FrontendConfig
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.ros.parameters import DECLARATIONS, reference
 
@@ -43,7 +43,7 @@ def test_profiles_hold_valid_values_of_known_parameters(profile):
     content = yaml.safe_load((ROOT / "config" / f"{profile}.yaml").read_text(encoding="utf-8"))
     values = content["/**"]["ros__parameters"]
     checked = {name: BY_NAME[name].checked(value) for name, value in values.items()}
-    FrontendConfig(**{name: value for name, value in checked.items() if name in names()})
+    FrontendConfig(**{name: value for name, value in checked.items() if name in SETTINGS})
 
 
 def test_every_parameter_is_described():
@@ -52,12 +52,12 @@ def test_every_parameter_is_described():
         assert len(descriptor.description) > 10, declaration.name
         assert re.match(r"[A-Z'~/0-9]", descriptor.description), descriptor.description
         assert descriptor.description.endswith("."), descriptor.description
-        assert re.fullmatch(r"(One of .*\. )?May be set .*\.", descriptor.additional_constraints)
+        assert re.fullmatch(r"([A-Z0-9].*\. )?May be set .*\.", descriptor.additional_constraints)
         if declaration.limits:
             limits = [*descriptor.integer_range, *descriptor.floating_point_range]
             assert (limits[0].from_value, limits[0].to_value) == declaration.limits
     assert BY_NAME["autostart"].descriptor().read_only
-    assert set(names()) <= BY_NAME.keys()
+    assert set(SETTINGS) <= BY_NAME.keys()
 
 
 @pytest.mark.parametrize(

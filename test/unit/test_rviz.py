@@ -240,6 +240,6 @@ def test_running_nodes_publish_all_of_it(tmp_path: Path, layout: dict[str, Any])
 
 def find_foxglove() -> bool:
     """Whether foxglove_msgs is installed."""
-    from aliked_ros.ros.annotations import message_type
+    from aliked_ros.ros.foxglove import message_type
 
     return message_type() is not None

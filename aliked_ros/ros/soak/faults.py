@@ -35,7 +35,8 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from aliked_ros.ros.conversions import image_message
-from aliked_ros.ros.parameters import DECLARATIONS, Change, Declaration
+from aliked_ros.ros.declarations import Change, Declaration
+from aliked_ros.ros.frontend_parameters import DECLARATIONS
 from aliked_ros.types import UInt8Array
 
 Corruption = Callable[[random.Random, ImageMessage], None]
@@ -102,7 +103,8 @@ def cut(rng: random.Random, message: Any) -> bytes:
 def varied(rng: random.Random, pixels: UInt8Array, header: Header) -> ImageMessage:
     """A good image message of RGB pixels, in one of a few sizes and many encodings."""
     scale = rng.choice((0.5, 0.75))
-    pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    smaller = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    pixels = np.asarray(smaller, np.uint8)
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     encodings: dict[str, Callable[[], Any]] = {
         "mono8": lambda: grey,

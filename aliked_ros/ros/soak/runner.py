@@ -100,7 +100,7 @@ _EAGER_ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_"
 _SETTLING = 0.1  # of a run, which is not looked at: rare things come for the first time
 _FIRST_PART = 0.6  # of a run, in which the node stays active
 _OFTEN = 3  # after so many faults of the second part comes a lifecycle cycle
-_PARAMETERS = {
+_PARAMETERS: dict[str, Any] = {
     "status_period": 0.1, "input_reliability": "reliable", "input_depth": 100,
     "diagnostics.max_silence_warn": 1.0,
 }  # fmt: skip
@@ -132,7 +132,7 @@ class Soak:
         self._camera = self._ros.create_publisher(ImageMessage, "image", _RELIABLE)
         self._infos = self._ros.create_publisher(CameraInfo, "camera_info", _RELIABLE)
         self._masks = self._ros.create_publisher(ImageMessage, "mask", _RELIABLE)
-        self._clients = {
+        self._clients: dict[str, Any] = {
             name: self._ros.create_client(kind, f"{FRONTEND}/{name}", qos_profile=_CALLS)
             for name, kind in (
                 ("reset", Trigger), ("pause", Trigger), ("resume", Trigger),
@@ -316,14 +316,17 @@ class Soak:
 
     def _wait_for_arrivals(self, count: int) -> None:
         """Wait until so many images have arrived since the last balance, as long as any do."""
+        before = -1
 
         def arrived() -> int:
-            return self._watcher.status.frames_received - self._base.frames_received
+            return int(self._watcher.status.frames_received - self._base.frames_received)
 
-        before = -1
+        def more() -> bool:
+            return arrived() > before
+
         while before < arrived() < count:
             before = arrived()
-            self._wait(lambda known=before: arrived() > known, "", allowed=True)
+            self._wait(more, "", allowed=True)
 
     def _settled_status(self) -> FrontendStatus:
         """A new status in which no image waits or is in work, and none came since the one before.
@@ -508,11 +511,13 @@ class Soak:
 
     def _call(self, name: str) -> Future:
         client = self._clients[name]
-        return client.call_async(client.srv_type.Request())
+        future: Future = client.call_async(client.srv_type.Request())
+        return future
 
     def _set(self, message: ParameterMessage) -> Future:
         request = SetParameters.Request(parameters=[message])
-        return self._clients["set_parameters"].call_async(request)
+        future: Future = self._clients["set_parameters"].call_async(request)
+        return future
 
     def _answer(self, future: Future, what: str) -> Any:
         self._wait(future.done, f"hang: no answer to {what}")

@@ -28,6 +28,7 @@ import numpy as np
 from std_msgs.msg import Header
 
 from aliked_ros.io.drawing import LENGTH_COLOURS, Trails, fade, length_bins
+from aliked_ros.ros.frame import Frame, Maker
 from aliked_ros.types import Float32Array, FrameResult
 
 _ORIGIN = 0.5  # Foxglove's pixel (0, 0) is the top-left corner of the top-left pixel
@@ -71,7 +72,8 @@ def image_annotations(result: FrameResult, trails: Trails, header: Header) -> An
     kinds = types.PointsAnnotation
     bins = length_bins(result.tracks.lengths).tolist()
     vertices, opacities = tails(result, trails)
-    points, colours = [], []
+    points: list[Any] = []
+    colours: list[Any] = []
     fades = [_colours(round(float(opacity), 3)) for opacity in opacities]
     moving = (vertices != vertices[:, :1]).any(axis=(1, 2))
     for number, path in zip(
@@ -89,3 +91,11 @@ def image_annotations(result: FrameResult, trails: Trails, header: Header) -> An
     ]
     dots.outline_colors = [_colours(1.0)[number] for number in bins]
     return types.ImageAnnotations(points=[lines, dots])
+
+
+class Annotations(Maker):
+    """``~/annotations``."""
+
+    def message(self, frame: Frame) -> Any:
+        """The tracks over the camera's own image."""
+        return image_annotations(frame.result, self.context.trails, frame.header)

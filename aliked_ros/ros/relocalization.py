@@ -1,0 +1,119 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The service ``~/relocalize``: which keyframes show the place that an image shows."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.task import Future
+
+from aliked_msgs.srv import Relocalize
+from aliked_ros.camera import CameraModel
+from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.ros.conversions import candidate_message, feature_frame, image_from_message
+from aliked_ros.ros.session import Session
+from aliked_ros.ros.warnings import reason
+from aliked_ros.types import Features, FrameResult, Matches, Tracks
+
+_TURN = 0.001  # seconds
+
+
+async def relocalized(
+    node: Node, session: Session, request: Relocalize.Request, response: Relocalize.Response
+) -> Relocalize.Response:
+    """The response, from its own thread: images go on arriving, and so do other calls."""
+    done: Future = Future()
+
+    def work() -> None:
+        try:
+            _relocalize(session, request, response)
+        except Exception as error:
+            response.success = False
+            response.message = reason(error)
+        done.set_result(response)
+        if node.executor is not None:
+            node.executor.wake()
+
+    threading.Thread(target=work, name="relocalizing", daemon=True).start()
+    return await done
+
+
+def _relocalize(
+    session: Session, request: Relocalize.Request, response: Relocalize.Response
+) -> None:
+    """Fill the response; the pipeline is held for one keyframe at a time.
+
+    Raises ImageError for an image that cannot be used, BackendError when the node is cleaned up
+    meanwhile.
+    """
+    own_index = None
+    if request.image.width and request.image.height:
+        image = image_from_message(request.image)
+        height, width = image.pixels.shape[:2]
+        with _turn(session) as pipeline:
+            features = pipeline.extract(image.pixels, session.inputs.mask(width, height))
+        result = _untracked(features, image.stamp, session.inputs.calibration.camera)
+        response.features = feature_frame(result, request.image.header)
+    elif session.latest:
+        (latest,) = session.latest
+        features, own_index = latest.result.features, latest.result.index
+        response.features = feature_frame(latest.result, latest.header)
+    else:
+        response.message = "no image has been processed yet, and none was given"
+        return
+    numbering = session.numbering
+    with _turn(session) as pipeline:
+        keyframes = pipeline.keyframes
+        numbers = [numbering.index(keyframe.index) for keyframe in keyframes]
+        stamps = [
+            numbering.stamp(number, keyframe.stamp)
+            for number, keyframe in zip(numbers, keyframes, strict=True)
+        ]
+    found = []
+    for keyframe, number, stamp in zip(keyframes, numbers, stamps, strict=True):
+        if number == own_index:  # every image looks like itself
+            continue
+        with _turn(session) as pipeline:
+            candidate = pipeline.find_candidate(features, keyframe)
+        if candidate is not None:
+            found.append(candidate_message(candidate, number, stamp))
+    found.sort(key=lambda candidate: -candidate.inlier_count)
+    response.candidates = found[: request.max_candidates or None]
+    response.success = len(found) > 0
+    response.message = f"{len(found)} of {len(keyframes)} keyframes show the same place"
+
+
+@contextmanager
+def _turn(session: Session) -> Iterator[Pipeline]:
+    """The pipeline, between two images."""
+    with session.configured.pipeline() as pipeline:
+        yield pipeline
+    time.sleep(_TURN)  # the lock is not fair: let the images have it
+
+
+def _untracked(features: Features, stamp: float, camera: CameraModel | None) -> FrameResult:
+    """The result of an image outside the sequence: its keypoints have no ids."""
+    none = np.zeros(len(features), np.uint32)
+    normalized = None
+    if camera is not None and camera.fits(features.width, features.height):
+        normalized = camera.normalize(features.keypoints)
+    tracks = Tracks(none.astype(np.uint64), none, epoch=0)
+    return FrameResult(0, stamp, features, Matches.empty(), tracks, normalized=normalized)

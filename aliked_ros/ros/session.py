@@ -1,0 +1,125 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Everything that exists only while the node is active."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import ExitStack
+
+from rclpy.lifecycle import LifecycleNode
+
+from aliked_ros.io.drawing import Trails
+from aliked_ros.ros.configured import Configured
+from aliked_ros.ros.frame import Frame, OutputContext
+from aliked_ros.ros.inputs import Inputs
+from aliked_ros.ros.numbering import Epochs, Numbering
+from aliked_ros.ros.outputs import Outputs
+from aliked_ros.ros.parameters import NodeParameters
+from aliked_ros.ros.reporter import Reporter
+from aliked_ros.ros.warnings import Warnings, reason
+from aliked_ros.ros.worker import LatestWorker
+
+_LOG_PERIOD = 5.0  # seconds between two log entries about refused images
+
+
+class Session:
+    """From activate to deactivate.
+
+    An image's way: ``Inputs.on_image`` (executor's thread) → newest-wins worker → :meth:`process`
+    (worker's thread): to image → pipeline → messages → publish.
+
+    latest: the frame processed last; empty before the first.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        settings: NodeParameters,
+        configured: Configured,
+        epochs: Epochs,
+        reporter: Reporter,
+    ) -> None:
+        """Subscribe and start the threads."""
+        self._node = node
+        self.configured = configured
+        self._reporter = reporter
+        self._statistics = reporter.statistics
+        self.warnings = Warnings(node.get_logger().warning, self._statistics.error)
+        self.numbering = Numbering(epochs)
+        self.latest: deque[Frame] = deque(maxlen=1)
+        with ExitStack() as opened:
+            self.inputs = Inputs(
+                node, settings, configured.static_mask, self._statistics, self.warnings,
+                self._submit,
+            )  # fmt: skip
+            opened.callback(lambda: self._statistics.dropped(self.inputs.close()))
+            context = OutputContext(
+                settings,
+                self.warnings,
+                self.inputs.calibration,
+                configured.identity["backend"],
+                Trails(settings["trail_length"]),
+            )
+            self._outputs = Outputs(node, configured.publishers, context)
+            opened.callback(self._outputs.close)
+            self._worker = LatestWorker("frontend", self._work)
+            opened.callback(lambda: self._statistics.dropped(self._worker.stop()))
+            self._opened = opened.pop_all()
+
+    def close(self) -> None:
+        """Unsubscribe and end the threads; images that still wait are counted as dropped."""
+        self._opened.close()
+
+    def _submit(self, frame: Frame) -> None:
+        self._statistics.dropped(self._worker.submit(frame))
+
+    def _work(self, frame: Frame) -> None:
+        """Process an image; errors are logged and counted, never raised."""
+        try:
+            self.process(frame)
+        except Exception as error:
+            if not self._node.context.ok():  # shutting down: nothing can be published any more
+                return
+            count = self._statistics.refused(reason(error))
+            self._node.get_logger().warning(
+                f"Image refused ({count} so far): {reason(error)}",
+                throttle_duration_sec=_LOG_PERIOD,
+            )
+
+    def process(self, frame: Frame) -> None:
+        """Take an image to its messages. Raises ImageError for one that cannot be used."""
+        frame.lap("wait")
+        frame.image = self.inputs.image(frame)
+        frame.lap("convert")
+        with self.configured.pipeline() as pipeline:
+            pipeline.camera = self.inputs.calibration.camera
+            pipeline.baseline = self.inputs.calibration.baseline
+            result = pipeline.process(frame.image)
+            stamp = frame.header.stamp
+            frame.result = self.numbering.renumbered(result, stamp, pipeline.keyframes)
+            frame.reference_stamp = self.numbering.reference_stamp(frame.result)
+            self.latest.append(frame)
+        self._reporter.step = ""
+        frame.add(result.stage_times)
+        self.inputs.check(frame.result)
+        messages = self._outputs.messages(frame)
+        frame.lap("pack")
+        for publisher, message in messages:
+            publisher.publish(message)
+        frame.lap("publish")
+        frame.stages["total"] = frame.elapsed
+        self._statistics.processed(frame.result, frame.stages | self._outputs.drawing())
+        self._outputs.draw(frame)
