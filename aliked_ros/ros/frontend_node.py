@@ -45,7 +45,6 @@ from aliked_ros.ros.session import Session
 from aliked_ros.ros.warnings import reason
 from aliked_ros.system.cpu import limit_heaps
 
-_SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 _CALLS_QOS = QoSProfile(depth=100)  # calls that may wait; more are lost silently
 
 
@@ -65,10 +64,10 @@ class FrontendNode(ManagedNode):
         self._session: Session | None = None  # from activate to deactivate
         self._epochs = Epochs()
         self._settings = NodeParameters(self, lambda: self._configured is not None)
-        self._reporter = Reporter(self, self._settings)
+        self.reporter = Reporter(self, self._settings)
         self._timer = self.create_timer(
             self._settings["status_period"],
-            self._publish_status,
+            self.publish_status,
             clock=Clock(clock_type=ClockType.STEADY_TIME),  # also while simulated time stands
         )
         self.create_service(Trigger, "~/reset", self._on_reset)
@@ -99,8 +98,8 @@ class FrontendNode(ManagedNode):
     @reported
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the networks (seconds; minutes to build TensorRT engines), advertise."""
-        self._reporter.statistics.clear()
-        self._enter("configuring")
+        self.reporter.statistics.clear()
+        self.enter("configuring")
         try:
             configured = Configured(
                 self, self._settings, self._epochs, self._open_backend, self._on_progress
@@ -108,33 +107,33 @@ class FrontendNode(ManagedNode):
         except Exception as error:
             if not self.context.ok():  # shutting down
                 raise
-            self.report_failure(f"configure failed: {reason(error)}")
-            self._enter("unconfigured")
-            return _FAILURE
+            self.reporter.fail(f"configure failed: {reason(error)}")
+            self.enter("unconfigured")
+            return TransitionCallbackReturn.FAILURE
         self._configured = configured
         if not self.context.ok():
             raise ExternalShutdownException
-        self._reporter.failure = ""
+        self.reporter.failure = ""
         config, identity = configured.config, configured.identity
         self.get_logger().info(
             f"Configured: {config.model} on {identity['backend']} ({identity['reason']})"
         )
         if config.backend in ("tensorrt", "torch") and identity["backend"].startswith("cpu"):
-            self._reporter.warn_of_fallback(identity)
-        self._enter("inactive")
+            self.reporter.warn_of_fallback(identity)
+        self.enter("inactive")
         return super().on_configure(state)
 
     @reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe and start the threads."""
         assert self._configured is not None
-        self._reporter.statistics.clear()
-        session = Session(self, self._settings, self._configured, self._epochs, self._reporter)
+        self.reporter.statistics.clear()
+        session = Session(self, self._settings, self._configured, self._epochs, self.reporter)
         self._session = session
         result = super().on_activate(state)
-        self._reporter.failure = ""
+        self.reporter.failure = ""
         self.get_logger().info(f"Active: waiting for images on {session.inputs.topic}")
-        self._enter("active")
+        self.enter("active")
         return result
 
     @reported
@@ -145,7 +144,7 @@ class FrontendNode(ManagedNode):
         with self._configured.pipeline() as pipeline:
             pipeline.release()
         self.get_logger().info("Inactive: images are ignored, the networks stay loaded")
-        self._enter("inactive")
+        self.enter("inactive")
         return super().on_deactivate(state)
 
     @reported
@@ -153,7 +152,7 @@ class FrontendNode(ManagedNode):
         """Free the networks, take the topics away."""
         self.close()
         self.get_logger().info("Unconfigured: the networks are freed")
-        self._enter("unconfigured")
+        self.enter("unconfigured")
         return super().on_cleanup(state)
 
     @reported
@@ -161,46 +160,26 @@ class FrontendNode(ManagedNode):
         """End the threads and free the networks, from any state."""
         self.close()
         self.get_logger().info("Finalized: the networks are freed; start the node again to go on")
-        self._enter("finalized")
+        self.enter("finalized")
         return super().on_shutdown(state)
 
-    @reported
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """After a failed transition: free everything, back to unconfigured."""
-        self.close()
-        self._enter("unconfigured")
-        return _SUCCESS
-
     # Reports
-
-    def report_failure(self, sentence: str) -> None:
-        """A transition failed: into the log, ``~/status`` and ``/diagnostics``."""
-        self._reporter.fail(sentence)
-
-    def report_error(self, sentence: str) -> None:
-        """A callback failed: into the log and ``~/status``."""
-        self._reporter.statistics.error(sentence)
-        super().report_error(sentence)
-
-    def _enter(self, state: str) -> None:
-        self.state = state
-        self._reporter.step = ""
-        self._publish_status()
 
     def _on_progress(self, step: str) -> None:
         """Report a step of a long load, which a shutdown ends here."""
         if not self.context.ok():
             raise ExternalShutdownException
         self.get_logger().info(step)
-        self._reporter.step = step
-        self._publish_status()
+        self.reporter.step = step
+        self.publish_status()
 
-    def _publish_status(self) -> None:
+    def publish_status(self) -> None:
+        """On ``~/status`` and ``/diagnostics``."""
         if not self.context.ok():
             return
         configured, session = self._configured, self._session
         paused = session is not None and session.inputs.paused
-        self._reporter.publish(
+        self.reporter.publish(
             "paused" if paused else self.state,
             self._epochs.number(0) if configured is None else configured.epoch,
             {} if configured is None else configured.identity,
@@ -215,23 +194,23 @@ class FrontendNode(ManagedNode):
             return _answer(response, False, f"nothing to reset in state {self.state}")
         with self._configured.pipeline() as pipeline:
             pipeline.reset()
-        self._publish_status()
+        self.publish_status()
         return _answer(response, True, f"tracks restart: epoch {self._configured.epoch}")
 
     def _on_pause(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._session is None:
             return _answer(response, False, f"nothing to pause in state {self.state}")
         self._session.inputs.paused = True
-        self._publish_status()
+        self.publish_status()
         return _answer(response, True, "paused: images are ignored until ~/resume")
 
     def _on_resume(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._session is None:
             return _answer(response, False, f"nothing to resume in state {self.state}")
         if self._session.inputs.paused:
-            self._reporter.statistics.resume()
+            self.reporter.statistics.resume()
         self._session.inputs.paused = False
-        self._publish_status()
+        self.publish_status()
         return _answer(response, True, "active")
 
     async def _on_relocalize(

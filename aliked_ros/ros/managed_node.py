@@ -27,6 +27,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 
 from aliked_ros.ros.parameters import refused_read_only
+from aliked_ros.ros.reporter import Reporter
 from aliked_ros.ros.warnings import passed_through_us, reason
 
 _LOG_PERIOD = 5.0  # seconds between two log entries about failed callbacks
@@ -43,7 +44,7 @@ def reported(callback: Transition[NodeT]) -> Transition[NodeT]:
             return callback(self, state)
         except Exception as error:
             if self.context.ok():  # else the node is shutting down
-                self.report_failure(
+                self.reporter.fail(
                     f"{callback.__name__.removeprefix('on_')} failed: {reason(error)}"
                 )
             raise
@@ -54,21 +55,41 @@ def reported(callback: Transition[NodeT]) -> Transition[NodeT]:
 class ManagedNode(LifecycleNode):
     """A lifecycle node for :func:`aliked_ros.ros.running.run`.
 
-    state: of the lifecycle, for people; set by the subclass.
+    state: of the lifecycle, for people. reporter: set by the subclass, which also has the
+    parameter ``autostart``.
     """
+
+    reporter: Reporter
 
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, **options)
         self.state = "unconfigured"
         self._answer_impossible_transitions()
 
-    def report_failure(self, sentence: str) -> None:
-        """A transition failed."""
-        self.get_logger().error(sentence)
+    def close(self) -> None:
+        """End threads and free memory, whatever state the node is in."""
+        raise NotImplementedError
 
-    def report_error(self, sentence: str) -> None:
-        """A callback failed."""
-        self.get_logger().warning(sentence, throttle_duration_sec=_LOG_PERIOD)
+    def publish_status(self) -> None:
+        """Say how the node is."""
+        raise NotImplementedError
+
+    def parameters_set(self, parameters: Sequence[Parameter]) -> None:
+        """Some parameters have new values."""
+        raise NotImplementedError
+
+    def enter(self, state: str) -> None:
+        """A transition has ended."""
+        self.state = state
+        self.reporter.step = ""
+        self.publish_status()
+
+    @reported
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """After a failed transition: free everything, back to unconfigured."""
+        self.close()
+        self.enter("unconfigured")
+        return TransitionCallbackReturn.SUCCESS
 
     def run(self, executor: SingleThreadedExecutor) -> None:
         """Start as the parameter ``autostart`` says, then serve until shutdown."""
@@ -103,9 +124,6 @@ class ManagedNode(LifecycleNode):
                     raise
                 self._survive(error)
 
-    def parameters_set(self, parameters: Sequence[Parameter]) -> None:
-        """Some parameters have new values."""
-
     def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
         """As rclpy's; values take effect at once, and a read-only one is refused with advice."""
         # Not add_post_set_parameters_callback, which Humble lacks.
@@ -123,12 +141,14 @@ class ManagedNode(LifecycleNode):
     def _survive(self, error: Exception) -> None:
         """A failed callback does not end the node."""
         if passed_through_us(error):
-            self.report_error(f"A callback failed, the node goes on: {reason(error)}")
+            sentence = f"A callback failed, the node continues: {reason(error)}"
         else:  # a request that rclpy cannot read, a parameter of no known type, say
-            self.report_error(
+            sentence = (
                 f"ROS could not read something it received ({error}); it is ignored, and a caller "
                 "gets no answer. Look for a program built for another version of the interfaces."
             )
+        self.reporter.statistics.error(sentence)
+        self.get_logger().warning(sentence, throttle_duration_sec=_LOG_PERIOD)
 
     def _answer_impossible_transitions(self) -> None:
         """Answer ``success: false`` where rclpy would let the exception end the executor."""
