@@ -20,10 +20,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Any
 
-import cv2
-import numpy as np
 from builtin_interfaces.msg import Time as Stamp
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
@@ -31,15 +28,20 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock as ClockMessage
-from sensor_msgs.msg import CameraInfo
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from aliked_ros.errors import ConfigurationError, SourceError
-from aliked_ros.io.images import MILLIMETRES, grey
 from aliked_ros.io.messages import nanoseconds
 from aliked_ros.ros import running
+from aliked_ros.ros.camera_output import (
+    CameraOutput,
+    camera_info,
+    depth_message,
+    encoded,
+    right_camera_info,
+)
 from aliked_ros.ros.conversions import image_message
 from aliked_ros.ros.declarations import Declaration
 from aliked_ros.ros.pacing import Pacing
@@ -47,7 +49,7 @@ from aliked_ros.ros.parameters import declare
 from aliked_ros.ros.playback_clock import Playback
 from aliked_ros.sources import Partner, Source, default_source, open_source
 from aliked_ros.system.transport import too_large
-from aliked_ros.types import Float32Array, Image, UInt8Array
+from aliked_ros.types import Image, UInt8Array
 
 _DECLARATIONS = (
     Declaration(
@@ -147,7 +149,6 @@ _DECLARATIONS = (
     ),
 )
 _PARTNERS: dict[str, Partner] = {"mono": "none", "stereo": "right", "rgbd": "depth"}
-_MODELS = {"radtan": "plumb_bob", "none": "plumb_bob", "equidistant": "equidistant"}
 _LONGEST_QUEUE = 100  # images that wait for a reliable subscriber which is held up
 _ACKNOWLEDGEMENT_TIMEOUT = 5.0  # seconds
 _SETTLING_TIME = 0.5  # seconds from our knowing of a subscriber to its knowing of us
@@ -190,17 +191,17 @@ class PlayerNode(Node):
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
         )
         calibration = self._source.calibration
-        self._camera = _Output(self, "", qos, _camera_info(calibration))
+        self._camera = CameraOutput(self, "", qos, camera_info(calibration))
         self._partner = None
         if publish == "stereo":
-            self._partner = _Output(self, "right/", qos, _right_camera_info(calibration))
+            self._partner = CameraOutput(self, "right/", qos, right_camera_info(calibration))
             if calibration is not None and calibration.get("stereo_baseline_m") is None:
                 self.get_logger().warning(
                     f"{self._source.name} has no baseline: P[3] of right/camera_info is 0, so "
                     "stereo gives no depth."
                 )
         elif publish == "rgbd":
-            self._partner = _Output(self, "depth/", qos, None)
+            self._partner = CameraOutput(self, "depth/", qos, None)
         self._playback = Playback(
             settings["rate"], settings["speed"], 1.0 / self._source.rate, settings["start_paused"]
         )
@@ -356,7 +357,7 @@ class PlayerNode(Node):
         elif self._partner is not None and image.depth is not None:
             header = self._header(partner_stamp)
             encoding = self._settings["depth_encoding"]
-            self._partner.publish(_depth_message(image.depth, encoding, header))
+            self._partner.publish(depth_message(image.depth, encoding, header))
 
     def _tell_of_start(self, message: ImageMessage) -> None:
         length = "images" if self._source.length is None else f"{self._source.length} images"
@@ -398,26 +399,10 @@ class PlayerNode(Node):
         return True, f"image {self._played}, stamp {stamp // 10**9}.{stamp % 10**9:09d}"
 
     def _message(self, pixels: UInt8Array, stamp: Stamp) -> ImageMessage:
-        return image_message(_encoded(pixels, self._settings["encoding"]), self._header(stamp))
+        return image_message(encoded(pixels, self._settings["encoding"]), self._header(stamp))
 
     def _header(self, stamp: Stamp) -> Header:
         return Header(stamp=stamp, frame_id=self._settings["frame_id"])
-
-
-class _Output:
-    """The topics of one camera: its images, and under the same stamps its CameraInfo."""
-
-    def __init__(self, node: Node, prefix: str, qos: QoSProfile, info: CameraInfo | None) -> None:
-        self.images = node.create_publisher(ImageMessage, f"{prefix}image", qos)
-        self._info = info
-        if info is not None:
-            self._infos = node.create_publisher(CameraInfo, f"{prefix}camera_info", qos)
-
-    def publish(self, image: ImageMessage) -> None:
-        self.images.publish(image)
-        if self._info is not None:
-            self._info.header = image.header
-            self._infos.publish(self._info)
 
 
 def _nanoseconds(image: Image) -> int:
@@ -437,72 +422,6 @@ def _spin_until(executor: SingleThreadedExecutor, deadline: float) -> None:
             raise ExternalShutdownException
         if left <= 0.0:
             return
-
-
-def _encoded(pixels: UInt8Array, encoding: str) -> UInt8Array:
-    if encoding == "mono8":
-        return grey(pixels)
-    if encoding == "rgb8" and pixels.ndim == 2:
-        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), np.uint8)
-    return pixels
-
-
-def _camera_info(calibration: dict[str, Any] | None) -> CameraInfo | None:
-    """The CameraInfo of a calib.json, without header; None for none.
-
-    Raises ConfigurationError when the calibration lacks something.
-    """
-    if calibration is None:
-        return None
-    try:
-        fx, fy, cx, cy = (float(calibration[name]) for name in ("fx", "fy", "cx", "cy"))
-        model = str(calibration.get("distortion_model", "none"))
-        distortion = [float(value) for value in calibration.get("distortion", [])]
-        return CameraInfo(
-            width=int(calibration["width"]),
-            height=int(calibration["height"]),
-            distortion_model=_MODELS.get(model, model),
-            d=distortion or [0.0] * 5,
-            k=[fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0],
-            r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
-            p=[fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"calib.json of the source is not complete: {error!r}; it needs width, height, fx, fy, "
-            "cx, cy, distortion_model and distortion, or must be taken away."
-        ) from error
-
-
-def _right_camera_info(calibration: dict[str, Any] | None) -> CameraInfo | None:
-    """The CameraInfo of the right camera of a rectified pair: P holds the baseline, if known."""
-    info = _camera_info(calibration)
-    if calibration is None or info is None:
-        return None
-    baseline = calibration.get("stereo_baseline_m")
-    if baseline is None:
-        return info
-    if not isinstance(baseline, int | float) or not 0.0 < baseline < np.inf:
-        raise ConfigurationError(
-            f"calib.json of the source has stereo_baseline_m {baseline!r}; it must be the distance "
-            "of the two cameras in metres."
-        )
-    info.p[3] = -info.p[0] * baseline
-    return info
-
-
-def _depth_message(depth: Float32Array, encoding: str, header: Header) -> ImageMessage:
-    """A 16UC1 (millimetres, 0 = none) or 32FC1 (metres, NaN = none) image of metres H×W."""
-    values = depth
-    if encoding == "16UC1":
-        millimetres = np.rint(depth * MILLIMETRES)
-        known = millimetres <= np.iinfo(np.uint16).max  # NaN is not
-        values = np.where(known, millimetres, 0.0).astype(np.uint16)
-    height, width = depth.shape
-    message = ImageMessage(header=header, height=height, width=width, encoding=encoding)
-    message.step = width * values.itemsize
-    message.data.frombytes(np.ascontiguousarray(values).view(np.uint8).data)
-    return message
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -40,7 +40,7 @@ from aliked_ros.ros.conversions import (
     jpeg_message,
     stamp_from_seconds,
 )
-from aliked_ros.ros.recorder import Recording
+from aliked_ros.ros.recording import Recording
 from aliked_ros.sources import open_source
 from aliked_ros.types import FrameResult, UInt8Array
 

@@ -65,7 +65,7 @@ from aliked_ros.ros.conversions import (
     jpeg_message,
     stamp_from_seconds,
 )
-from aliked_ros.ros.recorder import Recording
+from aliked_ros.ros.recording import Recording
 from aliked_ros.sources import open_source
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
 from aliked_ros.viewing.recorded import RecordedRun

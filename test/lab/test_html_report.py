@@ -35,7 +35,7 @@ pytest.importorskip("plotly", reason="make setup GROUP=test")
 from rclpy.serialization import serialize_message
 from std_msgs.msg import Header
 
-from aliked_ros.ros.recorder import Recording
+from aliked_ros.ros.recording import Recording
 from aliked_ros.viewing.run import Series, read_run
 from helpers.recordings import ERROR, LATENCY, Recorded, record_run, write
 

@@ -44,7 +44,7 @@ from aliked_ros.io.messages import nanoseconds
 from aliked_ros.ros.frame import Frame
 from aliked_ros.ros.inputs import Inputs
 from aliked_ros.ros.parameters import DECLARATIONS
-from aliked_ros.ros.recorder import Recording
+from aliked_ros.ros.recording import Recording
 from aliked_ros.ros.status import Statistics
 from aliked_ros.ros.warnings import Warnings
 from helpers import bags

@@ -49,10 +49,10 @@ from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus, Keyfra
 from aliked_ros.errors import ConfigurationError, OutputError
 from aliked_ros.exporting.recording import RecordingReader
 from aliked_ros.io.bags import Bag, stream_mcap
-from aliked_ros.ros import recorder
+from aliked_ros.ros import recording as recording_module
 from aliked_ros.ros.conversions import feature_frame, feature_matches, image_message
 from aliked_ros.ros.demo_report import read_recording, report_of
-from aliked_ros.ros.recorder import Recording, message_definition
+from aliked_ros.ros.recording import Recording, message_definition
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
 from helpers.ros import BEST_EFFORT, RELIABLE, Probe, RosProcess, environment
 
@@ -201,9 +201,11 @@ def test_recordings_from_before_a_field_was_added_still_load(tmp_path, monkeypat
     assert len(older) < len(text)
     store = get_typestore(Stores.EMPTY)
     store.register(get_types_from_msg(older, "aliked_msgs/msg/FeatureFrame"))
-    made = recorder.message_definition
+    made = message_definition
     monkeypatch.setattr(
-        recorder, "message_definition", lambda kind: older if kind is FeatureFrame else made(kind)
+        recording_module,
+        "message_definition",
+        lambda kind: older if kind is FeatureFrame else made(kind),
     )
     recording = Recording(tmp_path / "run.mcap")
     topics = {"features": FeatureFrame, "matches": FeatureMatches, "status": FrontendStatus}

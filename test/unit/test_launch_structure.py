@@ -560,12 +560,16 @@ def test_what_launch_imports_needs_nothing_of_the_robots_environment() -> None:
         "import sys\n"
         "from aliked_ros.system.packages import PACKAGES\n"
         "sys.modules.update(dict.fromkeys(PACKAGES.keys() - {'numpy', 'yaml'}))\n"
-        "import aliked_ros.ros.parameters, aliked_ros.errors"
+        "import aliked_ros.ros.parameter_file"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     source = (ROOT / "aliked_ros" / "ros" / "launching.py").read_text(encoding="utf-8")
     ours = set(re.findall(r"^from (aliked_ros\S*) import (\w+)", source, re.M))
-    assert ours == {("aliked_ros.errors", "ConfigurationError"), ("aliked_ros.ros", "parameters")}
+    assert ours == {
+        ("aliked_ros.errors", "ConfigurationError"),
+        ("aliked_ros.ros", "parameters"),
+        ("aliked_ros.ros.parameter_file", "check_parameter_file"),
+    }
 
 
 def test_demo_loops_the_virtual_camera_and_shows_it_where_rviz_is(
