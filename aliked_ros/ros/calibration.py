@@ -25,7 +25,7 @@ from aliked_ros.ros.conversions import baseline_from_message
 from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import FrameResult
 
-_MISSING_AFTER = 30  # images without a CameraInfo, after which the node says so
+_MISSING_AFTER = 30  # images without a CameraInfo before the node warns
 
 
 class Calibration:
@@ -47,8 +47,8 @@ class Calibration:
         self._warnings = warnings
 
     def set_info(self, message: CameraInfo) -> None:
-        """Take over the camera's CameraInfo; warn of a bad one, and go on without."""
-        message.header = Header()  # what a model is does not change with the stamp
+        """Take over the camera's CameraInfo; warn of a bad one and continue without."""
+        message.header = Header()  # the model does not depend on the stamp
         if message == self.info:
             self._warnings.clear("changing camera_info")
             return

@@ -67,9 +67,9 @@ def declarations(camera: str) -> list[Declaration]:
 
 
 class CamerasNode(Node):
-    """Starts a front-end for each name in the parameter ``cameras``, and serves all to the end.
+    """Starts a front-end for each name in the parameter ``cameras``, and serves all of them.
 
-    What goes wrong with one of them, its start included, is in the log and leaves the others alone.
+    A failure of one, at its start too, is logged and does not affect the others.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class CamerasNode(Node):
                     raise ExternalShutdownException from error
                 self.get_logger().error(f"Camera {name} is left out: {reason(error)}")
         if not self._frontends:
-            raise ConfigurationError("No camera could be started; mend what is said above.")
+            raise ConfigurationError("No camera could be started; fix the errors above.")
 
     def run(self, executor: SingleThreadedExecutor) -> None:
         """Serve the cameras until shutdown."""
@@ -112,7 +112,9 @@ class CamerasNode(Node):
         executor = SingleThreadedExecutor(context=self.context)
         executor.add_node(frontend)
         try:
-            with self._starting:  # one after another: who comes later finds the networks loaded
+            with (
+                self._starting
+            ):  # one after another, so that the later ones find the networks loaded
                 if self.context.ok():
                     frontend.start()
             frontend.serve(executor)

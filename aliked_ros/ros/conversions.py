@@ -71,7 +71,7 @@ def border_from_message(message: CameraInfo) -> UInt8Array:
         orthogonal = np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3)
     if not orthogonal:
         raise ConfigurationError(
-            f"R of CameraInfo is {rotation.tolist()}, no rotation; let the driver publish the "
+            f"R of CameraInfo is {rotation.tolist()}, not a rotation; let the driver publish the "
             "rectification it applies."
         )
     rectified, raw = (CameraModel.from_info(message, rectified=flag) for flag in (True, False))

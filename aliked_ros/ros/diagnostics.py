@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the front-end says on ``/diagnostics``: three entries, for what comes in, the tracks, speed.
+"""The front-end's entries on ``/diagnostics``: input, tracks, speed.
 
 Each figure that has thresholds is taken over the last seconds, and a level that it has reached
-stands until the figure is better than the threshold by a tenth, so that nothing flickers.
+stands until the figure is better than the threshold by a tenth (hysteresis).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Thresholds(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Check:
+class _Figure:
     """A figure with thresholds.
 
     name: of its two parameters, without prefix, ``_warn`` and ``_error``. unit: of both.
@@ -58,38 +58,38 @@ class _Check:
     """
 
     name: str
-    figure: str
+    words: str
     unit: str
     at_least: bool
     value: Callable[[Recent, FrontendStatus], float]
     remedy: str
 
 
-_REFUSED = _Check(
+_REFUSED = _Figure(
     "max_refused", "share of images refused", "", False, lambda recent, _: recent.refused,
     "Correct the camera's driver. The latest reason:",
 )  # fmt: skip
-_TRACKED = _Check(
+_TRACKED = _Figure(
     "min_tracked", "share of keypoints that continue a track", "", True,
     lambda recent, _: recent.tracked,
     "Look at ~/tracks/image: darkness, blur, a covered lens, or images too far apart.",
 )  # fmt: skip
 _PERFORMANCE = (
-    _Check(
+    _Figure(
         "min_rate", "output rate", " Hz", True, lambda recent, _: recent.rate,
         "If images come faster, lighten the work (profile robot, fewer max_keypoints); else look "
         "at the camera's rate.",
     ),
-    _Check(
+    _Figure(
         "max_latency", "mean latency", " s", False, lambda recent, _: recent.latency_mean,
         "stage_mean in ~/status tells where the time goes: profile robot, fewer max_keypoints, "
         "smaller images, or fewer other programs.",
     ),
-    _Check(
+    _Figure(
         "max_dropped", "share of images dropped", "", False, lambda recent, _: recent.dropped,
         "Lighten the work (profile robot, fewer max_keypoints), or lower the camera's rate.",
     ),
-    _Check(
+    _Figure(
         "max_memory", "memory", " MB", False, lambda _, status: status.memory / _MEGABYTE,
         "Restart the node; if it grows again, report it with the log.",
     ),
@@ -114,7 +114,7 @@ class Diagnostics:
     ) -> list[DiagnosticStatus]:
         """The entries of now.
 
-        failure: why the node could not be configured or activated. warnings: what is wrong with
+        failure: why the node could not be configured or activated. warnings: warnings about
         the inputs. silence: what to say when images have been missing for too long.
         """
         active = status.state == "active"
@@ -124,7 +124,7 @@ class Diagnostics:
             level = self._level("max_silence", recent.silence, at_least=False)
             if level != OK:
                 stale = f"no image for {recent.silence:.0f} s: these figures are of the last ones"
-            refused, sentence = self._judge(_REFUSED, recent, status)
+            refused, sentence = self._check(_REFUSED, recent, status)
             if refused != OK:
                 sentence += f" {status.last_error}"
             found = [(level, silence if stale else ""), (refused, sentence), (WARN, warnings)]
@@ -139,24 +139,24 @@ class Diagnostics:
             if stale:
                 level, sentences = STALE, stale
             else:
-                found = [self._judge(c, recent, status) for c in checks] if active else []
+                found = [self._check(c, recent, status) for c in checks] if active else []
                 if part == "front-end":
                     found.append((ERROR, failure))
                 level, sentences = _worst(found)
             entries.append(self._entry(part, level, sentences, status, values))
         return entries
 
-    def _judge(self, check: _Check, recent: Recent, status: FrontendStatus) -> tuple[bytes, str]:
-        value = check.value(recent, status)
+    def _check(self, figure: _Figure, recent: Recent, status: FrontendStatus) -> tuple[bytes, str]:
+        value = figure.value(recent, status)
         if not recent.settled:
             value = math.nan
-        level = self._level(check.name, value, check.at_least)
+        level = self._level(figure.name, value, figure.at_least)
         if level == OK:
             return OK, ""
-        parameter = f"{PREFIX}{check.name}_{'error' if level == ERROR else 'warn'}"
+        parameter = f"{PREFIX}{figure.name}_{'error' if level == ERROR else 'warn'}"
         return level, (
-            f"{check.figure} is {value:.3g}{check.unit}, {parameter} is "
-            f"{self._settings[parameter]:.3g}{check.unit}. {check.remedy}"
+            f"{figure.words} is {value:.3g}{figure.unit}, {parameter} is "
+            f"{self._settings[parameter]:.3g}{figure.unit}. {figure.remedy}"
         )
 
     def _level(self, name: str, value: float, at_least: bool) -> bytes:

@@ -78,7 +78,7 @@ class FrontendNode(ManagedNode):
             "~/relocalize",
             self._on_relocalize,
             qos_profile=_CALLS_QOS,
-            callback_group=MutuallyExclusiveCallbackGroup(),  # of its own: the others go on
+            callback_group=MutuallyExclusiveCallbackGroup(),  # its own: the others continue
         )
 
     def close(self) -> None:
@@ -159,7 +159,9 @@ class FrontendNode(ManagedNode):
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """End the threads and free the networks, from any state."""
         self.close()
-        self.get_logger().info("Finalized: the networks are freed; start the node again to go on")
+        self.get_logger().info(
+            "Finalized: the networks are freed; start the node again to continue"
+        )
         self.enter("finalized")
         return super().on_shutdown(state)
 

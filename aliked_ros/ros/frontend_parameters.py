@@ -76,7 +76,7 @@ DECLARATIONS: tuple[Declaration, ...] = (
     Declaration(
         "sync_wait",
         0.1,
-        "How long an image waits for its right or depth image before it goes on alone.",
+        "How long an image waits for its right or depth image before it is processed alone.",
         limits=(0.001, 10.0),
         unit="seconds",
         change=Change.UNCONFIGURED,

@@ -46,7 +46,7 @@ _RELIABILITY = {
 }
 _MASK_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)  # it may come only once
 _STATIC_SHARE = 0.01  # of the image, that is worth a warning
-_LOST = 0.1  # share of the images that gets lost before the node says so
+_LOST = 0.1  # share of lost images above which the node warns
 _MAX_AGE = 60.0  # seconds; an image older than this at arrival has a stamp of another clock
 
 
@@ -168,7 +168,7 @@ class Inputs:
             self._partners.add_partner(message)
 
     def _accept(self, message: AnyImage) -> bool:
-        """Whether to go on with a message, whose stamp is then the one to use."""
+        """Whether to use a message; with ``stamps: arrival`` this sets its stamp."""
         if self._by_arrival and not self.paused:
             message.header.stamp = self._node.get_clock().now().to_msg()
         return not self.paused
@@ -217,7 +217,7 @@ class Inputs:
         """The core's image, with its mask and its partner.
 
         Raises ImageError for an image that cannot be used. A partner that cannot is warned of, and
-        the image goes on alone.
+        the image is processed alone.
         """
         image = image_from_message(frame.message)
         height, width = image.pixels.shape[:2]

@@ -71,7 +71,7 @@ class ManagedNode(LifecycleNode):
         raise NotImplementedError
 
     def publish_status(self) -> None:
-        """Say how the node is."""
+        """Publish the node's status."""
         raise NotImplementedError
 
     def parameters_set(self, parameters: Sequence[Parameter]) -> None:
@@ -79,7 +79,7 @@ class ManagedNode(LifecycleNode):
         raise NotImplementedError
 
     def enter(self, state: str) -> None:
-        """A transition has ended."""
+        """Take over a state of the lifecycle."""
         self.state = state
         self.reporter.step = ""
         self.publish_status()

@@ -82,7 +82,7 @@ class Numbering:
         return result
 
     def reference_stamp(self, result: FrameResult) -> Time:
-        """Of the image that a renumbered result was matched with; its own where there is none."""
+        """The stamp of the image a renumbered result was matched with, else its own."""
         if result.reference_index is None or result.reference_stamp is None:
             return self.stamp(result.index, result.stamp)
         return self.stamp(result.reference_index, result.reference_stamp)

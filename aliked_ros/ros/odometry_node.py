@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Node ``odometry``: the reference back-end, which lives on a front-end's ``features`` alone.
+"""Node ``odometry``: the reference back-end, which needs only a front-end's ``features``.
 
 An example to start from: poses and a sparse map of one camera, without loop closing. It publishes
 no tf: which node owns ``odom`` is the robot's decision.
@@ -145,7 +145,7 @@ class OdometryNode(Node):
                 once=True,
             )
             return
-        self._judge_stamp(observation)
+        self._check_stamp(observation)
         estimate = self._odometry.process(observation)
         if estimate is None:
             return
@@ -154,7 +154,7 @@ class OdometryNode(Node):
             self._publish(one, Header(stamp=stamp, frame_id=message.header.frame_id))
         self._publish(estimate, message.header)
 
-    def _judge_stamp(self, observation: Observation) -> None:
+    def _check_stamp(self, observation: Observation) -> None:
         epoch, stamp = self._last
         self._last = observation.epoch, observation.stamp
         if observation.epoch == epoch and observation.stamp <= stamp:

@@ -134,7 +134,7 @@ class Outputs:
         return [(publisher, message) for publisher, message in made if message is not None]
 
     def draw(self, frame: Frame) -> None:
-        """Show an image, soon, to those who look."""
+        """Draw an image soon, for those who subscribe."""
         self._pictures.submit(frame)
 
     def drawing(self) -> dict[str, float]:

@@ -14,7 +14,7 @@
 
 """Pairs each image with its partner (the right image, or the depth image) by stamp.
 
-Knows nothing of ROS. Unlike message_filters it lets an image go on alone whose partner does not
+Knows nothing of ROS. Unlike message_filters it releases an image alone when its partner does not
 come, and measures how far apart the two streams are.
 """
 
@@ -52,10 +52,10 @@ class Pairing(Generic[ImageT, PartnerT]):
     delay: seconds from the arrival of an image that had to go alone to that of the latest partner,
         which was its own and too late; None = the latest partner was not.
 
-    Each method returns the images to go on with now, in the order in which they came: an image
+    Each method returns the images that are released now, in order of arrival: an image
     never overtakes an older one, which goes alone then. Stamps are nanoseconds, ``now`` is any
     steady clock in seconds. Only stamps near each other matter, not their order, so that a clock
-    that jumps needs no care.
+    that jumps needs no special care.
     """
 
     def __init__(self, tolerance: float, wait: float) -> None:

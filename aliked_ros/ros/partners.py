@@ -35,8 +35,8 @@ from aliked_ros.ros.status import Statistics
 from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import Float32Array, Image, UInt8Array
 
-_SILENCE = 5.0  # seconds without a partner that leave no doubt that none come
-_ALONE = 10  # images in a row without their partner, after which the node says so
+_SILENCE = 5.0  # seconds without a partner after which none is expected
+_ALONE = 10  # images in a row without their partner before the node warns
 
 Deliver = Callable[[Frame], None]
 
@@ -129,13 +129,13 @@ class Partners:
             else:
                 partner = depth_from_message(message)
         except ImageError as error:
-            self._warnings.warn(topic, f"{topic} refused, images go on alone: {error}")
+            self._warnings.warn(topic, f"{topic} refused, images are processed alone: {error}")
             return None
         if partner.shape[:2] != size:
             self._warnings.warn(
                 topic,
                 f"{topic} has {partner.shape[1]}×{partner.shape[0]} pixels, "
-                f"{self._images.topic_name} {size[1]}×{size[0]}: images go on alone. "
+                f"{self._images.topic_name} {size[1]}×{size[0]}: images are processed alone. "
                 "Publish both in one size, rectified or registered to each other.",
             )
             return None
@@ -176,18 +176,18 @@ class Partners:
         if pair.offset is None or self._last_partner < self._alone_since or silence > _SILENCE:
             reason = (
                 f"no message on {partner} for {silence:.1f} s "
-                f"({publisher_count(self._node, self._partners)} matching publishers): images go "
-                "on alone. Check the topic's name, and input_reliability against its QoS."
+                f"({publisher_count(self._node, self._partners)} matching publishers): images are "
+                "processed alone. Check the topic's name, and input_reliability against its QoS."
             )
         elif self._pairing.delay is not None:
             reason = (
                 f"{partner} comes {self._pairing.delay:.3f} s after its {image}, sync_wait is "
-                f"{self._wait:.3f} s: images go on alone. Raise sync_wait."
+                f"{self._wait:.3f} s: images are processed alone. Raise sync_wait."
             )
         else:
             reason = (
                 f"{partner} is {abs(pair.offset):.3f} s {order} "
-                f"than {image} (tolerance {self._tolerance:.3f} s): images go on alone. "
+                f"than {image} (tolerance {self._tolerance:.3f} s): images are processed alone. "
                 "Synchronise the cameras, or set sync to approximate and a larger sync_tolerance."
             )
         self._warnings.warn("synchronisation", reason)

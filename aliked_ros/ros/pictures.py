@@ -53,7 +53,7 @@ class Pictures:
         self._worker = LatestWorker("drawing", self._draw)
 
     def submit(self, frame: Frame) -> None:
-        """Draw an image, soon, unless nobody looks; a newer one may take its place."""
+        """Draw an image soon if somebody subscribes; a newer one may replace it."""
         now = time.monotonic()
         self._rate.add(now)
         if now < self._due:

@@ -26,7 +26,7 @@ _PAUSE = 10.0, 20.0  # seconds, and usual intervals: a longer gap is not waited 
 class Playback:
     """Goes from image to image: in the time of their stamps, scaled, or at a rate.
 
-    A gap that no camera leaves, of hours or years, is not waited for: jump says so.
+    An implausible gap, of hours or years, is skipped and reported by ``jump``.
 
     jump: seconds from the latest stamp to the next, where the next image follows after the usual
         interval instead: below 0, or very long; else 0.
@@ -39,8 +39,8 @@ class Playback:
         """Nothing is known of the images yet.
 
         rate: images a second, 0 = by their stamps. speed: seconds of stamps in a second.
-        gap: the usual interval: from an image to one with an earlier stamp, as at the begin of the
-        next loop, or with one that is far ahead.
+        gap: the usual interval: from an image to one with an earlier stamp, as at the start of
+        the next loop, or far ahead.
         """
         self._rate = rate
         self._speed = speed

@@ -59,7 +59,7 @@ _DECLARATIONS = (
         "recording (RECORDING#/image/topic), a video, 'camera:N' or 'virtual'; empty = $SOURCE, "
         "else a sequence of the shared data, else 'virtual'.",
     ),
-    Declaration("limit", 0, "Play at most so many images; 0 = all.", limits=(0, 1_000_000)),
+    Declaration("limit", 0, "Maximum number of images; 0 = all.", limits=(0, 1_000_000)),
     Declaration(
         "publish",
         "mono",
@@ -105,7 +105,7 @@ _DECLARATIONS = (
     Declaration(
         "preload",
         0,
-        "Read so many images before playing: a camera takes no processor time for decoding.",
+        "Number of images to read before playing: a camera takes no processor time for decoding.",
         limits=(0, 10**6),
     ),
     Declaration(
@@ -132,13 +132,13 @@ _DECLARATIONS = (
     Declaration(
         "wait_for_subscribers",
         1,
-        "Start when so many subscribers of the images are there.",
+        "Number of subscribers of the images to wait for.",
         limits=(0, 100),
     ),
     Declaration(
         "wait_timeout",
         60.0,
-        "Give up with an error after so many seconds without them.",
+        "How long to wait for them before giving up with an error.",
         limits=(0.0, 86400.0),
     ),
     Declaration(
@@ -289,7 +289,7 @@ class PlayerNode(Node):
         for self._next in images:
             self._playback.schedule(_nanoseconds(self._next), time.monotonic())
             if self._played > before:  # else the beginning of a loop
-                self._tell_of_jump()
+                self._warn_of_jump()
             while self._next is not None:  # a step publishes it, too
                 left = self._remaining()
                 spin = _LONGEST_SPIN if left is None else min(max(left, 0.0), _LONGEST_SPIN)
@@ -307,7 +307,7 @@ class PlayerNode(Node):
                 f"{self._source.name} ended early: after {played} of {length} images"
             )
 
-    def _tell_of_jump(self) -> None:
+    def _warn_of_jump(self) -> None:
         jump = self._playback.jump
         if jump:
             self.get_logger().warning(
@@ -349,7 +349,7 @@ class PlayerNode(Node):
         message = self._message(image.pixels, stamp)
         self._camera.publish(message)
         if self._played == 1:
-            self._tell_of_start(message)
+            self._log_start(message)
         offset = round(self._settings["partner_offset"] * 1e9)
         partner_stamp = _time(min(nanoseconds(stamp) + offset, _LATEST))
         if self._partner is not None and image.right is not None:
@@ -359,7 +359,7 @@ class PlayerNode(Node):
             encoding = self._settings["depth_encoding"]
             self._partner.publish(depth_message(image.depth, encoding, header))
 
-    def _tell_of_start(self, message: ImageMessage) -> None:
+    def _log_start(self, message: ImageMessage) -> None:
         length = "images" if self._source.length is None else f"{self._source.length} images"
         self.get_logger().info(
             f"Playing {length} of {self._source.name} on {self._camera.images.topic_name}"

@@ -177,7 +177,7 @@ def free_domain() -> int:
 
 
 def join_private_domain() -> int:
-    """Set up this process and its children for a domain of this machine that nobody else uses."""
+    """Set up this process and its children for an unused domain of this machine."""
     domain = free_domain()
     profile = str(share_path("config/fastdds_large_messages.xml"))
     os.environ.update(

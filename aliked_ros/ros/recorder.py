@@ -15,8 +15,8 @@
 """Node ``recorder``: writes what front-end and odometry publish (and images) to an MCAP file.
 
 Every ``flush_period`` the messages received so far are written out to the disk itself, and
-``/diagnostics`` says how many that are: so many are in the partial file whatever happens then, to
-this process or to the machine. Readers that want an index refuse that file until ``mcap recover``
+``/diagnostics`` says how many that are: they are in the partial file even if this process or the
+machine then crashes. Readers that want an index refuse that file until ``mcap recover``
 has rebuilt it; the player, ``aliked_ros export`` and the report stream it as it is.
 """
 
@@ -85,11 +85,11 @@ _DECLARATIONS = (
     Declaration(
         "flush_period",
         1.0,
-        "Seconds from one writing out to the disk to the next: so much a power cut may take.",
+        "Time between two flushes to disk: what a power cut can cost at most.",
         limits=(0.05, 3600.0),
     ),
 )
-# What is recorded of the node that a parameter names; a topic that nobody publishes stays empty.
+# Topics recorded of the node that a parameter names; one without a publisher stays empty.
 _OUTPUTS: dict[str, dict[str, type]] = {
     "frontend": {
         "features": FeatureFrame,

@@ -84,8 +84,8 @@ def _definition_file(name: str) -> Path:
 class Recording:
     """An MCAP file in the making: messages in CDR, one channel per topic.
 
-    count: messages added. safe: those of them that are on the disk, whatever happens.
-    left_over: partial file of an earlier recording that did not come to its end; it stays.
+    count: messages added. safe: those that are on the disk for certain.
+    left_over: partial file of an earlier recording that was cut short; it is kept.
     """
 
     def __init__(self, output: Path) -> None:
@@ -143,7 +143,7 @@ class Recording:
             raise self._failure(error) from error
 
     def flush(self) -> None:
-        """Begin to bring what was added to the disk; ``safe`` tells how far the last call came.
+        """Start to write out what was added; ``safe`` is how far the last call came.
 
         Returns at once: the disk is waited for in a thread. Raises OutputError when that failed.
         """
@@ -179,7 +179,7 @@ class Recording:
         self.partial.unlink(missing_ok=True)
 
     def _open(self) -> IO[bytes]:
-        """A new partial file: one of a recorder that was killed is all that is left of its run."""
+        """A new partial file; never overwrite that of a recorder that was killed."""
         number = 1
         while True:
             try:

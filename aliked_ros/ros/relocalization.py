@@ -39,7 +39,7 @@ _TURN = 0.001  # seconds
 async def relocalized(
     node: Node, session: Session, request: Relocalize.Request, response: Relocalize.Response
 ) -> Relocalize.Response:
-    """The response, from its own thread: images go on arriving, and so do other calls."""
+    """The response, from its own thread: images and other calls are served meanwhile."""
     done: Future = Future()
 
     def work() -> None:

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the node says of itself in every state: ``~/status`` and ``/diagnostics``."""
+"""The node's reports, in every state: ``~/status`` and ``/diagnostics``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class Reporter:
-    """Publishes periodically, and whenever :meth:`publish` is called by way of the node.
+    """Publishes both; logs what becomes the last error.
 
     statistics: what happened since the last activation. step: of a long load, empty when it has
     ended. failure: why the last transition failed, until one succeeds.
@@ -51,13 +51,13 @@ class Reporter:
         self._identity: Mapping[str, str] = {}
 
     def fail(self, sentence: str) -> None:
-        """Report an error of the node itself: in the log, too."""
+        """Log why a transition failed, and report it."""
         self.failure = sentence
         self.statistics.error(sentence)
         self._node.get_logger().error(sentence)
 
     def warn(self, sentence: str) -> None:
-        """Log a warning that is the last error from now on."""
+        """Log a warning and make it the last error."""
         self.statistics.error(sentence)
         self._node.get_logger().warning(sentence)
 

@@ -164,7 +164,7 @@ class ToNode(logging.Handler):
 
 
 def _end_in_time(patience: float) -> None:
-    """End the process when it goes on for too long after the context was shut down."""
+    """End the process when it is still busy too long after the context was shut down."""
     while rclpy.ok():
         time.sleep(_LOOK_PERIOD / 5.0)
     time.sleep(patience)

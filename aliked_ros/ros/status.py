@@ -30,7 +30,7 @@ from aliked_ros.types import FrameResult
 WINDOW = 5.0  # seconds over which rates and recent figures are taken
 _RECENT = 100  # images over which stage times are taken
 _NUMBERED = 50  # messages over which losses are counted
-_ENOUGH = 20  # messages from which losses can be told
+_ENOUGH = 20  # messages needed to measure losses
 
 
 class Rate:
@@ -66,7 +66,7 @@ class Losses:
 
     @property
     def share(self) -> float:
-        """Of the latest messages; 0 until there are enough to tell."""
+        """Of the latest messages; 0 until there are enough."""
         if len(self._numbers) < _ENOUGH:
             return 0.0
         return 1.0 - (len(self._numbers) - 1) / (self._numbers[-1] - self._numbers[0])
@@ -74,13 +74,13 @@ class Losses:
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """The last ``WINDOW`` seconds, or less after activation; NaN = nothing to tell it from.
+    """The last ``WINDOW`` seconds, or less after activation; NaN = no data.
 
     rate: images processed, Hz. dropped, refused: shares of the images. latency_mean, latency_max:
     from received to published, seconds. features, recovered: an image. tracked: share of the
     features. inliers: share of the matches that were verified. silence: seconds since the last
     image, or since images are expected.
-    settled: images have come for so long that the figures can be judged.
+    settled: images have come long enough for the figures to mean something.
     """
 
     rate: float
@@ -119,7 +119,7 @@ class Statistics:
         self.clear()
 
     def clear(self) -> None:
-        """Start counting anew."""
+        """Restart counting."""
         with self._lock:
             self._last_arrival = time.monotonic()
             self._first_arrival = math.inf
@@ -150,7 +150,7 @@ class Statistics:
             self._input.add(self._last_arrival)
 
     def paired(self, offset: float | None) -> None:
-        """Remember how far the nearest partner was from an image, seconds; None = there is none."""
+        """Remember how far the nearest partner was from an image, seconds; None = no partner."""
         with self._lock:
             self._offset = math.nan if offset is None else offset
 
@@ -192,7 +192,7 @@ class Statistics:
                 self._stages[name].append(duration)
                 self._staged[name] = now
             for name in [n for n, last in self._staged.items() if last < now - WINDOW]:
-                del self._stages[name], self._staged[name]  # nobody looks at pictures any more
+                del self._stages[name], self._staged[name]  # nothing is drawn any more
 
     def status(self, state: str) -> FrontendStatus:
         """The message on ~/status, without header, epoch and identity."""

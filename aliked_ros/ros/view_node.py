@@ -50,7 +50,7 @@ _DECLARATIONS = (
     Declaration(
         "image",
         "image",
-        "The front-end's image topic; where nobody publishes it, IMAGE/compressed is taken.",
+        "The front-end's image topic; IMAGE/compressed is used when it has no publisher.",
     ),
     Declaration("port", DEFAULT_PORT, "Of the page.", limits=(0, 65535)),
     Declaration("memory_limit", "500MB", "Of what is kept for the page."),
@@ -60,7 +60,7 @@ _QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 _LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 _FRAME_PERIOD = 0.1  # seconds from one shown image to the next
 _MAP_PERIOD = 1.0
-_LOOK_PERIOD = 1.0  # seconds from one look at who publishes to the next
+_LOOK_PERIOD = 1.0  # seconds between two looks for publishers
 _SILENCE = 2.0  # seconds without features after which images are shown without
 _WAITING = 12  # images that wait for their features
 

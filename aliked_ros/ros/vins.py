@@ -15,7 +15,7 @@
 """Tracks as VINS-Fusion's estimator reads them: sensor_msgs/PointCloud with nine channels.
 
 Points are (x_n, y_n, 1), undistorted; the channels are id, camera, u, v, vx, vy, gx, gy, gz:
-pixels, velocities on the plane z = 1 per second, and a ground truth that nobody has (0), without
+pixels, velocities on the plane z = 1 per second, and ground truth (0), without
 which its reader runs out of bounds.
 
 The estimator counts: it takes the j-th observation of an id for one in the j-th message since the

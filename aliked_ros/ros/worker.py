@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class LatestWorker(Generic[T]):
-    """One thread behind a slot for one item: a newer item replaces one that was not begun.
+    """One thread behind a slot for one item: a newer item replaces one that waits.
 
     work: called with each item in the worker's thread; it handles its own exceptions.
     """
@@ -38,7 +38,7 @@ class LatestWorker(Generic[T]):
         self._thread.start()
 
     def submit(self, item: T) -> int:
-        """Hand over an item; returns how many waiting ones (0 or 1) it replaced."""
+        """Hand over an item; returns how many waiting items (0 or 1) it replaced."""
         with self._changed:
             replaced = len(self._waiting)
             self._waiting = [item]
@@ -46,7 +46,7 @@ class LatestWorker(Generic[T]):
         return replaced
 
     def stop(self) -> int:
-        """Let the item in work finish, end the thread; returns how many items never began."""
+        """Let the item in work finish, end the thread; returns how many items were dropped."""
         with self._changed:
             left = len(self._waiting)
             self._waiting = []

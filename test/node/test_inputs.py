@@ -123,7 +123,7 @@ class Rig:
         self.probe.spin(0.15)
         self.probe.state()  # the node answers after it has taken what came before the question
 
-    def complaint(self, words: str) -> None:
+    def warning(self, words: str) -> None:
         """Wait until log, status and diagnostics have said this."""
         probe = self.probe
 
@@ -264,7 +264,7 @@ def test_a_right_image_that_never_comes(rig, pair):
         frame = rig.send(pair[0])
         assert len(frame.scores) > 100
         assert len(frame.right_x) == 0
-    rig.complaint("no message on /right/image for")
+    rig.warning("no message on /right/image for")
     probe.wait(lambda: probe.status.frames_alone == 11)
     assert np.isnan(probe.status.sync_offset)
     assert len(rig.send(pair[0], right=image_message(pair[1], Header())).right_x) > 0
@@ -293,7 +293,9 @@ def test_a_right_image_that_comes_too_late(rig, pair):
         assert len(frame.right_x) == 0
         rig.publishers["right"].publish(late)
         probe.spin(0.03)
-    rig.complaint("s after its /image, sync_wait is 0.100 s: images go on alone. Raise sync_wait.")
+    rig.warning(
+        "s after its /image, sync_wait is 0.100 s: images are processed alone. Raise sync_wait."
+    )
 
 
 def test_cameras_that_are_not_synchronised(rig, pair):
@@ -301,7 +303,7 @@ def test_cameras_that_are_not_synchronised(rig, pair):
     probe = rig.restart(input="stereo")
     for _ in range(12):
         assert len(rig.send(pair[0], 0.03, right=right).right_x) == 0
-    rig.complaint("/right/image is 0.030 s later than /image (tolerance 0.000 s)")
+    rig.warning("/right/image is 0.030 s later than /image (tolerance 0.000 s)")
     assert probe.status.sync_offset == pytest.approx(0.03)
     probe = rig.restart(input="stereo", sync="approximate")  # with 0.02 s
     for _ in range(3):
@@ -315,7 +317,7 @@ def test_bad_partners_leave_the_image_alone(rig, pair):
     probe = rig.restart(input="stereo")
     small = image_message(right[:100, :300].copy(), Header())
     assert len(rig.send(left, right=small).right_x) == 0
-    rig.complaint("/right/image has 300×100 pixels, /image 620×188")
+    rig.warning("/right/image has 300×100 pixels, /image 620×188")
     odd = image_message(right, Header())
     odd.encoding = "nonsense"
     assert len(rig.send(left, right=odd).right_x) == 0
@@ -327,7 +329,7 @@ def test_bad_partners_leave_the_image_alone(rig, pair):
     probe = rig.restart(input="rgbd")
     assert np.isfinite(optional_array(rig.send(left, depth=depth_image(left)).depth)).any()
     assert len(rig.send(left, depth=depth_image(left[:100])).depth) == 0
-    rig.complaint("/depth/image has 620×100 pixels, /image 620×188")
+    rig.warning("/depth/image has 620×100 pixels, /image 620×188")
     colour = image_message(np.dstack([right] * 3), Header())
     assert len(rig.send(left, depth=colour).depth) == 0
     probe.wait(lambda: "depth image has encoding 'rgb8'" in probe.status.last_error)
@@ -349,18 +351,18 @@ def test_bad_camera_infos_leave_the_images_alone(rig, pair):
     rig.tell("info", info_of(620, 188, 359.0))
     frame = send()
     assert len(frame.normalized) > len(frame.right_x) > len(frame.depth) == 0
-    rig.complaint("CameraInfo on /right/camera_info has no baseline (P[3] is 0)")
+    rig.warning("CameraInfo on /right/camera_info has no baseline (P[3] is 0)")
     rig.tell("right_info", info_of(620, 188, 359.0, shift=-359.0 * 0.5))
     depth = optional_array(send().depth)
     assert 2.0 < np.nanmedian(depth) < 40.0
     rig.tell("info", info_of(640, 480, 359.0))
     frame = send()
     assert len(frame.right_x) > len(frame.normalized) == 0
-    rig.complaint("CameraInfo is for 640×480 images, these are 620×188")
-    rig.complaint("CameraInfo on /camera_info has changed")
+    rig.warning("CameraInfo is for 640×480 images, these are 620×188")
+    rig.warning("CameraInfo on /camera_info has changed")
     rig.tell("info", CameraInfo(width=620, height=188))
     assert len(send().normalized) == 0
-    rig.complaint("CameraInfo refused")
+    rig.warning("CameraInfo refused")
     rig.tell("info", info_of(620, 188, 359.0))
     frame = send()
     assert len(frame.normalized) > 0
@@ -384,7 +386,7 @@ def test_masks(rig, pair, tmp_path):
     rig.tell("mask", image_message(mask[:100], Header()))
     frame = rig.send(left)
     assert min(frame.keypoints[::2]) < 300  # ignored
-    rig.complaint("The mask of mask topic is 620×100 pixels, the images are 620×188")
+    rig.warning("The mask of mask topic is 620×100 pixels, the images are 620×188")
     rig.tell("mask", image_message(np.dstack([mask] * 3), Header()))
     probe.wait(lambda: "mask has encoding 'rgb8'" in probe.status.last_error)
 
@@ -404,7 +406,7 @@ def test_masks(rig, pair, tmp_path):
     assert 94 - 94 * 300 / 359 < y.min() < y.max() < 97
     rig.restart(mask_border=True)
     rig.send(left)
-    rig.complaint("No mask_border: only rectified images have one")
+    rig.warning("No mask_border: only rectified images have one")
     assert probe.transition("deactivate")
     assert probe.transition("cleanup")
     for value, words in ((str(tmp_path / "none.png"), "none.png"), (__file__, "test_inputs.py")):
@@ -422,7 +424,7 @@ def test_what_is_fixed_to_the_camera_is_reported(rig, tum_images):
         pixels = tum_images(index).copy()
         pixels[-120:, :160] = part
         frame = rig.send(pixels)
-    rig.complaint("Part of the image is fixed to the camera")
+    rig.warning("Part of the image is fixed to the camera")
     print(f"static share: {probe.status.static_share:.3f}")
 
     def on_the_part(frame: FeatureFrame) -> int:

@@ -265,7 +265,7 @@ def test_the_border_of_rectification():
     assert mask[24, 32] == mask[18, 24] == 255
     assert mask[24, 10] == mask[5, 32] == 0
     info.r = np.zeros(9)
-    with pytest.raises(ConfigurationError, match="no rotation"):
+    with pytest.raises(ConfigurationError, match="not a rotation"):
         conversions.border_from_message(info)
     with pytest.raises(ConfigurationError, match="not calibrated"):
         conversions.border_from_message(CameraInfo(width=64, height=48, r=np.eye(3).ravel()))

@@ -24,7 +24,7 @@ import psutil
 from scipy.stats import theilslopes
 
 LEAST_LOOKS = 3
-"""Fewer tell nothing."""
+"""Fewer show nothing."""
 
 _MEGABYTE = 1e6
 _WINDOWS = 12  # of whose lowest figures the slope is taken: work in progress is no leak
@@ -94,7 +94,7 @@ def growth(samples: Sequence[Vitals]) -> Growth:
 
 
 def least_leak(samples: Sequence[Vitals], limit: float) -> float:
-    """The slowest leak, MB a minute, that these looks can tell from what is none.
+    """The slowest leak, MB a minute, that these samples can detect.
 
     It is ``limit`` when the looks are over five minutes or more.
     """
@@ -103,7 +103,7 @@ def least_leak(samples: Sequence[Vitals], limit: float) -> float:
 
 
 def leaks(samples: Sequence[Vitals], limit: float) -> list[str]:
-    """What has grown, in sentences; nothing is told from fewer than three looks.
+    """What has grown, in sentences; empty for fewer than three samples.
 
     limit: MB a minute that are no leak; see ``least_leak``. Memory has grown when the slope is
     above that, and even the low end of its interval above zero.
@@ -120,5 +120,5 @@ def leaks(samples: Sequence[Vitals], limit: float) -> list[str]:
         counts = [getattr(sample, name) for sample in samples]
         begin, end = max(counts[:third]), min(counts[-third:])
         if end > begin + more:
-            found.append(f"{name} grew from {begin} to {end}, and none of them went again")
+            found.append(f"{name} grew from {begin} to {end} and never fell")
     return found
