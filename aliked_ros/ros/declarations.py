@@ -20,7 +20,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
@@ -35,6 +35,14 @@ class Change(Enum):
     AT_START = "at start only"
     UNCONFIGURED = "while unconfigured"
     ANYTIME = "at any time"
+
+
+class Settings(Protocol):
+    """A node's parameters by name."""
+
+    def __getitem__(self, name: str) -> Any:
+        """Current value of a parameter."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from aliked_msgs.msg import FrontendStatus
+from aliked_ros.ros.declarations import Settings
 from aliked_ros.ros.status import WINDOW, Recent
 
 OK, WARN, ERROR, STALE = (
@@ -39,14 +39,6 @@ OK, WARN, ERROR, STALE = (
 PREFIX = "diagnostics."
 _CLEAR = 0.1  # of a threshold, by which a figure has to be better before its level goes
 _MEGABYTE = 1e6
-
-
-class Thresholds(Protocol):
-    """By the names of the node's parameters."""
-
-    def __getitem__(self, name: str) -> float:
-        """Value of ``diagnostics.NAME_warn`` or ``diagnostics.NAME_error``; 0 = off."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +89,12 @@ _PERFORMANCE = (
 
 
 class Diagnostics:
-    """The entries of one node; keeps the levels that stand."""
+    """The entries of one node; keeps the levels that stand.
 
-    def __init__(self, name: str, settings: Thresholds) -> None:
+    settings: thresholds are ``diagnostics.NAME_warn`` and ``diagnostics.NAME_error``; 0 = off.
+    """
+
+    def __init__(self, name: str, settings: Settings) -> None:
         self._name = name
         self._settings = settings
         self._standing: dict[str, bytes] = {}

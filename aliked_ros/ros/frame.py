@@ -19,7 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage
@@ -28,18 +28,11 @@ from std_msgs.msg import Header
 
 from aliked_ros.io.drawing import Trails
 from aliked_ros.ros.calibration import Calibration
+from aliked_ros.ros.declarations import Settings
 from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import FrameResult, Image
 
 AnyImage: TypeAlias = ImageMessage | CompressedImage
-
-
-class Settings(Protocol):
-    """The node's parameters by name."""
-
-    def __getitem__(self, name: str) -> Any:
-        """Current value of a parameter."""
-        ...
 
 
 @dataclass(slots=True, repr=False)

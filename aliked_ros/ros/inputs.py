@@ -31,7 +31,8 @@ from aliked_ros.io.messages import nanoseconds
 from aliked_ros.ros.calibration import Calibration
 from aliked_ros.ros.compatibility import publisher_count
 from aliked_ros.ros.conversions import image_from_message, seconds
-from aliked_ros.ros.frame import AnyImage, Frame, Settings
+from aliked_ros.ros.declarations import Settings
+from aliked_ros.ros.frame import AnyImage, Frame
 from aliked_ros.ros.masks import Masks
 from aliked_ros.ros.partners import Deliver, Mono, Partners
 from aliked_ros.ros.status import Losses, Statistics

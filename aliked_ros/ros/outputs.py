@@ -32,7 +32,8 @@ from visualization_msgs.msg import MarkerArray
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, Keyframe
 from aliked_ros.ros import foxglove, rtabmap
 from aliked_ros.ros.conversions import feature_frame, feature_matches, keyframe_message
-from aliked_ros.ros.frame import Frame, Maker, OutputContext, Settings
+from aliked_ros.ros.declarations import Settings
+from aliked_ros.ros.frame import Frame, Maker, OutputContext
 from aliked_ros.ros.markers import Markers
 from aliked_ros.ros.pictures import Pictures, TrackImage
 from aliked_ros.ros.vins import VinsFeature

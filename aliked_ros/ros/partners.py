@@ -29,7 +29,8 @@ from aliked_ros.errors import ImageError
 from aliked_ros.io.messages import nanoseconds
 from aliked_ros.ros.compatibility import publisher_count
 from aliked_ros.ros.conversions import depth_from_message, image_from_message
-from aliked_ros.ros.frame import AnyImage, Frame, Settings
+from aliked_ros.ros.declarations import Settings
+from aliked_ros.ros.frame import AnyImage, Frame
 from aliked_ros.ros.pairing import Pair, Pairing
 from aliked_ros.ros.status import Statistics
 from aliked_ros.ros.warnings import Warnings
