@@ -50,12 +50,13 @@ from aliked_ros.ros.conversions import (
 )
 from aliked_ros.ros.frame import AnyImage, Frame, OutputContext
 from aliked_ros.ros.numbering import Epochs, Numbering
-from aliked_ros.ros.outputs import Outputs, advertise
+from aliked_ros.ros.outputs import OUTPUTS, Outputs, advertise
 from aliked_ros.ros.parameters import DECLARATIONS
 from aliked_ros.ros.rtabmap import RtabmapOutput, packed
 from aliked_ros.ros.vins import CHANNELS, EXACT_IDS, VinsOutput
 from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import Features, FrameResult, Image, Keyframe, Matches, Tracks
+from helpers import ROOT
 
 MATRIX = np.array([[100.0, 0.0, 50.0], [0.0, 100.0, 40.0], [0.0, 0.0, 1.0]])
 CAMERA = CameraModel(100, 80, MATRIX, "plumb_bob", np.zeros(5))
@@ -526,3 +527,8 @@ def test_warnings_stand_until_cleared_and_are_logged_once():
     warnings.once("no camera.")
     warnings.once("no camera.")
     assert log == ["wrong 0.", "bad.", "no camera."]
+
+
+def test_every_output_is_described():
+    page = (ROOT / "docs" / "topics.md").read_text(encoding="utf-8")
+    assert [output.topic for output in OUTPUTS if f"`{output.topic}`" not in page] == []

@@ -31,11 +31,30 @@ from aliked_ros.errors import ConfigurationError
 from aliked_ros.ros.parameters import DECLARATIONS, reference
 
 BY_NAME = {declaration.name: declaration for declaration in DECLARATIONS}
+RELEASED = """
+    model backend allow_fallback precision image_size workspace max_keypoints
+    score_threshold grid matcher match_threshold depth_confidence width_confidence
+    min_similarity verification inlier_threshold recover_tracks keyframe_tracked
+    keyframe_parallax keyframe_interval keyframe_count epipolar_band max_disparity
+    mask_static threads autostart input sync sync_tolerance sync_wait image_transport
+    input_reliability stamps input_depth rectified mask_file mask_border publish_descriptors
+    descriptor_encoding publish_matches publish_vins publish_rtabmap status_period
+    trail_length picture_rate draw_text draw_legend
+"""
+FIGURES = "max_silence max_refused min_tracked min_rate max_latency max_dropped max_memory"
 
 
 def test_the_reference_page_is_current():
     page = (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8")
     assert page == reference(), "run: python -m aliked_ros.ros.parameters > docs/parameters.md"
+
+
+def test_old_parameter_files_load():
+    """What was released stays: a name that goes makes a user's file an error."""
+    figures = [
+        f"diagnostics.{one}_{level}" for one in FIGURES.split() for level in ("warn", "error")
+    ]
+    assert {*RELEASED.split(), *figures} <= BY_NAME.keys()
 
 
 @pytest.mark.parametrize("profile", ["cpu", "desktop", "robot"])
