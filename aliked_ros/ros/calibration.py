@@ -55,8 +55,8 @@ class Calibration:
         if self.info is not None:
             self._warnings.warn(
                 "changing camera_info",
-                f"CameraInfo on {self._topic} has changed; the latest holds. If that happens all "
-                "the time, two cameras publish there.",
+                f"CameraInfo on {self._topic} has changed; the latest is used. If this keeps "
+                "happening, two cameras publish there.",
             )
         self.info = message
         try:

@@ -81,8 +81,8 @@ def camera_info(calibration: dict[str, Any] | None) -> CameraInfo | None:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"calib.json of the source is not complete: {error!r}; it needs width, height, fx, fy, "
-            "cx, cy, distortion_model and distortion, or must be taken away."
+            f"calib.json of the source is incomplete: {error!r}; it needs width, height, fx, fy, "
+            "cx, cy, distortion_model and distortion, or must be removed."
         ) from error
 
 

@@ -147,7 +147,7 @@ class CamerasNode(Node):
                     "with a letter."
                 )
         if len(set(names)) < len(names):
-            raise ConfigurationError(f"parameter cameras names one twice: {', '.join(names)}.")
+            raise ConfigurationError(f"parameter cameras has a name twice: {', '.join(names)}.")
         return names
 
     def _remappings(self, camera: str) -> dict[str, str]:

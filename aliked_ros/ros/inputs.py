@@ -186,7 +186,7 @@ class Inputs:
                 else ("The network or this machine is too slow: publish smaller or fewer images.")
             )
             self._warnings.warn(
-                "losses", f"{share:.0%} of the images on {self.topic} got lost on their way. {why}"
+                "losses", f"{share:.0%} of the images on {self.topic} were lost in transit. {why}"
             )
         else:
             self._warnings.clear("losses")

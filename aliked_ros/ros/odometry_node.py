@@ -160,7 +160,7 @@ class OdometryNode(Node):
         if observation.epoch == epoch and observation.stamp <= stamp:
             self.get_logger().warning(
                 f"An image has the stamp {observation.stamp:.9f} s, the one before {stamp:.9f} s: "
-                "such an image gets no pose. Correct the camera driver's clock, or set the "
+                "it gets no pose. Correct the camera driver's clock, or set the "
                 "front-end's parameter stamps to arrival.",
                 once=True,
             )

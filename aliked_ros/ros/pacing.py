@@ -69,8 +69,8 @@ class Pacing:
         if self._stamp is not None and time.monotonic() - self._since > _TIMEOUT:
             self._answers = False
             self._log.warning(
-                f"{self._frontend} has not answered for {_TIMEOUT:g} s: images are played in time "
-                "until it does; see its log, or leave wait_for_frontend empty."
+                f"{self._frontend} has not answered for {_TIMEOUT:g} s: images are played in real "
+                "time until it does; see its log, or leave wait_for_frontend empty."
             )
             self._finish()
         return self._stamp is not None

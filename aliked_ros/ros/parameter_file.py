@@ -33,8 +33,8 @@ def check_parameter_file(path: str, namespace: str, nodes: dict[str, frozenset[s
     """
     if not Path(path).is_file():
         raise ConfigurationError(
-            f"params_file is {path}, which is not a file; give its full path, or leave it away "
-            "for a profile."
+            f"params_file is {path}, which is not a file; give its full path, or leave it out "
+            "to use a profile."
         )
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

@@ -177,7 +177,8 @@ class PlayerNode(Node):
             )
         if settings["clock"] and settings["stamp"] == "now":
             raise ConfigurationError(
-                "/clock has the source's time, so stamp cannot be 'now'; leave stamp or clock."
+                "/clock has the source's time, so stamp cannot be 'now'; leave one of them at its "
+                "default."
             )
         publish = settings["publish"]
         self._source: Source = open_source(

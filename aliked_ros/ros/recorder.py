@@ -155,8 +155,8 @@ class RecorderNode(Node):
             self._awaited = {self._resolved(name) for name in settings["topics"].split()}
         except InvalidTopicNameException as error:
             raise ConfigurationError(
-                f"parameter topics is {settings['topics']!r}; it must be names of topics, with "
-                f"spaces between them. {error}"
+                f"parameter topics is {settings['topics']!r}; it must be names of topics, "
+                f"separated by spaces. {error}"
             ) from error
         if settings["record_images"] != "none":
             best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -174,7 +174,7 @@ class RecorderNode(Node):
         recording = self._recording
         if recording.left_over is not None:
             self.get_logger().warning(
-                f"{recording.left_over} is of a recording that did not come to its end; it stays, "
+                f"{recording.left_over} is from a recording that was cut short; it is kept, "
                 "and can be played and exported as it is."
             )
         self.get_logger().info(f"Recording to {recording.output} (until then {recording.partial})")
@@ -265,8 +265,8 @@ class RecorderNode(Node):
             self.get_logger().warning(
                 f"Features have the stamp {sec}.{nanosec:09d}, "
                 f"{'like those before' if self._last_stamp == before else 'no time of a camera'}: "
-                "all is recorded, but export and report find images, features and poses by stamp. "
-                "Set the front-end's parameter stamps to arrival.",
+                "everything is recorded, but export and report find images, features and poses by "
+                "stamp. Set the front-end's parameter stamps to arrival.",
                 once=True,
             )
 

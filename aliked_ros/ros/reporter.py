@@ -100,4 +100,4 @@ class Reporter:
         if backend.startswith("cpu"):
             self.warn(f"On the CPU instead of the GPU: {why}")
         else:
-            self.warn(f"The networks run elsewhere from now on, on {backend}: {why}")
+            self.warn(f"The networks now run on {backend}: {why}")

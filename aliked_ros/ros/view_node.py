@@ -85,7 +85,7 @@ class ViewNode(Node):
         except InvalidTopicNameException as error:
             self._page.close()
             raise ConfigurationError(
-                f"frontend, odometry or image is no name of a node or topic: {error}"
+                f"frontend, odometry or image is not a valid name of a node or topic: {error}"
             ) from error
         self.create_timer(_LOOK_PERIOD, self._look)
         self.get_logger().info(f"The page is at {self._page.url} (Ctrl-C ends it)")

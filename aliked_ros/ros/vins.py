@@ -187,8 +187,8 @@ class VinsFeature(Maker):
             return None
         if self._vins.cut:
             warnings.once(
-                f"More than {MOST_POINTS} tracks: ~/vins_feature has the best and best spread of "
-                "them, as VINS-Fusion's estimator crashes with too many."
+                f"More than {MOST_POINTS} tracks: ~/vins_feature has the best and most evenly "
+                "spread of them, as VINS-Fusion's estimator crashes with too many."
             )
         if self._vins.wrapped:
             warnings.once(

@@ -387,7 +387,7 @@ def test_nothing_that_it_called_safe_is_lost_when_it_is_killed(probe, tmp_path):
         for topic in (features_topic, status_topic):
             probe.node.destroy_publisher(topic)
     assert len(set(partials)) == 4  # none was written over by the next run
-    assert f"{partials[0]} is of a recording that did not come to its end" in process.text()
+    assert f"{partials[0]} is from a recording that was cut short" in process.text()
 
 
 @pytest.mark.ros

@@ -354,7 +354,7 @@ raise SystemExit(cameras_node.main())
         ("[]", "parameter cameras"),
         ("front", "parameter cameras must be a list of names"),
         ("[front, le/ft]", "parameter cameras has 'le/ft'"),
-        ("[front, front]", "names one twice"),
+        ("[front, front]", "has a name twice"),
     ],
 )
 def test_cameras_that_cannot_be_are_named(cameras, words, start):
