@@ -14,7 +14,7 @@
 
 """docs/benchmarks/REPORT.md: every evaluation and benchmark on the shared data, on one page.
 
-Each section is the outcome of one command of this package, run as users run it and printed beside
+Each section is the done of one command of this package, run as users run it and printed beside
 its figures. What a former run has finished is kept, so an interrupted one goes on.
 """
 
@@ -184,11 +184,11 @@ def _run(section: Section, data: Path, folder: Path, restart: bool) -> str:
         "aliked_ros.cli",
         *section.command(str(data), str(target)),
     ]
-    outcome = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if outcome.returncode != 0:
-        return f"failed with status {outcome.returncode}"
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        return f"failed with status {done.returncode}"
     with output_path(folder / _TEXT) as path:
-        path.write_text(outcome.stdout, encoding="utf-8")
+        path.write_text(done.stdout, encoding="utf-8")
     seconds = time.monotonic() - begin
     write_json(folder / _DONE, {"machine": machine(), "seconds": round(seconds)})
     return f"done in {seconds:.0f} s"

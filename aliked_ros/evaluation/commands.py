@@ -34,7 +34,7 @@ from aliked_ros.errors import BackendError, ConfigurationError
 
 if TYPE_CHECKING:
     from aliked_ros.evaluation.odometry import Carry, Mode
-    from aliked_ros.evaluation.result_table import Outcome
+    from aliked_ros.evaluation.result_table import ResultTable
 
 evaluate_app = typer.Typer(
     no_args_is_help=True,
@@ -64,7 +64,7 @@ class Options:
         titles: tuple[str, ...] = ("",),
         **own: Any,
     ) -> None:
-        """Evaluate, draw, print. titles: of the outcomes, where there are several."""
+        """Evaluate, draw, print. titles: of the tables, where there are several."""
         from aliked_ros.console.progress import share_progress
 
         kind = evaluate.__name__.removeprefix("evaluate_")
@@ -76,9 +76,9 @@ class Options:
             found = evaluate(
                 data, names, config, target, report, self.limit, self.restart, _say, **own
             )
-        outcomes = found if isinstance(found, tuple) else (found,)
-        plot(*outcomes, target)
-        _show(dict(zip(titles, outcomes, strict=True)), target, self.as_json)
+        tables = found if isinstance(found, tuple) else (found,)
+        plot(*tables, target)
+        _show(dict(zip(titles, tables, strict=True)), target, self.as_json)
 
 
 _common = shared_options(
@@ -261,17 +261,17 @@ def _require_libraries() -> None:
         ) from error
 
 
-def _show(outcomes: dict[str, Outcome], target: Path, as_json: bool) -> None:
-    """Print outcomes, by their titles; a single one has none."""
+def _show(tables: dict[str, ResultTable], target: Path, as_json: bool) -> None:
+    """Print tables, by their titles; a single one has none."""
     if as_json:
-        found = {title: outcome.as_dict() for title, outcome in outcomes.items()}
+        found = {title: table.as_dict() for title, table in tables.items()}
         print(json.dumps(found.get("", found), indent=2))
     else:
-        tables = [
-            f"{title.capitalize()}\n\n{outcome.as_text()}" if title else outcome.as_text()
-            for title, outcome in outcomes.items()
+        texts = [
+            f"{title.capitalize()}\n\n{table.as_text()}" if title else table.as_text()
+            for title, table in tables.items()
         ]
-        print("\n\n".join(tables))
+        print("\n\n".join(texts))
     _say(f"tables, rows and plots: {target}")
 
 

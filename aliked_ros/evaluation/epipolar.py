@@ -40,7 +40,7 @@ from aliked_ros.errors import SourceError
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
 from aliked_ros.evaluation.methods import Method, Pairs, View, open_methods, question_of
 from aliked_ros.evaluation.poses import has_truth, true_poses
-from aliked_ros.evaluation.result_table import Metric, Outcome, Report
+from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.sources import open_source
 from aliked_ros.types import Float32Array, FrameResult, Image
@@ -140,10 +140,10 @@ def evaluate_epipolar(
     say: Callable[[str], None] = lambda _text: None,
     gaps: Sequence[int] = (1, 5, 10),
     first: int = 0,
-) -> tuple[Outcome, Outcome]:
+) -> tuple[ResultTable, ResultTable]:
     """Pairs of images ``gaps`` apart, and the tracks through the whole sequence.
 
-    The first outcome is of the pairs, the second of the tracks, whose rows are images. Both, and
+    The first table is of the pairs, the second of the tracks, whose rows are images. Both, and
     the ledger, are written to ``output``.
     names: of methods. limit: only so many images, from number ``first`` on. restart: forget an
     interrupted run.
@@ -202,11 +202,11 @@ def evaluate_epipolar(
             "descriptions": {method.name: method.description for method in methods},
             "machine": machine(),
         }
-    judged = [row for row in rows if row["method"]]
+    method_rows = [row for row in rows if row["method"]]
     metrics = [m for m in PAIR_METRICS if truth or not m.key.startswith("true")]
-    of_pairs = Outcome(
+    pair_table = ResultTable(
         facts,
-        judged,
+        method_rows,
         metrics,
         list(names),
         ("gap",),
@@ -214,10 +214,12 @@ def evaluate_epipolar(
         _pair_remarks(truth),
         whole_blocks=_BLOCKS * len(gaps),
     )
-    of_tracks = Outcome(facts, track_rows, TRACK_METRICS, list(names), (), _BLOCKS, TRACK_REMARKS)
-    of_pairs.write(output, "pairs")
-    of_tracks.write(output, "tracks")
-    return of_pairs, of_tracks
+    track_table = ResultTable(
+        facts, track_rows, TRACK_METRICS, list(names), (), _BLOCKS, TRACK_REMARKS
+    )
+    pair_table.write(output, "pairs")
+    track_table.write(output, "tracks")
+    return pair_table, track_table
 
 
 class _Views:
@@ -344,11 +346,11 @@ def _measure_tracks(
     results = (frontend.process(Image(image.pixels, image.stamp)) for image in images)
     return [
         {"unit": f"image {index}", "method": method.name, **figures}
-        for index, figures in enumerate(judge_tracks(results, Lens(camera), known))
+        for index, figures in enumerate(check_tracks(results, Lens(camera), known))
     ]
 
 
-def judge_tracks(results: Iterable[FrameResult], lens: Lens, known: Geometries) -> Iterator[Row]:
+def check_tracks(results: Iterable[FrameResult], lens: Lens, known: Geometries) -> Iterator[Row]:
     """What is tracked in each image; where a track is wrong, it begins anew.
 
     It is wrong where it lies more than 3 px from a geometry with an earlier image, of those that
@@ -366,7 +368,7 @@ def judge_tracks(results: Iterable[FrameResult], lens: Lens, known: Geometries) 
             ages[unknown[here]] = before.ages[there] + 1
             if before.index < now - _LONGEST_BREAK:
                 break
-        judged, wrong = np.zeros(len(ids), bool), np.zeros(len(ids), bool)
+        checked, wrong = np.zeros(len(ids), bool), np.zeros(len(ids), bool)
         for before in frames:
             geometry = known.get((before.index, now))
             if geometry is None:
@@ -375,13 +377,13 @@ def judge_tracks(results: Iterable[FrameResult], lens: Lens, known: Geometries) 
             since = before.index >= begun[here]
             here, there = here[since], there[since]
             errors = geometry.errors(before.points[there], points[here])
-            judged[here] = True
+            checked[here] = True
             wrong[here] |= ~(errors <= _CORRECT)
         begun[wrong], ages[wrong] = now, 1
         frames.append(_Observed(now, ids, points, begun, ages))
         followed = ages[ages > 1]
         yield {
-            "right": 1.0 - float(wrong.sum() / judged.sum()) if judged.any() else None,
+            "right": 1.0 - float(wrong.sum() / checked.sum()) if checked.any() else None,
             "age": float(followed.mean()) if len(followed) else None,
             **{f"tracked_{least}": int((ages >= least).sum()) for least in _AGES},
             "ages": np.bincount(ages, minlength=1).tolist() if len(ages) else [],
@@ -413,9 +415,9 @@ def _pair_remarks(truth: bool) -> list[str]:
     return lines
 
 
-def survival(outcome: Outcome, method: str) -> Float64Array:
+def survival(table: ResultTable, method: str) -> Float64Array:
     """Mean number of points an image that are tracked, and right, over n images or more, by n."""
-    counts = [row["ages"] for row in outcome.rows if row["method"] == method]
+    counts = [row["ages"] for row in table.rows if row["method"] == method]
     longest = max((len(one) for one in counts), default=0)
     total = np.zeros(longest)
     for one in counts:

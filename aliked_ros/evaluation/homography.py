@@ -37,7 +37,7 @@ from aliked_ros.configuration import FrontendConfig
 from aliked_ros.evaluation.layouts import HomographyPair, homography_pairs
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
 from aliked_ros.evaluation.methods import Method, View, open_methods, question_of
-from aliked_ros.evaluation.result_table import Metric, Outcome, Report
+from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
 from aliked_ros.evaluation.statistics import area_under_recall
 from aliked_ros.sources import read_image
 
@@ -80,8 +80,8 @@ def evaluate_homography(
     limit: int | None = None,
     restart: bool = False,
     say: Callable[[str], None] = lambda _text: None,
-) -> Outcome:
-    """Match every pair by every method; the files of the outcome and of the ledger in ``output``.
+) -> ResultTable:
+    """Match every pair by every method; the files of the table and of the ledger in ``output``.
 
     names: of methods. limit: only so many pairs. restart: forget what an interrupted run has done.
     Raises SourceError for a folder in no known layout; ConfigurationError, OutputError.
@@ -100,9 +100,9 @@ def evaluate_homography(
             "descriptions": {method.name: method.description for method in methods},
             "machine": machine(),
         }
-    outcome = Outcome(facts, rows, METRICS, list(names), groups=("kind",), remarks=REMARKS)
-    outcome.write(output)
-    return outcome
+    table = ResultTable(facts, rows, METRICS, list(names), groups=("kind",), remarks=REMARKS)
+    table.write(output)
+    return table
 
 
 def _measure(pair: HomographyPair, method: Method) -> list[Row]:

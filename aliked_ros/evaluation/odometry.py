@@ -33,7 +33,7 @@ from aliked_ros.evaluation.failures import FAILURES, reason_of
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
 from aliked_ros.evaluation.methods import Method, open_methods, question_of
 from aliked_ros.evaluation.poses import read_truth, true_poses
-from aliked_ros.evaluation.result_table import Metric, Outcome, Report
+from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
 from aliked_ros.evaluation.trajectories import (
     Aligned,
     align,
@@ -181,7 +181,7 @@ def evaluate_odometry(
     mode: Mode | None = None,
     first: int = 0,
     carry: Carry = as_observation,
-) -> Outcome:
+) -> ResultTable:
     """The reference back-end on what each method's front-end tells it, against ground truth.
 
     sequence: as ``open_source`` takes it. names: of methods. limit: only so many images. restart:
@@ -227,16 +227,16 @@ def evaluate_odometry(
         }
     common = _add_errors(rows, truth, output)
     remarks = [*_remarks(rows, common), _ALIGNMENT[mode == "mono"]]
-    outcome = Outcome(facts, rows, METRICS, list(names), blocks=_BLOCKS, remarks=remarks)
-    outcome.write(output)
-    return outcome
+    table = ResultTable(facts, rows, METRICS, list(names), blocks=_BLOCKS, remarks=remarks)
+    table.write(output)
+    return table
 
 
-def plot_odometry(outcome: Outcome, folder: Path) -> None:
+def plot_odometry(table: ResultTable, folder: Path) -> None:
     """trajectories.png: the trajectories that the evaluation wrote, and their errors over time."""
     truth = read_tum(folder / TRUTH)
-    title = f"{outcome.facts['data']}, {outcome.facts['mode']}"
-    draw(folder / "trajectories.png", truth, _aligned(outcome, truth, folder), title)
+    title = f"{table.facts['data']}, {table.facts['mode']}"
+    draw(folder / "trajectories.png", truth, _aligned(table, truth, folder), title)
 
 
 _ALIGNMENT = {
@@ -333,12 +333,12 @@ def _reported(
         report(method.name, number / (source.length or number))
 
 
-def _aligned(outcome: Outcome, truth: PoseTrajectory3D, folder: Path) -> dict[str, Aligned]:
+def _aligned(table: ResultTable, truth: PoseTrajectory3D, folder: Path) -> dict[str, Aligned]:
     """The trajectories of the methods that did not fail, of this run or an earlier one."""
-    runs = {row["method"]: row for row in outcome.rows if "failed" in row}
+    runs = {row["method"]: row for row in table.rows if "failed" in row}
     return {
         name: align(truth, read_tum(folder / file_of("odometry", name)), runs[name]["metric"])
-        for name in outcome.methods
+        for name in table.methods
         if not runs[name]["failed"]
     }
 

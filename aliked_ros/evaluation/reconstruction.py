@@ -36,7 +36,7 @@ from aliked_ros.evaluation.ledger import Ledger, Row, Unit
 from aliked_ros.evaluation.methods import Method, open_methods, question_of
 from aliked_ros.evaluation.odometry import calibrate, open_calibrated
 from aliked_ros.evaluation.poses import has_truth, true_poses
-from aliked_ros.evaluation.result_table import Metric, Outcome, Report
+from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
 from aliked_ros.evaluation.trajectories import (
     align,
     compare_common,
@@ -104,7 +104,7 @@ def evaluate_reconstruction(
     say: Callable[[str], None] = lambda _text: None,
     every: int = 3,
     gaps: tuple[int, ...] = GAPS,
-) -> Outcome:
+) -> ResultTable:
     """What COLMAP makes of each method's features, tracks and matches.
 
     sequence: as ``open_source`` takes it. names: of methods. limit: only so many images. restart:
@@ -150,7 +150,7 @@ def evaluate_reconstruction(
             "descriptions": {method.name: method.description for method in methods},
             "machine": machine(),
         }
-    outcome = Outcome(
+    table = ResultTable(
         facts,
         rows,
         METRICS,
@@ -158,22 +158,22 @@ def evaluate_reconstruction(
         blocks=_BLOCKS,
         remarks=_remarks(facts, rows, task, common),
     )
-    outcome.write(output)
-    return outcome
+    table.write(output)
+    return table
 
 
-def plot_reconstruction(outcome: Outcome, folder: Path) -> None:
+def plot_reconstruction(table: ResultTable, folder: Path) -> None:
     """reconstruction.png: the camera centres over ground truth, and their errors over time."""
     if not (folder / TRUTH).is_file():
         return
     truth = read_tum(folder / TRUTH)
-    failed = {row["method"] for row in outcome.rows if row.get("failed")}
+    failed = {row["method"] for row in table.rows if row.get("failed")}
     found = {
         name: align(truth, read_tum(folder / file_of(KIND, name)), metric=False)
-        for name in outcome.methods
+        for name in table.methods
         if name not in failed
     }
-    draw(folder / "reconstruction.png", truth, found, f"{outcome.facts['data']}, COLMAP")
+    draw(folder / "reconstruction.png", truth, found, f"{table.facts['data']}, COLMAP")
 
 
 def _truth(sequence: str, stamps: list[float]) -> PoseTrajectory3D | None:

@@ -34,7 +34,7 @@ from aliked_ros.evaluation.ledger import Ledger, Row, Unit
 from aliked_ros.evaluation.methods import Method, open_methods, question_of
 from aliked_ros.evaluation.odometry import Mode, offered_mode, open_calibrated
 from aliked_ros.evaluation.poses import true_poses
-from aliked_ros.evaluation.result_table import Metric, Outcome, Report
+from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
 from aliked_ros.evaluation.trajectories import key_of
 from aliked_ros.frontend.depth import keypoint_depth
 from aliked_ros.frontend.relocalization import find_candidate
@@ -115,7 +115,7 @@ def evaluate_relocalization(
     mode: Mode | None = None,
     keyframes: tuple[int, ...] = KEYFRAMES,
     every: int = 1,
-) -> Outcome:
+) -> ResultTable:
     """Each image of the harder half against each keyframe; the pose is the one with most inliers.
 
     sequence: as ``open_source`` takes it, with calibration, ground truth, and depth images or a
@@ -173,25 +173,25 @@ def evaluate_relocalization(
             "descriptions": {method.name: method.description for method in methods},
             "machine": machine(),
         }
-    outcome = Outcome(
+    table = ResultTable(
         facts, rows, METRICS, list(names), ("keyframes",), _BLOCKS, _remarks(facts, rows)
     )
-    outcome.write(output)
-    return outcome
+    table.write(output)
+    return table
 
 
-def plot_relocalization(outcome: Outcome, folder: Path) -> None:
+def plot_relocalization(table: ResultTable, folder: Path) -> None:
     """relocalization.png: recall over the error of the position, for each number of keyframes."""
     from aliked_ros.evaluation.plots import colour_of, figure
 
-    counts = outcome.facts["keyframes"]
+    counts = table.facts["keyframes"]
     limits = np.geomspace(0.002, 1.0, 200)
     with figure(folder / "relocalization.png", len(counts), width=4.0) as axes:
         for axis, count in zip(axes, counts, strict=True):
-            for method in outcome.methods:
+            for method in table.methods:
                 errors = [
                     np.inf if row.get("error_cm") is None else row["error_cm"] / 100.0
-                    for row in outcome.rows
+                    for row in table.rows
                     if row["method"] == method and row["keyframes"] == count
                 ]
                 if np.isfinite(errors).any():
@@ -281,7 +281,7 @@ def _rows(method: Method, task: _Task, report: Report) -> list[Row]:
         numbers = task.halves.keyframes(count)
         for query in task.queries:
             row = next(place)
-            row |= _judged([found[query, number] for number in numbers], query, task)
+            row |= _checked([found[query, number] for number in numbers], query, task)
     return rows
 
 
@@ -329,7 +329,7 @@ def _keyframe(method: Method, task: _Task, number: int, image: Image) -> Keyfram
     )
 
 
-def _judged(candidates: Sequence[Candidate | None], query: int, task: _Task) -> Row:
+def _checked(candidates: Sequence[Candidate | None], query: int, task: _Task) -> Row:
     """Error of the metric pose that most inliers agree with."""
     posed = [
         (one.inliers, one.keyframe.index, one.pose)

@@ -64,7 +64,7 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ResultTable:
     """Rows of an evaluation and what they are of.
 
     facts: evaluation, data, settings, machine, date. rows: each with ``method`` and ``unit``, by

@@ -82,25 +82,25 @@ def train(
                 tasks[name] = bar.add_task(text)
             bar.update(tasks[name], completed=done, total=of, description=text)
 
-        outcome = run(settings, restart, report, accelerator, reading)
+        result = run(settings, restart, report, accelerator, reading)
     if not first:
         return
     facts = {
-        "checkpoint": str(outcome.best),
-        "steps": outcome.steps,
-        "best_step": outcome.after.get("step"),
-        "stopped": outcome.stopped or None,
-        "correct_matches_before": _rounded(outcome.before.get("correct")),
-        "correct_matches_after": _rounded(outcome.after.get("correct")),
-        "precision_before": _rounded(outcome.before.get("precision")),
-        "precision_after": _rounded(outcome.after.get("precision")),
+        "checkpoint": str(result.best),
+        "steps": result.steps,
+        "best_step": result.after.get("step"),
+        "stopped": result.stopped or None,
+        "correct_matches_before": _rounded(result.before.get("correct")),
+        "correct_matches_after": _rounded(result.after.get("correct")),
+        "precision_before": _rounded(result.before.get("precision")),
+        "precision_after": _rounded(result.after.get("precision")),
     }
     if not as_json:  # first: a comparison that fails must not hide the checkpoint
         for name, value in facts.items():
             if value is not None:
                 print(f"{name.replace('_', ' '):<24}{value}")
     with share_progress(console) as share:
-        compared = compare(settings, outcome.best, share, console.print)
+        compared = compare(settings, result.best, share, console.print)
     if as_json:
         print(json.dumps(facts | {"compared": [one.as_dict() for one in compared]}, indent=2))
         return

@@ -30,7 +30,7 @@ from aliked_ros.errors import SourceError
 from aliked_ros.evaluation.epipolar import evaluate_epipolar
 from aliked_ros.evaluation.homography import evaluate_homography
 from aliked_ros.evaluation.layouts import homography_pairs
-from aliked_ros.evaluation.result_table import Outcome, Report
+from aliked_ros.evaluation.result_table import Report, ResultTable
 from aliked_ros.evaluation.statistics import Estimate
 from aliked_ros.io.results import output_path, write_picture
 from aliked_ros.sources import open_source
@@ -124,27 +124,27 @@ def _compared(
 ) -> Compared:
     names = [f"{checkpoint}+{task.matcher}", f"{start}+{task.matcher}"]
     config = FrontendConfig(max_keypoints=task.top_k, matcher="nearest")
-    outcome: Outcome
+    table: ResultTable
     if task.kind != "epipolar":
         folder = (
             Path(task.source).expanduser()
             if task.kind == "homography"
             else turned(task, output / "pairs")
         )
-        outcome = evaluate_homography(folder, names, config, output, report, restart=True, say=say)
-        rows = outcome.rows
+        table = evaluate_homography(folder, names, config, output, report, restart=True, say=say)
+        rows = table.rows
     else:
-        outcome, _ = evaluate_epipolar(
+        table, _ = evaluate_epipolar(
             task.source, names, config, output, report, restart=True, say=say,
             gaps=(task.gap,), first=task.first,
         )  # fmt: skip
-        rows = [row for row in outcome.rows if row["gap"] == task.gap]
-    metric = next(one for one in outcome.metrics if one.key == "correct")
+        rows = [row for row in table.rows if row["gap"] == task.gap]
+    metric = next(one for one in table.metrics if one.key == "correct")
     return Compared(
         task.name,
-        outcome.estimate(metric, names[1], rows),
-        outcome.estimate(metric, names[0], rows),
-        outcome.difference(metric, names[1], rows),
+        table.estimate(metric, names[1], rows),
+        table.estimate(metric, names[0], rows),
+        table.difference(metric, names[1], rows),
     )
 
 

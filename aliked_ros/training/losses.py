@@ -170,10 +170,10 @@ def sparse_nre_loss(
     """
     if not len(descriptors) and no_match is None:
         return queries.sum() * 0.0
-    answers, judged = _answers(warped, visible, keypoints, threshold, no_match is not None)
+    answers, counted = _answers(warped, visible, keypoints, threshold, no_match is not None)
     log_probability = matching_log_probability(queries, descriptors, temperature, no_match)
     found = -log_probability.gather(1, answers[:, None])[:, 0]
-    return (found * judged).sum() / judged.sum().clamp(min=1)
+    return (found * counted).sum() / counted.sum().clamp(min=1)
 
 
 def _answers(
@@ -211,11 +211,11 @@ def dense_nre_loss(
     found = torch.stack(
         [sample(one, point[None])[0, 0] for one, point in zip(maps, at, strict=True)]
     )
-    judged = visible
+    counted = visible
     if no_match is not None:
         found = torch.where(visible, found, log_probability[:, -1])
-        judged = torch.ones_like(visible)
-    return -(found * judged).sum() / judged.sum().clamp(min=1)
+        counted = torch.ones_like(visible)
+    return -(found * counted).sum() / counted.sum().clamp(min=1)
 
 
 def reliability_loss(a: Detections, b: Detections, pairs: Correspondence, t_rel: float) -> Tensor:

@@ -48,7 +48,7 @@ from aliked_ros.training.frames import Reading
 from aliked_ros.training.losses import LossSettings, total_loss
 from aliked_ros.training.pairs import Pair, Pairs, open_pairs
 from aliked_ros.training.settings import NEW, TrainingSettings
-from aliked_ros.training.validation import figures, judge, picture
+from aliked_ros.training.validation import check_matches, figures, picture
 
 logger = logging.getLogger("aliked_ros.training")
 
@@ -60,7 +60,7 @@ Report = Callable[[int, dict[str, float]], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TrainingResult:
     """What a training has come to.
 
     best: the checkpoint with the most correct matches in validation (the last one without). steps:
@@ -144,7 +144,7 @@ def train(
     report: Report = lambda _step, _losses: None,
     accelerator: str = "auto",
     reading: Reading = lambda _name, _done, _of: None,
-) -> Outcome:
+) -> TrainingResult:
     """Train, or go on training, into ``settings.output``.
 
     Written there: ``best.pth`` and ``last.pth`` (as published checkpoints are: ``model: best.pth``
@@ -229,7 +229,7 @@ class _Run:
         fabric.barrier()
         self._load()
 
-    def go(self) -> Outcome:
+    def go(self) -> TrainingResult:
         """Train to the end."""
         writer = None
         if self._fabric.is_global_zero:
@@ -242,7 +242,7 @@ class _Run:
             self._ahead.close()
             if writer is not None:
                 writer.close()
-        return Outcome(
+        return TrainingResult(
             self._folder / (BEST if self._best else LAST), self._step, self._before, self._best,
             stopped,
         )  # fmt: skip
@@ -339,12 +339,14 @@ class _Run:
         """Figures of the validation, and a picture of each source's first pair, for TensorBoard."""
         counted, found = [], {}
         for number, (name, pairs) in enumerate(zip(self._sources(), self._validation, strict=True)):
-            judged = [judge(self._network, pair, self._settings.keypoints) for pair in pairs]
-            found[name] = figures(judged)["correct"]
+            checked = [
+                check_matches(self._network, pair, self._settings.keypoints) for pair in pairs
+            ]
+            found[name] = figures(checked)["correct"]
             if self._settings.validation[number].keep is None:
-                counted += judged
+                counted += checked
             if writer is not None:
-                shown = picture(pairs[0], judged[0])
+                shown = picture(pairs[0], checked[0])
                 writer.add_image(f"matches/{number}", shown, self._step, dataformats="HWC")
         found |= figures(counted)
         _write(writer, "validation", found, self._step)

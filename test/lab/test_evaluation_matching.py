@@ -33,10 +33,10 @@ from aliked_ros.errors import ConfigurationError, SourceError
 from aliked_ros.evaluation.epipolar import (
     Geometry,
     Lens,
+    check_tracks,
     consensus,
     coverage,
     evaluate_epipolar,
-    judge_tracks,
     survival,
     true_geometry,
 )
@@ -276,7 +276,7 @@ def test_a_track_begins_anew_where_it_is_wrong():
         _result(3, [5, 3, 7, 9], [(90, 90), (70, 50), (11, 10), (1, 1)]),
         _result(4, [7], [(14.5, 10)]),  # crept away from where it was, not from where it is
     ]
-    rows = list(judge_tracks(frames, Lens(None), known))
+    rows = list(check_tracks(frames, Lens(None), known))
     assert [row["tracked_2"] for row in rows] == [0, 3, 1, 3, 0]
     assert [row["right"] for row in rows] == [None, 1.0, 0.5, 1.0, 0.0]
     assert rows[3]["ages"] == [0, 1, 1, 1, 1]  # the new one, 3 since its jump, 5 and 7
