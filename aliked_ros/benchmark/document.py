@@ -14,8 +14,8 @@
 
 """docs/benchmarks/REPORT.md: every evaluation and benchmark on the shared data, on one page.
 
-Each section is the done of one command of this package, run as users run it and printed beside
-its figures. What a former run has finished is kept, so an interrupted one goes on.
+Each section shows one command of this package and its results, run as users run it. Finished
+sections are kept, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _TEXT, _DONE = "summary.md", "done.json"
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One command and what its figures are about.
+    """One command and the question that it answers.
 
     arguments: of ``aliked_ros``; DATA stands for the folder of the shared data. question: one
-    sentence above the table. needs: folder in DATA without which the section is left out; empty =
+    sentence above the table. needs: folder in DATA, without which the section is skipped; empty =
     none.
     """
 
@@ -54,7 +54,7 @@ class Section:
     needs: str = ""
 
     def command(self, data: str, output: str) -> list[str]:
-        """The arguments with their paths."""
+        """The arguments with paths filled in."""
         placed = [argument.replace("DATA", data) for argument in self.arguments]
         return [*placed, "--output", output]
 
@@ -73,7 +73,7 @@ _METHODS = "aliked+lightglue,aliked+nearest,sift,orb,gftt+lk,disk+lightglue,xfea
 SECTIONS = (
     _evaluation(
         "homography", "oxford_affine", "Matching across viewpoint, zoom, blur and light",
-        "Oxford affine regions: how many matches are right, and is the homography they give?",
+        "Oxford affine regions: how many matches are correct, and is the resulting homography?",
         "--methods", _METHODS,
     ),
     _evaluation(
@@ -84,8 +84,8 @@ SECTIONS = (
     ),
     _evaluation(
         "epipolar", "tum_fr1_xyz", "Matches and tracks of a moving camera",
-        "TUM fr1_xyz: are matches 1, 5 and 10 images apart right, and how long do tracks last, as "
-        "far as they are?",
+        "TUM fr1_xyz: are matches 1, 5 and 10 images apart correct, and how long do correct tracks "
+        "last?",
     ),
     _evaluation(
         "epipolar", "realsense_desk/rgb", "The same where motion is fast and images are blurred",
@@ -142,13 +142,13 @@ def write_document(
     say: Callable[[str], None] = lambda _text: None,
     sections: Sequence[Section] = SECTIONS,
 ) -> dict[str, Any]:
-    """Run what has not been run yet and write the page; returns name → state of each section.
+    """Run unfinished sections and write the page; returns each section's name → state.
 
     data: folder of the shared data. output: folder for REPORT.md and its pictures. work: folder
-    that keeps each section's results between runs. only: names of sections to run now; the page
-    has all that are there. restart: run again what is there. say: called with a line on each
-    section. sections: of the page.
-    Raises SourceError for a name that is no section's, OutputError when nothing can be written.
+    for each section's results between runs. only: names of sections to run now; the page has all
+    finished ones. restart: rerun finished sections. say: called with a line per section. sections:
+    of the page.
+    Raises SourceError for an unknown section, OutputError if nothing can be written.
     """
     known = [section.name for section in sections]
     for name in only:
@@ -171,7 +171,7 @@ def write_document(
 
 
 def _run(section: Section, data: Path, folder: Path, restart: bool) -> str:
-    """Run a section's command; its state."""
+    """Run a section's command; returns its state."""
     if restart and folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -222,7 +222,7 @@ def _write_page(output: Path, work: Path, sections: Sequence[Section]) -> None:
 
 
 def _pictures(section: Section, folder: Path, output: Path) -> list[str]:
-    """Copy a section's plots beside the page; the lines that show them."""
+    """Copy a section's plots beside the page; returns the lines that show them."""
     lines = []
     for plot in sorted(folder.glob("*.png")):
         name = f"{section.name}_{plot.name}"

@@ -39,7 +39,7 @@ def as_text(results: dict[str, Any]) -> str:
 
 
 def machine_line(machine: dict[str, Any]) -> str:
-    """When, on what and of which code, in one line."""
+    """Date, revision and machine in one line."""
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     parts = [machine["date"]]
     if "revision" in machine:
@@ -144,7 +144,7 @@ def _peers(suite: dict[str, Any]) -> list[str]:
             "median ms",
             "p90 ms",
             "times as fast as the first [95 %]",
-            f"'{part['ours']}' is so many times as fast [95 %]",
+            f"'{part['ours']}' is this many times as fast [95 %]",
             what,
             f"the first's {what} found, too",
         ]

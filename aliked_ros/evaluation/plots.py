@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Plots of evaluations: one colour a method, whatever is shown."""
+"""Plots of evaluations, with one colour per method."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
-# Okabe and Ito's colours, which the colour-blind tell apart; ours is the strongest.
+# Okabe and Ito's colours, safe for colour blindness; ours is the strongest.
 _COLOURS = {
     "aliked+lightglue": "#d55e00",
     "aliked+nearest": "#e69f00",
@@ -74,7 +74,7 @@ def figure(target: Path, columns: int, width: float = 4.5, height: float = 3.4) 
 
 
 def plot_homography(table: ResultTable, folder: Path) -> None:
-    """matching.png: matching accuracy over its limit, homographies; kinds.png: by kind."""
+    """matching.png: matching accuracy by limit, homographies; kinds.png: by kind."""
     with figure(folder / "matching.png", 2) as (left, right):
         for method in table.methods:
             rows = [row for row in table.rows if row["method"] == method]
@@ -110,7 +110,7 @@ def plot_epipolar(pairs: ResultTable, tracks: ResultTable, folder: Path) -> None
             counts = survival(tracks, method)
             axis.plot(np.arange(1, len(counts)), counts[1:], color=colour_of(method), label=method)
         axis.set(
-            xlabel="images over which a point is tracked, and right",
+            xlabel="images over which a point is correctly tracked",
             ylabel="points an image",
             xlim=(1, None),
             ylim=(0, None),
@@ -119,7 +119,7 @@ def plot_epipolar(pairs: ResultTable, tracks: ResultTable, folder: Path) -> None
 
 
 def bars_by_part(axis: Any, table: ResultTable, metric: Metric) -> None:
-    """Grouped bars of a metric with its intervals, a group for each part but the whole."""
+    """Grouped bars of a metric with intervals, one group per part."""
     parts = table.parts()[1:]
     scale = 100.0 if metric.percent else 1.0
     width = 0.8 / len(table.methods)

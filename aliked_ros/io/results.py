@@ -88,7 +88,7 @@ class VideoFile:
         if not _RATES[0] <= rate <= _RATES[1]:
             self._rate = _PLAYABLE
             logger.warning(
-                "%g images a second, by the stamps, is not possible in a video: %s is written with %g.",
+                "the stamps give %g images a second, impossible for video: %s is written with %g.",
                 rate,
                 target,
                 _PLAYABLE,

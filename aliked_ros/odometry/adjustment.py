@@ -16,8 +16,8 @@
 
 COLMAP has images and rigs, but no depth. A depth z at ray x therefore becomes a stereo observation:
 the x coordinate x − B/z in a second camera of the rig, B to the right. Its noise is constant in
-1/z, as for stereo and structured light. B is so large that the noise of x itself does not matter. Both
-focal lengths are chosen so that one pixel is one standard deviation.
+1/z, as for stereo and structured light. B is so large that the noise of x itself does not matter.
+Both focal lengths are chosen so that one pixel is one standard deviation.
 """
 
 from __future__ import annotations

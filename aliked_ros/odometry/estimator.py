@@ -93,8 +93,8 @@ class Odometry:
     """Tracks in, poses out; not for concurrent calls.
 
     A map begins in metres at the first image with enough depth; otherwise with two views that have
-    enough parallax, at an arbitrary scale. A new map begins with a new epoch and after tracking was lost,
-    at the last known pose and, without depth, at about the last scale.
+    enough parallax, at an arbitrary scale. A new map begins with a new epoch and after tracking was
+    lost, at the last known pose and, without depth, at about the last scale.
     """
 
     def __init__(self, noise: Noise | None = None) -> None:

@@ -31,14 +31,14 @@ from aliked_ros.errors import BackendError
 def train(
     config: Annotated[Path, typer.Argument(dir_okay=False, help="YAML; see docs/training.md.")],
     accelerator: Annotated[
-        str, typer.Option(help="Of Lightning Fabric: auto, cpu, cuda, mps.")
+        str, typer.Option(help="Lightning Fabric's: auto, cpu, cuda, mps.")
     ] = "auto",
     restart: Annotated[
-        bool, typer.Option("--restart", help="Begin anew, where the output holds a run.")
+        bool, typer.Option("--restart", help="Start over if the output folder has a run.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
 ) -> None:
-    """Train ALIKED on your own images; an interrupted training goes on where it was saved.
+    """Train ALIKED on your own images; an interrupted training resumes.
 
     On several GPUs: torchrun --nproc-per-node 4 -m aliked_ros.cli train CONFIG.yaml
     """
@@ -95,7 +95,7 @@ def train(
         "precision_before": _rounded(result.before.get("precision")),
         "precision_after": _rounded(result.after.get("precision")),
     }
-    if not as_json:  # first: a comparison that fails must not hide the checkpoint
+    if not as_json:  # printed first, since the comparison may fail
         for name, value in facts.items():
             if value is not None:
                 print(f"{name.replace('_', ' '):<24}{value}")
@@ -106,7 +106,7 @@ def train(
         return
     if compared:
         print("\n".join(["", HEAD, *(one.line() for one in compared)]))
-    print("use it: --model, or the node's parameter model, with this path", file=sys.stderr)
+    print("use this path as --model, or as the node's parameter model", file=sys.stderr)
 
 
 def _rounded(value: float | None) -> float | None:

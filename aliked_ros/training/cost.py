@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a training step costs with the sparse and with the dense neural reprojection error.
+"""The cost of a training step with the sparse and the dense neural reprojection error.
 
-``python -m aliked_ros.training.cost``: each step in processes of its own, in turns; their memory is
-the peak of the process above what it had before the first step.
+``python -m aliked_ros.training.cost`` measures both in separate processes, in turns. Memory is the
+process's peak above its size before the first step.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FORMS = ("sparse", "dense")
 
 
 def measure(form: str, rounds: int) -> dict[str, float]:
-    """Median seconds a step, and GiB; the first step is not timed."""
+    """Median seconds per step, and GiB; the first step is not timed."""
     network = ALIKED.from_checkpoint(weights_path("aliked-n16"))
     image = VirtualCamera(length=1).render(0).pixels
     pair = HomographyPairs([image], SIZE, Distortions(), seed=0)[0]
@@ -76,7 +76,7 @@ def _peak() -> float:
 
 
 def main(arguments: list[str]) -> None:
-    """With a form as argument: measure it here; without: both, as processes, and their ratio."""
+    """Measure the form given as argument; without one, both in processes, and their ratio."""
     if arguments:
         print(json.dumps(measure(arguments[0], ROUNDS)))
         return

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How well a network matches pairs whose correspondences are known."""
+"""Validation: how well a network matches pairs with known correspondences."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ CORRECT = 3.0  # pixels
 
 @dataclass(frozen=True, slots=True)
 class CheckedMatches:
-    """Mutually nearest descriptors of a pair whose true place is known.
+    """Mutual nearest neighbours of a pair, checked against the known correspondences.
 
-    rows: K×2, of the first and the second image's keypoints. right: K, within 3 px.
+    rows: K×2 rows of the first and second image's keypoints. right: K, within 3 px.
     """
 
     first: Detections
@@ -47,9 +47,9 @@ class CheckedMatches:
 
 @torch.no_grad()
 def check_matches(network: ALIKED, pair: Pair, top_k: int) -> CheckedMatches:
-    """Match a pair and judge the matches; the network is in the mode that it was in, after it.
+    """Match a pair and check the matches; the network's mode is restored.
 
-    Those whose true place is not known (hidden, without depth, outside) are not among them.
+    Excludes matches whose true position is unknown (hidden, without depth, outside).
     """
     device = next(network.parameters()).device
     images = torch.stack([pair.first, pair.second]).to(device)
@@ -75,7 +75,7 @@ def check_matches(network: ALIKED, pair: Pair, top_k: int) -> CheckedMatches:
 
 
 def figures(checked: Sequence[CheckedMatches]) -> dict[str, float]:
-    """Mean number of correct matches a pair, and the share of matches that are."""
+    """Mean number of correct matches per pair, and the share of correct matches."""
     right = sum(int(one.right.sum()) for one in checked)
     seen = sum(len(one.right) for one in checked)
     return {"correct": right / max(len(checked), 1), "precision": right / max(seen, 1)}
