@@ -167,7 +167,8 @@ class ResultTable:
             lines.append("")
         lines += [
             f"[ ]: 95 % bootstrap interval over units. **Bold**: {self.methods[0]} is "
-            "significantly better (the paired interval of the difference excludes 0); _italic_: worse.",
+            "significantly better (the paired interval of the difference excludes 0); "
+            "_italic_: worse.",
             *self.remarks,
         ]
         return lines

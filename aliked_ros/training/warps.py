@@ -104,11 +104,3 @@ def _nearest(table: Tensor, points: Tensor) -> Tensor:
     table = table.to(points.device)
     found = table[y.clamp(0, height - 1), x.clamp(0, width - 1)]
     return torch.where(valid, found, torch.full_like(found, torch.nan))
-
-
-def sample(features: Tensor, points: Tensor) -> Tensor:
-    """N×C values of a C×H×W map, bilinear, at points N×2 (pixels)."""
-    height, width = features.shape[-2:]
-    scale = torch.tensor([width - 1, height - 1], device=points.device, dtype=points.dtype)
-    grid = (points / scale * 2 - 1)[None, None]
-    return F.grid_sample(features[None], grid.to(features), align_corners=True)[0, :, 0].T

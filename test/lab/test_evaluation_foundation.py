@@ -234,7 +234,7 @@ def test_poses_of_kitti_are_those_of_the_tum_file(shared):
 
 def test_a_sequence_without_ground_truth_says_what_would_be_one(tmp_path):
     assert not has_truth(str(tmp_path))
-    with pytest.raises(SourceError, match=r"no ground truth.*groundtruth\.txt.*poses\.txt"):
+    with pytest.raises(SourceError, match=r"no known ground truth.*groundtruth\.txt.*poses\.txt"):
         true_poses(str(tmp_path), [0.0])
     (tmp_path / "groundtruth.txt").write_text("1 2 3\n")
     with pytest.raises(SourceError, match=r"has 3 numbers a line.*qx qy qz qw"):

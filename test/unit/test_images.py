@@ -108,7 +108,7 @@ def test_damage_is_named() -> None:
     png = cv2.imencode(".png", np.arange(64, dtype=np.uint8).reshape(8, 8))[1].tobytes()
     damaged = png[:50] + bytes([png[50] ^ 1]) + png[51:]
     for data, words in (
-        (damaged, "checksum of its part IDAT is wrong"),
+        (damaged, "checksum of its chunk IDAT is wrong"),
         (png[:-12], "its end is missing"),
         (b"", "it is empty"),
         (b"hello", "it begins with 68 65 6C 6C"),
