@@ -29,6 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from aliked_ros.benchmark.markdown import table
 from aliked_ros.errors import SourceError
 
 TOLERANCE = 0.1
@@ -88,6 +89,14 @@ class Change:
     high: float
     verdict: str
 
+    @property
+    def row(self) -> list[str]:
+        """Cells of a table."""
+        unit = " ms" if self.unit == "ms" else "×"
+        took = f"{self.slower:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        verdict = "" if self.verdict == "same" else self.verdict
+        return [self.name, f"{self.old:.4g}{unit}", f"{self.new:.4g}{unit}", took, verdict]
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -115,19 +124,8 @@ class Comparison:
         """Markdown: a table for each suite, then the slowdowns."""
         lines = [f"- {remark}" for remark in self.remarks]
         for suite in dict.fromkeys(change.suite for change in self.changes):
-            lines += [
-                "",
-                f"| {suite} | old | new | time after / before [95 %] | |",
-                "|---|---|---|---|---|",
-            ]
-            for change in self.changes:
-                if change.suite == suite:
-                    unit = " ms" if change.unit == "ms" else "×"
-                    lines.append(
-                        f"| {change.name} | {change.old:.4g}{unit} | {change.new:.4g}{unit} | "
-                        f"{change.slower:.2f} [{change.low:.2f}, {change.high:.2f}] | "
-                        f"{'' if change.verdict == 'same' else change.verdict} |"
-                    )
+            rows = [change.row for change in self.changes if change.suite == suite]
+            lines += ["", *table([suite, "old", "new", "time after / before [95 %]", ""], rows)]
         found = self.regressions
         names = ", ".join(f"{change.suite}: {change.name}" for change in found)
         limit = f"beyond the interval and {self.tolerance:.0%}"

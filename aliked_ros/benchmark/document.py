@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aliked_ros.benchmark.markdown import machine_line
 from aliked_ros.benchmark.timing import machine
 from aliked_ros.errors import OutputError, SourceError
 from aliked_ros.io.results import output_path, write_json
@@ -211,7 +212,8 @@ def _write_page(output: Path, work: Path, sections: Sequence[Section]) -> None:
             continue
         command = " ".join(section.command("../shared/data", f"build/report/{section.name}"))
         lines += ["", f"## {section.title}", "", section.question, ""]
-        lines += [f"    aliked_ros {command}", "", _provenance(done), "", text]
+        made = f"{machine_line(done['machine'])}; took {done['seconds']} s."
+        lines += [f"    aliked_ros {command}", "", made, "", text]
         lines += _pictures(section, folder, output)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -230,13 +232,3 @@ def _pictures(section: Section, folder: Path, output: Path) -> list[str]:
             shutil.copyfile(plot, path)
         lines += ["", f"![{section.title}: {plot.stem.replace('_', ' ')}]({PICTURES}/{name})"]
     return lines
-
-
-def _provenance(done: dict[str, Any]) -> str:
-    on = done["machine"]
-    packages = ", ".join(f"{name} {number}" for name, number in on["packages"].items())
-    revision = f", revision {on['revision']}" if on.get("revision") else ""
-    return (
-        f"{on['date']}{revision}, {done['seconds']} s on {on['cores']} cores of {on['cpu']} "
-        f"(load {on['load_1min']} at the end); Python {on['python']}, {packages}."
-    )

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from aliked_ros.benchmark.markdown import table
 from aliked_ros.evaluation.ledger import Row
 from aliked_ros.evaluation.statistics import Estimate, Statistic, difference_of, mean_of
 from aliked_ros.io.results import output_path, write_json
@@ -155,15 +156,15 @@ class ResultTable:
             path.write_text(text.getvalue(), encoding="utf-8")
 
     def _lines(self) -> list[str]:
-        lines = []
+        lines: list[str] = []
         for number, (name, rows) in enumerate(self.parts()):
             units = len({row["unit"] for row in rows})
             heads = [f"{name}, {units} units", *(metric.label for metric in self.metrics)]
-            lines += [_line(heads), "|---" * len(heads) + "|"]
-            lines += [
-                _line([method, *(self._cell(m, method, rows, number == 0) for m in self.metrics)])
+            cells = [
+                [method, *(self._cell(m, method, rows, number == 0) for m in self.metrics)]
                 for method in self.methods
             ]
+            lines += table(heads, cells)
             lines.append("")
         lines += [
             f"[ ]: 95 % bootstrap interval over units. **Bold**: {self.methods[0]} is "
@@ -213,7 +214,3 @@ def _finite(content: dict[str, Any]) -> dict[str, Any]:
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in content.items()
     }
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
