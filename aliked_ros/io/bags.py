@@ -164,7 +164,7 @@ def _named_files(metadata: Path) -> tuple[set[str], str]:
     if not metadata.is_file():
         return (
             set(),
-            f"{metadata.parent} has no metadata.yaml, its recorder did not come to its end.",
+            f"{metadata.parent} has no metadata.yaml, its recording was cut short.",
         )
     try:
         facts = yaml.safe_load(metadata.read_text(encoding="utf-8-sig"))

@@ -272,7 +272,7 @@ class Sqlite:
         if not beside:
             return _open_database(path, "immutable=1")
         names = " and ".join(file.name for file in beside)
-        self.note = f"{path}: its recorder did not come to its end; {names} is read too."
+        self.note = f"{path}: its recording was cut short; {names} is read too."
         with suppress(sqlite3.Error):
             return _open_database(path, "mode=ro")
         # A read-only folder, or a transaction that needs rolling back.
