@@ -557,7 +557,7 @@ def test_errors_say_what_is_wrong_with_this_file(tmp_path: Path) -> None:
     for name, content, words in (
         ("a.mp4", b"", "the file is empty"),
         ("b.mp4", b"nothing" * 99, "damaged, truncated, or uses a codec"),
-        ("c.txt", b"hello", "its name is of no kind of source"),
+        ("c.txt", b"hello", "it is not a known kind of source"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(SourceError, match=words) as told:
