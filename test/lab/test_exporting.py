@@ -514,7 +514,7 @@ def test_what_is_missing_is_named_with_its_remedy(run, tmp_path):
     with pytest.raises(SourceError, match="does not exist"):
         RecordingReader(tmp_path / "nowhere.mcap")
     (tmp_path / "broken.mcap").write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(SourceError, match=r"broken\.mcap, it has no complete chunk"):
+    with pytest.raises(SourceError, match=r"broken\.mcap: it has no complete chunk"):
         RecordingReader(tmp_path / "broken.mcap")
 
 

@@ -112,8 +112,8 @@ def test_damage_is_named() -> None:
         (png[:-12], "its end is missing"),
         (b"", "it is empty"),
         (b"hello", "it starts with 68 65 6C 6C"),
-        (b"BM" + bytes(60), "begins as a BMP"),
-        (b"P5 9 9 255\n", "begins as a PNM"),
+        (b"BM" + bytes(60), "starts like a BMP"),
+        (b"P5 9 9 255\n", "starts like a PNM"),
         (b"\xff\xd8\xff\xe0", "the marker FF D9"),
     ):
         with pytest.raises(ImageError, match=words) as told:
