@@ -405,7 +405,7 @@ def test_a_source_that_ends_early_is_told(probe, sequence, tmp_path):
     played = nanoseconds_of(probe.received["image"])
     assert 0 < len(played) < 8
     assert played == stamps[: len(played)]
-    assert f"last whole chunk, {len(played)} images" in process.text()
+    assert f"last complete chunk, {len(played)} images" in process.text()
     assert f"Played {len(played)} images" in process.text()
     assert "[dataset_player]" in process.text().splitlines()[0]  # said by the node, also in /rosout
 

@@ -287,7 +287,7 @@ def test_a_cut_off_file_is_read_to_its_last_whole_chunk(
     assert counts == sorted(counts, reverse=True)
     assert 8 >= counts[0] > counts[-1] > 0
     assert f"{path}: its end is missing" in caplog.text
-    assert f"its last whole chunk, {counts[-1]} images" in caplog.text
+    assert f"its last complete chunk, {counts[-1]} images" in caplog.text
     folder = tmp_path / "folder"  # of a 'ros2 bag record' that was killed
     folder.mkdir()
     shutil.copy(path, folder / "run_0.mcap")
