@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -59,3 +60,24 @@ def test_sizes_without_a_published_graph_need_pytorch(tmp_path: Path, monkeypatc
     monkeypatch.delattr("aliked_ros.models.export", raising=False)
     with pytest.raises(ModelError, match=r"No graph is published .* needs PyTorch"):
         networks.encoder(1)
+
+
+def test_a_process_runs_every_model_without_pytorch_and_onnx() -> None:
+    program = """
+import sys
+sys.modules.update(torch=None, onnx=None)  # an import of them now fails
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.sources import open_source
+images = list(open_source("virtual", limit=2))
+for model in ("aliked-t16", "aliked-n16", "aliked-n16rot", "aliked-n32"):
+    matcher = "lightglue" if model == "aliked-n16" else "nearest"
+    pipeline = Pipeline(FrontendConfig(model=model, matcher=matcher, backend="cpu"))
+    for image in images:
+        result = pipeline.process(image)
+    print(model, len(result.features) > 10, len(result.matches) > 10)
+    pipeline.close()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("True True") == 4, done.stdout

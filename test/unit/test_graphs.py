@@ -16,8 +16,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,27 +42,6 @@ def test_every_graph_that_can_be_asked_for_is_published() -> None:
 
     for variant, part, _ in export.published():
         graphs.template(variant, part)
-
-
-def test_a_process_runs_every_model_without_pytorch_and_onnx() -> None:
-    program = """
-import sys
-sys.modules.update(torch=None, onnx=None)  # an import of them now fails
-from aliked_ros.configuration import FrontendConfig
-from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.sources import open_source
-images = list(open_source("virtual", limit=2))
-for model in ("aliked-t16", "aliked-n16", "aliked-n16rot", "aliked-n32"):
-    matcher = "lightglue" if model == "aliked-n16" else "nearest"
-    pipeline = Pipeline(FrontendConfig(model=model, matcher=matcher, backend="cpu"))
-    for image in images:
-        result = pipeline.process(image)
-    print(model, len(result.features) > 10, len(result.matches) > 10)
-    pipeline.close()
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("True True") == 4, done.stdout
 
 
 def test_both_encoders_are_whole_onnx_files() -> None:
