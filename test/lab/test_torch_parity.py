@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -24,7 +25,8 @@ import pytest
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.extractor import Extractor, create_extractor
 from aliked_ros.frontend.matcher import create_matcher
-from aliked_ros.types import Features
+from aliked_ros.types import Features, UInt8Array
+from helpers.extraction import assert_grid_spreads, assert_threshold_and_top_k
 from helpers.parity import (
     CASES,
     MODES,
@@ -69,3 +71,11 @@ def test_lightglue_with_unequal_and_few_points(reference: Reference) -> None:
         assert found.reference_indices.tolist() == expected.reference_indices.tolist()
         assert found.current_indices.tolist() == expected.current_indices.tolist()
         np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
+
+
+def test_threshold_and_top_k(tum_images: Callable[[int], UInt8Array]) -> None:
+    assert_threshold_and_top_k("torch", tum_images(0))
+
+
+def test_grid_spreads_the_keypoints(tum_images: Callable[[int], UInt8Array]) -> None:
+    assert_grid_spreads("torch", tum_images(0))

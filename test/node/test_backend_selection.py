@@ -16,29 +16,12 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import patch
 
-import numpy as np
 import pytest
-import rclpy
-from builtin_interfaces.msg import Time as TimeMessage
-from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.parameter import Parameter
-from sensor_msgs.msg import Image as ImageMessage
-from std_msgs.msg import Header
 
-from aliked_ros.backends.gpu.backend import DeviceBackend
-from aliked_ros.errors import BackendError
-from aliked_ros.ros.conversions import image_message
-from aliked_ros.ros.frontend_node import FrontendNode
-from helpers.device import OnnxDevice
-from helpers.ros import DOMAIN, Probe, RosProcess, environment
+from helpers.ros import Probe, RosProcess
 
 
 @pytest.fixture
@@ -46,81 +29,6 @@ def probe() -> Iterator[Probe]:
     probe = Probe()
     yield probe
     probe.close()
-
-
-@contextmanager
-def node_on(device: OnnxDevice, **parameters: object) -> Iterator[FrontendNode]:
-    """The node in this process, on a device that is the CPU."""
-    context = Context()
-    with patch.dict(os.environ, environment()):
-        rclpy.init(context=context, domain_id=DOMAIN)
-        node = FrontendNode(
-            lambda config, progress: DeviceBackend(config, device, progress),
-            context=context,
-            parameter_overrides=[Parameter(name, value=v) for name, v in parameters.items()],
-        )
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-
-    def serve() -> None:
-        node.start()
-        with suppress(ExternalShutdownException):
-            node.serve(executor)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield node
-    finally:
-        rclpy.shutdown(context=context)
-        thread.join()
-        node.close()
-        executor.shutdown()
-        node.destroy_node()
-
-
-@pytest.mark.ros
-@pytest.mark.long
-def test_the_node_tells_its_engine_and_gives_memory_back(
-    probe: Probe, tum_images: Callable[[int], np.ndarray]
-) -> None:
-    device = OnnxDevice()
-    device_failure = BackendError("running x failed: the GPU was lost; restart the node.")
-
-    def image(number: int) -> ImageMessage:
-        stamp = TimeMessage(sec=number + 1)
-        return image_message(tum_images(number), Header(stamp=stamp))
-
-    with node_on(device, max_keypoints=256, precision="float32", status_period=0.2) as node:
-        probe.wait_for_state("active")
-        probe.wait_connected()
-        assert len(probe.send(image(0)).keypoints) == 2 * 256
-        probe.send(image(1))
-        status = probe.wait(lambda: probe.status.engine and probe.status)
-        assert status.engine.startswith("aliked-n16_640x480_rgb_k256_float32.engine ")
-        assert status.backend == "tensorrt: ONNX Runtime, float32"
-        assert status.precision == "float32"
-        memory = device.memory
-
-        device.failure = device_failure
-        probe.images.publish(image(2))
-        probe.wait(lambda: probe.status.frames_refused == 1)
-        assert "the GPU was lost" in probe.status.last_error
-        assert probe.state() == "active", "it lives on"
-        device.failure = None
-        probe.send(image(3))
-
-        assert probe.transition("deactivate")
-        assert device.memory == 0
-        assert probe.transition("activate")
-        probe.wait_connected()
-        probe.send(image(4))
-        probe.send(image(5))
-        assert 0 < device.memory <= memory + (1 << 20)
-        assert probe.transition("deactivate")
-        assert probe.transition("cleanup")
-        assert (device.memory, device.closed) == (0, True)
-        assert node.context.ok()
 
 
 @pytest.mark.ros

@@ -42,11 +42,9 @@ from aliked_ros.backends.gpu.tensorrt_library import check_gpu, choose_target, l
 from aliked_ros.cli.doctor import OK, WARN, examine
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError, ConfigurationError
-from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.system import nvidia as gpu
 from aliked_ros.system.nvidia import Gpu, GpuError, find_gpu
-from aliked_ros.types import Image
-from helpers.device import OnnxDevice, start_with_graphs
+from helpers.device import start_with_graphs
 
 NO_DRIVER = r"there is no NVIDIA driver here \("
 DRIVER = """
@@ -317,37 +315,6 @@ def test_a_bad_image_size_is_refused(size: str) -> None:
 # A device that fails while working
 
 
-def test_from_a_lost_device_the_tracks_go_on_on_the_cpu(tum_images) -> None:
-    device, said = OnnxDevice(), []
-
-    def with_fallback(config, progress):
-        return FallbackBackend(
-            DeviceBackend(config, device),
-            "TensorRT",
-            lambda reason: create_backend(FrontendConfig(backend="cpu")),
-            said.append,
-        )
-
-    config = FrontendConfig(max_keypoints=256, precision="float32")
-    pipeline = Pipeline(config, open_backend=with_fallback)
-    results = [pipeline.process(Image(tum_images(i), float(i))) for i in range(2)]
-    assert pipeline.identity["backend"] == "tensorrt"
-    device.failure = BackendError("running x failed: the GPU was lost; restart.")
-    results += [pipeline.process(Image(tum_images(i), float(i))) for i in range(2, 4)]
-    assert pipeline.identity["backend"] == "cpu"
-    assert pipeline.backend.startswith("cpu: ")
-    assert said == [
-        "TensorRT failed, going on on the CPU: running x failed: the GPU was lost; restart."
-    ]
-    assert (device.memory, device.closed) == (0, True), "the GPU's memory is given back"
-    # of one epoch: the first image after it is matched against the last one before it
-    assert {result.tracks.epoch for result in results} == {results[0].tracks.epoch}
-    for result in results[1:]:
-        assert (result.tracks.lengths > 1).sum() > 100
-    assert results[-1].tracks.lengths.max() == 4
-    pipeline.close()
-
-
 def test_cameras_that_fail_at_once_fall_back_once() -> None:
     """One loads its network while the other's computes, and the GPU is lost to both."""
     both = threading.Barrier(2, timeout=60)
@@ -382,17 +349,3 @@ def test_cameras_that_fail_at_once_fall_back_once() -> None:
         thread.join()
     assert (len(made), len(loaded)) == (1, 2)
     assert backend.identity["backend"] == "second"
-
-
-def test_without_fallback_a_lost_device_is_an_error_with_the_cause(tum_images) -> None:
-    device = OnnxDevice()
-    pipeline = Pipeline(
-        FrontendConfig(matcher="nearest", max_keypoints=256, precision="float32"),
-        open_backend=lambda config, progress: DeviceBackend(config, device),
-    )
-    pipeline.process(Image(tum_images(0)))
-    device.failure = BackendError("running x failed: the GPU was lost; restart.")
-    with pytest.raises(BackendError, match="the GPU was lost"):
-        pipeline.process(Image(tum_images(1), 1.0))
-    pipeline.close()
-    assert device.memory == 0
