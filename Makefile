@@ -8,6 +8,9 @@ BIN := .venv/bin
 FIND_PYTHON := $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
 GROUP := demo
 PYTEST = ROS_PYTHON_CHECK_FIELDS=1 $(BIN)/python -m pytest
+# Processes that share the quick tests, a file at a time; 0 = this one alone.
+WORKERS := 2
+QUICK = $(PYTEST) -n $(WORKERS) --dist loadfile test/node test/unit
 
 # A sourced ROS 2 must not leak into the virtual environment.
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH PYTHONHOME PYTHONPATH
@@ -34,16 +37,16 @@ demo: setup  ## a sequence through the real node, every image (SOURCE=, LIMIT=, 
 	    $(if $(VIEW),--view)
 
 test: setup lint  ## lint, unit tests and tests of running nodes: minutes
-	$(PYTEST) test/unit test/node
+	$(QUICK)
 
-test-all: setup lint  ## all checks and tests: also evaluation, training, packaging, exports, GPU
-	$(PYTEST)
+test-all: test  ## all checks and tests: also evaluation, training, packaging, exports, GPU
+	$(PYTEST) test/lab test/gpu
 
 test-gpu: setup  ## the tests that need an NVIDIA GPU, TensorRT and pycuda
 	$(PYTEST) test/gpu
 
 coverage: setup  ## which lines unit and node tests run, nodes' processes included (htmlcov/index.html)
-	$(PYTEST) test/unit test/node --cov --cov-report=term --cov-report=html
+	$(QUICK) --cov --cov-report=term --cov-report=html
 
 lint: setup  ## ruff, mypy and the layers of imports
 	$(BIN)/ruff check .

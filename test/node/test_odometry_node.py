@@ -187,8 +187,8 @@ def test_behind_a_front_end_a_camera_is_followed(probe, shared: Path, tmp_path):
     probe.wait_for_state("active")
     player = RosProcess(
         "aliked_ros.ros.player", tmp_path / "player", "-p", f"source:={sequence}",
-        "-p", "limit:=40", "-p", "rate:=4.0", "-p", "publish:=rgbd", "-p", "stamp:=dataset",
-        "-p", "reliability:=reliable",
+        "-p", "limit:=40", "-p", "wait_for_frontend:=aliked_frontend", "-p", "publish:=rgbd",
+        "-p", "stamp:=dataset", "-p", "reliability:=reliable",
     )  # fmt: skip
     assert player.wait(START_TIMEOUT) == 0, player.text()
     probe.spin(2.0)
