@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -25,15 +25,13 @@ import numpy as np
 import pytest
 
 from aliked_ros.camera import CameraModel, create_camera
-from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ImageError
 from aliked_ros.frontend.extractor import Extractor, create_extractor
 from aliked_ros.frontend.masks import StaticParts, combine, rectified_border
 from aliked_ros.frontend.matcher import NearestMatcher
-from aliked_ros.sources import read_image, read_mask
+from aliked_ros.sources import read_mask
 from aliked_ros.types import UInt8Array
-
-CONFIG = FrontendConfig(matcher="nearest")
+from helpers.static import CONFIG, learn
 
 
 @pytest.fixture(scope="module")
@@ -117,21 +115,6 @@ def watermarked(pixels: UInt8Array) -> UInt8Array:
     return marked
 
 
-def learn(extractor: Extractor, images: Iterator[UInt8Array]) -> Iterator[StaticParts]:
-    """What is known after each image but the first, masked in the next as the pipeline does."""
-    static, matcher = StaticParts(), NearestMatcher(CONFIG)
-    previous = None
-    for pixels in images:
-        height, width = pixels.shape[:2]
-        features = extractor.extract(pixels, static.mask(width, height))
-        if previous is not None:
-            rows = matcher.match(previous, features)
-            before = previous.keypoints[rows.reference_indices]
-            static.update(before, features.keypoints[rows.current_indices], width, height)
-            yield static
-        previous = features
-
-
 @pytest.mark.long
 def test_a_watermark_is_found(
     extractor: Extractor, tum_images: Callable[[int], UInt8Array]
@@ -159,21 +142,6 @@ def test_a_watermark_is_found(
     print(f"fixed matches on the text: {unmasked} without the mask, {masked} with it")
     assert masked < 0.5 * unmasked
     assert static.mask(320, 240) is None
-
-
-@pytest.mark.long
-def test_scenery_is_not_static(
-    extractor: Extractor, tum_images: Callable[[int], UInt8Array], shared: Path
-) -> None:
-    """Hand-held in a room; and a car driving at the horizon, which hardly moves in the image."""
-    folder = shared / "data" / "kitti_00_first40" / "image_0"
-    for name, images in (
-        ("fr1_xyz", (tum_images(i) for i in range(60))),
-        ("KITTI", (read_image(file) for file in sorted(folder.glob("*.png")))),
-    ):
-        worst = max(static.share for static in learn(extractor, images))
-        print(f"{name}: at most {worst:.2%} of the image taken for static")
-        assert worst < 0.01
 
 
 def moved(static: StaticParts, shift: float, images: int, fixed: bool = True) -> None:
