@@ -59,8 +59,9 @@ _RADIUS = 0.0125  # of the image's longer side, around that place
 _LEAST_COSINE = 0.8  # where the place is known only so well
 _STRICT = 0.75  # of the inlier threshold, since a keyframe: errors from image to image add up
 _MOST = 0.7  # of the tracks in two images have to agree with a motion, or it is not known
+_MANY = 1.25  # times the tracks, with what came back: it is looked for again
 _PATCH = 17  # pixels
-_ALIGNED = 1.1  # pixels between a keypoint and where its patch of the keyframe fits best
+_ALIGNED = 1.25  # pixels between a keypoint and where its patch of the keyframe fits best
 
 
 class Recovery:
@@ -91,29 +92,20 @@ class Recovery:
         if not self._config.recover_tracks or not sees(features, self._config):
             return ids
         ids = ids.copy()
-        gate = _STRICT * self._config.inlier_threshold
-        ends = self._config.verification != "none" and not whole
         here = _undistorted(features.keypoints, camera, normalized)
-        views: list[_View] = []
-        for keyframe, _ in zip(reversed(keyframes), range(_ATTEMPTS), strict=False):
+        newest = [
+            keyframe for keyframe, _ in zip(reversed(keyframes), range(_ATTEMPTS), strict=False)
+        ]
+        ends = self._config.verification != "none" and not whole
+        for keyframe in newest:
             if whole:
                 whole = not self._match_whole(features, ids, keyframe, camera)
-            there = _undistorted(keyframe.features.keypoints, camera, keyframe.normalized)
-            if (view := _View.of(keyframe, ids, there, here, gate)) is not None:
-                views.append(view)
-                if ends:
-                    ids[view.contradicting] = 0
-        sought = ids[:0]  # once each, in the newest keyframe that has it: the most similar
-        for view in views:
-            known = view.keyframe.tracks.ids
-            lost = np.flatnonzero(~np.isin(known, ids) & ~np.isin(known, sought))
-            sought = np.concatenate([sought, known[lost]])
-            rows, lost = view.candidates(features, here, ids, lost)
-            if picture is not None and view.keyframe.picture is not None:
-                keypoints = view.keyframe.features.keypoints[lost]
-                good = aligned(view.keyframe.picture, picture, keypoints, features.keypoints[rows])
-                rows, lost = rows[good], lost[good]
-            _give(ids, rows, known[lost])
+        views = self._views(newest, ids, here, camera, ends)
+        tracked = np.count_nonzero(ids)
+        self._find_near_tracks(views, features, ids, here, picture)
+        if np.count_nonzero(ids) > _MANY * tracked:  # they tell the motion better
+            views = self._views(newest, ids, here, camera, ends)
+            self._find_near_tracks(views, features, ids, here, picture)
         return ids
 
     def reconfigure(self, config: FrontendConfig) -> None:
@@ -136,6 +128,45 @@ class Recovery:
         keyframe_rows = matches.reference_indices[inliers].astype(np.int64)
         _give(ids, rows, keyframe.tracks.ids[keyframe_rows])
         return True
+
+    def _views(
+        self,
+        keyframes: list[Keyframe],
+        ids: UInt64Array,
+        here: Float64Array,
+        camera: CameraModel | None,
+        ends: bool,
+    ) -> list[_View]:
+        """Keyframes since which the motion is known; ends: set contradicting ids to 0."""
+        gate = _STRICT * self._config.inlier_threshold
+        views = []
+        for keyframe in keyframes:
+            there = _undistorted(keyframe.features.keypoints, camera, keyframe.normalized)
+            if (view := _View.of(keyframe, ids, there, here, gate)) is not None:
+                views.append(view)
+                if ends:
+                    ids[view.contradicting] = 0
+        return views
+
+    @staticmethod
+    def _find_near_tracks(
+        views: list[_View],
+        features: Features,
+        ids: UInt64Array,
+        here: Float64Array,
+        picture: UInt8Array | None,
+    ) -> None:
+        sought = ids[:0]  # once each, in the newest keyframe that has it: the most similar
+        for view in views:
+            known = view.keyframe.tracks.ids
+            lost = np.flatnonzero(~np.isin(known, ids) & ~np.isin(known, sought))
+            sought = np.concatenate([sought, known[lost]])
+            rows, lost = view.candidates(features, here, ids, lost)
+            if picture is not None and view.keyframe.picture is not None:
+                keypoints = view.keyframe.features.keypoints[lost]
+                good = aligned(view.keyframe.picture, picture, keypoints, features.keypoints[rows])
+                rows, lost = rows[good], lost[good]
+            _give(ids, rows, known[lost])
 
 
 @dataclass(frozen=True, slots=True)

@@ -255,3 +255,12 @@ def test_what_a_robot_operator_sees_of_a_node(rig):
     assert probe.trigger("resume").success
     probe.wait(lambda: latest() and latest()["input"].message == "active")
     assert latest()["input"].level == OK  # the pause was not the camera's silence
+
+
+def test_a_standing_camera_says_so() -> None:
+    """One word, and no warning."""
+    for geometry, word in (("still", "stands"), ("epipolar", "moves"), ("unverified", "unknown")):
+        status = FrontendStatus(state="active", geometry=geometry)
+        entry = entries(Diagnostics("node", DEFAULTS), status=status)["front-end"]
+        assert entry.level == DiagnosticStatus.OK
+        assert {v.key: v.value for v in entry.values}["camera"] == word
