@@ -31,11 +31,12 @@ from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.keyframes import Keyframes
 from aliked_ros.frontend.masks import StaticParts, combine
 from aliked_ros.frontend.matcher import LIGHTGLUE_DIM, AdaptiveMatcher, Matcher, build_matcher
-from aliked_ros.frontend.recovery import Recovery
+from aliked_ros.frontend.recovery import Recovery, smooth
 from aliked_ros.frontend.relocalization import find_candidate
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.tracker import Tracker
 from aliked_ros.frontend.verification import MIN_MATCHES, Verifier
+from aliked_ros.io.images import grey
 from aliked_ros.models.registry import entry_of
 from aliked_ros.types import (
     Candidate,
@@ -95,6 +96,7 @@ class Pipeline:
         self.baseline: float | None = None
         self._index = 0
         self._previous: FrameResult | None = None
+        self._picture: UInt8Array | None = None  # of the same image, for recovery
 
     @property
     def config(self) -> FrontendConfig:
@@ -164,9 +166,11 @@ class Pipeline:
         reason = self._keyframes.reason(image.stamp, features, ids)
         lost = previous is not None and _lost(matches)
         if previous is not None and _fewer(ids, previous) and not previous.is_keyframe:
-            self._keyframes.add_last_view(_keyframe(previous))
+            self._keyframes.add_last_view(_keyframe(previous, self._picture))
+        picture = smooth(grey(image.pixels)) if self._config.recover_tracks else None
+        whole = lost or reason == "lost"
         ids = self._recovery.recover(
-            features, ids, self._keyframes, camera, whole=lost or reason == "lost"
+            features, ids, self._keyframes, camera, whole, picture, normalized
         )
         clock.lap("track")
         result = FrameResult(
@@ -185,8 +189,8 @@ class Pipeline:
             stage_times=clock.stages,
         )
         if reason:
-            self._keyframes.add(_keyframe(result))
-        self._previous = result
+            self._keyframes.add(_keyframe(result, picture))
+        self._previous, self._picture = result, picture
         self._index += 1
         clock.lap("track")
         clock.stop()
@@ -209,7 +213,7 @@ class Pipeline:
         """Forget the previous image, all tracks and keyframes; the next image begins an epoch."""
         self._tracker.reset()
         self._keyframes.clear()
-        self._previous = None
+        self._previous = self._picture = None
 
     def release(self) -> None:
         """Reset, and give a GPU's memory back until the next image."""
@@ -298,7 +302,7 @@ def _fewer(ids: UInt64Array, previous: FrameResult) -> bool:
     return int(np.count_nonzero(ids)) < _SUDDEN_LOSS * tracked_before
 
 
-def _keyframe(result: FrameResult) -> Keyframe:
+def _keyframe(result: FrameResult, picture: UInt8Array | None) -> Keyframe:
     return Keyframe(
         index=result.index,
         stamp=result.stamp,
@@ -306,4 +310,5 @@ def _keyframe(result: FrameResult) -> Keyframe:
         tracks=result.tracks,
         normalized=result.normalized,
         depth=result.depth,
+        picture=picture,
     )

@@ -416,7 +416,7 @@ def test_masks(rig, pair, tmp_path):
 
 
 def test_what_is_fixed_to_the_camera_is_reported(rig, tum_images):
-    probe = rig.restart()
+    probe = rig.restart(mask_static=False)
     part = np.random.default_rng(0).integers(0, 2, (15, 20), np.uint8) * 255
     part = np.dstack([cv2.resize(part, (160, 120), interpolation=cv2.INTER_NEAREST)] * 3)
     for index in range(25):

@@ -167,3 +167,12 @@ def test_a_failed_configuration_is_an_error_of_the_front_end_alone():
         "configure failed: no X.",
     )
     assert found["input"].level == found["performance"].level == OK
+
+
+def test_a_standing_camera_says_so() -> None:
+    """One word, and no warning."""
+    for geometry, word in (("still", "stands"), ("epipolar", "moves"), ("unverified", "unknown")):
+        status = FrontendStatus(state="active", geometry=geometry)
+        entry = entries(Diagnostics("node", DEFAULTS), status=status)["front-end"]
+        assert entry.level == DiagnosticStatus.OK
+        assert {v.key: v.value for v in entry.values}["camera"] == word

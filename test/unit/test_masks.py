@@ -164,6 +164,17 @@ def test_standing_still_teaches_nothing() -> None:
     assert static.mask(640, 480) is None
 
 
+def test_what_passes_a_standing_camera_does_not_mask_the_background() -> None:
+    """A lorry has most of the matches, the background behind it the rest."""
+    static, rng = StaticParts(), np.random.default_rng(0)
+    for _ in range(50):
+        before = rng.uniform(20, 460, (100, 2)).astype(np.float32)
+        after = before + rng.normal(0, 0.1, (100, 2)).astype(np.float32)
+        after[:60] += np.float32([6.0, 0.0])
+        static.update(before, after, 640, 480)
+    assert static.share == 0.0
+
+
 def test_what_moves_again_or_is_gone_is_let_through() -> None:
     static = StaticParts()
     moved(static, 5.0, 10)

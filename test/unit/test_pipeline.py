@@ -252,10 +252,13 @@ def test_an_image_matches_itself(extractor: Extractor, tum_images: Images) -> No
 
 
 def test_a_watermark_is_found_and_masked(tum_images: Images) -> None:
-    """Text painted at the same place of every image of a moving camera: no tracks stay on it."""
-    pipeline = Pipeline(FrontendConfig(max_keypoints=600, matcher="nearest", mask_static=True))
+    """Text painted at the same place of every image of a moving camera: no tracks stay on it.
+
+    Nor when the camera stands for a while, and moves on.
+    """
+    pipeline = Pipeline(FrontendConfig(max_keypoints=600, matcher="nearest"))
     fixed, previous = [], None
-    for i in range(60):
+    for i in [*range(40), *[40] * 10, *range(41, 61)]:
         marked = tum_images(i).copy()
         cv2.rectangle(marked, (395, 400), (625, 450), (40, 40, 40), -1)
         cv2.putText(marked, "CAMERA 4", (400, 440), 0, 1.4, (255, 255, 255), 2)
@@ -269,5 +272,5 @@ def test_a_watermark_is_found_and_masked(tum_images: Images) -> None:
         previous = result
     pipeline.close()
     assert sum(fixed[:5]) > 80
-    assert max(fixed[-20:]) < 8, "OpenCV 4 and 5 draw letters differently"
+    assert max(fixed[-30:]) < 8, "OpenCV 4 and 5 draw letters differently"
     assert 0.0 < result.static_share < 0.03
