@@ -21,7 +21,8 @@ from typing import Protocol
 
 import numpy as np
 
-from aliked_ros.backends.base import Backend, create_backend
+from aliked_ros.backends.base import Backend
+from aliked_ros.backends.create import create_backend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.frontend.similarity import mutual_best, similarities

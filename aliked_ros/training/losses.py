@@ -31,7 +31,7 @@ from pydantic import Field
 from torch import Tensor
 
 from aliked_ros.training.extraction import Detections
-from aliked_ros.training.warps import Warp, sample
+from aliked_ros.training.warps import Warp
 
 Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -188,34 +188,6 @@ def _answers(
     if not with_none:
         return nearest, found
     return torch.where(found, nearest, len(keypoints)), torch.ones_like(found)
-
-
-def dense_nre_loss(
-    queries: Tensor,
-    features: Tensor,
-    warped: Tensor,
-    visible: Tensor,
-    temperature: float,
-    no_match: float | None = None,
-) -> Tensor:
-    """Neural reprojection error over all pixels (arXiv 2103.07153), one way; to compare with.
-
-    features: C×H×W, unit columns, B's descriptor at every pixel. −log q_m is read bilinearly at the
-    true place; a query that is not seen there is left out, or is "no match".
-    """
-    channels, height, width = features.shape
-    table = features.reshape(channels, -1).T
-    log_probability = matching_log_probability(queries, table, temperature, no_match)
-    maps = log_probability[:, : height * width].reshape(-1, 1, height, width)
-    at = torch.where(visible[:, None], warped, torch.zeros_like(warped))
-    found = torch.stack(
-        [sample(one, point[None])[0, 0] for one, point in zip(maps, at, strict=True)]
-    )
-    judged = visible
-    if no_match is not None:
-        found = torch.where(visible, found, log_probability[:, -1])
-        judged = torch.ones_like(visible)
-    return -(found * judged).sum() / judged.sum().clamp(min=1)
 
 
 def reliability_loss(a: Detections, b: Detections, pairs: Correspondence, t_rel: float) -> Tensor:

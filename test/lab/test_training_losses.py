@@ -25,6 +25,7 @@ pytest.importorskip("torch", reason="make setup GROUP=test")
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.autograd import gradcheck
 
 from aliked_ros.models.registry import weights_path
@@ -34,14 +35,14 @@ from aliked_ros.training.extraction import Detections, detect
 from aliked_ros.training.losses import (
     LossSettings,
     correspond,
-    dense_nre_loss,
+    matching_log_probability,
     peakiness_loss,
     reliability_loss,
     reprojection_loss,
     sparse_nre_loss,
     total_loss,
 )
-from aliked_ros.training.warps import DepthWarp, HomographyWarp
+from aliked_ros.training.warps import DepthWarp, HomographyWarp, sample
 
 DOUBLE = torch.float64
 
@@ -49,6 +50,34 @@ DOUBLE = torch.float64
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+def dense_nre_loss(
+    queries: Tensor,
+    features: Tensor,
+    warped: Tensor,
+    visible: Tensor,
+    temperature: float,
+    no_match: float | None = None,
+) -> Tensor:
+    """Neural reprojection error over all pixels (arXiv 2103.07153), one way; to compare with.
+
+    features: C×H×W, unit columns, B's descriptor at every pixel. −log q_m is read bilinearly at the
+    true place; a query that is not seen there is left out, or is "no match".
+    """
+    channels, height, width = features.shape
+    table = features.reshape(channels, -1).T
+    log_probability = matching_log_probability(queries, table, temperature, no_match)
+    maps = log_probability[:, : height * width].reshape(-1, 1, height, width)
+    at = torch.where(visible[:, None], warped, torch.zeros_like(warped))
+    found = torch.stack(
+        [sample(one, point[None])[0, 0] for one, point in zip(maps, at, strict=True)]
+    )
+    judged = visible
+    if no_match is not None:
+        found = torch.where(visible, found, log_probability[:, -1])
+        judged = torch.ones_like(visible)
+    return -(found * judged).sum() / judged.sum().clamp(min=1)
 
 
 def _units(rows: int, columns: int) -> torch.Tensor:
@@ -249,9 +278,10 @@ def test_the_network_detects_with_gradients_what_it_detects_without(tum_images):
     with torch.inference_mode():
         padded, window = aliked.pad(image[None])
         levels = network.levels(padded)
-        score_map = network.score_map(levels)[0, 0]
+        score_map = network.score_map(network.score_parts(levels))[0, 0]
         score_map = score_map[window.top : window.top + 256, window.left : window.left + 320]
-        keypoints, scores = aliked.detect(score_map, 200, 0.0)
+        valid, threshold = torch.ones_like(score_map), torch.zeros(1)
+        keypoints, scores, _ = aliked.detect(score_map, valid, threshold, 200)
         descriptors = network.describe(levels, keypoints, window)
     torch.testing.assert_close(found.keypoints[:200].detach(), keypoints)
     torch.testing.assert_close(found.scores[:200].detach(), scores)

@@ -42,8 +42,8 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
-from aliked_ros.backends.base import create_backend
 from aliked_ros.backends.cpu.backend import CpuBackend
+from aliked_ros.backends.create import create_backend
 from aliked_ros.backends.fallback import FallbackBackend
 from aliked_ros.backends.gpu.backend import DeviceBackend
 from aliked_ros.backends.gpu.tensorrt import TensorRtDevice

@@ -25,9 +25,11 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from aliked_ros.backends.cpu.backend import CpuExtractor, CpuLightGlue, _rounded
-from aliked_ros.backends.cpu.kernels import Workers
+from aliked_ros.backends.cpu.backend import CpuExtractor, CpuLightGlue
+from aliked_ros.backends.cpu.compiled import Workers
+from aliked_ros.backends.cpu.lightglue import rounded as _rounded
 from aliked_ros.backends.cpu.onnxruntime import OnnxRuntime
+from aliked_ros.benchmark.lightglue import create_published_matcher
 from aliked_ros.configuration import MODELS, FrontendConfig
 from aliked_ros.errors import BackendError
 from aliked_ros.frontend.extractor import Extractor, create_extractor
@@ -204,7 +206,7 @@ def test_lightglue_with_unequal_and_few_points(reference: Reference) -> None:
     second = reference.features("aliked-n16", "tum_30")
     settings = {"precision": "float32", "width_confidence": -1.0}
     ours = create_matcher(FrontendConfig(**settings))
-    torch = create_matcher(FrontendConfig(backend="torch", width_confidence=-1.0))
+    torch = create_published_matcher(FrontendConfig(width_confidence=-1.0))
     for counts in ((1000, 300), (7, 200), (1, 1), (0, 100)):
         a, b = (
             Features(f.keypoints[:n], f.scores[:n], f.descriptors[:n], f.width, f.height, f.model)
