@@ -35,12 +35,20 @@ if TYPE_CHECKING:
 
 def create_backend(config: FrontendConfig, progress: Tell | None = None) -> Backend:
     """The backend that ``config.backend`` asks for; BackendError if it cannot run here."""
-    asked = f"asked for by backend: {config.backend}"
-    if config.backend == "cpu":
-        return _cpu(config, progress, asked)
-    if config.backend == "torch" and not torch_on_a_gpu():
-        return _torch_on_the_cpu(config, asked)
-    name, make = ("PyTorch", _torch) if config.backend == "torch" else ("TensorRT", _tensorrt)
+    return _BACKENDS[config.backend](config, progress, f"asked for by backend: {config.backend}")
+
+
+def _on_a_gpu(
+    config: FrontendConfig,
+    progress: Tell | None,
+    name: str,
+    make: Callable[[FrontendConfig, Tell | None, str], DeviceBackend],
+    reason: str,
+) -> Backend:
+    """A GPU's backend, which ``make`` opens, with what may take over from it.
+
+    reason: why it runs; empty: since all is there.
+    """
     may_fall_back = config.backend == "auto" or config.allow_fallback
 
     def on_the_cpu(reason: str) -> Backend:
@@ -49,7 +57,7 @@ def create_backend(config: FrontendConfig, progress: Tell | None = None) -> Back
         return _cpu(replace(config, precision=precision), progress, reason)
 
     try:
-        backend = make(config, progress, "" if config.backend == "auto" else asked)
+        backend = make(config, progress, reason)
     except GpuError as error:
         if may_fall_back:
             return on_the_cpu(f"{name} cannot run here: {error.problem}")
@@ -133,8 +141,10 @@ def torch_on_a_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def _torch_on_the_cpu(config: FrontendConfig, reason: str) -> Backend:
-    """The reference, for who compares with it."""
+def _torch_anywhere(config: FrontendConfig, progress: Tell | None, reason: str) -> Backend:
+    """PyTorch on the GPU where it can use one, else on the CPU, as a reference to compare with."""
+    if torch_on_a_gpu():
+        return _on_a_gpu(config, progress, "PyTorch", _torch, reason)
     _refuse_float16(config)
     from aliked_ros.backends.torch import TorchBackend
 
@@ -164,3 +174,14 @@ def _refuse_float16(config: FrontendConfig) -> None:
             f"precision is 'float16', which only GPUs offer, and backend is {config.backend!r} on "
             "the CPU; set precision to 'auto'."
         )
+
+
+_BACKENDS: dict[str, Callable[[FrontendConfig, Tell | None, str], Backend]] = {
+    "auto": lambda config, progress, _: _on_a_gpu(config, progress, "TensorRT", _tensorrt, ""),
+    "cpu": _cpu,
+    "tensorrt": lambda config, progress, reason: _on_a_gpu(
+        config, progress, "TensorRT", _tensorrt, reason
+    ),
+    "torch": _torch_anywhere,
+}
+"""What opens each backend of ``FrontendConfig.backend``, for a reason that it will report."""
