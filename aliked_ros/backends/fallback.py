@@ -85,7 +85,7 @@ class FallbackBackend:
             second = self._make_second(error)
             cpu = second.description.startswith("cpu")
             where = "on the CPU" if cpu else f"with {second.description}"
-            self._tell(f"{self._name} failed, going on {where}: {error}")
+            self._tell(f"{self._name} failed, continuing {where}: {error}")
             self._first.close()
             self._second = second
 

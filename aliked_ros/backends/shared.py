@@ -14,8 +14,8 @@
 
 """Loaded networks that several pipelines of one process share.
 
-The networks are nearly all of a front-end's memory, and they know nothing of the camera whose
-images they get. So several cameras need them only once, as long as they take turns.
+The networks take nearly all of a front-end's memory and depend on no camera, so several cameras
+need them only once if they take turns.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _KEY = [name for name, setting in SETTINGS.items() if setting.backend]
 class SharedBackends:
     """Hands out backends; those of equal settings have the same networks. For any thread.
 
-    One user at a time has a network work: its results lie in memory that its next call overwrites,
-    and since a call takes all threads of the backend, two at once would not end sooner. Who has
-    waited longest is next, so that no camera starves. A turn is one call, not one image: while a
-    network works for one camera, another's geometry is computed.
+    One user at a time runs a network: its results lie in memory that the next call overwrites, and
+    a call uses all threads of the backend, so two at once would not finish sooner. Turns are first
+    come, first served, so that no camera starves. A turn is one call, not one image: while a
+    network runs for one camera, another's geometry is computed.
     """
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class SharedBackend:
         return Proxy[Any](use)
 
     def release(self) -> None:
-        """See ``Backend``; happens when the last user who is at work asks for it."""
+        """See ``Backend``; takes effect once every user has asked for it."""
         with self.engine.turns:
             self.resting = True
             if all(user.resting for user in self.engine.users):
@@ -142,7 +142,7 @@ class SharedBackend:
 
 
 class _Turns:
-    """A lock that goes to who has waited longest."""
+    """A first-come, first-served lock."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -177,7 +177,7 @@ class _Engine:
         self._listener = None
 
     def count_users(self, name: str) -> None:
-        """Tell a network how many cameras it keeps things for; with none let go of it."""
+        """Set how many cameras a network serves; drop it when there are none."""
         users = sum(name in user.borrowed for user in self.users)
         if users:
             self.networks[name].users = users
@@ -186,7 +186,7 @@ class _Engine:
 
     @contextmanager
     def loading_for(self, user: SharedBackend) -> Iterator[None]:
-        """Tell this user alone how it goes."""
+        """Report progress to this user only."""
         self._listener = user.progress
         try:
             yield
@@ -194,7 +194,7 @@ class _Engine:
             self._listener = None
 
     def _tell(self, step: str) -> None:
-        """To whom a network is loaded for, otherwise to all."""
+        """To the user that a network is loaded for, otherwise to all."""
         listeners = [self._listener] if self._listener else [user.progress for user in self.users]
         for listener in listeners:
             if listener is not None:

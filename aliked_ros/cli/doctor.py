@@ -270,7 +270,7 @@ def _engines() -> Check:
     found = engines()
     refused = [f"{name} ({state})" for name, state in found.items() if state.startswith("refused")]
     if refused:
-        remedy = f"They are built anew when needed; or remove them from {engines_dir()}."
+        remedy = f"They are rebuilt when needed; or remove them from {engines_dir()}."
         return Check("engines", WARN, "; ".join(refused), remedy)
     if not found:
         return Check("engines", OK, "none in the cache (they are built at first use of TensorRT)")

@@ -259,7 +259,7 @@ def test_a_gpu_that_fails_at_the_first_image_is_left_for_the_cpu(
     assert backend.identity["backend"] == "cpu"
     assert backend.identity["engine"] == ""
     assert backend.identity["reason"].startswith("TensorRT failed: ")
-    assert any(line.startswith("TensorRT failed, going on on the CPU: ") for line in said)
+    assert any(line.startswith("TensorRT failed, continuing on the CPU: ") for line in said)
     backend.close()
 
 
@@ -349,7 +349,7 @@ def test_from_a_lost_device_the_tracks_go_on_on_the_cpu(tum_images) -> None:
     assert pipeline.identity["backend"] == "cpu"
     assert pipeline.backend.startswith("cpu: ")
     assert said == [
-        "TensorRT failed, going on on the CPU: running x failed: the GPU was lost; restart."
+        "TensorRT failed, continuing on the CPU: running x failed: the GPU was lost; restart."
     ]
     assert (device.memory, device.closed) == (0, True), "the GPU's memory is given back"
     # of one epoch: the first image after it is matched against the last one before it

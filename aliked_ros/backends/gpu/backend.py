@@ -86,7 +86,7 @@ class DeviceBackend:
     def load_extractor(self, model: str) -> DeviceExtractor:
         """See ``Backend``; its engine is built now only where ``image_size`` is set.
 
-        One for each model: who loads it again, since a camera came back, gets the same.
+        One for each model; loading it again returns the same one.
         """
         extractor = self._extractors.setdefault(model, DeviceExtractor(self, model))
         if self._config.image_size:

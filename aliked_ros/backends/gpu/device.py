@@ -55,7 +55,7 @@ class DeviceNetwork(Protocol):
     outputs: Mapping[str, DeviceArray]
 
     def run(self) -> None:
-        """Begin to compute the outputs."""
+        """Start computing the outputs."""
         ...
 
     def close(self) -> None:
@@ -116,10 +116,7 @@ class Device(Protocol):
 
 
 class BuildProgress:
-    """What goes on while engines are made, as lines for a log.
-
-    What the receiver of a line raises ends the build.
-    """
+    """Progress of engine builds as log lines; what ``tell`` raises ends the build."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self.tell = tell
@@ -127,7 +124,7 @@ class BuildProgress:
         self._begin = self._told = 0.0
 
     def report(self, what: str, share: float) -> None:
-        """A line at the begin and every few seconds, with the time left once that can be told."""
+        """Log at the start and every few seconds, with an ETA once known."""
         now = time.monotonic()
         if what != self._what:
             self._what, self._begin, self._told = what, now, now
