@@ -29,13 +29,13 @@ import torch
 from draw_images import CAMERA, CONFIG, save
 from numpy.typing import NDArray
 
-from aliked_ros.backends.base import create_backend
+from aliked_ros.backends.create import create_backend
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.matcher import LightGlueMatcher, NearestMatcher
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.io.drawing import LENGTH_COLOURS, LONG_TRACK, length_bins
 from aliked_ros.models.registry import weights_path
-from aliked_ros.networks.aliked import ALIKED, detect, pad
+from aliked_ros.networks.aliked import ALIKED, pad
 from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
 
 PANEL = (480, 360)  # width and height of one of two panels
@@ -59,14 +59,19 @@ def look_inside(pixels: UInt8Array, count: int) -> Inside:
     """Run the network in PyTorch and keep what the descriptor head's offsets were."""
     network = ALIKED.from_checkpoint(weights_path(CONFIG.model))
     offsets: list[torch.Tensor] = []
-    network.desc_head.offset_conv.register_forward_hook(lambda *call: offsets.append(call[2]))
+    compute = network.desc_head.offsets
+
+    def remember(patches: torch.Tensor) -> torch.Tensor:
+        offsets.append(compute(patches))
+        return offsets[-1]
+
+    network.desc_head.offsets = remember
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     padded, window = pad(image)
     levels = network.levels(padded)
-    rows = slice(window.top, window.top + window.height)
-    columns = slice(window.left, window.left + window.width)
-    scores = network.score_map(levels)[0, 0, rows, columns]
-    keypoints, _ = detect(scores, count, 0.0)
+    scores = window.of(network.score_map(network.score_parts(levels)))[0, 0]
+    given = (scores, torch.ones_like(scores), torch.zeros(1), count)
+    keypoints, _, _ = network.detect(*given)
     network.describe(levels, keypoints, window)
     (raw,) = offsets
     samples = keypoints[:, None] + raw.reshape(count, 2, -1).transpose(1, 2)

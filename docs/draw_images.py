@@ -23,7 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from aliked_ros.backends.base import create_backend
+from aliked_ros.backends.create import create_backend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.matcher import build_matcher

@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Networks on a GPU serve only after they have given what the CPU does, on a picture drawn here.
+"""A network on a GPU serves only after its results match the CPU's on a test picture drawn here.
 
-Nobody has seen every GPU, driver and version of its libraries; a wrong result has no other sign.
+Not every GPU, driver and library version can be tested, and a wrong result shows in no other way.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Arrays = tuple[Float32Array, Float32Array, Float32Array]
 
 
 class Refused(BackendError):
-    """A network on a GPU gives other results than the CPU does, or that cannot be checked."""
+    """A network's results on a GPU differ from the CPU's, or cannot be compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def check_features(what: str, found: Arrays, expected: Arrays, precision: GraphP
             _Measure("score difference", float(np.percentile(score, 95)), limits.score, -1),
             _Measure("descriptor cosine", float(np.percentile(cosine, 5)), limits.cosine),
         ]
-    return _judged(what, measures)
+    return _checked(what, measures)
 
 
 def check_matches(what: str, found: Matches, expected: Matches, precision: GraphPrecision) -> str:
@@ -136,7 +136,7 @@ def check_matches(what: str, found: Matches, expected: Matches, precision: Graph
     )
     common, every = len(ours & theirs), len(ours | theirs)
     share = _share("matches in common", common, every, LIMITS[precision].matches)
-    return _judged(what, [share])
+    return _checked(what, [share])
 
 
 def expected_features(model: str, shape: tuple[int, int, int], top_k: int, threads: int) -> Arrays:
@@ -158,7 +158,7 @@ def _share(name: str, part: int, of: int, limit: float) -> _Measure:
     return _Measure(name, part / of if of else 1.0, limit if of >= _FEW else 0.5)
 
 
-def _judged(what: str, measures: list[_Measure]) -> str:
+def _checked(what: str, measures: list[_Measure]) -> str:
     worst = max(measures, key=lambda m: m.excess)
     if worst.excess > 0:
         raise Refused(

@@ -12,20 +12,17 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A device as long as it works; from its first failure on, the next way, the CPU at last."""
+"""A backend until it first fails; from then on the next one, and at last the CPU."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from aliked_ros.backends.base import Backend, FeatureNetwork, MatchNetwork
+from aliked_ros.backends.base import Backend, FeatureNetwork, MatchNetwork, Tell
+from aliked_ros.backends.proxy import Proxy
 from aliked_ros.errors import BackendError, ModelError
-from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
-
-_Network = TypeVar("_Network")
-_Result = TypeVar("_Result")
 
 
 class FallbackBackend:
@@ -39,9 +36,9 @@ class FallbackBackend:
         first: Backend,
         name: str,
         make_second: Callable[[BackendError | ModelError], Backend],
-        tell: Callable[[str], None],
+        tell: Tell,
     ) -> None:
-        """``name``: of the first. make_second: gets its error. tell: gets a sentence on it."""
+        """``name``: of the first. make_second: gets its error. tell: gets a sentence about it."""
         self._first, self._name = first, name
         self._second: Backend | None = None
         self._make_second, self._tell = make_second, tell
@@ -64,11 +61,11 @@ class FallbackBackend:
 
     def load_extractor(self, model: str) -> FeatureNetwork:
         """See ``Backend``."""
-        return _Extractor(self, lambda backend: backend.load_extractor(model))
+        return _Loaded(self, lambda backend: backend.load_extractor(model))
 
     def load_matcher(self) -> MatchNetwork:
         """See ``Backend``."""
-        return _Matcher(self, lambda backend: backend.load_matcher())
+        return _Loaded(self, lambda backend: backend.load_matcher())
 
     def release(self) -> None:
         """See ``Backend``."""
@@ -88,61 +85,33 @@ class FallbackBackend:
             second = self._make_second(error)
             cpu = second.description.startswith("cpu")
             where = "on the CPU" if cpu else f"with {second.description}"
-            self._tell(f"{self._name} failed, going on {where}: {error}")
+            self._tell(f"{self._name} failed, continuing {where}: {error}")
             self._first.close()
             self._second = second
 
 
-class _Loaded(Generic[_Network]):
-    """A network of the backend in use, loaded again from the next one when that takes over.
+class _Loaded(Proxy[Any]):
+    """A network of the backend in use, loaded again from the next one when that takes over."""
 
-    users: how many cameras it serves, in turn.
-    """
+    def __init__(self, owner: FallbackBackend, load: Callable[[Backend], Any]) -> None:
+        super().__init__(self._call)
+        self._owner, self._load = owner, load
+        self._loaded: tuple[Backend, Any] | None = None
+        self._call(lambda network: None)  # whether it can be loaded shows now
 
-    users = 1
-
-    def __init__(self, owner: FallbackBackend, load: Callable[[Backend], _Network]) -> None:
-        self._owner = owner
-        self._load: Callable[[Backend], _Network] = load
-        self._loaded: tuple[Backend, _Network] | None = None
-        self.use(lambda network: None)  # whether it can be loaded shows now
-
-    def use(self, call: Callable[[_Network], _Result]) -> _Result:
-        """Call the network; where it fails, that of the second backend."""
+    def _call(self, call: Callable[[Any], Any]) -> Any:
+        """Call the network; where it fails, that of the next backend."""
         backend = self._owner.backend
         try:
-            return self._use(backend, call)
+            return call(self._network(backend))
         except (BackendError, ModelError) as error:
             self._owner.fall_back(backend, error)
-        return self._use(self._owner.backend, call)
+        return call(self._network(self._owner.backend))
 
-    def _use(self, backend: Backend, call: Callable[[_Network], _Result]) -> _Result:
+    def _network(self, backend: Backend) -> Any:
         if self._loaded is None or self._loaded[0] is not backend:
             self._loaded = None  # it must not outlive its backend
             self._loaded = backend, self._load(backend)
-        network: Any = self._loaded[1]
+        network = self._loaded[1]
         network.users = self.users
-        return call(network)
-
-
-class _Extractor(_Loaded[FeatureNetwork]):
-    def extract(
-        self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float, grid: int
-    ) -> tuple[Float32Array, Float32Array, Float32Array]:
-        return self.use(lambda network: network.extract(pixels, mask, top_k, threshold, grid))
-
-
-class _Matcher(_Loaded[MatchNetwork]):
-    def match(
-        self,
-        reference: Features,
-        current: Features,
-        match_threshold: float,
-        depth_confidence: float,
-        width_confidence: float,
-    ) -> Matches:
-        return self.use(
-            lambda network: network.match(
-                reference, current, match_threshold, depth_confidence, width_confidence
-            )
-        )
+        return network

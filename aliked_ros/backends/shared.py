@@ -14,8 +14,8 @@
 
 """Loaded networks that several pipelines of one process share.
 
-The networks are nearly all of a front-end's memory, and they know nothing of the camera whose
-images they get. So several cameras need them only once, as long as they take turns.
+The networks take nearly all of a front-end's memory and depend on no camera, so several cameras
+need them only once if they take turns.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from aliked_ros.backends.base import Backend, FeatureNetwork, MatchNetwork, create_backend
+from aliked_ros.backends.base import Backend, FeatureNetwork, MatchNetwork, Tell
+from aliked_ros.backends.create import create_backend
+from aliked_ros.backends.proxy import Proxy
 from aliked_ros.configuration import SETTINGS, FrontendConfig
-from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
 
-Progress = Callable[[str], None]
 _KEY = [name for name, setting in SETTINGS.items() if setting.backend]
 
 
 class SharedBackends:
     """Hands out backends; those of equal settings have the same networks. For any thread.
 
-    One user at a time has a network work: its results lie in memory that its next call overwrites,
-    and since a call takes all threads of the backend, two at once would not end sooner. Who has
-    waited longest is next, so that no camera starves. A turn is one call, not one image: while a
-    network works for one camera, another's geometry is computed.
+    One user at a time runs a network: its results lie in memory that the next call overwrites, and
+    a call uses all threads of the backend, so two at once would not finish sooner. Turns are first
+    come, first served, so that no camera starves. A turn is one call, not one image: while a
+    network runs for one camera, another's geometry is computed.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class SharedBackends:
         """How many different backends are in use."""
         return len(self._engines)
 
-    def open(self, config: FrontendConfig, progress: Progress | None = None) -> SharedBackend:
+    def open(self, config: FrontendConfig, progress: Tell | None = None) -> SharedBackend:
         """As ``create_backend``. Each user closes what it got; the last one frees the memory."""
         key = tuple(getattr(config, name) for name in _KEY)
         with self._lock:
@@ -91,7 +91,7 @@ class SharedBackend:
     """What one user sees of a backend that others use, too; see ``Backend``."""
 
     def __init__(
-        self, owner: SharedBackends, engine: _Engine, progress: Progress | None = None
+        self, owner: SharedBackends, engine: _Engine, progress: Tell | None = None
     ) -> None:
         self.engine, self.progress = engine, progress
         self.borrowed: set[str] = set()
@@ -110,23 +110,27 @@ class SharedBackend:
 
     def load_extractor(self, model: str) -> FeatureNetwork:
         """See ``Backend``; another user may have loaded it already."""
-        network = self._owner.borrow(self, model, lambda backend: backend.load_extractor(model))
-        return _SharedExtractor(network, self)
+        network: FeatureNetwork = self._borrow(model, lambda backend: backend.load_extractor(model))
+        return network
 
     def load_matcher(self) -> MatchNetwork:
         """See ``Backend``; another user may have loaded it already."""
-        network = self._owner.borrow(self, "lightglue", lambda backend: backend.load_matcher())
-        return _SharedMatcher(network, self)
+        network: MatchNetwork = self._borrow("lightglue", lambda backend: backend.load_matcher())
+        return network
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Waits until this user may have a network work."""
-        with self.engine.turns:
-            self.resting = False
-            yield
+    def _borrow(self, name: str, load: Callable[[Backend], Any]) -> Any:
+        """A network whose every call waits for this user's turn."""
+        network = self._owner.borrow(self, name, load)
+
+        def use(call: Callable[[Any], Any]) -> Any:
+            with self.engine.turns:
+                self.resting = False
+                return call(network)
+
+        return Proxy[Any](use)
 
     def release(self) -> None:
-        """See ``Backend``; happens when the last user who is at work asks for it."""
+        """See ``Backend``; takes effect once every user has asked for it."""
         with self.engine.turns:
             self.resting = True
             if all(user.resting for user in self.engine.users):
@@ -138,7 +142,7 @@ class SharedBackend:
 
 
 class _Turns:
-    """A lock that goes to who has waited longest."""
+    """A first-come, first-served lock."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -164,7 +168,7 @@ class _Turns:
 class _Engine:
     """One backend, its loaded networks by name, and who uses them."""
 
-    def __init__(self, config: FrontendConfig, progress: Progress | None) -> None:
+    def __init__(self, config: FrontendConfig, progress: Tell | None) -> None:
         self.networks: dict[str, Any] = {}
         self.users: list[SharedBackend] = []
         self.turns = _Turns()
@@ -173,7 +177,7 @@ class _Engine:
         self._listener = None
 
     def count_users(self, name: str) -> None:
-        """Tell a network how many cameras it keeps things for; with none let go of it."""
+        """Set how many cameras a network serves; drop it when there are none."""
         users = sum(name in user.borrowed for user in self.users)
         if users:
             self.networks[name].users = users
@@ -182,7 +186,7 @@ class _Engine:
 
     @contextmanager
     def loading_for(self, user: SharedBackend) -> Iterator[None]:
-        """Tell this user alone how it goes."""
+        """Report progress to this user only."""
         self._listener = user.progress
         try:
             yield
@@ -190,43 +194,8 @@ class _Engine:
             self._listener = None
 
     def _tell(self, step: str) -> None:
-        """To whom a network is loaded for, otherwise to all."""
+        """To the user that a network is loaded for, otherwise to all."""
         listeners = [self._listener] if self._listener else [user.progress for user in self.users]
         for listener in listeners:
             if listener is not None:
                 listener(step)
-
-
-class _SharedExtractor:
-    """A network that works when it is its user's turn; see ``FeatureNetwork``."""
-
-    def __init__(self, network: FeatureNetwork, user: SharedBackend) -> None:
-        self._network, self._user = network, user
-
-    def extract(
-        self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float, grid: int
-    ) -> tuple[Float32Array, Float32Array, Float32Array]:
-        """See ``FeatureNetwork``."""
-        with self._user.turn():
-            return self._network.extract(pixels, mask, top_k, threshold, grid)
-
-
-class _SharedMatcher:
-    """A network that works when it is its user's turn; see ``MatchNetwork``."""
-
-    def __init__(self, network: MatchNetwork, user: SharedBackend) -> None:
-        self._network, self._user = network, user
-
-    def match(
-        self,
-        reference: Features,
-        current: Features,
-        match_threshold: float,
-        depth_confidence: float,
-        width_confidence: float,
-    ) -> Matches:
-        """See ``MatchNetwork``."""
-        with self._user.turn():
-            return self._network.match(
-                reference, current, match_threshold, depth_confidence, width_confidence
-            )

@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The networks in PyTorch, as published: the reference, on the CPU a backend too.
+"""The networks in eager PyTorch on the CPU: the reference.
 
-(With a GPU, ``backend: torch`` is ``torch_device``.)
+(With a GPU, ``backend: torch`` is ``gpu.torch``.)
 """
 
 from __future__ import annotations
@@ -22,16 +22,21 @@ from __future__ import annotations
 import numpy as np
 
 from aliked_ros.backends.cpu.dkd import spread
+from aliked_ros.backends.cpu.lightglue import LayeredLightGlue
+from aliked_ros.backends.cpu.runtime import Array, Network
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
 from aliked_ros.models.registry import weights_path
+from aliked_ros.networks import fold
 from aliked_ros.system.cpu import cores
-from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
+from aliked_ros.types import Float32Array, UInt8Array
 
 try:
     import torch
+    from torch import nn
 
-    from aliked_ros.networks import aliked, lightglue
+    from aliked_ros.networks import lightglue
+    from aliked_ros.networks.aliked import CELL, FoldedALIKED
 except ImportError as error:
     raise BackendError(
         "backend is 'torch', but PyTorch is not installed; set it to 'auto', or "
@@ -45,7 +50,6 @@ class TorchBackend:
     def __init__(self, config: FrontendConfig) -> None:
         if config.precision == "bfloat16":
             raise BackendError("The torch backend runs in float32; set precision to 'auto'.")
-        self._device = torch.device("cpu")
         torch.set_num_threads(config.threads or cores())
         self.description = f"torch: PyTorch {torch.__version__}, float32, cpu"
         self.identity = {
@@ -57,13 +61,11 @@ class TorchBackend:
 
     def load_extractor(self, model: str) -> TorchExtractor:
         """See ``Backend``."""
-        network = aliked.ALIKED.from_checkpoint(weights_path(model))
-        return TorchExtractor(network, self._device)
+        return TorchExtractor(model)
 
-    def load_matcher(self) -> TorchLightGlue:
+    def load_matcher(self) -> LayeredLightGlue:
         """See ``Backend``."""
-        network = lightglue.LightGlue.from_checkpoint(weights_path("aliked-lightglue"))
-        return TorchLightGlue(network, self._device)
+        return load_lightglue("aliked-lightglue")
 
     def release(self) -> None:
         """See ``Backend``; the networks stay where they are."""
@@ -73,73 +75,55 @@ class TorchBackend:
 
 
 class TorchExtractor:
-    """ALIKED in its sparse form, or in the dense form that was published, on any device."""
+    """ALIKED in eager PyTorch."""
 
-    def __init__(self, network: aliked.ALIKED, device: torch.device, dense: bool = False) -> None:
-        self._network, self._device, self._dense = network, device, dense
+    users = 1
+
+    def __init__(self, model: str) -> None:
+        """``model``: a name, or a checkpoint's path."""
+        state, shape = fold.read_aliked(weights_path(model))
+        self._network = FoldedALIKED(fold.extractor(state, 3), shape)
 
     @torch.inference_mode()
     def extract(
         self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float, grid: int
     ) -> tuple[Float32Array, Float32Array, Float32Array]:
-        """See ``FeatureNetwork``."""
-        image = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)
-        image = image.reshape(1, *image.shape[:2], -1).permute(0, 3, 1, 2).float() / 255
-        padded, window = aliked.pad(image.expand(-1, 3, -1, -1))
-        rows = slice(window.top, window.top + window.height)
-        columns = slice(window.left, window.left + window.width)
-        valid = None if mask is None else torch.from_numpy(mask != 0).to(self._device)
-        if self._dense:
-            features, score_map = self._network.dense_maps(padded)
-        else:
-            levels = self._network.levels(padded)
-            score_map = self._network.score_map(levels)
-        score_map = score_map[0, 0, rows, columns]
-        candidates = score_map.numel() if grid else top_k
-        keypoints, scores = aliked.detect(score_map, candidates, threshold, valid)
+        """See ``FeatureNetwork``. With a ``grid``, of every local maximum."""
+        height, width = pixels.shape[:2]
+        room = (height // CELL) * (width // CELL)
+        image = torch.from_numpy(np.ascontiguousarray(pixels)).reshape(1, height, width, -1)
+        *arrays, count = self._network(
+            image.expand(-1, -1, -1, 3),
+            torch.ones(height, width) if mask is None else torch.from_numpy(mask),
+            torch.tensor([threshold]),
+            torch.zeros(room if grid else min(top_k, room)),
+        )
+        keypoints, scores, descriptors = (array[: int(count)].numpy() for array in arrays)
         if grid:
-            x, y = keypoints.cpu().numpy().round().astype(np.int64).T
-            kept = torch.from_numpy(spread(x, y, pixels.shape, top_k, grid)).to(self._device)
-            keypoints, scores = keypoints[kept], scores[kept]
-        if self._dense:
-            descriptors = self._network.describe_dense(features[..., rows, columns], keypoints)
-        else:
-            descriptors = self._network.describe(levels, keypoints, window)
-        return keypoints.cpu().numpy(), scores.cpu().numpy(), descriptors.cpu().numpy()
+            x, y = keypoints.round().astype(np.int64).T
+            kept = spread(x, y, pixels.shape, top_k, grid)
+            return keypoints[kept], scores[kept], descriptors[kept]
+        return keypoints, scores, descriptors
 
 
-class TorchLightGlue:
-    """LightGlue as published, on any device."""
+def load_lightglue(model: str) -> LayeredLightGlue:
+    """LightGlue in eager PyTorch; ``model``: of a LightGlue, a name or a checkpoint's path."""
+    state, shape = fold.read_lightglue(weights_path(model))
+    layers = range(shape.layers)
+    return LayeredLightGlue(
+        shape,
+        fold.angles(state),
+        _network(lightglue.Embedding(fold.embedding(state))),
+        [_network(lightglue.Layer(fold.layer(state, i, shape.layers))) for i in layers],
+        [_network(lightglue.Assignment(fold.assignment(state, i))) for i in layers],
+    )
 
-    def __init__(self, network: lightglue.LightGlue, device: torch.device) -> None:
-        self._network, self._device = network, device
 
+def _network(module: nn.Module) -> Network:
     @torch.inference_mode()
-    def match(
-        self,
-        reference: Features,
-        current: Features,
-        match_threshold: float,
-        depth_confidence: float,
-        width_confidence: float,
-    ) -> Matches:
-        """See ``MatchNetwork``."""
-        pair = (reference, current)
-        keypoints0, keypoints1 = (
-            lightglue.normalize_keypoints(
-                torch.from_numpy(f.keypoints).to(self._device), f.width, f.height
-            )
-            for f in pair
-        )
-        descriptors0, descriptors1 = (
-            torch.from_numpy(f.descriptors).to(self._device) for f in pair
-        )
-        assignment, rows, layers = self._network(
-            (keypoints0, keypoints1),
-            (descriptors0, descriptors1),
-            depth_confidence,
-            width_confidence,
-        )
-        i, j, probability = lightglue.filter_matches(assignment, match_threshold)
-        indices = [r[k].cpu().numpy().astype(np.uint32) for r, k in zip(rows, (i, j), strict=True)]
-        return Matches(indices[0], indices[1], probability.cpu().numpy(), layers=layers)
+    def run(*inputs: Array) -> list[Array]:
+        outputs = module(*(torch.from_numpy(np.ascontiguousarray(x)) for x in inputs))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        return [output.numpy() for output in outputs]
+
+    return run

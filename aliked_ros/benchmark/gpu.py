@@ -22,12 +22,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from aliked_ros.backends.base import open_device
+from aliked_ros.backends.create import open_device
 from aliked_ros.backends.gpu.backend import DeviceBackend
 from aliked_ros.backends.gpu.engines import extractor_network, matcher_networks
 from aliked_ros.benchmark.timing import summarise
 from aliked_ros.configuration import FrontendConfig
-from aliked_ros.errors import BackendError
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.matcher import LightGlueMatcher
 from aliked_ros.models.registry import weights_path
@@ -107,10 +106,10 @@ def _published(config: FrontendConfig, name: str) -> tuple[_Contender | None, di
     try:
         import torch
 
-        from aliked_ros.backends import torch as torch_backend
+        from aliked_ros.benchmark.dense import DenseExtractor
+        from aliked_ros.benchmark.lightglue import LightGlue, PublishedLightGlue
         from aliked_ros.networks.aliked import ALIKED
-        from aliked_ros.networks.lightglue import LightGlue
-    except (ImportError, BackendError) as error:
+    except ImportError as error:
         return None, {"published PyTorch": str(error)}
     place = torch.device(name)
     if place.type == "cuda" and not torch.cuda.is_available():
@@ -120,10 +119,10 @@ def _published(config: FrontendConfig, name: str) -> tuple[_Contender | None, di
 
     class Published:
         def load_extractor(self, model: str) -> Any:
-            return torch_backend.TorchExtractor(aliked, place, dense=True)
+            return DenseExtractor(aliked, place)
 
         def load_matcher(self) -> Any:
-            return torch_backend.TorchLightGlue(lightglue, place)
+            return PublishedLightGlue(lightglue, place)
 
     backend: Any = Published()
     return _Contender(Extractor(config, backend), LightGlueMatcher(config, backend)), {}

@@ -36,10 +36,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from aliked_ros.benchmark.dense import DenseAliked
+from aliked_ros.benchmark.lightglue import LightGlue, filter_matches
 from aliked_ros.errors import AlikedError, BackendError
 from aliked_ros.models.registry import weights_path
 from aliked_ros.networks.aliked import ALIKED
-from aliked_ros.networks.lightglue import LightGlue, filter_matches
 
 ALIKED_FILE, LIGHTGLUE_FILE = "opencv_aliked.onnx", "opencv_lightglue.onnx"
 _OPSET = 17

@@ -36,7 +36,7 @@ from aliked_ros.benchmark.timing import interval, measure, summarise
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError, ConfigurationError, ModelError
 from aliked_ros.frontend.extractor import create_extractor
-from aliked_ros.frontend.matcher import create_matcher
+from aliked_ros.frontend.matcher import Matcher, create_matcher
 from aliked_ros.io.images import grey
 from aliked_ros.models.registry import weights_path
 from aliked_ros.system.cpu import cores
@@ -146,13 +146,13 @@ def _run(peer: Peer, inputs: list[Any], i: int) -> object:
 def _extraction(images: list[Pixels], folder: Path, missing: Mapping[str, str]) -> Work:
     import torch
 
-    from aliked_ros.backends.torch import TorchExtractor
     from aliked_ros.benchmark import opencv_models
+    from aliked_ros.benchmark.dense import DenseExtractor
     from aliked_ros.networks.aliked import ALIKED
 
     height, width = images[0].shape[:2]
     network = ALIKED.from_checkpoint(weights_path("aliked-n16"))
-    published = TorchExtractor(network, torch.device("cpu"), dense=True)
+    published = DenseExtractor(network, torch.device("cpu"))
     peers = {
         "torch eager, dense (published)": Peer(
             lambda pixels: published.extract(pixels, None, KEYPOINTS, 0.0, 0)[0]
@@ -188,6 +188,7 @@ def _extraction(images: list[Pixels], folder: Path, missing: Mapping[str, str]) 
 
 def _matching(images: list[Pixels], folder: Path, missing: Mapping[str, str]) -> Work:
     from aliked_ros.benchmark import opencv_models
+    from aliked_ros.benchmark.lightglue import create_published_matcher
 
     extractor = create_extractor(FrontendConfig(max_keypoints=POINTS, **_REFERENCE))
     features = [extractor.extract(pixels) for pixels in images]
@@ -205,9 +206,15 @@ def _matching(images: list[Pixels], folder: Path, missing: Mapping[str, str]) ->
     peers: dict[str, Peer] = {}
     left_out: dict[str, str] = {}
 
-    def add(name: str, ours: bool, note: str = "", **settings: Any) -> None:
+    def add(
+        name: str,
+        ours: bool,
+        note: str = "",
+        create: Callable[[FrontendConfig], Matcher] = create_matcher,
+        **settings: Any,
+    ) -> None:
         settings = {"backend": "cpu", **settings}
-        matcher = create_matcher(FrontendConfig(max_keypoints=POINTS, **settings))
+        matcher = create(FrontendConfig(max_keypoints=POINTS, **settings))
 
         def match(pair: Pair) -> Points:
             found = matcher.match(features[pair[0]], features[pair[1]])
@@ -217,8 +224,9 @@ def _matching(images: list[Pixels], folder: Path, missing: Mapping[str, str]) ->
         peers[name] = Peer(match, note=note, alike=alike, ours=ours)
 
     whole: dict[str, Any] = {"depth_confidence": -1.0}
-    add("torch eager LightGlue, 9 layers (published)", False, backend="torch", **whole)
-    add("torch eager LightGlue, early stop (published)", False, backend="torch")
+    published = create_published_matcher
+    add("torch eager LightGlue, 9 layers (published)", False, create=published, **whole)
+    add("torch eager LightGlue, early stop (published)", False, create=published)
     name = f"OpenCV {cv2.__version__}, LightGlue, 9 layers"
     if opencv_models.LIGHTGLUE_FILE in missing:
         left_out[name] = missing[opencv_models.LIGHTGLUE_FILE]

@@ -35,7 +35,7 @@ from aliked_ros.benchmark.timing import Run, Timing, compare, keep_freed_memory,
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError, ConfigurationError
 from aliked_ros.frontend.extractor import create_extractor
-from aliked_ros.frontend.matcher import create_matcher
+from aliked_ros.frontend.matcher import Matcher, create_matcher
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.models.registry import weights_path
 from aliked_ros.sources import default_source, open_source
@@ -78,7 +78,10 @@ def extractor_suite(
     images: list[UInt8Array], rounds: int, progress: Callable[[float], None]
 ) -> dict[str, Any]:
     """ALIKED-N16, 1000 keypoints: ours against the published dense form, eager and exported."""
+    import torch
+
     from aliked_ros.backends.torch import TorchExtractor
+    from aliked_ros.benchmark.dense import DenseExtractor
     from aliked_ros.networks.aliked import ALIKED
 
     network = ALIKED.from_checkpoint(weights_path("aliked-n16"))
@@ -87,11 +90,10 @@ def extractor_suite(
     def add(name: str, extract: Callable[[UInt8Array], object]) -> None:
         contenders[name] = lambda i: extract(images[i % len(images)])
 
-    import torch
-
-    cpu = torch.device("cpu")
-    for name, dense in (("torch eager, dense (published)", True), ("torch eager, sparse", False)):
-        eager = TorchExtractor(network, cpu, dense)
+    for name, eager in (
+        ("torch eager, dense (published)", DenseExtractor(network, torch.device("cpu"))),
+        ("torch eager, sparse", TorchExtractor("aliked-n16")),
+    ):
         add(name, partial(eager.extract, mask=None, top_k=1000, threshold=0.0, grid=0))
     for name, extract in dense_exports(network, WIDTH, HEIGHT, 1000).items():
         add(name, extract)
@@ -108,6 +110,8 @@ def matcher_suite(
     images: list[UInt8Array], rounds: int, progress: Callable[[float], None]
 ) -> dict[str, Any]:
     """LightGlue, 512 points a side, images 1 and 10 frames apart."""
+    from aliked_ros.benchmark.lightglue import create_published_matcher
+
     extractor = create_extractor(FrontendConfig(max_keypoints=512, precision="float32"))
     features = [extractor.extract(pixels) for pixels in images]
     pairs_of = {
@@ -119,16 +123,22 @@ def matcher_suite(
     }
     contenders: dict[str, Run] = {}
 
-    def add(name: str, which: str, **settings: Any) -> None:
+    def add(
+        name: str,
+        which: str,
+        create: Callable[[FrontendConfig], Matcher] = create_matcher,
+        **settings: Any,
+    ) -> None:
         try:
-            matcher = create_matcher(FrontendConfig(max_keypoints=512, **settings))
+            matcher = create(FrontendConfig(max_keypoints=512, **settings))
         except BackendError:
             return
         pairs = pairs_of[which]
         contenders[name] = lambda i: matcher.match(*pairs[i % len(pairs)])
 
-    add("torch eager, 9 layers", "unrelated", backend="torch", depth_confidence=-1.0)
-    add("torch eager, early stop, consecutive", "consecutive", backend="torch")
+    published = create_published_matcher
+    add("torch eager, 9 layers", "unrelated", published, depth_confidence=-1.0)
+    add("torch eager, early stop, consecutive", "consecutive", published)
     for precision in ("float32", "bfloat16"):
         add(f"{precision}, 9 layers", "unrelated", precision=precision, depth_confidence=-1.0)
         for which in ("consecutive", "10 apart"):

@@ -202,7 +202,7 @@ def _weights() -> Check:
 
 
 def _backend() -> Check:
-    from aliked_ros.backends.base import create_backend
+    from aliked_ros.backends.create import create_backend
 
     try:
         backend = create_backend(FrontendConfig())
@@ -227,7 +227,7 @@ def _gpu() -> Iterator[Check]:
     except GpuError as error:
         yield Check("GPU", OK, f"{error.problem}; the networks run on the CPU")
         return
-    from aliked_ros.backends.base import torch_on_a_gpu
+    from aliked_ros.backends.create import torch_on_a_gpu
 
     try:
         from aliked_ros.backends.gpu.tensorrt import TensorRtDevice
@@ -245,7 +245,7 @@ def _gpu() -> Iterator[Check]:
 
 def _admission() -> Check:
     """The networks' results on the GPU against the CPU's, at 640x480."""
-    from aliked_ros.backends.base import create_backend, torch_on_a_gpu
+    from aliked_ros.backends.create import create_backend, torch_on_a_gpu
 
     failures: list[str] = []
     for name in ("tensorrt", *(["torch"] if torch_on_a_gpu() else [])):
@@ -270,7 +270,7 @@ def _engines() -> Check:
     found = engines()
     refused = [f"{name} ({state})" for name, state in found.items() if state.startswith("refused")]
     if refused:
-        remedy = f"They are built anew when needed; or remove them from {engines_dir()}."
+        remedy = f"They are rebuilt when needed; or remove them from {engines_dir()}."
         return Check("engines", WARN, "; ".join(refused), remedy)
     if not found:
         return Check("engines", OK, "none in the cache (they are built at first use of TensorRT)")

@@ -574,7 +574,7 @@ def _require_ros(who: str, otherwise: str = "") -> None:
 @contextmanager
 def _backend(config: FrontendConfig) -> Iterator[Backend]:
     """The inference backend, closed at the end."""
-    from aliked_ros.backends.base import create_backend
+    from aliked_ros.backends.create import create_backend
 
     with closing(create_backend(config, _say)) as backend:
         yield backend

@@ -23,11 +23,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from aliked_ros.backends.torch import TorchLightGlue
+from aliked_ros.backends.torch import load_lightglue
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
 from aliked_ros.models.registry import weights_path
-from aliked_ros.networks.lightglue import LightGlue
 from aliked_ros.types import Features, Matches, UInt8Array
 
 
@@ -77,8 +76,7 @@ class DiskMatcher:
 
     def __init__(self, config: FrontendConfig) -> None:
         """Load it; WeightsError without the weights."""
-        network = LightGlue.from_checkpoint(weights_path("disk-lightglue"))
-        self._network = TorchLightGlue(network, torch.device("cpu"))
+        self._network = load_lightglue("disk-lightglue")
         self._config = config
 
     def match(self, reference: Features, current: Features) -> Matches:

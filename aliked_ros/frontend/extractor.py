@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from aliked_ros.backends.base import Backend, create_backend
+from aliked_ros.backends.base import Backend
+from aliked_ros.backends.create import create_backend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ImageError
 from aliked_ros.io.images import MAX_SIDE

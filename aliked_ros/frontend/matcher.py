@@ -16,12 +16,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
-from aliked_ros.backends.base import Backend, create_backend
+from aliked_ros.backends.base import Backend
+from aliked_ros.backends.create import create_backend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.frontend.similarity import mutual_best, similarities
@@ -82,7 +84,7 @@ class LightGlueMatcher:
 class NearestMatcher:
     """Mutual nearest neighbours by cosine; the score is the cosine."""
 
-    def __init__(self, config: FrontendConfig) -> None:
+    def __init__(self, config: FrontendConfig, backend: Backend | None = None) -> None:
         self._config = config
 
     def match(self, reference: Features, current: Features) -> Matches:
@@ -147,11 +149,16 @@ def _nearest(cosines: Float32Array, least: float) -> Matches:
     return Matches(rows.astype(np.uint32), columns.astype(np.uint32), scores, matcher="nearest")
 
 
+_MATCHERS: dict[str, Callable[[FrontendConfig, Backend], Matcher]] = {
+    "lightglue": LightGlueMatcher,
+    "nearest": NearestMatcher,
+    "adaptive": LightGlueMatcher,  # within one camera's sequence: AdaptiveMatcher
+}
+
+
 def build_matcher(config: FrontendConfig, backend: Backend) -> Matcher:
-    """The matcher for two images of any kind: LightGlue unless ``config`` asks for nearest."""
-    if config.matcher == "nearest":
-        return NearestMatcher(config)
-    return LightGlueMatcher(config, backend)
+    """The matcher of ``config`` for two images of any kind."""
+    return _MATCHERS[config.matcher](config, backend)
 
 
 def create_matcher(config: FrontendConfig) -> Matcher:

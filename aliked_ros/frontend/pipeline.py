@@ -22,7 +22,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from aliked_ros.backends.base import OpenBackend, create_backend
+from aliked_ros.backends.base import OpenBackend
+from aliked_ros.backends.create import create_backend
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import SETTINGS, FrontendConfig, is_checkpoint
 from aliked_ros.errors import ConfigurationError

@@ -41,18 +41,17 @@ from torch import Tensor, nn
 from aliked_ros.errors import ModelError
 from aliked_ros.models import device_export
 from aliked_ros.models.graphs import LIGHTGLUE, VARIANTS, Expected
-from aliked_ros.networks import device, fold, folded
+from aliked_ros.models.registry import weights_path
+from aliked_ros.networks import aliked, fold, lightglue
 from aliked_ros.networks.aliked import ALIKED
 from aliked_ros.networks.checkpoint import State, state_of
 from aliked_ros.networks.constants import DIM, HEAD_DIM
-from aliked_ros.networks.fold import AlikedShape, LightGlueShape
-from aliked_ros.networks.lightglue import LightGlue
+from aliked_ros.networks.fold import AlikedShape, LightGlueShape, Weights
 
 OPSET = 19  # the first with Resize and DeformConv as the networks need them
 _LARGEST_SIDE = 8192
 _PRECISIONS = ("float32", "float16")
 _MOST_CONSTANTS = 8192  # bytes in a graph that are not weights
-_PUBLISHED_LIGHTGLUE = LightGlueShape(input_dim=128, layers=9)
 
 Dynamic = tuple[dict[int, Any], ...]
 """The free axes of each input."""
@@ -95,23 +94,26 @@ def make_aliked(shape: AlikedShape, part: str) -> tuple[bytes, Expected]:
     state = _any_weights(ALIKED(shape))
     channels = 1 if "grey" in part else 3
     if part.startswith("extractor"):
-        half = part.endswith("float16")
+        weights = fold.extractor(state, channels)
         height, width = (
             torch.export.Dim(n, min=device_export.SMALLEST_SIDE, max=_LARGEST_SIDE)
             for n in ("h", "w")
         )
         count = torch.export.Dim("k", min=2, max=device_export.LARGEST_TOP_K)
         return _template(
-            device.DeviceExtractor(fold.extractor(state, channels), shape, half),
-            device.extractor_inputs(130, 170, channels, 100),
-            list(device.EXTRACTOR_OUTPUTS),
+            aliked.FoldedALIKED(weights, shape, half=part.endswith("float16")),
+            weights,
+            aliked.example_inputs(130, 170, channels, 100),
+            list(aliked.OUTPUTS),
             ({1: height, 2: width}, {0: height, 1: width}, {}, {0: count}),
         )
     if part.startswith("encoder"):
         # sides are multiples of 32 pixels, and both are free
         rows, columns = (torch.export.Dim(n, min=2, max=_LARGEST_SIDE // 32) for n in ("h", "w"))
+        weights = fold.encoder(state, channels)
         return _template(
-            folded.FoldedEncoder(fold.encoder(state, channels)),
+            aliked.Encoder(weights, shape),
+            weights,
             {"image": torch.zeros(1, 128, 160, channels, dtype=torch.uint8)},
             [f"{kind}{i}" for kind in ("score", "level") for i in (1, 2, 3, 4)],
             ({1: 32 * rows, 2: 32 * columns},),
@@ -119,11 +121,13 @@ def make_aliked(shape: AlikedShape, part: str) -> tuple[bytes, Expected]:
     points = ({0: torch.export.Dim("n", min=2, max=_LARGEST_SIDE)},)
     if part == "offsets":
         patches = torch.zeros(64, shape.kernel**2 * shape.dim)
-        module: nn.Module = folded.FoldedOffsets(fold.offsets(state))
-        return _template(module, {"patches": patches}, ["offsets"], points)
+        weights = fold.offsets(state)
+        head: nn.Module = aliked.Offsets(weights)
+        return _template(head, weights, {"patches": patches}, ["offsets"], points)
     samples = torch.zeros(64, shape.samples, shape.dim)
-    module = folded.FoldedAggregation(fold.aggregation(state))
-    return _template(module, {"samples": samples}, ["descriptors"], points)
+    weights = fold.aggregation(state)
+    head = aliked.Aggregation(weights)
+    return _template(head, weights, {"samples": samples}, ["descriptors"], points)
 
 
 _LIGHTGLUE_PARTS = ("embedding", "first_layer", "layer", "assignment")
@@ -131,50 +135,49 @@ _LIGHTGLUE_PARTS = ("embedding", "first_layer", "layer", "assignment")
 
 def make_lightglue(part: str) -> tuple[bytes, Expected]:
     """One graph of LightGlue, and the weights that it lacks; errors as ``make_aliked``."""
-    shape = _PUBLISHED_LIGHTGLUE
-    state = _any_weights(LightGlue(shape.input_dim, shape.layers))
+    state, shape = fold.read_lightglue(weights_path(LIGHTGLUE))
     if part not in _LIGHTGLUE_PARTS:
         precision = part.partition("-")[2]
-        return _segment(state, device_export.segments(precision)[part], precision == "float16")
+        layers = device_export.segments(precision)[part]
+        return _segment(state, layers, shape, precision == "float16")
     count = torch.export.Dim("n", min=2, max=_LARGEST_SIDE)
     if part == "embedding":
-        return _template(
-            folded.FoldedEmbedding(fold.embedding(state)),
-            {
-                "descriptors": torch.zeros(1, 64, shape.input_dim),
-                "rotation": torch.zeros(1, 64, HEAD_DIM),
-                "mask": torch.zeros(1, 1, 1, 64),
-            },
-            ["state"],
-            ({1: count}, {1: count}, {3: count}),
-        )
+        weights = fold.embedding(state)
+        inputs = {
+            "descriptors": torch.zeros(1, 64, shape.input_dim),
+            "rotation": torch.zeros(1, 64, HEAD_DIM),
+            "mask": torch.zeros(1, 1, 1, 64),
+        }
+        axes: Dynamic = ({1: count}, {1: count}, {3: count})
+        return _template(lightglue.Embedding(weights), weights, inputs, ["state"], axes)
     if part == "assignment":
         other = torch.export.Dim("m", min=2, max=_LARGEST_SIDE)
-        return _template(
-            folded.FoldedAssignment(fold.assignment(state, 0)),
-            {"state0": torch.zeros(64, DIM), "state1": torch.zeros(72, DIM)},
-            ["similarity"],
-            ({0: count}, {0: other}),
-        )
+        weights = fold.assignment(state, 0)
+        inputs = {"state0": torch.zeros(64, DIM), "state1": torch.zeros(72, DIM)}
+        axes = ({0: count}, {0: other})
+        return _template(lightglue.Assignment(weights), weights, inputs, ["similarity"], axes)
     inputs = {"state": torch.zeros(2, 64, DIM), "mask": torch.zeros(2, 1, 1, 64)}
-    axes: Dynamic = ({1: count}, {3: count})
-    number = 0  # the first layer's self-attention, and with it the rotation, is in the embedding
-    if part == "layer":
+    axes, number = ({1: count}, {3: count}), 0
+    if part == "layer":  # the first one's self-attention, with the rotation, is in the embedding
         inputs["rotation"] = torch.zeros(2, 64, HEAD_DIM)
         axes, number = (*axes, {1: count}), 1
-    layer = folded.FoldedLayer(fold.layer(state, number, shape.layers))
-    return _template(layer, inputs, ["new_state", "probabilities"], axes)
+    weights = fold.layer(state, number, shape.layers)
+    outputs = ["new_state", "probabilities"]
+    return _template(lightglue.Layer(weights), weights, inputs, outputs, axes)
 
 
-def _segment(state: State, layers: range, half: bool) -> tuple[bytes, Expected]:
-    shape = _PUBLISHED_LIGHTGLUE
+def _segment(
+    state: State, layers: range, shape: LightGlueShape, half: bool
+) -> tuple[bytes, Expected]:
     rows = 72  # an example, unlike any size within the network
     k = torch.export.Dim("k", min=2, max=device_export.LARGEST_TOP_K)
-    inputs = device.matcher_inputs(shape, layers, rows, half)
+    inputs = lightglue.segment_inputs(shape, layers, rows, half)
+    weights = fold.matcher(state, layers, shape.layers)
     return _template(
-        device.matcher(fold.matcher(state, layers, shape.layers), layers, shape, half),
+        lightglue.segment(weights, layers, shape, half),
+        weights,
         inputs,
-        device.matcher_outputs(shape, layers),
+        lightglue.segment_outputs(shape, layers),
         tuple(
             {side: k for side, length in enumerate(x.shape) if length == rows}
             for x in inputs.values()
@@ -192,11 +195,15 @@ def _any_weights(network: nn.Module) -> State:
 
 
 def _template(
-    module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], dynamic: Dynamic
+    module: nn.Module,
+    folded: Weights,
+    inputs: dict[str, Tensor],
+    outputs: list[str],
+    dynamic: Dynamic,
 ) -> tuple[bytes, Expected]:
-    """A module's graph, and the weights that it lacks."""
+    """A module's graph, which lacks the weights that ``folded`` names, and what those are."""
     model = trace(module, inputs, outputs, dynamic)
-    weights = set(module.state_dict())
+    weights = set(folded)
     found = [tensor for tensor in model.graph.initializer if tensor.name in weights]
     constants = sum(t.ByteSize() for t in model.graph.initializer if t.name not in weights)
     if len(found) != len(weights) or constants > _MOST_CONSTANTS:

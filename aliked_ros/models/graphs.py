@@ -115,7 +115,7 @@ class AlikedGraphs:
         self.aggregation = self._fill("aggregation")
 
     def encoder(self, channels: int) -> bytes:
-        """``FoldedEncoder`` for images of 3 channels (RGB) or 1 (grey)."""
+        """``aliked.Encoder`` for images of 3 channels (RGB) or 1 (grey)."""
         return self._fill(f"encoder_{_kind(channels)}")
 
     def _fill(self, part: str) -> bytes:
@@ -126,8 +126,8 @@ class LightGlueGraphs:
     """LightGlue's graphs for the CPU backend, as content of ONNX files.
 
     shape: the network's sizes. angles: see ``fold.angles``.
-    embedding: ``FoldedEmbedding``. layers, assignments: ``FoldedLayer``, ``FoldedAssignment``, one
-    for each layer.
+    embedding: ``lightglue.Embedding``. layers, assignments: ``lightglue.Layer``,
+    ``lightglue.Assignment``, one for each layer.
     """
 
     def __init__(self) -> None:

@@ -23,83 +23,195 @@ to the sparse deformable descriptor head (SDDH). Neither head needs that map:
 - SDDH reads a 3×3 patch and the 4 neighbours of M deformable positions at each keypoint, so only
   those pixels are interpolated, concatenated and normalised.
 
-Both are exact. ``dense_maps`` keeps the published form, to compare with.
+Both are exact. The published form is ``aliked_ros.benchmark.dense``, to compare with.
+
+This one definition is trained, run by PyTorch and exported; its parameters have two forms,
+``ALIKED`` and, after ``fold``, ``FoldedALIKED``. It uses only operations that every TensorRT has:
+no branch on values, no loop, no plugin, and a fixed number of rows with a count of the valid ones.
+Two local maxima are at least 3 pixels apart (non-maximum suppression), so the best K are sought
+among one candidate per 3×3 cell.
+
+In half precision the convolutions, feature tables and matrix products are float16; coordinates,
+the score map and sums of squares stay float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aliked_ros.networks.checkpoint import load_strictly
-from aliked_ros.networks.constants import NMS_RADIUS, PAD_MULTIPLE, SOFT_ARGMAX_TEMPERATURE
-from aliked_ros.networks.deform_conv import deform_conv2d
-from aliked_ros.networks.fold import AlikedShape, read_aliked
+from aliked_ros.networks.constants import (
+    NMS_RADIUS,
+    PAD_MULTIPLE,
+    SELU_ALPHA,
+    SOFT_ARGMAX_TEMPERATURE,
+)
+from aliked_ros.networks.deform_conv import deform_conv2d, deform_reads
+from aliked_ros.networks.fold import PIXEL_SCALE, AlikedShape, Weights, read_aliked
+from aliked_ros.networks.weights import Weighted, part, tensors
 
-STRIDES = (1, 2, 8, 32)
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+CELL = NMS_RADIUS + 1
+"""Side in pixels of the cells that hold one local maximum at most."""
+
+OUTPUTS = ("keypoints", "scores", "descriptors", "count")
+"""What ``FoldedALIKED.forward`` returns."""
+
+Deformable = Callable[[int, int], nn.Module]
+"""Makes a deformable convolution of so many inputs and outputs."""
+
+
+def example_inputs(height: int, width: int, channels: int, top_k: int) -> dict[str, Tensor]:
+    """Tensors as ``FoldedALIKED.forward`` takes them, in its order."""
+    return {
+        "image": torch.zeros(1, height, width, channels, dtype=torch.uint8),
+        "mask": torch.ones(height, width, dtype=torch.uint8),
+        "threshold": torch.zeros(1),
+        "slots": torch.zeros(top_k),
+    }
+
+
+def elu(x: Tensor) -> Tensor:
+    """SELU without its factor λ."""
+    return F.elu(x, SELU_ALPHA)
 
 
 class ConvBlock(nn.Module):
-    """Two 3×3 convolutions, each with batch normalisation and SELU (paper, section III-A)."""
+    """Two 3×3 convolutions (paper, section III-A)."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, folded: bool) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=folded)
+        self.bn1 = _norm(outputs, folded)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=folded)
+        self.bn2 = _norm(outputs, folded)
+        self.activation = elu if folded else F.selu
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.selu(self.bn1(self.conv1(x)))
-        return F.selu(self.bn2(self.conv2(x)))
+        x = self.activation(self.bn1(self.conv1(x)))
+        return self.activation(self.bn2(self.conv2(x)))
 
 
-class DeformableConv(nn.Module):
-    """3×3 deformable convolution (DCNv1) whose offsets come from a plain 3×3 convolution."""
+class _Deformable(nn.Module):
+    """3×3 deformable convolution (DCNv1) whose offsets come from a plain 3×3 convolution.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    weight: outputs×(inputs·9). bias: outputs×1×1, where there is one.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, inputs: int) -> None:
         super().__init__()
         self.offset_conv = nn.Conv2d(inputs, 2 * 9, 3, padding=1)
-        self.regular_conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        limit = max(x.shape[-2:]) / 4.0
-        offset = self.offset_conv(x).clamp(-limit, limit)
-        return deform_conv2d(x, offset, self.regular_conv.weight)
+        """Nine bilinear reads at float32 positions, and one matrix product."""
+        batch, _, height, width = x.shape
+        limit = max(height, width) / 4
+        offset = self.offset_conv(x).float().clamp(-limit, limit)
+        reads = deform_reads(x.float(), offset).to(x.dtype)
+        result = (self.weight @ reads).reshape(batch, -1, height, width)
+        return result if self.bias is None else result + self.bias
+
+
+class DeformableConv(_Deformable):
+    """With the parameters that are trained."""
+
+    bias = None
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs)
+        self.regular_conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        return self.regular_conv.weight.flatten(1)
+
+
+class FoldedDeformableConv(_Deformable):
+    """With folded weights."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs)
+        self.weight = nn.Parameter(torch.empty(outputs, inputs * 9))
+        self.bias = nn.Parameter(torch.empty(outputs, 1, 1))
+
+
+class OneOperatorDeformableConv(FoldedDeformableConv):
+    """As one operator of the exported graph, for runtimes that have it."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        limit = torch.scalar_tensor(torch.sym_max(*x.shape[-2:]) / 4)
+        offset = torch.minimum(torch.maximum(self.offset_conv(x), -limit), limit)
+        return deform_conv2d(x, offset, self.weight) + self.bias
 
 
 class ResBlock(nn.Module):
     """Residual block; its two convolutions are plain (block 2) or deformable (blocks 3, 4)."""
 
-    def __init__(self, inputs: int, outputs: int, deformable: bool) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, folded: bool, deformable: Deformable | None
+    ) -> None:
         super().__init__()
 
         def conv(channels: int) -> nn.Module:
             if deformable:
-                return DeformableConv(channels, outputs)
-            return nn.Conv2d(channels, outputs, 3, padding=1, bias=False)
+                return deformable(channels, outputs)
+            return nn.Conv2d(channels, outputs, 3, padding=1, bias=folded)
 
         self.conv1 = conv(inputs)
-        self.bn1 = nn.BatchNorm2d(outputs)
+        self.bn1 = _norm(outputs, folded)
         self.conv2 = conv(outputs)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.bn2 = _norm(outputs, folded)
         self.downsample = nn.Conv2d(inputs, outputs, 1)
+        self.activation = elu if folded else F.selu
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.selu(self.bn1(self.conv1(x)))
-        return F.selu(self.bn2(self.conv2(y)) + self.downsample(x))
+        y = self.activation(self.bn1(self.conv1(x)))
+        return self.activation(self.bn2(self.conv2(y)) + self.downsample(x))
 
 
-class SDDH(nn.Module):
-    """Sparse deformable descriptor head (paper, section III-C): its parameters.
+class _DescriptorHead(nn.Module):
+    """SDDH (paper, section III-C) without the reads that it needs.
 
-    The reads it makes depend on how the feature map is held; ``ALIKED.describe`` makes them.
+    Those depend on how the feature map is held: ``ALIKED.describe``.
     """
+
+    weight1: Tensor
+    bias1: Tensor
+    weight2: Tensor
+    bias2: Tensor
+    select: Tensor
+    aggregate: Tensor
+
+    def offsets(self, patches: Tensor) -> Tensor:
+        """N×(K·K·dim) normalised features, pixel by pixel → N×2M pixels, all x then all y."""
+        hidden = F.selu(patches @ self.weight1 + self.bias1)
+        return hidden @ self.weight2 + self.bias2
+
+    def descriptors(self, samples: Tensor) -> Tensor:
+        """N×M×dim features at the deformable positions → N×dim descriptors of unit length."""
+        activated = elu(samples @ self.select).flatten(1)  # λ cancels in the normalisation
+        descriptors = F.normalize((activated @ self.aggregate).float(), dim=-1)
+        return descriptors.to(samples.dtype)
+
+
+class SDDH(_DescriptorHead):
+    """The descriptor head with the parameters that are trained."""
 
     def __init__(self, dim: int, kernel: int, samples: int) -> None:
         super().__init__()
@@ -109,127 +221,16 @@ class SDDH(nn.Module):
         self.sf_conv = nn.Conv2d(dim, dim, 1, bias=False)
         self.agg_weights = nn.Parameter(torch.rand(samples, dim, dim))
 
+    weight1 = property(lambda self: self.offset_conv[0].weight.permute(2, 3, 1, 0).flatten(0, 2))
+    bias1 = property(lambda self: self.offset_conv[0].bias)
+    weight2 = property(lambda self: self.offset_conv[2].weight.flatten(1).T)
+    bias2 = property(lambda self: self.offset_conv[2].bias)
+    select = property(lambda self: self.sf_conv.weight.flatten(1).T)
+    aggregate = property(lambda self: self.agg_weights.flatten(0, 1))
 
-class ALIKED(nn.Module):
-    """The network of one variant; parameters are named as in the published checkpoints."""
 
-    def __init__(self, shape: AlikedShape) -> None:
-        super().__init__()
-        self.shape = shape
-        c1, c2, c3, c4 = shape.channels
-        level = shape.dim // 4
-        self.block1 = ConvBlock(3, c1)
-        self.block2 = ResBlock(c1, c2, deformable=False)
-        self.block3 = ResBlock(c2, c3, deformable=True)
-        self.block4 = ResBlock(c3, c4, deformable=True)
-        self.conv1 = nn.Conv2d(c1, level, 1, bias=False)
-        self.conv2 = nn.Conv2d(c2, level, 1, bias=False)
-        self.conv3 = nn.Conv2d(c3, level, 1, bias=False)
-        self.conv4 = nn.Conv2d(c4, level, 1, bias=False)
-        self.score_head = nn.Sequential(
-            nn.Conv2d(shape.dim, 8, 1, bias=False),
-            nn.SELU(),
-            nn.Conv2d(8, 4, 3, padding=1, bias=False),
-            nn.SELU(),
-            nn.Conv2d(4, 4, 3, padding=1, bias=False),
-            nn.SELU(),
-            nn.Conv2d(4, 1, 3, padding=1, bias=False),
-        )
-        self.desc_head = SDDH(shape.dim, shape.kernel, shape.samples)
-
-    @classmethod
-    def from_checkpoint(cls, path: Path) -> ALIKED:
-        """The network in a published checkpoint, in evaluation mode.
-
-        Raises WeightsError if the file is unreadable or any tensor is missing or left over.
-        """
-        state, shape = read_aliked(path)
-        network = cls(shape)
-        load_strictly(network, state, path)
-        return network
-
-    def levels(self, image: Tensor) -> list[Tensor]:
-        """The four feature levels, B×(dim/4)×(H/s)×(W/s) for s in STRIDES.
-
-        image: B×3×H×W in [0, 1], H and W multiples of PAD_MULTIPLE.
-        """
-        x1 = self.block1(image)
-        x2 = self.block2(F.avg_pool2d(x1, 2))
-        x3 = self.block3(F.avg_pool2d(x2, 4))
-        x4 = self.block4(F.avg_pool2d(x3, 4))
-        heads = (self.conv1, self.conv2, self.conv3, self.conv4)
-        return [F.selu(head(x)) for head, x in zip(heads, (x1, x2, x3, x4), strict=True)]
-
-    def score_map(self, levels: list[Tensor]) -> Tensor:
-        """Score map B×1×H×W in (0, 1) from the levels, the first layer applied level by level."""
-        size = levels[0].shape[-2:]
-        first = self.score_head[0].weight.chunk(4, dim=1)
-        parts = [F.conv2d(x, w) for x, w in zip(levels, first, strict=True)]
-        summed = parts[0]
-        for part in parts[1:]:
-            summed = summed + _upsample(part, size)
-        return torch.sigmoid(self.score_head[1:](summed))
-
-    def dense_maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The published form: normalised B×dim×H×W feature map and B×1×H×W score map."""
-        levels = self.levels(image)
-        size = image.shape[-2:]
-        features = torch.cat([levels[0], *(_upsample(x, size) for x in levels[1:])], dim=1)
-        return F.normalize(features, dim=1), torch.sigmoid(self.score_head(features))
-
-    def describe(self, levels: list[Tensor], keypoints: Tensor, window: Window) -> Tensor:
-        """Descriptors N×dim of one image (unit rows), read sparsely from its levels (B = 1).
-
-        keypoints: N×2 pixels of the unpadded image, which lies at ``window`` of the padded one.
-        """
-        tables = [x[0].flatten(1).T.contiguous() for x in levels]  # each (h·w)×(dim/4)
-        sizes = [(x.shape[-2], x.shape[-1]) for x in levels]
-
-        def read(xy: Tensor) -> Tensor:
-            return _read_pixels(tables, sizes, xy, window)
-
-        return self._describe(read, keypoints, window)
-
-    def describe_dense(self, features: Tensor, keypoints: Tensor) -> Tensor:
-        """Descriptors N×dim read from the published dense map (1×dim×H×W, unpadded)."""
-        height, width = features.shape[-2:]
-        flat = features[0].flatten(1).T
-
-        def read(xy: Tensor) -> Tensor:
-            x, y = xy.unbind(-1)
-            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            rows = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-            return flat[rows] * inside[..., None]
-
-        return self._describe(read, keypoints, Window(0, 0, height, width))
-
-    def _describe(
-        self, read: Callable[[Tensor], Tensor], keypoints: Tensor, window: Window
-    ) -> Tensor:
-        """SDDH over ``read``: integer pixels (...×2, x then y) → normalised features (...×dim)."""
-        head, (kernel, samples) = self.desc_head, (self.shape.kernel, self.shape.samples)
-        count = len(keypoints)
-        ticks = torch.arange(kernel, device=keypoints.device) - kernel // 2
-        patch_y, patch_x = torch.meshgrid(ticks, ticks, indexing="ij")
-        patch = torch.stack([patch_x, patch_y], dim=-1).reshape(1, -1, 2)
-        pixels = keypoints.long()[:, None] + patch
-        features = read(pixels).reshape(count, kernel, kernel, self.shape.dim).permute(0, 3, 1, 2)
-        limit = max(window.height, window.width) / 4.0
-        offset = head.offset_conv(features).clamp(-limit, limit)
-        offset = offset.reshape(count, 2, samples).transpose(1, 2)  # x offsets first, then y
-        position = keypoints[:, None] + offset
-        corner = position.floor()
-        fraction = position - corner
-        sampled = torch.zeros((), device=keypoints.device)
-        for dy in (0, 1):
-            for dx in (0, 1):
-                weight = (fraction[..., 0] if dx else 1 - fraction[..., 0]) * (
-                    fraction[..., 1] if dy else 1 - fraction[..., 1]
-                )
-                pixel = corner.long() + torch.tensor([dx, dy], device=keypoints.device)
-                sampled = sampled + weight[..., None] * read(pixel)
-        activated = F.selu(sampled @ head.sf_conv.weight[:, :, 0, 0].T)
-        return F.normalize(torch.einsum("nmc,mcd->nd", activated, head.agg_weights), dim=-1)
+class FoldedSDDH(Weighted, _DescriptorHead):
+    """The descriptor head with folded weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +242,187 @@ class Window:
     height: int
     width: int
 
+    def of(self, image: Tensor) -> Tensor:
+        """That part of ...×H×W."""
+        rows = slice(self.top, self.top + self.height)
+        return image[..., rows, self.left : self.left + self.width]
+
+
+class _Network(nn.Module):
+    """ALIKED, whatever form its parameters have.
+
+    score_first, score_tail: weights of the score head's first layer, level by level, and of the
+    three 3×3 convolutions after it.
+    """
+
+    score_first: Iterable[Tensor]
+    score_tail: Iterable[Tensor]
+    desc_head: _DescriptorHead
+
+    def __init__(
+        self, shape: AlikedShape, channels: int, folded: bool, deformable: Deformable
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        c1, c2, c3, c4 = shape.channels
+        level = shape.dim // 4
+        self.block1 = ConvBlock(channels, c1, folded)
+        self.block2 = ResBlock(c1, c2, folded, None)
+        self.block3 = ResBlock(c2, c3, folded, deformable)
+        self.block4 = ResBlock(c3, c4, folded, deformable)
+        self.conv1 = nn.Conv2d(c1, level, 1, bias=False)
+        self.conv2 = nn.Conv2d(c2, level, 1, bias=False)
+        self.conv3 = nn.Conv2d(c3, level, 1, bias=False)
+        self.conv4 = nn.Conv2d(c4, level, 1, bias=False)
+        self.activation = elu if folded else F.selu
+
+    def levels(self, image: Tensor) -> list[Tensor]:
+        """The four feature levels, B×(dim/4)×(H/s)×(W/s) for s in 1, 2, 8, 32.
+
+        image: B×3×H×W, H and W multiples of PAD_MULTIPLE, in [0, 1] in the form that is trained.
+        """
+        x1 = self.block1(image)
+        x2 = self.block2(F.avg_pool2d(x1, 2))
+        x3 = self.block3(F.avg_pool2d(x2, 4))
+        x4 = self.block4(F.avg_pool2d(x3, 4))
+        heads = (self.conv1, self.conv2, self.conv3, self.conv4)
+        return [self.activation(head(x)) for head, x in zip(heads, (x1, x2, x3, x4), strict=True)]
+
+    def score_parts(self, levels: list[Tensor]) -> list[Tensor]:
+        """The score head's first layer, B×8×(H/s)×(W/s), level by level."""
+        return [F.conv2d(x, w) for x, w in zip(levels, self.score_first, strict=True)]
+
+    def score_map(self, parts: list[Tensor]) -> Tensor:
+        """Score map B×1×H×W in (0, 1), float32, from ``score_parts``."""
+        summed, *coarse = parts
+        for level in coarse:
+            summed = summed + upsample(level, summed.shape[-2:])
+        score = summed.float()
+        for weight in self.score_tail:
+            score = F.conv2d(self.activation(score), weight, padding=1)
+        return torch.sigmoid(score)
+
+    def detect(
+        self, score_map: Tensor, mask: Tensor, threshold: Tensor, top_k: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``detect``."""
+        return detect(score_map, mask, threshold, top_k)
+
+    def describe(self, levels: list[Tensor], keypoints: Tensor, window: Window) -> Tensor:
+        """Descriptors N×dim of one image (unit rows), read sparsely from its levels (B = 1).
+
+        keypoints: N×2 pixels of the unpadded image, which lies at ``window`` of the padded one.
+        """
+        head, kernel, device = self.desc_head, self.shape.kernel, keypoints.device
+        tables = [x[0].permute(1, 2, 0) for x in levels]
+        ticks = torch.arange(kernel**2, device=device)
+        patch = torch.stack([ticks % kernel, ticks // kernel], dim=-1) - kernel // 2
+        features = _read_pixels(tables, keypoints.floor()[:, None] + patch, window)
+        limit = max(window.height, window.width) / 4
+        offset = head.offsets(features.flatten(1)).float().clamp(-limit, limit)
+        position = keypoints[:, None] + offset.unflatten(1, (2, -1)).transpose(1, 2)
+        corner = position.floor()
+        fraction = (position - corner)[:, :, None]
+        ticks = torch.arange(4, device=device)
+        step = torch.stack([ticks % 2, ticks // 2], dim=-1)
+        # x and y parts of the bilinear weights of the four pixels around
+        weight = torch.where(step == 1, fraction, 1 - fraction).prod(-1)
+        pixels = _read_pixels(tables, corner[:, :, None] + step, window)
+        samples = (pixels.float() * weight[..., None]).sum(2).to(pixels.dtype)
+        return head.descriptors(samples)
+
+
+class ALIKED(_Network):
+    """The network as it is trained; parameters are named as in the published checkpoints."""
+
+    def __init__(self, shape: AlikedShape) -> None:
+        super().__init__(shape, 3, folded=False, deformable=DeformableConv)
+        self.score_head = nn.Sequential(
+            nn.Conv2d(shape.dim, 8, 1, bias=False),
+            nn.SELU(),
+            nn.Conv2d(8, 4, 3, padding=1, bias=False),
+            nn.SELU(),
+            nn.Conv2d(4, 4, 3, padding=1, bias=False),
+            nn.SELU(),
+            nn.Conv2d(4, 1, 3, padding=1, bias=False),
+        )
+        self.desc_head = SDDH(shape.dim, shape.kernel, shape.samples)
+
+    score_first = property(lambda self: self.score_head[0].weight.chunk(4, dim=1))
+    score_tail = property(lambda self: [layer.weight for layer in self.score_head[2::2]])
+
+    @classmethod
+    def from_checkpoint(cls, path: Path) -> Self:
+        """The network in a published checkpoint, in evaluation mode.
+
+        Raises WeightsError if the file is unreadable or any tensor is missing or left over.
+        """
+        state, shape = read_aliked(path)
+        network = cls(shape)
+        load_strictly(network, state, path)
+        return network
+
+
+class FoldedALIKED(_Network):
+    """The network as it is run, from an image to keypoints and descriptors."""
+
+    deformable: Deformable = FoldedDeformableConv
+    """Computes the deformable convolutions."""
+
+    def __init__(self, weights: Weights, shape: AlikedShape, half: bool = False) -> None:
+        """``weights``: from ``fold.extractor``."""
+        channels = weights["block1.conv1.weight"].shape[1]
+        super().__init__(shape, channels, folded=True, deformable=self.deformable)
+        self.score_first = nn.ParameterList(tensors(part(weights, "score_first")).values())
+        self.desc_head = FoldedSDDH(part(weights, "desc_head"))
+        if half:
+            self.half()
+        self.score_tail = nn.ParameterList(tensors(part(weights, "score_tail")).values())
+        self.load_state_dict(tensors(weights))
+        self.eval()
+
+    def forward(
+        self, image: Tensor, mask: Tensor, threshold: Tensor, slots: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Keypoints K×2, scores K, descriptors K×dim, number of valid rows [1] int32.
+
+        image: 1×H×W×C uint8. mask: H×W uint8, 0 = no keypoint. threshold: [1]. slots: K values
+        that are not read; K is how many keypoints to return.
+        """
+        # TensorRT's only operation on 8-bit inputs is the cast
+        pixels = image.to(self.conv1.weight.dtype).permute(0, 3, 1, 2)
+        padded, window = pad(pixels * (1 / PIXEL_SCALE))
+        levels = self.levels(padded)
+        score_map = window.of(self.score_map(self.score_parts(levels)))[0, 0]
+        keypoints, scores, count = self.detect(score_map, mask, threshold, slots.shape[0])
+        return keypoints, scores, self.describe(levels, keypoints, window), count
+
+
+class Encoder(FoldedALIKED):
+    """The part that the CPU backend runs as a graph; what follows are its compiled loops."""
+
+    deformable = OneOperatorDeformableConv
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """1×H×W×C uint8 → four 1×h×w×8 score parts, then four 1×h×w×(dim/4) feature tables.
+
+        h, w: H and W divided by 1, 2, 8, 32.
+        """
+        levels = self.levels(image.permute(0, 3, 1, 2).float())
+        return tuple(x.permute(0, 2, 3, 1) for x in (*self.score_parts(levels), *levels))
+
+
+class Offsets(FoldedSDDH):
+    """``offsets`` as a graph."""
+
+    forward = FoldedSDDH.offsets
+
+
+class Aggregation(FoldedSDDH):
+    """``descriptors`` as a graph."""
+
+    forward = FoldedSDDH.descriptors
+
 
 def pad(image: Tensor) -> tuple[Tensor, Window]:
     """Replicate the edges of B×C×H×W, on both sides, up to multiples of PAD_MULTIPLE."""
@@ -251,63 +433,77 @@ def pad(image: Tensor) -> tuple[Tensor, Window]:
     return padded, Window(left, top, height, width)
 
 
-def detect(
-    score_map: Tensor, top_k: int, threshold: float | None, valid: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Differentiable keypoint detection (paper, section III-B) on one H×W score map.
+def upsample(x: Tensor, size: torch.Size) -> Tensor:
+    """Bilinear, corners on corners."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
 
-    Returns keypoints N×2 (pixels, sub-pixel by soft-argmax) and their scores N, best first:
-    at most ``top_k``, each a local maximum above ``threshold`` where ``valid`` (H×W bool) holds;
-    always ``top_k`` of them, local maximum or not, where ``threshold`` is None.
+
+def detect(
+    score_map: Tensor, mask: Tensor, threshold: Tensor, top_k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keypoint detection (DKD; paper, section III-B) on one H×W score map.
+
+    Returns keypoints K×2 (pixels, sub-pixel by soft-argmax), their scores K, and how many of the K
+    rows are valid [1] int32: local maxima above ``threshold`` [1] where ``mask`` (H×W) is not 0,
+    best first. K = ``top_k``, at most one for each 3×3 cell of the map.
     """
-    x, y = peaks(score_map, top_k, threshold, valid)
+    x, y, count = peaks(score_map, mask, threshold, top_k)
     keypoints, scores, _ = refine(score_map, x, y)
-    return keypoints, scores
+    return keypoints, scores, count
 
 
 def peaks(
-    score_map: Tensor, top_k: int, threshold: float | None, valid: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Pixels x and y, N integers each, of what ``detect`` refines; see there."""
+    score_map: Tensor, mask: Tensor, threshold: Tensor, top_k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels x and y (K int32 each) that ``detect`` refines, and its count."""
     height, width = score_map.shape
-    radius = NMS_RADIUS
-    maxima = suppress_non_maxima(score_map[None, None])[0, 0]
-    border = torch.zeros_like(maxima)
-    border[radius : height - radius, radius : width - radius] = 1
-    if valid is not None:
-        border = border * valid
-    candidates = (maxima * border).flatten()
-    values, rows = candidates.topk(min(top_k, candidates.numel()))
-    if threshold is not None:
-        rows = rows[values > max(threshold, 0.0)]
-    return rows % width, rows // width
+    radius, device = NMS_RADIUS, score_map.device
+    y, x = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
+    inside = (y >= radius) & (y < height - radius) & (x >= radius) & (x < width - radius)
+    maxima = suppress_non_maxima(score_map[None, None])
+    wanted = inside & (mask.float() > 0)
+    candidates = torch.where(wanted, maxima, torch.zeros((), device=device))
+    # the one or two rows and columns left over at the far sides belong to the border
+    best = F.max_pool2d(candidates, CELL)[0, 0]
+    values, cells = best.flatten().topk(top_k)
+    count = (values > threshold.clamp(min=0.0)).sum(0, keepdim=True).to(torch.int32)
+
+    cells = cells.to(torch.int32)
+    across = best.shape[1]
+    row = _quotient(cells, across)
+    column = cells - row * across
+    ticks = torch.arange(CELL**2, dtype=torch.int32, device=device)
+    first = row * (CELL * width) + column * CELL
+    in_cell = _take(candidates.flatten(), first[:, None] + (ticks // CELL) * width + ticks % CELL)
+    place = in_cell.argmax(1).to(torch.int32)
+    place_y = _quotient(place, CELL)
+    # cells without a candidate may lie at the border
+    x = (column * CELL + place - place_y * CELL).clamp(radius, width - 1 - radius)
+    y = (row * CELL + place_y).clamp(radius, height - 1 - radius)
+    return x, y, count
 
 
 def refine(score_map: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sub-pixel keypoints N×2 by soft-argmax around pixels, their scores N and dispersities N.
 
-    The dispersity is the mean distance in pixels of the softmax's weight from the keypoint
-    (ALIKE, arXiv 2112.02906): small where the score map has a sharp peak.
+    x, y: N integers each, NMS_RADIUS pixels or more from the border. The dispersity is the mean
+    distance in pixels of the softmax's weight from the keypoint (ALIKE, arXiv 2112.02906): small
+    where the score map has a sharp peak.
     """
-    height, width = score_map.shape
-    radius = NMS_RADIUS
-    ticks = torch.arange(-radius, radius + 1, device=score_map.device)
-    patch_y, patch_x = torch.meshgrid(ticks, ticks, indexing="ij")
-    padded = F.pad(score_map, (radius,) * 4)
-    patch = padded[
-        (y[:, None] + patch_y.flatten() + radius), (x[:, None] + patch_x.flatten() + radius)
-    ]
-    weight = ((patch - patch.amax(dim=1, keepdim=True)) / SOFT_ARGMAX_TEMPERATURE).exp()
-    grid = torch.stack([patch_x.flatten(), patch_y.flatten()], dim=-1).to(weight.dtype)
-    total = weight.sum(dim=1, keepdim=True)
-    shift = weight @ grid / total
-    keypoints = torch.stack([x, y], dim=-1) + shift
-    scale = torch.tensor([width - 1, height - 1], device=score_map.device)
-    scores = F.grid_sample(
-        score_map[None, None], (keypoints / scale * 2 - 1)[None, None], align_corners=True
-    )[0, 0, 0]
-    distance = torch.linalg.vector_norm(grid - shift[:, None], dim=-1)
-    return keypoints, scores, (weight * distance).sum(dim=1) / total[:, 0]
+    width, radius = score_map.shape[1], NMS_RADIUS
+    side = 2 * radius + 1
+    ticks = torch.arange(side**2, dtype=torch.int32, device=score_map.device)
+    step_x, step_y = ticks % side - radius, ticks // side - radius
+    patch = _take(score_map.flatten(), (y * width + x)[:, None] + step_y * width + step_x)
+    weight = ((patch - patch.amax(1, keepdim=True)) / SOFT_ARGMAX_TEMPERATURE).softmax(1)
+    steps = torch.stack([step_x, step_y], dim=-1).to(score_map.dtype)
+    shift = weight @ steps
+    away = shift[:, None] - steps
+    # the bilinear read at the refined position, which lies within the patch
+    near = (1 - away.abs()).clamp(min=0.0).prod(-1)
+    keypoints = torch.stack([x, y], dim=-1).to(score_map.dtype) + shift
+    distance = torch.linalg.vector_norm(away, dim=-1)
+    return keypoints, (patch * near).sum(1), (weight * distance).sum(1)
 
 
 def suppress_non_maxima(scores: Tensor) -> Tensor:
@@ -324,27 +520,49 @@ def suppress_non_maxima(scores: Tensor) -> Tensor:
     return torch.where(maxima, scores, torch.zeros_like(scores))
 
 
-def _upsample(x: Tensor, size: torch.Size) -> Tensor:
-    return F.interpolate(x, size=list(size), mode="bilinear", align_corners=True)
+def _norm(channels: int, folded: bool) -> nn.Module:
+    return nn.Identity() if folded else nn.BatchNorm2d(channels)
 
 
-def _read_pixels(
-    tables: list[Tensor], sizes: list[tuple[int, int]], xy: Tensor, window: Window
-) -> Tensor:
-    """Normalised features (...×dim) at integer pixels of the unpadded image, 0 outside it."""
+def _quotient(numbers: Tensor, divisor: int) -> Tensor:
+    """``numbers // divisor`` of int32 ≥ 0, exact on every device.
+
+    Exported, an integer division becomes one of floats, which TensorRT computes as a product with
+    the reciprocal: multiples of the divisor may land just below their quotient. The remainder
+    shows it.
+    """
+    quotient = (numbers.float() / divisor).to(torch.int32)
+    rest = numbers - quotient * divisor
+    return quotient + (rest >= divisor).to(torch.int32) - (rest < 0).to(torch.int32)
+
+
+def _take(table: Tensor, rows: Tensor) -> Tensor:
+    """``table[rows]`` as one Gather with 32-bit indices."""
+    return torch.index_select(table, 0, rows.flatten()).reshape(*rows.shape, *table.shape[1:])
+
+
+def _read_pixels(tables: list[Tensor], xy: Tensor, window: Window) -> Tensor:
+    """Normalised features ...×dim at integer pixels (floats, ...×2), 0 outside the image.
+
+    tables: h×w×(dim/4) of each level of the padded image.
+    """
     x, y = xy.unbind(-1)
     inside = (x >= 0) & (x < window.width) & (y >= 0) & (y < window.height)
     x = x.clamp(0, window.width - 1) + window.left
     y = y.clamp(0, window.height - 1) + window.top
-    full_height, full_width = sizes[0]
-    parts = [tables[0][y * full_width + x]]
-    for table, (height, width) in zip(tables[1:], sizes[1:], strict=True):
+    full_height, full_width = tables[0].shape[:2]
+    parts = [_take(tables[0].flatten(0, 1), y.int() * full_width + x.int()).float()]
+    for table in tables[1:]:
+        height, width = table.shape[:2]
         u = x * ((width - 1) / (full_width - 1))
         v = y * ((height - 1) / (full_height - 1))
-        left, top = u.floor().long(), v.floor().long()
-        right, bottom = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
-        a, b = (u - left)[..., None], (v - top)[..., None]
-        upper = table[top * width + left] * (1 - a) + table[top * width + right] * a
-        lower = table[bottom * width + left] * (1 - a) + table[bottom * width + right] * a
-        parts.append(upper * (1 - b) + lower * b)
-    return F.normalize(torch.cat(parts, dim=-1), dim=-1) * inside[..., None]
+        left, top = u.floor(), v.floor()
+        a, b = u - left, v - top
+        weight = torch.stack([(1 - a) * (1 - b), a * (1 - b), (1 - a) * b, a * b], dim=-1)
+        columns = torch.stack([left, left + 1], dim=-1).int().clamp(max=width - 1)
+        rows = torch.stack([top, top + 1], dim=-1).int().clamp(max=height - 1)
+        corners = (rows[..., :, None] * width + columns[..., None, :]).flatten(-2)
+        values = _take(table.flatten(0, 1), corners).float()
+        parts.append((values * weight[..., None]).sum(-2))
+    features = F.normalize(torch.cat(parts, dim=-1), dim=-1) * inside[..., None]
+    return features.to(tables[0].dtype)

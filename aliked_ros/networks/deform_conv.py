@@ -24,21 +24,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def deform_conv2d_reads(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
-    """3×3 deformable convolution, stride 1, padding 1, as nine bilinear reads and one product.
-
-    x: B×C×H×W; offset: B×18×H×W, pairs (dy, dx) for the kernel positions row by row;
-    weight: O×C×3×3. Outside the image reads 0. (Dai et al., arXiv 1703.06211, section 2.1)
-    """
-    batch, _, height, width = x.shape
-    return (weight.flatten(1) @ deform_reads(x, offset)).reshape(batch, -1, height, width)
-
-
 def deform_reads(x: Tensor, offset: Tensor) -> Tensor:
-    """The nine bilinear reads of each pixel, B×(C·9)×(H·W); see ``deform_conv2d_reads``."""
+    """The nine bilinear reads of a 3×3 kernel at each pixel of B×C×H×W: B×(C·9)×(H·W).
+
+    offset: B×18×H×W, pairs (dy, dx) for the kernel positions row by row. Outside the image reads 0.
+    (Dai et al., arXiv 1703.06211, section 2.1)
+    """
     batch, channels, height, width = x.shape
-    if torch.is_autocast_enabled(x.device.type):
-        offset = offset.float()  # else pixel coordinates are rounded to half precision
     dy, dx = offset.reshape(batch, 9, 2, height, width).unbind(2)
     tick = torch.arange(9, device=x.device)
     kernel_y = (tick // 3 - 1).reshape(1, 9, 1, 1)
@@ -53,17 +45,15 @@ def deform_reads(x: Tensor, offset: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("aliked_ros::deform_conv2d", mutates_args=())
-def _deform_conv2d_op(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
-    return deform_conv2d_reads(x, offset, weight)
+def deform_conv2d(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
+    """3×3 deformable convolution, stride 1, padding 1: an opaque node of an exported graph.
+
+    weight: O×C×3×3. x, offset: see ``deform_reads``.
+    """
+    batch, _, height, width = x.shape
+    return (weight.flatten(1) @ deform_reads(x, offset)).reshape(batch, -1, height, width)
 
 
-@_deform_conv2d_op.register_fake
+@deform_conv2d.register_fake
 def _(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0], x.shape[2], x.shape[3])
-
-
-def deform_conv2d(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
-    """``deform_conv2d_reads``; while exporting, one opaque node in its place."""
-    if torch.compiler.is_exporting():
-        return _deform_conv2d_op(x, offset, weight)
-    return deform_conv2d_reads(x, offset, weight)

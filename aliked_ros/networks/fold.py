@@ -22,7 +22,7 @@
 - The four feature levels leave the encoder without their common factor λ: they are only read
   through an L2 normalisation, which cancels it.
 
-Each function gives the weights of one network of ``folded`` or ``device`` (and of the published
+Each function returns the weights of one module of ``aliked`` or ``lightglue`` (and of the published
 graph made from it) by name, in float32. NumPy only: a robot folds without PyTorch.
 """
 
@@ -100,7 +100,7 @@ def read_aliked(path: Path) -> tuple[State, AlikedShape]:
 
 
 def read_lightglue(path: Path) -> tuple[State, LightGlueShape]:
-    """Tensors of a LightGlue checkpoint, named as in ``lightglue.LightGlue``, and its sizes.
+    """Tensors of a LightGlue checkpoint, named as in the official file, and its sizes.
 
     WeightsError if it is none.
     """
@@ -124,11 +124,11 @@ def _convolution(
     weight = state[f"{conv}.weight"] * np.float32(scale)
     if norm is None:
         bias = state.get(f"{conv}.bias")
-        return {"weight": weight} | ({} if bias is None else {"bias": bias})
+        return _within(conv, {"weight": weight} | ({} if bias is None else {"bias": bias}))
     deviation = np.sqrt(state[f"{norm}.running_var"] + np.float32(_EPSILON))
     gain = state[f"{norm}.weight"] / deviation
     bias = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * gain
-    return {"weight": weight * gain[:, None, None, None], "bias": bias}
+    return _within(conv, {"weight": weight * gain[:, None, None, None], "bias": bias})
 
 
 def _within(prefix: str, weights: Weights) -> dict[str, Array]:
@@ -136,30 +136,26 @@ def _within(prefix: str, weights: Weights) -> dict[str, Array]:
 
 
 def encoder(state: Weights, channels: int) -> dict[str, Array]:
-    """``FoldedEncoder`` for images of 3 channels (RGB) or 1 (grey).
+    """``aliked.Encoder`` for images of 3 channels (RGB) or 1 (grey).
 
     A grey image stands for three equal channels: the first convolution's are summed.
     """
-    first = _convolution(state, "block1.conv1", "block1.bn1", scale=1 / 255)
+    weights = _convolution(state, "block1.conv1", "block1.bn1", scale=1 / 255)
     if channels == 1:
-        first["weight"] = first["weight"].sum(1, keepdims=True)
-    weights = _within("conv1", first)
-    weights |= _within("conv2", _convolution(state, "block1.conv2", "block1.bn2"))
-    for number, block in enumerate(("block2", "block3", "block4")):
+        weights["block1.conv1.weight"] = weights["block1.conv1.weight"].sum(1, keepdims=True)
+    weights |= _convolution(state, "block1.conv2", "block1.bn2")
+    for block in ("block2", "block3", "block4"):
         for i in (1, 2):
-            name, conv, norm = f"blocks.{number}.conv{i}", f"{block}.conv{i}", f"{block}.bn{i}"
+            conv, norm = f"{block}.conv{i}", f"{block}.bn{i}"
             if f"{conv}.offset_conv.weight" in state:
-                offsets = _convolution(state, f"{conv}.offset_conv")
-                weights |= _within(f"{name}.offset_conv", offsets)
-                folded = _convolution(state, f"{conv}.regular_conv", norm)
-                folded["bias"] = folded["bias"][:, None, None]
+                weights |= _convolution(state, f"{conv}.offset_conv")
+                weight, bias = _convolution(state, f"{conv}.regular_conv", norm).values()
+                weights |= _within(conv, {"weight": weight, "bias": bias[:, None, None]})
             else:
-                folded = _convolution(state, conv, norm)
-            weights |= _within(name, folded)
-        shortcut = _convolution(state, f"{block}.downsample")
-        weights |= _within(f"blocks.{number}.downsample", shortcut)
-    for i in range(4):
-        weights |= _within(f"heads.{i}", _convolution(state, f"conv{i + 1}"))
+                weights |= _convolution(state, conv, norm)
+        weights |= _convolution(state, f"{block}.downsample")
+    for i in range(1, 5):
+        weights |= _convolution(state, f"conv{i}")
     parts = np.split(state["score_head.0.weight"] * np.float32(SELU_SCALE), 4, axis=1)
     return weights | {f"score_first.{i}": part for i, part in enumerate(parts)}
 
@@ -170,7 +166,7 @@ def score_tail(state: Weights) -> list[Array]:
 
 
 def offsets(state: Weights) -> dict[str, Array]:
-    """``FoldedOffsets``; patches arrive pixel by pixel, the channels of one pixel side by side."""
+    """``aliked.Offsets``; patches arrive pixel by pixel, the channels of one pixel side by side."""
     first, second = "desc_head.offset_conv.0", "desc_head.offset_conv.2"
     weight = state[f"{first}.weight"].transpose(2, 3, 1, 0)
     return {
@@ -182,7 +178,7 @@ def offsets(state: Weights) -> dict[str, Array]:
 
 
 def aggregation(state: Weights) -> dict[str, Array]:
-    """``FoldedAggregation``."""
+    """``aliked.Aggregation``."""
     aggregate = state["desc_head.agg_weights"]
     return {
         "select": state["desc_head.sf_conv.weight"][:, :, 0, 0].T,
@@ -191,24 +187,22 @@ def aggregation(state: Weights) -> dict[str, Array]:
 
 
 def extractor(state: Weights, channels: int) -> dict[str, Array]:
-    """``DeviceExtractor``, ALIKED as one graph; channels: see ``encoder``."""
-    convolutions = encoder(state, channels)
-    convolutions["conv1.weight"] = convolutions["conv1.weight"] * np.float32(PIXEL_SCALE)
-    for name in [n for n in convolutions if ".offset_conv." in n and n.endswith(".weight")]:
+    """``aliked.FoldedALIKED``, ALIKED as one graph; channels: see ``encoder``."""
+    weights = encoder(state, channels)
+    weights["block1.conv1.weight"] = weights["block1.conv1.weight"] * np.float32(PIXEL_SCALE)
+    for name in [n for n in weights if ".offset_conv." in n and n.endswith(".weight")]:
         conv = name.removesuffix(".offset_conv.weight")  # deformable: reads, then one product
-        weight, bias = (convolutions[f"{conv}.{part}"] for part in ("weight", "bias"))
-        convolutions[f"{conv}.weight"] = weight.reshape(len(weight), -1)
-        convolutions[f"{conv}.bias"] = bias.reshape(len(bias), 1)
+        weight = weights[f"{conv}.weight"]
+        weights[f"{conv}.weight"] = weight.reshape(len(weight), -1)
     return {
-        **_within("encoder", convolutions),
+        **weights,
         **{f"score_tail.{i}": weight for i, weight in enumerate(score_tail(state))},
-        **_within("offsets", offsets(state)),
-        **_within("aggregation", aggregation(state)),
+        **_within("desc_head", {**offsets(state), **aggregation(state)}),
     }
 
 
 def embedding(state: Weights) -> dict[str, Array]:
-    """``FoldedEmbedding``."""
+    """``lightglue.Embedding``."""
     return {
         "weight": state["input_proj.weight"].T,
         "bias": state["input_proj.bias"],
@@ -222,7 +216,7 @@ def angles(state: Weights) -> Array:
 
 
 def layer(state: Weights, index: int, layers: int, exits: bool = True) -> dict[str, Array]:
-    """``FoldedLayer`` number ``index`` of ``layers``, with its ``exits`` heads or without.
+    """``lightglue.Layer`` number ``index`` of ``layers``, with its ``exits`` heads or without.
 
     The first one's self-attention belongs to ``embedding``.
     """
@@ -251,7 +245,7 @@ def layer(state: Weights, index: int, layers: int, exits: bool = True) -> dict[s
 
 
 def assignment(state: Weights, index: int) -> dict[str, Array]:
-    """``FoldedAssignment`` after layer ``index``."""
+    """``lightglue.Assignment`` after layer ``index``."""
     head, scale = f"log_assignment.{index}.final_proj", np.float32(DIM**-0.25)
     return {
         "weight": (state[f"{head}.weight"] * scale).T,
@@ -260,7 +254,7 @@ def assignment(state: Weights, index: int) -> dict[str, Array]:
 
 
 def matcher(state: Weights, numbers: range, layers: int) -> dict[str, Array]:
-    """``DeviceMatcher`` for these of ``layers`` layers, with what comes before the first one."""
+    """``lightglue.segment``: these of ``layers`` layers, with what comes before the first one."""
     weights: dict[str, Array] = _within("assignment", assignment(state, numbers[-1]))
     for i, number in enumerate(numbers):
         last = number == numbers[-1]  # where the segment may end the matching

@@ -15,48 +15,29 @@
 """LightGlue (Lindenberger et al., arXiv 2306.13643) for ALIKED features.
 
 Self- and cross-attention between the keypoints of two images, layer by layer; after each layer a
-small head tells how sure every point is of its match, which ends the layers early for easy pairs
+small head says how sure every point is of its match, which ends the layers early for easy pairs
 (section 3.3, "exit criterion") and prunes points that will not match ("point pruning").
+
+One definition serves PyTorch and the exported graphs. It has a fixed number of rows, of which a
+mask or a count says how many hold points. A device may replace the stages in ``Operations``.
+
+In half precision the matrix products and attention are float16, match probabilities float32.
+Measured: float32 for the states, exit heads and assignment too changes no match.
 """
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aliked_ros.networks.checkpoint import load_strictly
 from aliked_ros.networks.constants import DIM, HEAD_DIM, HEADS, exit_threshold
-from aliked_ros.networks.fold import read_lightglue
+from aliked_ros.networks.fold import LightGlueShape, Weights
+from aliked_ros.networks.weights import Weighted, parameter, part
 
-
-def rotate(encoding: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
-    """Rotary encoding of B×heads×N×64 by cosines and sines B×1×N×64 (each value twice)."""
-    cosine, sine = encoding
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return x * cosine + torch.stack([-odd, even], dim=-1).flatten(-2) * sine
-
-
-class FourierEncoding(nn.Module):
-    """Learnable Fourier features of the normalised position, as rotation angles (section 3.1)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.Wr = nn.Linear(2, HEAD_DIM // 2, bias=False)
-
-    def forward(self, keypoints: Tensor) -> tuple[Tensor, Tensor]:
-        """B×N×2 normalised positions → cosines and sines, each B×1×N×64."""
-        angle = self.Wr(keypoints)[:, None].repeat_interleave(2, dim=-1)
-        return angle.cos(), angle.sin()
-
-
-def feed_forward() -> nn.Sequential:
-    """The update from a point's state and the message it received, concatenated."""
-    return nn.Sequential(
-        nn.Linear(2 * DIM, 2 * DIM), nn.LayerNorm(2 * DIM), nn.GELU(), nn.Linear(2 * DIM, DIM)
-    )
+_PADDING = -30000.0  # added to the attention of padding rows: no weight, and within half precision
+_IMPOSSIBLE = -1e9  # similarity of padding rows
+_LEAST_PROBABILITY = 1e-37
 
 
 def split_heads(x: Tensor) -> Tensor:
@@ -69,163 +50,311 @@ def join_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(-2)
 
 
-class SelfBlock(nn.Module):
-    """Self-attention with rotary encoding."""
+class Operations:
+    """Stages that a device may compute another way."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.Wqkv = nn.Linear(DIM, 3 * DIM)
-        self.out_proj = nn.Linear(DIM, DIM)
-        self.ffn = feed_forward()
+    @staticmethod
+    def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """``x @ weight + bias``."""
+        return x @ weight + bias
 
-    def forward(self, x: Tensor, encoding: tuple[Tensor, Tensor]) -> Tensor:
-        # the checkpoint interleaves q, k, v within each head's channels
-        q, k, v = self.Wqkv(x).unflatten(-1, (HEADS, HEAD_DIM, 3)).transpose(1, 2).unbind(-1)
-        q, k = rotate(encoding, q), rotate(encoding, k)
-        context = F.scaled_dot_product_attention(q, k, v.contiguous())
-        message = self.out_proj(join_heads(context))
-        return x + self.ffn(torch.cat([x, message], dim=-1))
+    @staticmethod
+    def rotate(qkv: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """B×N×768 → queries and keys, rotated, and values, each B×4×N×64.
 
+        rotation: B×N×64, 32 cosines, then 32 sines; within a head the channels are halves, not
+        pairs.
+        """
+        cosine, sine = (r[:, None] for r in rotation.chunk(2, dim=-1))
 
-class CrossBlock(nn.Module):
-    """Cross-attention whose queries serve as keys of the other direction."""
+        def rotated(x: Tensor) -> Tensor:
+            a, b = split_heads(x).chunk(2, dim=-1)
+            return torch.cat([a * cosine - b * sine, b * cosine + a * sine], dim=-1)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.to_qk = nn.Linear(DIM, DIM)
-        self.to_v = nn.Linear(DIM, DIM)
-        self.to_out = nn.Linear(DIM, DIM)
-        self.ffn = feed_forward()
+        q, k, v = qkv.chunk(3, dim=-1)
+        return rotated(q), rotated(k), split_heads(v)
 
-    def forward(self, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
-        scale = HEAD_DIM**-0.25
-        qk0, qk1 = (split_heads(self.to_qk(x)) * scale for x in (x0, x1))
-        v0, v1 = (split_heads(self.to_v(x)) for x in (x0, x1))
-        similarity = qk0 @ qk1.transpose(-1, -2)
-        m0 = self.to_out(join_heads(similarity.softmax(-1) @ v1))
-        m1 = self.to_out(join_heads(similarity.transpose(-1, -2).softmax(-1) @ v0))
-        x0 = x0 + self.ffn(torch.cat([x0, m0], dim=-1))
-        x1 = x1 + self.ffn(torch.cat([x1, m1], dim=-1))
-        return x0, x1
+    @staticmethod
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """Attention of B×4×N×64, queries scaled; mask: B×1×1×N, added."""
+        return (query @ key.transpose(-1, -2) + mask).softmax(-1) @ value
 
 
-class TransformerLayer(nn.Module):
-    """One self- and one cross-attention block."""
+PLAIN = Operations()
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.self_attn = SelfBlock()
-        self.cross_attn = CrossBlock()
+
+class _Block(Weighted):
+    def __init__(self, weights: Weights, operations: Operations = PLAIN) -> None:
+        super().__init__(weights)
+        self.operations = operations
+
+
+class FeedForward(_Block):
+    """Residual update from state and attention context."""
+
+    weight1: Tensor
+    bias1: Tensor
+    gain: Tensor
+    shift: Tensor
+    weight2: Tensor
+    bias2: Tensor
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        y = self.operations.linear(torch.cat([x, context], dim=-1), self.weight1, self.bias1)
+        y = F.gelu(F.layer_norm(y, [2 * DIM], self.gain, self.shift))
+        return x + self.operations.linear(y, self.weight2, self.bias2)
+
+
+class SelfBlock(_Block):
+    """Self-attention, for a batch of images."""
+
+    qkv: Tensor
+    qkv_bias: Tensor
+
+    def __init__(self, weights: Weights, operations: Operations = PLAIN) -> None:
+        super().__init__(weights, operations)
+        self.ffn = FeedForward(part(weights, "ffn"), operations)
+
+    def forward(self, x: Tensor, rotation: Tensor, mask: Tensor) -> Tensor:
+        qkv = self.operations.linear(x, self.qkv, self.qkv_bias)
+        query, key, value = self.operations.rotate(qkv, rotation)
+        return self.ffn(x, join_heads(self.operations.attend(query, key, value, mask)))
+
+
+class Embedding(_Block):
+    """Input projection and the first self-attention: all that needs one image alone.
+
+    A frame's embedding serves twice, against the frame before and against the one after.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weights: Weights, operations: Operations = PLAIN) -> None:
+        """``weights``: from ``fold.embedding``."""
+        super().__init__(weights, operations)
+        self.block = SelfBlock(part(weights, "block"), operations)
+
+    def forward(self, descriptors: Tensor, rotation: Tensor, mask: Tensor) -> Tensor:
+        """First states 1×N×256 of one image's points.
+
+        descriptors: 1×N×input_dim. rotation: 1×N×64, 32 cosines, then 32 sines.
+        mask: 1×1×1×N, 0 for points, a large negative number for padding.
+        """
+        state = self.operations.linear(descriptors, self.weight, self.bias)
+        return self.block(state, rotation, mask)
+
+
+class Layer(_Block):
+    """One layer for a batch of the two images, with its exit and pruning heads.
+
+    The first layer's self-attention belongs to ``Embedding``.
+    """
+
+    qk_v: Tensor
+    qk_v_bias: Tensor
+    exits: Tensor
+    exits_bias: Tensor
+
+    def __init__(self, weights: Weights, operations: Operations = PLAIN) -> None:
+        """``weights``: from ``fold.layer``."""
+        super().__init__(weights, operations)
+        block = part(weights, "block")
+        self.block = SelfBlock(block, operations) if block else None
+        self.ffn = FeedForward(part(weights, "ffn"), operations)
+        self.has_exits = "exits" in weights
 
     def forward(
-        self,
-        x0: Tensor,
-        x1: Tensor,
-        encoding0: tuple[Tensor, Tensor],
-        encoding1: tuple[Tensor, Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        return self.cross_attn(self.self_attn(x0, encoding0), self.self_attn(x1, encoding1))
+        self, x: Tensor, mask: Tensor, rotation: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Update the states of both images.
+
+        x: 2×N×256. mask: 2×1×1×N, 0 for points, a large negative number for padding.
+        rotation: 2×N×64, not in the first layer. Returns x and, where it has exit heads, 2×N×2:
+        matchability and confidence, as probabilities.
+        """
+        linear, attend = self.operations.linear, self.operations.attend
+        if self.block is not None:
+            assert rotation is not None
+            x = self.block(x, rotation, mask)
+        qk, v = (split_heads(y) for y in linear(x, self.qk_v, self.qk_v_bias).chunk(2, dim=-1))
+        context = attend(qk, _swap_images(qk), _swap_images(v), _swap_images(mask))
+        x = self.ffn(x, join_heads(context))
+        if not self.has_exits:
+            return (x,)
+        return x, torch.sigmoid(linear(x, self.exits, self.exits_bias))
 
 
-class MatchAssignment(nn.Module):
-    """Similarity and matchability into a soft assignment (section 3.2)."""
+class Assignment(_Block):
+    """Match assignment after a given layer (``fold.assignment``)."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.matchability = nn.Linear(DIM, 1)
-        self.final_proj = nn.Linear(DIM, DIM)
+    weight: Tensor
+    bias: Tensor
 
     def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
-        """Log-assignment B×N0×N1 (without the published form's dustbin row and column)."""
-        y0, y1 = (self.final_proj(x) / DIM**0.25 for x in (x0, x1))
-        similarity = y0 @ y1.transpose(-1, -2)
-        z0, z1 = (F.logsigmoid(self.matchability(x)) for x in (x0, x1))
-        certainty = z0 + z1.transpose(-1, -2)
-        return similarity.log_softmax(-1) + similarity.log_softmax(-2) + certainty
+        """States N0×256 and N1×256 → similarity N0×N1."""
+        y0, y1 = (self.operations.linear(x, self.weight, self.bias) for x in (x0, x1))
+        return y0 @ y1.T
 
 
-class TokenConfidence(nn.Module):
-    """How sure each point is that its match, or having none, is final."""
+def segment(
+    weights: Weights,
+    layers: range,
+    shape: LightGlueShape,
+    half: bool,
+    operations: Operations = PLAIN,
+) -> Segment | FirstSegment:
+    """These of LightGlue's layers, with what comes before the first one (``fold.matcher``)."""
+    kind = Segment if layers.start else FirstSegment
+    return kind(weights, layers, shape.layers, half, operations)
 
-    def __init__(self) -> None:
+
+def segment_inputs(
+    shape: LightGlueShape, layers: range, rows: int, half: bool
+) -> dict[str, Tensor]:
+    """Tensors as ``segment`` takes them, in its order, for images of ``rows`` points."""
+    dtype = torch.float16 if half else torch.float32
+    ends = {
+        "count0": torch.full((1,), rows, dtype=torch.int32),
+        "count1": torch.full((1,), rows, dtype=torch.int32),
+        "match_threshold": torch.zeros(1),
+    }
+    if layers.start:
+        return {
+            "state": torch.zeros(2, rows, DIM, dtype=dtype),
+            "rotation": torch.zeros(2, rows, HEAD_DIM, dtype=dtype),
+            **ends,
+        }
+    return {
+        "keypoints0": torch.zeros(rows, 2),
+        "keypoints1": torch.zeros(rows, 2),
+        "descriptors0": torch.zeros(rows, shape.input_dim, dtype=dtype),
+        "descriptors1": torch.zeros(rows, shape.input_dim, dtype=dtype),
+        "size": torch.full((2,), 64.0),
+        **ends,
+    }
+
+
+def segment_outputs(shape: LightGlueShape, layers: range) -> list[str]:
+    """Names of what ``segment`` returns, in its order."""
+    kept = ["new_state", *([] if layers.start else ["rotation"]), "undecided"]
+    return [*([] if layers.stop == shape.layers else kept), "matches", "match_scores"]
+
+
+class Segment(nn.Module):
+    """Later layers of LightGlue for two images of K rows each, and the matches after the last."""
+
+    def __init__(
+        self, weights: Weights, layers: range, of: int, half: bool, operations: Operations = PLAIN
+    ) -> None:
+        """``weights``: of these ``layers`` of ``of``, from ``fold.matcher``."""
         super().__init__()
-        self.token = nn.Sequential(nn.Linear(DIM, 1), nn.Sigmoid())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.token(x).squeeze(-1)
-
-
-class LightGlue(nn.Module):
-    """The matcher; parameters are named as in the published checkpoint."""
-
-    def __init__(self, input_dim: int, layers: int) -> None:
-        super().__init__()
-        self.layers = layers
-        self.input_proj = nn.Linear(input_dim, DIM)
-        self.posenc = FourierEncoding()
-        self.transformers = nn.ModuleList(TransformerLayer() for _ in range(layers))
-        self.log_assignment = nn.ModuleList(MatchAssignment() for _ in range(layers))
-        self.token_confidence = nn.ModuleList(TokenConfidence() for _ in range(layers - 1))
-
-    @classmethod
-    def from_checkpoint(cls, path: Path) -> LightGlue:
-        """The matcher in a published checkpoint, in evaluation mode; WeightsError if it is none."""
-        state, shape = read_lightglue(path)
-        network = cls(shape.input_dim, shape.layers)
-        load_strictly(network, state, path)
-        return network
+        self.layers = nn.ModuleList(
+            Layer(part(weights, f"layers.{i}"), operations) for i in range(len(layers))
+        )
+        self.assignment = Assignment(part(weights, "assignment"), operations)
+        self.is_last = layers.stop == of
+        self.exit_threshold = exit_threshold(layers[-1], of)
+        if half:
+            self.half()
 
     def forward(
         self,
-        keypoints: tuple[Tensor, Tensor],
-        descriptors: tuple[Tensor, Tensor],
-        depth_confidence: float,
-        width_confidence: float,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor], int]:
-        """Log-assignment of the points still in play, their original rows, layers run.
+        state: Tensor,
+        rotation: Tensor,
+        count0: Tensor,
+        count1: Tensor,
+        match_threshold: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """State, undecided share [1] (neither from the last layer), matches K, their scores K.
 
-        keypoints: two tensors N×2 from ``normalize_keypoints``; descriptors: two N×input_dim.
-        depth_confidence, width_confidence: published 0.95 and 0.99; negative switches it off.
+        state: 2×K×256. rotation: 2×K×64. count0, count1: [1], valid rows. match_threshold: [1].
+        See ``aliked_ros.models.device_export.matcher_graphs``.
         """
-        x = [self.input_proj(d[None]) for d in descriptors]
-        encoding = [self.posenc(k[None]) for k in keypoints]
-        rows = [torch.arange(d.shape[0], device=d.device) for d in descriptors]
-        total = sum(len(r) for r in rows)
-        for layer in range(self.layers):
-            if min(len(r) for r in rows) == 0:
-                break
-            x[0], x[1] = self.transformers[layer](x[0], x[1], encoding[0], encoding[1])
-            if layer == self.layers - 1 or max(depth_confidence, width_confidence) < 0:
-                continue
-            threshold = exit_threshold(layer, self.layers)
-            confidence = [self.token_confidence[layer](y)[0] for y in x]
-            undecided = sum(int((c < threshold).sum()) for c in confidence)
-            if 0 <= depth_confidence < 1 - undecided / total:
-                break
-            if width_confidence < 0:
-                continue
-            for i in (0, 1):
-                matchable = self.log_assignment[layer].matchability(x[i])[0, :, 0].sigmoid()
-                keep = (matchable > 1 - width_confidence) | (confidence[i] <= threshold)
-                x[i], rows[i] = x[i][:, keep], rows[i][keep]
-                encoding[i] = tuple(e[:, :, keep] for e in encoding[i])
-        return self.log_assignment[layer](x[0], x[1])[0], (rows[0], rows[1]), layer + 1
+        valid, mask = _valid_rows(rotation, count0, count1)
+        for layer in self.layers:
+            state, *heads = layer(state, mask, *([] if layer.block is None else [rotation]))
+        (exits,) = heads  # of the last layer
+        matches = self._match(state, exits[..., 0].float(), valid, match_threshold)
+        if self.is_last:
+            return matches
+        unsure = (exits[..., 1].float() < self.exit_threshold) & valid
+        share = unsure.float().sum().reshape(1) / (count0 + count1).clamp(min=1)
+        return state, share, *matches
+
+    def _match(
+        self, state: Tensor, matchability: Tensor, valid: Tensor, threshold: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mutual best pairs of the soft assignment (section 3.2): see ``matcher_graphs``."""
+        similarity = self.assignment(state[0], state[1]).float()
+        pairs = valid[0][:, None] & valid[1]
+        similarity = torch.where(pairs, similarity, torch.scalar_tensor(_IMPOSSIBLE))
+        certainty = matchability.clamp(min=_LEAST_PROBABILITY).log()
+        row_term = certainty[0] - _log_sum_exp(similarity, 1)
+        column_term = certainty[1] - _log_sum_exp(similarity, 0)
+        doubled = 2 * similarity
+        best, forward = (doubled + column_term).topk(1, dim=1)
+        backward = (doubled + row_term[:, None]).argmax(0)
+        score = (best[:, 0] + row_term).exp()
+        forward = forward[:, 0]
+        rows = torch.arange(forward.shape[0])
+        kept = (backward[forward] == rows) & valid[0] & valid[1][forward] & (score > threshold)
+        matches = torch.where(kept, forward, -1).to(torch.int32)
+        return matches, torch.where(kept, score, torch.zeros(()))
 
 
-def normalize_keypoints(keypoints: Tensor, width: int, height: int) -> Tensor:
-    """Pixels to about [-1, 1]: centred, divided by half the longer side."""
-    size = keypoints.new_tensor([width, height])
-    return (keypoints - size / 2) / (size.max() / 2)
+class FirstSegment(nn.Module):
+    """``Segment`` from keypoints and descriptors on, with the first layers."""
+
+    def __init__(
+        self, weights: Weights, layers: range, of: int, half: bool, operations: Operations = PLAIN
+    ) -> None:
+        """See ``Segment``."""
+        super().__init__()
+        self.embedding = Embedding(part(weights, "embedding"), operations)
+        if half:
+            self.embedding.half()
+        self.angles = parameter(weights["angles"])
+        self.matcher = Segment(part(weights, "matcher"), layers, of, half, operations)
+
+    def forward(
+        self,
+        keypoints0: Tensor,
+        keypoints1: Tensor,
+        descriptors0: Tensor,
+        descriptors1: Tensor,
+        size: Tensor,
+        count0: Tensor,
+        count1: Tensor,
+        match_threshold: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """As ``Segment.forward``, and with the state the rotation.
+
+        keypoints0, keypoints1: K×2 pixels. descriptors0, descriptors1: K×D. size: width, height.
+        """
+        points = torch.stack([keypoints0, keypoints1])
+        angles = ((points - size / 2) / (size.amax(0) / 2)) @ self.angles
+        rotation = torch.cat([angles.cos(), angles.sin()], dim=-1).to(descriptors0.dtype)
+        _, mask = _valid_rows(rotation, count0, count1)
+        state = self.embedding(torch.stack([descriptors0, descriptors1]), rotation, mask)
+        outputs = self.matcher(state, rotation, count0, count1, match_threshold)
+        if self.matcher.is_last:
+            return outputs
+        return outputs[0], rotation, *outputs[1:]
 
 
-def filter_matches(log_assignment: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Mutual best pairs above ``threshold``: rows of image 0, rows of image 1, probabilities."""
-    if 0 in log_assignment.shape:
-        none = torch.zeros(0, dtype=torch.long, device=log_assignment.device)
-        return none, none, log_assignment.new_zeros(0)
-    best, forward = log_assignment.max(1)
-    backward = log_assignment.argmax(0)
-    probability = best.exp()
-    rows = torch.arange(len(forward), device=forward.device)
-    kept = rows[(backward[forward] == rows) & (probability > threshold)]
-    return kept, forward[kept], probability[kept]
+def _valid_rows(rotation: Tensor, count0: Tensor, count1: Tensor) -> tuple[Tensor, Tensor]:
+    """Which rows hold points, 2×K, and what is added to the attention that they get."""
+    valid = torch.arange(rotation.shape[1]) < torch.stack([count0, count1])
+    mask = torch.where(valid, 0.0, _PADDING).to(rotation.dtype)
+    return valid, mask[:, None, None]
+
+
+def _swap_images(x: Tensor) -> Tensor:
+    return torch.cat([x[1:], x[:1]])
+
+
+def _log_sum_exp(x: Tensor, dim: int) -> Tensor:
+    """As torch.logsumexp; TensorRT's ReduceLogSumExp does not subtract the maximum."""
+    largest = x.amax(dim, keepdim=True)
+    return (x - largest).exp().sum(dim).log() + largest.squeeze(dim)

@@ -32,7 +32,8 @@ from rclpy.qos import QoSProfile
 from std_srvs.srv import Trigger
 
 from aliked_msgs.srv import Relocalize
-from aliked_ros.backends.base import OpenBackend, create_backend
+from aliked_ros.backends.base import OpenBackend
+from aliked_ros.backends.create import create_backend
 from aliked_ros.ros import running
 from aliked_ros.ros.configured import Configured
 from aliked_ros.ros.frontend_parameters import DECLARATIONS

@@ -75,14 +75,15 @@ def _read(
     random: int,
     seeds: Sequence[int],
 ) -> list[Detections]:
-    rows = slice(window.top, window.top + window.height)
-    columns = slice(window.left, window.left + window.width)
-    score_maps = network.score_map(levels)[:, 0, rows, columns]
+    score_maps = window.of(network.score_map(network.score_parts(levels)))[:, 0]
     size = torch.tensor([window.width, window.height]) - 2 * NMS_RADIUS
+    everywhere, threshold = torch.ones_like(score_maps[0]), score_maps.new_zeros(1)
+    room = (window.height // aliked.CELL) * (window.width // aliked.CELL)
     found = []
     for number, score_map in enumerate(score_maps):
-        x, y = aliked.peaks(score_map.detach(), top_k, 0.0)
-        detected = len(x)
+        x, y, count = aliked.peaks(score_map.detach(), everywhere, threshold, min(top_k, room))
+        detected = int(count)
+        x, y = x[:detected], y[:detected]
         if random:
             generator = torch.Generator().manual_seed(seeds[number])
             drawn = (torch.rand(random, 2, generator=generator) * size).long().to(x.device)

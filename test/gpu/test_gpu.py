@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from aliked_ros.backends.base import create_backend
 from aliked_ros.backends.cpu.backend import CpuBackend
+from aliked_ros.backends.create import create_backend
 from aliked_ros.backends.gpu.backend import DeviceBackend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
@@ -134,18 +134,18 @@ def test_kernels_compute_what_plain_operations_do(
     if not torch.cuda.is_available():
         pytest.skip("PyTorch finds no GPU")
     from aliked_ros.backends.gpu.torch import single_precision
-    from aliked_ros.networks import device as networks
-    from aliked_ros.networks.fused import FusedExtractor
+    from aliked_ros.backends.gpu.triton_aliked import TritonALIKED
+    from aliked_ros.networks.aliked import FoldedALIKED, example_inputs
     from helpers.torch_networks import device_extractor, distances
 
     pixels = np.ascontiguousarray(tum_images(0)[:470, :630])
-    inputs = networks.extractor_inputs(*pixels.shape, 1000)
+    inputs = example_inputs(*pixels.shape, 1000)
     inputs["image"] = torch.from_numpy(pixels)[None]
     inputs["mask"][:, :100] = 0
     given = [tensor.cuda() for tensor in inputs.values()]
     with torch.inference_mode(), torch.device("cuda"), single_precision():
-        found = device_extractor(FusedExtractor, "aliked-n16", half=False).cuda()(*given)
-        plain = device_extractor(networks.DeviceExtractor, "aliked-n16", half=False)
+        found = device_extractor(TritonALIKED, "aliked-n16", half=False).cuda()(*given)
+        plain = device_extractor(FoldedALIKED, "aliked-n16", half=False)
         expected = plain.cuda()(*given)
         near = distances(found[0], expected[0]).min(1)
     same = near.values < 1e-3
@@ -161,14 +161,14 @@ def test_fused_attention_is_that_of_the_plain_operations(rows: int) -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("PyTorch finds no GPU")
-    from aliked_ros.networks import folded
+    from aliked_ros.backends.gpu.torch_operations import GpuOperations
 
     query, key, value = torch.randn(3, 2, 4, rows, 64, device="cuda").half()
     query = query / 8
     mask = torch.zeros(2, 1, 1, rows, device="cuda").half()
     mask[0, ..., rows // 2 :] = -30000.0
     with torch.inference_mode():
-        found = folded._attend(query, key, value, mask)
+        found = GpuOperations.attend(query, key, value, mask)
         weights = (query.float() @ key.float().transpose(-1, -2) + mask.float()).softmax(-1)
         expected = weights @ value.float()
     assert float((found.float() - expected).abs().max()) < 5e-3

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from aliked_ros.models.registry import weights_path
 from aliked_ros.networks import fold
-from aliked_ros.networks.device import DeviceExtractor, matcher
+from aliked_ros.networks.aliked import FoldedALIKED
+from aliked_ros.networks.lightglue import PLAIN, Operations, segment
 
-Kind = TypeVar("Kind", bound=DeviceExtractor)
+Kind = TypeVar("Kind", bound=FoldedALIKED)
 
 
 def device_extractor(kind: type[Kind], model: str, half: bool) -> Kind:
@@ -40,8 +41,9 @@ def distances(points: Tensor, others: Tensor) -> Tensor:
     return torch.cdist(points, others, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def device_matcher(layers: range, half: bool) -> nn.Module:
+def device_matcher(layers: range, half: bool, operations: Operations = PLAIN) -> nn.Module:
     """These of LightGlue's layers."""
     path = weights_path("aliked-lightglue")
     state, shape = fold.read_lightglue(path)
-    return matcher(fold.matcher(state, layers, shape.layers), layers, shape, half)
+    weights = fold.matcher(state, layers, shape.layers)
+    return segment(weights, layers, shape, half, operations)

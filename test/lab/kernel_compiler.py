@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Compile every Triton kernel, as ``FusedExtractor`` calls it, for GPUs that are not here.
+"""Compile every Triton kernel, as ``TritonALIKED`` calls it, for GPUs that are not here.
 
     python kernel_compiler.py aliked-n16 80 90
 
@@ -30,9 +30,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from triton.runtime.jit import JITFunction
 
-from aliked_ros.networks import triton_kernels
-from aliked_ros.networks.device import extractor_inputs
-from aliked_ros.networks.fused import FusedExtractor
+from aliked_ros.backends.gpu import triton_kernels
+from aliked_ros.backends.gpu.triton_aliked import TritonALIKED
+from aliked_ros.networks.aliked import example_inputs
 from helpers.torch_networks import device_extractor
 
 _TYPES = {
@@ -76,7 +76,7 @@ def main(model: str, capabilities: list[int]) -> None:
     for name, kernel in kernels.items():
         if isinstance(kernel, JITFunction):
             setattr(triton_kernels, name, Recorder(kernel))
-    device_extractor(FusedExtractor, model, half=True)(*extractor_inputs(96, 96, 3, 64).values())
+    device_extractor(TritonALIKED, model, half=True)(*example_inputs(96, 96, 3, 64).values())
     for capability in capabilities:
         for call, source in Recorder.calls.items():
             made = compile(source, target=GPUTarget("cuda", capability, 32))

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Run ``FusedExtractor`` on a CPU, its Triton kernels in the interpreter.
+"""Run ``TritonALIKED`` on a CPU, its Triton kernels in the interpreter.
 
     TRITON_INTERPRET=1 python kernel_interpreter.py inputs.pt outputs.pt
 
@@ -26,14 +26,14 @@ import sys
 
 import torch
 
-from aliked_ros.networks import fused
+from aliked_ros.backends.gpu import triton_aliked
 from helpers.torch_networks import device_extractor
 
 # an operation takes 0.1 ms in the interpreter, on few or many numbers
-fused._PIXELS, fused._SLOTS, fused._ROWS = 4096, 64, 256
+triton_aliked._PIXELS, triton_aliked._SLOTS, triton_aliked._ROWS = 4096, 64, 256
 
 if __name__ == "__main__":
     given = torch.load(sys.argv[1])
-    extractor = device_extractor(fused.FusedExtractor, given["model"], given["half"])
+    extractor = device_extractor(triton_aliked.TritonALIKED, given["model"], given["half"])
     with torch.inference_mode():
         torch.save(extractor(*given["inputs"].values()), sys.argv[2])

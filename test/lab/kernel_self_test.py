@@ -25,11 +25,11 @@ from typing import Any
 
 import torch
 
-from aliked_ros.networks import fused, triton_kernels
+from aliked_ros.backends.gpu import triton_aliked, triton_kernels
 from aliked_ros.networks.fold import AlikedShape
 
 # an operation takes 0.1 ms in the interpreter, on few or many numbers
-fused._PIXELS, fused._SLOTS, fused._ROWS = 4096, 128, 2048
+triton_aliked._PIXELS, triton_aliked._SLOTS, triton_aliked._ROWS = 4096, 128, 2048
 SHAPE = AlikedShape((8, 16, 32, 64), 64, 3, 16)
 OUTPUTS = {
     "deform_reads": [2], "join_scores": [3], "score_convolution": [2], "find_maxima": [1],
@@ -55,7 +55,7 @@ class Broken:
 
 def verdict(half: bool) -> str:
     try:
-        fused.check(torch.device("cpu"), SHAPE, half)
+        triton_aliked.check(torch.device("cpu"), SHAPE, half)
     except RuntimeError as error:
         return str(error)
     return "right"

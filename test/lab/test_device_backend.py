@@ -28,7 +28,7 @@ import pytest
 
 from aliked_ros.backends.admission import Refused
 from aliked_ros.backends.cpu.backend import CpuBackend
-from aliked_ros.backends.cpu.kernels import widen_half
+from aliked_ros.backends.cpu.compiled import widen_half
 from aliked_ros.backends.gpu.backend import BuildProgress, DeviceBackend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError

@@ -32,7 +32,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
-from aliked_ros.backends.base import create_backend
+from aliked_ros.backends.create import create_backend
 from aliked_ros.backends.fallback import FallbackBackend
 from aliked_ros.backends.gpu.backend import DeviceBackend
 from aliked_ros.configuration import FrontendConfig
@@ -65,7 +65,7 @@ def test_from_a_lost_device_the_tracks_go_on_on_the_cpu(tum_images) -> None:
     assert pipeline.identity["backend"] == "cpu"
     assert pipeline.backend.startswith("cpu: ")
     assert said == [
-        "TensorRT failed, going on on the CPU: running x failed: the GPU was lost; restart."
+        "TensorRT failed, continuing on the CPU: running x failed: the GPU was lost; restart."
     ]
     assert (device.memory, device.closed) == (0, True), "the GPU's memory is given back"
     # of one epoch: the first image after it is matched against the last one before it

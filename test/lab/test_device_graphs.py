@@ -28,14 +28,14 @@ import pytest
 import torch
 from scipy.spatial import cKDTree
 
-from aliked_ros.backends.torch import TorchExtractor
+from aliked_ros.benchmark.dense import DenseExtractor
+from aliked_ros.benchmark.lightglue import LightGlue, normalize_keypoints
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.models import device_export
 from aliked_ros.models.device_export import DeviceGraph, extractor_graph, matcher_graphs
 from aliked_ros.models.registry import weights_path
-from aliked_ros.networks.aliked import ALIKED
-from aliked_ros.networks.device import DeviceExtractor
-from aliked_ros.networks.lightglue import LightGlue, exit_threshold, normalize_keypoints
+from aliked_ros.networks.aliked import ALIKED, FoldedALIKED
+from aliked_ros.networks.constants import exit_threshold
 from aliked_ros.types import BoolArray, Features, Matches, UInt8Array
 from helpers.data import read_rgb
 from helpers.device import assert_same, chosen, session_of
@@ -168,7 +168,7 @@ def test_mask_threshold_and_fewer_keypoints(reference: Reference) -> None:
     pixels = np.ascontiguousarray(reference.pixels("kitti_0")[100:300, 400:810])
     mask = np.full(pixels.shape[:2], 255, np.uint8)
     mask[:, 100:300] = 0
-    network = TorchExtractor(ALIKED.from_checkpoint(weights_path("aliked-n16")), CPU)
+    network = DenseExtractor(ALIKED.from_checkpoint(weights_path("aliked-n16")), CPU)
     usual = float(np.median(extract(pixels).scores))
     for threshold, visible in ((0.0, mask), (usual, None), (usual, mask), (0.0, 0 * mask)):
         found = extract(pixels, mask=visible, threshold=threshold)
@@ -214,7 +214,7 @@ def test_features_float16(reference: Reference, model: str, image: str) -> None:
 def test_features_float16_with_every_result_rounded(reference: Reference) -> None:
     """ONNX Runtime computes chains of float16 operations in float32 on a CPU; PyTorch does not."""
     pixels = reference.pixels("graf_1")
-    network = device_extractor(DeviceExtractor, "aliked-n16", half=True)
+    network = device_extractor(FoldedALIKED, "aliked-n16", half=True)
     image, mask = torch.from_numpy(pixels)[None], torch.ones(pixels.shape[:2], dtype=torch.uint8)
     with torch.inference_mode():
         *arrays, count = network.eval()(image, mask, torch.zeros(1), torch.zeros(K))

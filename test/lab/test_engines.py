@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""TensorRT engines: built once, proven before they are used, built anew when anything differs.
+"""TensorRT engines: built once, proven before they are used, rebuilt when anything differs.
 
 Built for real by TensorRT for RTX, which needs no GPU for that.
 """
@@ -101,7 +101,7 @@ def own_cache(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def refusal(network: Network, target: Target) -> str:
-    """Why the engine in the cache is not taken: what is told when it is built anew."""
+    """Why the engine in the cache is not taken: what is reported when it is rebuilt."""
     said: list[str] = []
 
     def stop() -> DeviceGraph:
@@ -110,7 +110,7 @@ def refusal(network: Network, target: Target) -> str:
     with pytest.raises(BackendError):
         ensure_engine(replace(network, graph=stop), target, said.append)
     (line,) = said
-    assert line.startswith(f"{network.name}.engine is built anew: ")
+    assert line.startswith(f"{network.name}.engine is rebuilt: ")
     return line.split(": ", 1)[1]
 
 
@@ -194,9 +194,7 @@ def test_a_refused_engine_is_built_anew(own_cache: Path, target: Target) -> None
     damaged = own_cache.read_bytes()
     said: list[str] = []
     engine = ensure_engine(small_network(), target, said.append)
-    assert said[0] == (
-        f"{own_cache.name} is built anew: its content was changed after it was built"
-    )
+    assert said[0] == (f"{own_cache.name} is rebuilt: its content was changed after it was built")
     assert own_cache.read_bytes() == engine.plan != damaged
     assert ensure_engine(replace(small_network(), graph=never), target).plan == engine.plan
 

@@ -31,16 +31,18 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from aliked_ros.backends.base import create_backend
 from aliked_ros.backends.cpu.backend import CpuBackend
+from aliked_ros.backends.create import create_backend
 from aliked_ros.backends.gpu.backend import DeviceBackend
 from aliked_ros.backends.gpu.torch import TorchDevice
+from aliked_ros.backends.gpu.torch_operations import GpuOperations
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.matcher import LightGlueMatcher
 from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.networks import device as networks
+from aliked_ros.networks import aliked, lightglue
+from aliked_ros.networks.fold import LightGlueShape
 from aliked_ros.system.nvidia import GpuError
 from aliked_ros.types import Image, Matches, UInt8Array
 from helpers import ROOT
@@ -147,11 +149,11 @@ class AsTensorRtDivides(TorchFunctionMode):
 def test_rows_and_columns_are_exact_at_every_width() -> None:
     """The cells of an image's map, numbered row by row."""
     for width in range(64, 2049):
-        across = width // networks.CELL
+        across = width // aliked.CELL
         rows = torch.arange(1281, dtype=torch.int32)
         numbers = torch.cat([rows * across, rows * across + across - 1])
         with AsTensorRtDivides():
-            found = networks._quotient(numbers, across)
+            found = aliked._quotient(numbers, across)
         assert torch.equal(found, rows.repeat(2)), width
 
 
@@ -161,22 +163,17 @@ def test_the_first_column_stays_where_it_is(size: tuple[int, int]) -> None:
     score_map = torch.rand(size, generator=torch.Generator().manual_seed(0))
     score_map[:, 2] += torch.rand(size[0], generator=torch.Generator().manual_seed(1)) + 1
     given = (score_map, torch.ones(size, dtype=torch.bool), torch.zeros(1), 200)
-    expected = networks.detect(*given)
+    expected = aliked.detect(*given)
     with AsTensorRtDivides():
-        found = networks.detect(*given)
+        found = aliked.detect(*given)
     assert (expected[0][:, 0] < 10).sum() > 50
     torch.testing.assert_close(found[0], expected[0], atol=1e-3, rtol=0)
 
 
-def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The networks take the way that they take on a GPU."""
-    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
-
-
-def test_the_way_of_the_gpu_gives_the_same_matches(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = networks.LightGlueShape(128, 9)
+def test_the_operations_of_a_gpu_give_the_same_matches() -> None:
+    shape = LightGlueShape(128, 9)
     generator = torch.Generator().manual_seed(0)
-    inputs = networks.matcher_inputs(shape, SEGMENTS[0], 100, half=False)
+    inputs = lightglue.segment_inputs(shape, SEGMENTS[0], 100, half=False)
     for name, tensor in inputs.items():
         if tensor.ndim == 2:
             inputs[name] = 64 * torch.rand(tensor.shape, generator=generator)
@@ -184,25 +181,21 @@ def test_the_way_of_the_gpu_gives_the_same_matches(monkeypatch: pytest.MonkeyPat
         inputs[f"count{side}"][0] = 90 - int(side)
         descriptors = torch.randn((100, 128), generator=generator)
         inputs[f"descriptors{side}"] = torch.nn.functional.normalize(descriptors, dim=1)
-    segment = device_matcher(SEGMENTS[0], half=False)
     with torch.inference_mode():
-        expected = segment(*inputs.values())
-        as_on_a_gpu(monkeypatch)
-        found = segment(*inputs.values())
+        expected = device_matcher(SEGMENTS[0], half=False)(*inputs.values())
+        found = device_matcher(SEGMENTS[0], False, GpuOperations())(*inputs.values())
     torch.testing.assert_close(found[0][:, :89], expected[0][:, :89], atol=2e-4, rtol=0)
     assert torch.equal(found[3], expected[3])
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_the_networks_never_leave_the_device(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_networks_never_leave_the_device(half: bool) -> None:
     """A tensor on another device, or a shape that depends on values, would raise here."""
-    as_on_a_gpu(monkeypatch)
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
-    extractor = device_extractor(networks.DeviceExtractor, "aliked-n16", half)
-    cases = [(extractor, networks.extractor_inputs(250, 330, 3, 500))] + [
+    extractor = device_extractor(aliked.FoldedALIKED, "aliked-n16", half)
+    cases = [(extractor, aliked.example_inputs(250, 330, 3, 500))] + [
         (
-            device_matcher(layers, half),
-            networks.matcher_inputs(networks.LightGlueShape(128, 9), layers, 500, half),
+            device_matcher(layers, half, GpuOperations()),
+            lightglue.segment_inputs(LightGlueShape(128, 9), layers, 500, half),
         )
         for layers in SEGMENTS
     ]
@@ -232,7 +225,7 @@ def test_kernels_compute_what_plain_operations_do(
 ) -> None:
     """On an image whose sides are no multiples of 32, with a mask."""
     pixels = np.ascontiguousarray(tum_images(0)[200:299, 240:390])
-    inputs = networks.extractor_inputs(*pixels.shape, 80)
+    inputs = aliked.example_inputs(*pixels.shape, 80)
     inputs["image"] = torch.from_numpy(pixels)[None]
     inputs["mask"][:, :40] = 0
     inputs["threshold"][0] = 0.2
@@ -241,7 +234,7 @@ def test_kernels_compute_what_plain_operations_do(
     run_program("kernel_interpreter.py", given, made, TRITON_INTERPRET="1")
     keypoints, scores, descriptors, count = torch.load(made)
     with torch.inference_mode():
-        network = device_extractor(networks.DeviceExtractor, model, half)
+        network = device_extractor(aliked.FoldedALIKED, model, half)
         expected = network(*inputs.values())
     assert torch.equal(count, expected[3])
     assert 10 < int(count) < 80

@@ -22,6 +22,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
+from aliked_ros.benchmark.lightglue import create_published_matcher
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.extractor import Extractor, create_extractor
 from aliked_ros.frontend.matcher import create_matcher
@@ -61,7 +62,7 @@ def test_lightglue_with_unequal_and_few_points(reference: Reference) -> None:
     second = reference.features("aliked-n16", "tum_30")
     settings = {"precision": "float32", "width_confidence": -1.0}
     ours = create_matcher(FrontendConfig(**settings))
-    torch = create_matcher(FrontendConfig(backend="torch", width_confidence=-1.0))
+    torch = create_published_matcher(FrontendConfig(width_confidence=-1.0))
     for counts in ((1000, 300), (7, 200), (1, 1), (0, 100)):
         a, b = (
             Features(f.keypoints[:n], f.scores[:n], f.descriptors[:n], f.width, f.height, f.model)

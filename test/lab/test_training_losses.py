@@ -244,9 +244,10 @@ def test_the_network_detects_with_gradients_what_it_detects_without(tum_images):
     with torch.inference_mode():
         padded, window = aliked.pad(image[None])
         levels = network.levels(padded)
-        score_map = network.score_map(levels)[0, 0]
+        score_map = network.score_map(network.score_parts(levels))[0, 0]
         score_map = score_map[window.top : window.top + 256, window.left : window.left + 320]
-        keypoints, scores = aliked.detect(score_map, 200, 0.0)
+        valid, threshold = torch.ones_like(score_map), torch.zeros(1)
+        keypoints, scores, _ = aliked.detect(score_map, valid, threshold, 200)
         descriptors = network.describe(levels, keypoints, window)
     torch.testing.assert_close(found.keypoints[:200].detach(), keypoints)
     torch.testing.assert_close(found.scores[:200].detach(), scores)

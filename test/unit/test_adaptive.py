@@ -22,7 +22,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from aliked_ros.backends.base import create_backend
+from aliked_ros.backends.create import create_backend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.matcher import AdaptiveMatcher, LightGlueMatcher

@@ -33,8 +33,8 @@ import numpy as np
 import pytest
 import torch
 
-from aliked_ros.backends.base import create_backend
 from aliked_ros.backends.cpu.backend import CpuBackend
+from aliked_ros.backends.create import create_backend
 from aliked_ros.backends.fallback import FallbackBackend
 from aliked_ros.backends.gpu.backend import DeviceBackend
 from aliked_ros.backends.gpu.tensorrt import TensorRtDevice
@@ -245,7 +245,7 @@ def test_a_gpu_that_fails_at_the_first_image_is_left_for_the_cpu(
     assert backend.identity["backend"] == "cpu"
     assert backend.identity["engine"] == ""
     assert backend.identity["reason"].startswith("TensorRT failed: ")
-    assert any(line.startswith("TensorRT failed, going on on the CPU: ") for line in said)
+    assert any(line.startswith("TensorRT failed, continuing on the CPU: ") for line in said)
     backend.close()
 
 

@@ -23,10 +23,10 @@ import numpy as np
 import pytest
 
 from aliked_ros.backends import admission
-from aliked_ros.backends import base as backend
+from aliked_ros.backends import create as backend
 from aliked_ros.backends.admission import Refused
-from aliked_ros.backends.base import create_backend
 from aliked_ros.backends.cpu.backend import CpuBackend
+from aliked_ros.backends.create import create_backend
 from aliked_ros.backends.gpu.backend import DeviceBackend
 from aliked_ros.cli import doctor
 from aliked_ros.configuration import FrontendConfig

@@ -23,8 +23,9 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from aliked_ros.backends.cpu.backend import CpuExtractor, CpuLightGlue, _rounded
-from aliked_ros.backends.cpu.kernels import Workers
+from aliked_ros.backends.cpu.backend import CpuExtractor, CpuLightGlue
+from aliked_ros.backends.cpu.compiled import Workers
+from aliked_ros.backends.cpu.lightglue import rounded as _rounded
 from aliked_ros.backends.cpu.onnxruntime import OnnxRuntime
 from aliked_ros.configuration import MODELS, FrontendConfig
 from aliked_ros.errors import BackendError

@@ -16,13 +16,16 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
-from aliked_ros.backends.cpu import kernels
-from aliked_ros.networks.constants import NMS_RADIUS
+from aliked_ros.backends.cpu.compiled import Workers, jit
+from aliked_ros.networks.constants import NMS_RADIUS, SOFT_ARGMAX_TEMPERATURE
 from aliked_ros.types import BoolArray, Float32Array, IntArray, UInt8Array
 
+_TEMPERATURE = np.float32(SOFT_ARGMAX_TEMPERATURE)
 _WINDOW = np.ones((2 * NMS_RADIUS + 1,) * 2, np.uint8)
 
 
@@ -32,7 +35,7 @@ def detect(
     top_k: int,
     threshold: float,
     grid: int,
-    workers: kernels.Workers,
+    workers: Workers,
 ) -> tuple[Float32Array, Float32Array]:
     """Keypoints N×2 (pixels, sub-pixel) and their scores N, by falling score-map maximum.
 
@@ -56,7 +59,7 @@ def detect(
     keypoints = np.empty((len(kept), 2), np.float32)
     scores = np.empty(len(kept), np.float32)
     workers.run(
-        kernels.refine_keypoints,
+        refine_keypoints,
         len(kept),
         score_map,
         columns[kept],
@@ -94,3 +97,34 @@ def _local_maxima(scores: Float32Array) -> BoolArray:
         remaining = cv2.copyTo(scores, free.view(np.uint8))  # 0 elsewhere
         maxima |= (remaining == cv2.dilate(remaining, _WINDOW)) & free
     return maxima
+
+
+@jit
+def refine_keypoints(score_map, columns, rows, keypoints, scores, start, stop):
+    """Soft-argmax over the 5×5 patch around each maximum, and the score at the refined position.
+
+    (ALIKED, section III-B.) columns, rows: N integers, at least 2 pixels inside the map.
+    """
+    height, width = score_map.shape
+    f32 = np.float32
+    for n in range(start, stop):
+        x, y = columns[n], rows[n]
+        peak = score_map[y, x]
+        for dy in range(-NMS_RADIUS, NMS_RADIUS + 1):
+            for dx in range(-NMS_RADIUS, NMS_RADIUS + 1):
+                peak = max(peak, score_map[y + dy, x + dx])
+        total, shift_x, shift_y = f32(0.0), f32(0.0), f32(0.0)
+        for dy in range(-NMS_RADIUS, NMS_RADIUS + 1):
+            for dx in range(-NMS_RADIUS, NMS_RADIUS + 1):
+                e = math.exp((score_map[y + dy, x + dx] - peak) / _TEMPERATURE)
+                total += e
+                shift_x += e * f32(dx)
+                shift_y += e * f32(dy)
+        px, py = f32(x) + shift_x / total, f32(y) + shift_y / total
+        left, top = int(px), int(py)
+        right, bottom = min(left + 1, width - 1), min(top + 1, height - 1)
+        a, b = px - f32(left), py - f32(top)
+        upper = score_map[top, left] * (f32(1.0) - a) + score_map[top, right] * a
+        lower = score_map[bottom, left] * (f32(1.0) - a) + score_map[bottom, right] * a
+        keypoints[n, 0], keypoints[n, 1] = px, py
+        scores[n] = upper * (f32(1.0) - b) + lower * b

@@ -38,10 +38,9 @@ def _deform_conv(node: Any) -> Any:
 
 @cache
 def _core() -> ov.Core:
-    """The one of this process.
+    """The process's only Core.
 
-    Each sets its thread's stack for signals. When two have come and gone the thread is left with
-    one that is no more, and the next signal that Python handles, Ctrl-C, kills the process.
+    Destroying a second one leaves a dangling signal stack; Ctrl-C then crashes.
     """
     core = ov.Core()
     core.add_extension(ConversionExtension("DeformConv", _deform_conv))

@@ -14,127 +14,43 @@
 
 """ALIKED and LightGlue as whole graphs on a device that has memory of its own.
 
-What goes into which tensor, when LightGlue may stop, which features are on the device still: all of
-that is here, above the few operations of :class:`Device`. Those for GPUs are in
-``tensorrt_device`` and ``torch_device``.
+What goes into which tensor and when LightGlue may stop is decided here, above the few operations
+of :class:`Device`, which ``tensorrt`` and ``torch`` implement.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aliked_ros.backends import admission
+from aliked_ros.backends.cpu.compiled import widen_half
 from aliked_ros.backends.cpu.dkd import spread
-from aliked_ros.backends.cpu.kernels import widen_half
+from aliked_ros.backends.gpu.device import (
+    Array,
+    BuildProgress,
+    Device,
+    DeviceArray,
+    DeviceNetwork,
+)
 from aliked_ros.backends.gpu.engines import (
     Network,
     extractor_network,
     find_ranged,
     matcher_networks,
 )
+from aliked_ros.backends.gpu.feature_cache import KEPT, FeatureCache
 from aliked_ros.configuration import FrontendConfig, parse_image_size
 from aliked_ros.errors import BackendError
 from aliked_ros.models.device_export import LARGEST_TOP_K, SEGMENT_LAYERS, GraphPrecision
 from aliked_ros.system.nvidia import GpuError
 from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
 
-Array = NDArray[Any]
-
 _CELL = 3  # pixels: no two keypoints lie in one of the image's cells of this size
 _RECENT = 4  # images whose features stay on the device: two, of two cameras
 _SHAPES = 2  # image shapes whose extractor stays loaded
-_KEPT = ("keypoints", "descriptors", "count")  # of an extraction's outputs, in the ring
-_TELL = 5.0  # seconds between two lines on a build
-
-
-class DeviceArray(Protocol):
-    """An array in the device's memory."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-
-    def free(self) -> None:
-        """Give the memory back."""
-        ...
-
-
-class DeviceNetwork(Protocol):
-    """A graph that is ready to run on its own inputs and outputs, whose places never change.
-
-    label: name and checksum of the engine, empty where there is none.
-    """
-
-    label: str
-    inputs: Mapping[str, DeviceArray]
-    outputs: Mapping[str, DeviceArray]
-
-    def run(self) -> None:
-        """Begin to compute the outputs."""
-        ...
-
-    def close(self) -> None:
-        """Give the memory back, except that of given inputs."""
-        ...
-
-
-class Device(Protocol):
-    """Does what it is asked to in that order; only ``read`` waits.
-
-    Every operation raises BackendError with the cause when the memory is full or the device lost.
-
-    kind: the ``backend`` that it serves. name: of the device and the library, for people.
-    most_keypoints: that it can find in an image.
-    """
-
-    kind: str
-    name: str
-    most_keypoints: int
-
-    def load(
-        self,
-        network: Network,
-        progress: BuildProgress,
-        size: tuple[int, int] | None = None,
-        given: Mapping[str, DeviceArray] | None = None,
-    ) -> DeviceNetwork:
-        """Make a network ready.
-
-        size: (width, height) of the images, of a network that takes several.
-        given: arrays, by name, that those of its inputs which are so called are to lie in.
-        """
-        ...
-
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
-        """Memory for an array."""
-        ...
-
-    def write(self, target: DeviceArray, values: Array) -> None:
-        """Copy to the device; ``values`` may be changed at once."""
-        ...
-
-    def copy(self, target: DeviceArray, source: DeviceArray) -> None:
-        """Copy within the device."""
-        ...
-
-    def read(self, *arrays: DeviceArray) -> list[Array]:
-        """Copies of arrays, in memory of the caller's own."""
-        ...
-
-    def memory_in_use(self) -> int:
-        """Bytes of the GPU's memory that are not free, whoever has them."""
-        ...
-
-    def close(self) -> None:
-        """Give back what is left."""
-        ...
 
 
 class DeviceBackend:
@@ -154,7 +70,7 @@ class DeviceBackend:
         self._config, self._device = config, device
         self._progress = BuildProgress(progress or (lambda _: None))
         self._precision: GraphPrecision = "float32" if config.precision == "float32" else "float16"
-        self._ring = FeatureRing(device)
+        self._features = FeatureCache(device)
         self._extractors: dict[str, DeviceExtractor] = {}
         self._matcher: DeviceLightGlue | None = None
         self.description = f"{device.kind}: {device.name}, {self._precision}"
@@ -170,7 +86,7 @@ class DeviceBackend:
     def load_extractor(self, model: str) -> DeviceExtractor:
         """See ``Backend``; its engine is built now only where ``image_size`` is set.
 
-        One for each model: who loads it again, since a camera came back, gets the same.
+        One for each model; loading it again returns the same one.
         """
         extractor = self._extractors.setdefault(model, DeviceExtractor(self, model))
         if self._config.image_size:
@@ -191,7 +107,7 @@ class DeviceBackend:
         for part in (*self._extractors.values(), self._matcher):
             if part is not None:
                 part.release()
-        self._ring.free()
+        self._features.free()
 
     def close(self) -> None:
         """See ``Backend``."""
@@ -209,9 +125,9 @@ class DeviceBackend:
         return self._precision
 
     @property
-    def ring(self) -> FeatureRing:
-        """Features that are on the device."""
-        return self._ring
+    def features(self) -> FeatureCache:
+        """Features of the last images, on the device."""
+        return self._features
 
     def load(
         self,
@@ -283,7 +199,7 @@ class DeviceExtractor:
             kept = spread(x, y, pixels.shape, top_k, grid)
         keypoints, scores, descriptors = (_as_float32(array[kept]) for array in arrays)
         if not grid:
-            self._backend.ring.keep(network.outputs, descriptors, _RECENT * self.users)
+            self._backend.features.keep(network.outputs, descriptors, _RECENT * self.users)
         return keypoints, scores, descriptors
 
     def prepare(self, shape: tuple[int, ...], top_k: int) -> DeviceNetwork:
@@ -442,8 +358,8 @@ class DeviceLightGlue:
         device, inputs = self._backend.device, self._segments[0].inputs
         own = np.array([features.width, features.height], np.float32)
         same_size = bool((own == size).all())
-        found = self._backend.ring.find(features.descriptors) if same_size else None
-        targets = {name: inputs[name + side] for name in _KEPT}
+        found = self._backend.features.find(features.descriptors) if same_size else None
+        targets = {name: inputs[name + side] for name in KEPT}
         if found is not None and all(found[n].shape == t.shape for n, t in targets.items()):
             for name, target in targets.items():
                 device.copy(target, found[name])
@@ -463,47 +379,6 @@ class DeviceLightGlue:
             device.write(target, padded)
 
 
-class FeatureRing:
-    """The last few extractions' features, on the device, found again by what was made of them.
-
-    Matching two images of a sequence needs no upload: the arrays in their Features are the very
-    arrays that the extractor returned.
-    """
-
-    def __init__(self, device: Device) -> None:
-        self._device = device
-        self._entries: list[tuple[Float32Array, dict[str, DeviceArray]]] = []  # the latest last
-
-    def keep(
-        self, outputs: Mapping[str, DeviceArray], descriptors: Float32Array, count: int
-    ) -> None:
-        """Copy the outputs that ``descriptors`` were made of; keep those of ``count`` images."""
-        while len(self._entries) > count:
-            _free(self._entries.pop(0)[1])
-        arrays = self._entries.pop(0)[1] if len(self._entries) == count else {}
-        try:
-            for name in _KEPT:
-                source = outputs[name]
-                if name in arrays and arrays[name].shape != source.shape:
-                    arrays.pop(name).free()
-                if name not in arrays:
-                    arrays[name] = self._device.empty(source.shape, source.dtype)
-                self._device.copy(arrays[name], source)
-        except BaseException:
-            _free(arrays)
-            raise
-        self._entries.append((descriptors, arrays))
-
-    def find(self, descriptors: Float32Array) -> dict[str, DeviceArray] | None:
-        """What is on the device of the features with this very array of descriptors."""
-        return next((arrays for owner, arrays in self._entries if owner is descriptors), None)
-
-    def free(self) -> None:
-        """Forget all."""
-        while self._entries:
-            _free(self._entries.pop()[1])
-
-
 def _as_float32(array: Array) -> Float32Array:
     """A copy in one piece."""
     if array.dtype != np.float16:
@@ -511,32 +386,3 @@ def _as_float32(array: Array) -> Float32Array:
     wide = np.empty(array.shape, np.float32)
     widen_half(np.ascontiguousarray(array).view(np.uint16).reshape(-1), wide.reshape(-1))
     return wide
-
-
-def _free(arrays: Mapping[str, DeviceArray]) -> None:
-    for array in arrays.values():
-        array.free()
-
-
-class BuildProgress:
-    """What goes on while engines are made, as lines for a log.
-
-    What the receiver of a line raises ends the build.
-    """
-
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self.tell = tell
-        self._what = ""
-        self._begin = self._told = 0.0
-
-    def report(self, what: str, share: float) -> None:
-        """A line at the begin and every few seconds, with the time left once that can be told."""
-        now = time.monotonic()
-        if what != self._what:
-            self._what, self._begin, self._told = what, now, now
-            self.tell(what)
-        elif now - self._told >= _TELL:
-            self._told = now
-            spent = now - self._begin
-            left = f", about {spent / share - spent:.0f} s left" if share > 0.05 else ""
-            self.tell(f"{what}: {share:.0%} after {spent:.0f} s{left}")

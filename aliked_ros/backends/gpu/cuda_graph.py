@@ -28,7 +28,7 @@ _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may do w
 
 
 class CudaGraph:
-    """What a function launches on a stream, to be launched as one from then on.
+    """A recording of what a function launches on a stream, replayed as one launch.
 
     It reads and writes the same places in memory each time. All calls are made while the context
     is current. (CUDA driver API, "Stream Management" and "Graph Management")
@@ -56,7 +56,7 @@ class CudaGraph:
             raise
 
     def launch(self) -> None:
-        """Begin to compute what was recorded."""
+        """Start what was recorded."""
         self._call("cuGraphLaunch", self._executable, self._stream)
 
     def close(self) -> None:

@@ -12,12 +12,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The cache of TensorRT engines: what is wanted, whether it is there, and proof of what is there.
+"""The cache of TensorRT engines, each verified before it is used.
 
 Each engine ``engines/NAME.engine`` has a ``NAME.json`` beside it: what network it is, who built it
-for what, and the checksums of both files. An engine that does not fit what is wanted is built
-anew, and one sentence says why; one whose checksum is wrong never reaches TensorRT, which runs
-whatever an engine file holds. An engine that fits needs neither its ONNX graph nor PyTorch.
+for what, and the checksums of both files. An engine that does not match is rebuilt, and
+one sentence says why; one whose checksum is wrong never reaches TensorRT, which runs whatever an
+engine file holds. An engine that fits needs neither its ONNX graph nor PyTorch.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ from aliked_ros.models.registry import folder_name
 from aliked_ros.system.cache import atomic_path, cache_dir, remove_leftovers
 
 FORMAT = 1
-"""Grows whenever engines made by older code must not be used any more."""
+"""Incremented when engines of older versions must not be used."""
 
-_POLL = 0.1  # seconds between two tries to be the one who builds
+_POLL = 0.1  # seconds between two attempts to take the lock
 
 Tell = Callable[[str], None]
 
@@ -92,7 +92,7 @@ class Engine:
 
     @property
     def label(self) -> str:
-        """Name and the begin of its checksum."""
+        """Name and the first digits of its checksum."""
         return f"{self.path.name} {self.sha256[:12]}"
 
 
@@ -163,7 +163,7 @@ def ensure_engine(
 ) -> Engine:
     """The engine of a network from the cache, built first where none fits (or ``again``).
 
-    tell: gets a line on each step, and why an engine that is there is built anew. Raises
+    tell: gets a line on each step, and why an existing engine is rebuilt. Raises
     BackendError when TensorRT cannot build it or the cache cannot be written, and what
     ``network.graph`` raises.
     """
@@ -187,7 +187,7 @@ def ensure_engine(
             if engine is not None:
                 return engine
             if path.exists():
-                tell(f"{path.name} is built anew: {reason}")
+                tell(f"{path.name} is rebuilt: {reason}")
             for file in (path, path.with_suffix(".json")):
                 remove_leftovers(file)
             graph = network.graph()

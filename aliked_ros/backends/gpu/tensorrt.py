@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aliked_ros.backends.gpu.backend import BuildProgress, DeviceArray, DeviceNetwork
 from aliked_ros.backends.gpu.cuda_graph import CudaGraph
+from aliked_ros.backends.gpu.device import BuildProgress, DeviceArray, DeviceNetwork
 from aliked_ros.backends.gpu.engines import Engine, Network, ensure_engine
 from aliked_ros.backends.gpu.tensorrt_library import (
     WORKSPACE,

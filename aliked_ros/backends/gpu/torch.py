@@ -15,8 +15,8 @@
 """The device of NVIDIA GPUs without TensorRT: the same networks, run by PyTorch.
 
 Half precision, channels innermost, Triton kernels for what lies between convolutions and matrix
-products (``aliked_ros.networks.fused``), and every network one CUDA graph, captured when it is
-loaded: one launch, and the same places in memory each time.
+products (``triton_aliked``), and every network one CUDA graph, captured when it is loaded: one
+launch, and the same places in memory each time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aliked_ros.backends.gpu.backend import BuildProgress, DeviceArray, DeviceNetwork
+from aliked_ros.backends.gpu.device import BuildProgress, DeviceArray, DeviceNetwork
 from aliked_ros.backends.gpu.engines import Network
 from aliked_ros.errors import BackendError
 from aliked_ros.models.registry import weights_path
@@ -44,7 +44,8 @@ try:
     import torch
     from torch import Tensor
 
-    from aliked_ros.networks import device as networks
+    from aliked_ros.backends.gpu.torch_operations import GpuOperations
+    from aliked_ros.networks import aliked, lightglue
 except ImportError as error:
     raise GpuError(
         f"PyTorch cannot be imported ({error})",
@@ -188,41 +189,42 @@ class TorchDevice:
                 state, shape = fold.read_aliked(weights)
                 folded = fold.extractor(state, of["channels"])
                 module: Any = self._extractor(folded, shape, half, tell)
-                inputs = networks.extractor_inputs(height, width, of["channels"], of["top_k"])
-                outputs = list(networks.EXTRACTOR_OUTPUTS)
+                inputs = aliked.example_inputs(height, width, of["channels"], of["top_k"])
+                outputs = list(aliked.OUTPUTS)
             else:
                 state, sizes = fold.read_lightglue(weights)
                 first, last = (int(number) for number in of["part"].split("_")[1:])
                 layers = range(first, last + 1)
                 folded = fold.matcher(state, layers, sizes.layers)
-                module = networks.matcher(folded, layers, sizes, half)
-                inputs = networks.matcher_inputs(sizes, layers, of["top_k"], half)
-                outputs = networks.matcher_outputs(sizes, layers)
+                operations = GpuOperations() if self.on_gpu else lightglue.PLAIN
+                module = lightglue.segment(folded, layers, sizes, half, operations)
+                inputs = lightglue.segment_inputs(sizes, layers, of["top_k"], half)
+                outputs = lightglue.segment_outputs(sizes, layers)
         placed = {name: tensor.to(self.place) for name, tensor in inputs.items()}
         return module.eval().to(self.place), placed, outputs
 
     def _extractor(
         self, weights: Weights, shape: AlikedShape, half: bool, tell: Callable[[str], None]
-    ) -> networks.DeviceExtractor:
+    ) -> aliked.FoldedALIKED:
         """With Triton's kernels where they work, and can compute this network."""
         widths = (*shape.channels, shape.dim)
         powers = not any(width & (width - 1) for width in widths)  # as a vector of theirs must be
         if not (self.on_gpu and powers):
-            return networks.DeviceExtractor(weights, shape, half)
+            return aliked.FoldedALIKED(weights, shape, half)
         try:
-            from aliked_ros.networks import fused
+            from aliked_ros.backends.gpu import triton_aliked
 
             if self._with_kernels.get((shape, half), True):
-                extractor = fused.FusedExtractor(weights, shape, half)
+                extractor = triton_aliked.TritonALIKED(weights, shape, half)
                 if (shape, half) not in self._with_kernels:
-                    fused.check(self.place, shape, half)
+                    triton_aliked.check(self.place, shape, half)
                     self._with_kernels[shape, half] = True
                 return extractor
         except Exception as error:  # no Triton, no compiler for it, a GPU it does not know
             self._with_kernels[shape, half] = False
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             tell(f"Triton cannot be used ({reason}): slower operations take its place")
-        return networks.DeviceExtractor(weights, shape, half)
+        return aliked.FoldedALIKED(weights, shape, half)
 
     def capture(self, function: Callable[[], Any]) -> tuple[Any, Any]:
         """A CUDA graph of everything that a function launches, and where its results will be.

@@ -12,11 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""ALIKED for PyTorch on NVIDIA GPUs: what ``device`` does in a dozen operations, in one kernel.
+"""Stages of ALIKED as Triton kernels, for PyTorch on NVIDIA GPUs.
 
-There each operation is a pass over the GPU's memory and a launch; here what lies in between stays
-in registers: the score map from the four levels, non-maximum suppression, sub-pixel refinement, and
-the reads of deformable convolutions and of SDDH (``triton_kernels``).
+In PyTorch each operation is a launch and a pass over the GPU's memory; here a stage is one kernel
+or a few (``triton_kernels``): the score map from the four levels, non-maximum suppression,
+sub-pixel refinement, and the reads of deformable convolutions and of SDDH.
 """
 
 from __future__ import annotations
@@ -29,12 +29,11 @@ import torch
 import triton
 from torch import Tensor, nn
 
-from aliked_ros.networks import fold, folded
-from aliked_ros.networks import triton_kernels as kernels
-from aliked_ros.networks.aliked import ALIKED, Window
+from aliked_ros.backends.gpu import triton_kernels as kernels
+from aliked_ros.networks import fold
+from aliked_ros.networks.aliked import ALIKED, CELL, FoldedALIKED, FoldedDeformableConv, Window, pad
 from aliked_ros.networks.checkpoint import State, state_of
-from aliked_ros.networks.device import CELL, DeviceExtractor
-from aliked_ros.networks.fold import AlikedShape, Weights
+from aliked_ros.networks.fold import PIXEL_SCALE, AlikedShape, Weights
 
 _PIXELS = 128  # of the image, or cells of it, that one program computes
 _SLOTS = 16  # keypoints that one program refines
@@ -42,17 +41,14 @@ _ROWS = 16  # pixels whose features one program reads
 _USUAL = AlikedShape((16, 32, 64, 128), 128, 3, 16)
 
 
-class _FusedDeformable(nn.Module):
+class TritonDeformableConv(FoldedDeformableConv):
     """A folded deformable convolution: reads by one kernel, then one matrix product."""
 
-    def __init__(self, weights: Weights) -> None:
-        super().__init__()
-        self.offset_conv = folded.conv(weights, "offset_conv")
-        weight = weights["weight"]  # outputs×(channels·9)
-        # reads come pixel by pixel, the channels of one side by side
-        weight = weight.reshape(len(weight), -1, 9).transpose(2, 1, 0)
-        self.weight = folded.parameter(weight.reshape(-1, weight.shape[-1]))
-        self.bias = folded.parameter(weights["bias"][:, 0])
+    def arrange(self) -> None:
+        """Order the weights as the kernel's reads: tap by tap, the channels of one side by side."""
+        weight = self.weight.unflatten(1, (-1, 9)).permute(2, 1, 0).flatten(0, 1)
+        self.weight = nn.Parameter(weight.contiguous())
+        self.bias = nn.Parameter(self.bias[:, 0, 0])
 
     def forward(self, x: Tensor) -> Tensor:
         _, channels, height, width = x.shape
@@ -67,18 +63,24 @@ class _FusedDeformable(nn.Module):
         return result.reshape(1, height, width, -1).permute(0, 3, 1, 2)
 
 
-class FusedExtractor(DeviceExtractor):
-    """``DeviceExtractor`` for PyTorch on an NVIDIA GPU."""
+class TritonALIKED(FoldedALIKED):
+    """``FoldedALIKED`` with these stages."""
 
-    deformable = _FusedDeformable
+    deformable = TritonDeformableConv
 
-    def __init__(self, weights: Weights, shape: AlikedShape, half: bool) -> None:
-        """See ``DeviceExtractor``."""
+    def __init__(self, weights: Weights, shape: AlikedShape, half: bool = False) -> None:
+        """See ``FoldedALIKED``."""
         super().__init__(weights, shape, half)
-        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for module in self.modules():
+            if isinstance(module, TritonDeformableConv):
+                module.arrange()
+        for block in (self.block1, self.block2, self.block3, self.block4):
+            block.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for head in (self.conv1, self.conv2, self.conv3, self.conv4):
+            head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def score(self, parts: list[Tensor]) -> Tensor:
-        """See ``DeviceExtractor``."""
+    def score_map(self, parts: list[Tensor]) -> Tensor:
+        """See ``FoldedALIKED``."""
         _, channels, height, width = parts[0].shape
         tables = tuple(map(_table, parts))
         sizes, scales = _levels(parts)
@@ -100,7 +102,7 @@ class FusedExtractor(DeviceExtractor):
     def detect(
         self, score_map: Tensor, mask: Tensor, threshold: Tensor, top_k: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See ``device.detect``."""
+        """See ``FoldedALIKED``."""
         score_map = score_map.contiguous()  # of a padded image it is a part
         height, width = score_map.shape
         down, across = height // CELL, width // CELL
@@ -128,45 +130,48 @@ class FusedExtractor(DeviceExtractor):
         return keypoints, scores, count
 
     def describe(self, levels: list[Tensor], keypoints: Tensor, window: Window) -> Tensor:
-        """See ``DeviceExtractor``."""
+        """See ``FoldedALIKED``."""
         tables = tuple(map(_table, levels))
         place = (tables, *_levels(levels), window.left, window.top, window.width, window.height)
         count, channels = len(keypoints), levels[0].shape[1]
-        patches = tables[0].new_empty(count, self.kernel**2 * 4 * channels)
-        rows = count * self.kernel**2
+        kernel, samples_each = self.shape.kernel, self.shape.samples
+        patches = tables[0].new_empty(count, kernel**2 * 4 * channels)
+        rows = count * kernel**2
         kernels.read_patches[_blocks(rows, _ROWS)](
             *place, keypoints, patches, rows,
-            channels=channels, kernel=self.kernel, block=_ROWS,
+            channels=channels, kernel=kernel, block=_ROWS,
         )  # fmt: skip
-        offsets = self.offsets(patches)
-        samples = tables[0].new_empty(count, self.samples, 4 * channels)
+        offsets = self.desc_head.offsets(patches)
+        samples = tables[0].new_empty(count, samples_each, 4 * channels)
         limit = max(window.height, window.width) / 4
-        rows = count * self.samples
+        rows = count * samples_each
         kernels.read_samples[_blocks(rows, _ROWS)](
             *place, keypoints, offsets, limit, samples, rows,
-            channels=channels, count=self.samples, block=_ROWS,
+            channels=channels, count=samples_each, block=_ROWS,
         )  # fmt: skip
-        return self.aggregate(samples)
+        return self.desc_head.descriptors(samples)
 
 
 @torch.inference_mode()
 def check(place: torch.device, shape: AlikedShape = _USUAL, half: bool = False) -> None:
-    """Compile and run all kernels as a network of these sizes calls them, on noise.
+    """Compile all kernels, and compare each stage with plain operations, on noise.
 
-    Raises RuntimeError where they give anything else than plain operations do, and what Triton, its
-    compiler or the GPU says.
+    shape, half: of the network that they are for. Raises RuntimeError where a result is wrong, and
+    whatever Triton, its compiler or the GPU raises.
     """
-    fused, plain = (network.eval().to(place) for network in _on_noise(shape, half))
+    fused, plain = (network.to(place) for network in _on_noise(shape, half))
     random = np.random.default_rng(1)
     pixels = random.integers(0, 256, (1, 45, 70, 3), np.uint8)  # to be padded
     image, mask = torch.from_numpy(pixels).to(place), torch.ones(45, 70, dtype=torch.uint8)
     mask[:, :20] = 0
     with place:
-        parts, levels, window = plain.encode(image)
-        _compare("deformable convolutions", 2e-2 if half else 1e-3, fused.encode(image)[1], levels)
-        scores = plain.score(parts)
-        _compare("score map", 1e-2 if half else 1e-3, [fused.score(parts)], [scores])
-        inner = scores[0, 0, window.top :, window.left :][: window.height, : window.width]
+        padded, window = pad(image.to(plain.conv1.weight.dtype).permute(0, 3, 1, 2) / PIXEL_SCALE)
+        levels = plain.levels(padded)
+        parts = plain.score_parts(levels)
+        _compare("deformable convolutions", 2e-2 if half else 1e-3, fused.levels(padded), levels)
+        scores = plain.score_map(parts)
+        _compare("score map", 1e-2 if half else 1e-3, [fused.score_map(parts)], [scores])
+        inner = window.of(scores)[0, 0]
         given = (inner, mask.to(place), inner.median()[None], 100)
         detected = plain.detect(*given)
         _compare("keypoints", 1e-3, fused.detect(*given), detected)
@@ -174,7 +179,7 @@ def check(place: torch.device, shape: AlikedShape = _USUAL, half: bool = False) 
         _compare("descriptors", 4e-3 if half else 1e-3, described[:1], described[1:])
 
 
-def _on_noise(shape: AlikedShape, half: bool) -> tuple[FusedExtractor, DeviceExtractor]:
+def _on_noise(shape: AlikedShape, half: bool) -> tuple[TritonALIKED, FoldedALIKED]:
     """With random weights, that keep the size of what they are multiplied with."""
     random = np.random.default_rng(0)
     with torch.device("cpu"):
@@ -185,7 +190,7 @@ def _on_noise(shape: AlikedShape, half: bool) -> tuple[FusedExtractor, DeviceExt
         state |= {name: 1 + abs(v) for name, v in state.items() if name.endswith("running_var")}
         wide = fold.extractor(state, 3)
         weights = {name: value.astype(np.float32) for name, value in wide.items()}
-        return FusedExtractor(weights, shape, half), DeviceExtractor(weights, shape, half)
+        return TritonALIKED(weights, shape, half), FoldedALIKED(weights, shape, half)
 
 
 def _compare(what: str, limit: float, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
