@@ -138,10 +138,11 @@ def test_a_pipeline_that_cannot_load_leaves_nothing_behind(monkeypatch, tmp_path
     monkeypatch.setenv("ALIKED_ROS_CACHE", str(tmp_path))
     monkeypatch.setenv("ALIKED_ROS_WEIGHTS", str(tmp_path))
     backends = SharedBackends()
-    threads = threading.active_count()
-    with pytest.raises(WeightsError):
-        Pipeline(CONFIG, open_backend=backends.open)
-    assert len(backends) == 0
+    for _ in range(2):  # in the first, libraries may start threads of their own
+        threads = threading.active_count()
+        with pytest.raises(WeightsError):
+            Pipeline(CONFIG, open_backend=backends.open)
+        assert len(backends) == 0
     assert threading.active_count() == threads
 
 
