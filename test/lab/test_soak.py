@@ -31,7 +31,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from aliked_ros.ros.soak.leak_check import LEAST_LOOKS, Vitals, growth, leaks, vitals_of
 
-COMMAND = [sys.executable, "-m", "aliked_ros.ros.soak.runner", "--source", "virtual", "--json"]
+COMMAND = [sys.executable, "-m", "aliked_ros.cli", "soak", "--source", "virtual", "--json"]
 
 
 def looks(minutes: float, leak: float, seed: int = 0, **more: np.ndarray) -> list[Vitals]:

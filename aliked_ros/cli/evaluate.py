@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from aliked_ros.cli.shared import AsJson, console, say
 from aliked_ros.configuration import MODELS, FrontendConfig
 from aliked_ros.console.options import shared_options
 from aliked_ros.errors import BackendError, ConfigurationError
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from aliked_ros.evaluation.odometry import Carry, Mode
     from aliked_ros.evaluation.result_table import ResultTable
 
-evaluate_app = typer.Typer(
+app = typer.Typer(
     no_args_is_help=True,
     help="How good: against ground truth, and against ORB, SIFT and optical flow in the same run.",
 )
@@ -72,9 +72,9 @@ class Options:
         names = [name.strip() for name in self.methods.split(",") if name.strip()]
         # each method sets its own matcher
         config = FrontendConfig(model=self.model, max_keypoints=self.top_k, matcher="nearest")
-        with share_progress(_console()) as report:
+        with share_progress(console()) as report:
             found = evaluate(
-                data, names, config, target, report, self.limit, self.restart, _say, **own
+                data, names, config, target, report, self.limit, self.restart, say, **own
             )
         tables = found if isinstance(found, tuple) else (found,)
         plot(*tables, target)
@@ -122,17 +122,14 @@ _common = shared_options(
             Annotated[bool, typer.Option("--restart", help="Discard an interrupted run.")],
             False,
         ),
-        "as_json": (
-            Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")],
-            False,
-        ),
+        "as_json": (AsJson, False),
     },
     "options",
     Options,
 )
 
 
-@evaluate_app.command(epilog="Example: aliked_ros evaluate homography hpatches-sequences-release")
+@app.command(epilog="Example: aliked_ros evaluate homography hpatches-sequences-release")
 @_common
 def homography(
     folder: Annotated[Path, typer.Argument(help="pairs.txt, Oxford affine or HPatches layout.")],
@@ -146,7 +143,7 @@ def homography(
     options.run(folder, evaluate_homography, plot_homography)
 
 
-@evaluate_app.command(epilog="Example: aliked_ros evaluate epipolar rgbd_dataset_freiburg1_xyz")
+@app.command(epilog="Example: aliked_ros evaluate epipolar rgbd_dataset_freiburg1_xyz")
 @_common
 def epipolar(
     sequence: Annotated[str, typer.Argument(help="As for 'track'.")],
@@ -165,7 +162,7 @@ def epipolar(
     )
 
 
-@evaluate_app.command(epilog="Example: aliked_ros evaluate odometry rgbd_dataset_freiburg1_xyz")
+@app.command(epilog="Example: aliked_ros evaluate odometry rgbd_dataset_freiburg1_xyz")
 @_common
 def odometry(
     sequence: Annotated[str, typer.Argument(help="As for 'track', with calibration and truth.")],
@@ -187,7 +184,7 @@ def odometry(
     )  # fmt: skip
 
 
-@evaluate_app.command(epilog="Example: aliked_ros evaluate reconstruction images/ --every 2")
+@app.command(epilog="Example: aliked_ros evaluate reconstruction images/ --every 2")
 @_common
 def reconstruction(
     sequence: Annotated[str, typer.Argument(help="As for 'track', with a calibration.")],
@@ -202,7 +199,7 @@ def reconstruction(
     options.run(sequence, evaluate_reconstruction, plot_reconstruction, every=every)
 
 
-@evaluate_app.command(
+@app.command(
     epilog="Example: aliked_ros evaluate relocalization rgbd_dataset_freiburg1_xyz --keyframes 5,1"
 )
 @_common
@@ -270,14 +267,4 @@ def _show(tables: dict[str, ResultTable], target: Path, as_json: bool) -> None:
             for title, table in tables.items()
         ]
         print("\n\n".join(texts))
-    _say(f"tables, rows and plots: {target}")
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(f"tables, rows and plots: {target}")
