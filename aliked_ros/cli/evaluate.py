@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from aliked_ros.cli.shared import AsJson, console, say
+from aliked_ros.cli.shared import AsJson, MaskFile, MaskStatic, console, say
 from aliked_ros.configuration import MODELS, FrontendConfig
 from aliked_ros.console.options import shared_options
 from aliked_ros.errors import BackendError, ConfigurationError
@@ -55,6 +55,8 @@ class Options:
     limit: int | None
     restart: bool
     as_json: bool
+    mask: Path | None = None
+    mask_static: bool = False
 
     def run(
         self,
@@ -66,12 +68,20 @@ class Options:
     ) -> None:
         """Evaluate, plot, print. titles: of the tables, if there are several."""
         from aliked_ros.console.progress import share_progress
+        from aliked_ros.sources import read_mask
 
         kind = evaluate.__name__.removeprefix("evaluate_")
         target = self.output or Path("evaluation") / f"{kind}_{Path(data).resolve().name}"
         names = [name.strip() for name in self.methods.split(",") if name.strip()]
         # each method sets its own matcher
-        config = FrontendConfig(model=self.model, max_keypoints=self.top_k, matcher="nearest")
+        config = FrontendConfig(
+            model=self.model,
+            max_keypoints=self.top_k,
+            matcher="nearest",
+            mask_static=self.mask_static,
+        )
+        if self.mask is not None:
+            own["mask"] = read_mask(self.mask)
         with share_progress(console()) as report:
             found = evaluate(
                 data, names, config, target, report, self.limit, self.restart, say, **own
@@ -81,51 +91,51 @@ class Options:
         _show(dict(zip(titles, tables, strict=True)), target, self.as_json)
 
 
-_common = shared_options(
-    {
-        "output": (
-            Annotated[
-                Path | None,
-                typer.Option(
-                    file_okay=False,
-                    help="Folder for results.json, rows.csv, plots; default evaluation/KIND_NAME.",
-                ),
-            ],
-            None,
-        ),
-        "methods": (
-            Annotated[
-                str,
-                typer.Option(
-                    help="Comma-separated; all are compared with the first one. Also: "
-                    "disk+lightglue, xfeat+lighterglue, MODEL+nearest, CHECKPOINT+lightglue."
-                ),
-            ],
-            "aliked+lightglue,aliked+nearest,sift,orb,gftt+lk",
-        ),
-        "top_k": (
-            Annotated[int, typer.Option("--top-k", help="Keypoints an image, the same for all.")],
-            _DEFAULTS.max_keypoints,
-        ),
-        "model": (
-            Annotated[
-                str,
-                typer.Option(help=f"Of the aliked methods: {', '.join(MODELS)}."),
-            ],
-            _DEFAULTS.model,
-        ),
-        "limit": (
-            Annotated[int | None, typer.Option(min=1, help="Only so many, for a short run.")],
-            None,
-        ),
-        "restart": (
-            Annotated[bool, typer.Option("--restart", help="Discard an interrupted run.")],
-            False,
-        ),
-        "as_json": (AsJson, False),
-    },
-    "options",
-    Options,
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "output": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                file_okay=False,
+                help="Folder for results.json, rows.csv, plots; default evaluation/KIND_NAME.",
+            ),
+        ],
+        None,
+    ),
+    "methods": (
+        Annotated[
+            str,
+            typer.Option(
+                help="Comma-separated; all are compared with the first one. Also: "
+                "disk+lightglue, xfeat+lighterglue, MODEL+nearest, CHECKPOINT+lightglue."
+            ),
+        ],
+        "aliked+lightglue,aliked+nearest,sift,orb,gftt+lk",
+    ),
+    "top_k": (
+        Annotated[int, typer.Option("--top-k", help="Keypoints an image, the same for all.")],
+        _DEFAULTS.max_keypoints,
+    ),
+    "model": (
+        Annotated[
+            str,
+            typer.Option(help=f"Of the aliked methods: {', '.join(MODELS)}."),
+        ],
+        _DEFAULTS.model,
+    ),
+    "limit": (
+        Annotated[int | None, typer.Option(min=1, help="Only so many, for a short run.")],
+        None,
+    ),
+    "restart": (
+        Annotated[bool, typer.Option("--restart", help="Discard an interrupted run.")],
+        False,
+    ),
+    "as_json": (AsJson, False),
+}
+_common = shared_options(_COMMON, "options", Options)
+_of_sequences = shared_options(
+    _COMMON | {"mask": (MaskFile, None), "mask_static": (MaskStatic, False)}, "options", Options
 )
 
 
@@ -144,7 +154,7 @@ def homography(
 
 
 @app.command(epilog="Example: aliked_ros evaluate epipolar rgbd_dataset_freiburg1_xyz")
-@_common
+@_of_sequences
 def epipolar(
     sequence: Annotated[str, typer.Argument(help="As for 'track'.")],
     options: Options,
@@ -163,7 +173,7 @@ def epipolar(
 
 
 @app.command(epilog="Example: aliked_ros evaluate odometry rgbd_dataset_freiburg1_xyz")
-@_common
+@_of_sequences
 def odometry(
     sequence: Annotated[str, typer.Argument(help="As for 'track', with calibration and truth.")],
     options: Options,
@@ -185,7 +195,7 @@ def odometry(
 
 
 @app.command(epilog="Example: aliked_ros evaluate reconstruction images/ --every 2")
-@_common
+@_of_sequences
 def reconstruction(
     sequence: Annotated[str, typer.Argument(help="As for 'track', with a calibration.")],
     options: Options,
@@ -202,7 +212,7 @@ def reconstruction(
 @app.command(
     epilog="Example: aliked_ros evaluate relocalization rgbd_dataset_freiburg1_xyz --keyframes 5,1"
 )
-@_common
+@_of_sequences
 def relocalization(
     sequence: Annotated[
         str, typer.Argument(help="As for 'track', with calibration, truth, and depth or stereo.")

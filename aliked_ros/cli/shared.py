@@ -37,6 +37,15 @@ if TYPE_CHECKING:
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
+MaskFile = Annotated[
+    Path | None,
+    typer.Option("--mask", dir_okay=False, help="Picture of the images' size: black is ignored."),
+]
+MaskStatic = Annotated[
+    bool,
+    typer.Option("--mask-static", help="Ignore what is fixed to the image while the camera moves."),
+]
+
 
 EXTRACTION = {
     "model": "--model",
