@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -78,7 +77,8 @@ def demo(
 ) -> None:
     """Play a sequence through the ROS 2 node in real time: MCAP, video, contact sheet, figures."""
     require_ros("the demo needs")
-    show_demo = import_module("aliked_ros.ros.demo").show_demo
+    from aliked_ros.ros.demo import show_demo
+
     raise typer.Exit(show_demo(source, limit, output, rate, profile, view_page, as_json))
 
 
@@ -96,5 +96,6 @@ def soak(
 ) -> None:
     """Run the real node while everything around it goes wrong; status 1 when it does not hold."""
     require_ros("the soak test needs")
-    show_soak = import_module("aliked_ros.ros.soak.runner").show_soak
+    from aliked_ros.ros.soak.runner import show_soak
+
     raise typer.Exit(show_soak(minutes, source, seed, output, log, as_json))
