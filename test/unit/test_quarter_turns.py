@@ -47,7 +47,7 @@ def test_features_as_the_network_saw_them() -> None:
 
 @pytest.mark.parametrize(
     ("inliers", "chosen"),
-    [((400, 0, 0, 0), 0), ((20, 10, 300, 90), 2), ((20, 32, 30, 10), 0), ((60, 55, 10, 0), 0)],
+    [((400, 0, 0, 0), 0), ((150, 10, 300, 90), 2), ((20, 32, 30, 10), 0), ((60, 55, 10, 0), 0)],
 )
 def test_a_turn_is_chosen_where_only_that_matches_clearly(inliers, chosen: int) -> None:
     tried = []
@@ -57,7 +57,7 @@ def test_a_turn_is_chosen_where_only_that_matches_clearly(inliers, chosen: int) 
         return turns
 
     assert best_turn(attempt, lambda turns: inliers[turns]) == chosen
-    assert len(tried) == (1 if inliers[0] >= 100 else 4)
+    assert len(tried) == (1 if inliers[0] >= 200 else 4)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def pipeline() -> Pipeline:
 def test_a_camera_on_its_side_is_relocalised(pipeline: Pipeline, turns: int) -> None:
     later = VirtualCamera(noise=0.5).render(20).pixels
     features, candidates = pipeline.relocalize(turn_pixels(later, turns))
-    assert features.turns in (0, 4 - turns)  # some images match upright, too
+    assert features.turns == 4 - turns
     height, width = later.shape[:2]
     assert (features.width, features.height) == ((width, height), (height, width))[turns % 2]
     (best,) = candidates
@@ -84,7 +84,7 @@ def test_a_camera_on_its_side_is_relocalised(pipeline: Pipeline, turns: int) -> 
     )
     expected = turn_points((moved[:2] / moved[2]).T.astype(np.float32), turns, width, height)
     error = np.linalg.norm(features.keypoints[matches.current_indices] - expected, axis=1)
-    assert np.median(error) < (1.0 if features.turns else 3.0)
+    assert np.median(error) < 1.0
 
 
 def test_a_mask_is_turned_with_its_image(pipeline: Pipeline) -> None:
