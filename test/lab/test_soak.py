@@ -145,8 +145,9 @@ def test_a_minute_of_everything_going_wrong(tmp_path: Path):
 
 
 IMPATIENT = (
-    "from aliked_ros.ros import processes; from aliked_ros.ros.soak import runner, scenario; "
-    "processes._STOP_TIMEOUT = 1.0; scenario._PATIENCE = 5.0; runner.main()"
+    "from aliked_ros.cli.main import main; from aliked_ros.ros import processes; "
+    "from aliked_ros.ros.soak import scenario; "
+    "processes._STOP_TIMEOUT = 1.0; scenario._PATIENCE = 5.0; main()"
 )
 
 
