@@ -56,7 +56,7 @@ class Options:
     restart: bool
     as_json: bool
     mask: Path | None = None
-    mask_static: bool = False
+    mask_static: bool = _DEFAULTS.mask_static
 
     def run(
         self,
@@ -135,7 +135,9 @@ _COMMON: dict[str, tuple[Any, Any]] = {
 }
 _common = shared_options(_COMMON, "options", Options)
 _of_sequences = shared_options(
-    _COMMON | {"mask": (MaskFile, None), "mask_static": (MaskStatic, False)}, "options", Options
+    _COMMON | {"mask": (MaskFile, None), "mask_static": (MaskStatic, _DEFAULTS.mask_static)},
+    "options",
+    Options,
 )
 
 

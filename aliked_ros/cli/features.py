@@ -43,6 +43,7 @@ from aliked_ros.errors import ImageError, SourceError
 if TYPE_CHECKING:
     from aliked_ros.types import Features, Matches
 
+_MASK_STATIC = FrontendConfig().mask_static
 _DOUBTFUL = 35  # inliers: 280 tries with images of different scenes had up to 32
 
 
@@ -190,7 +191,7 @@ def track(
     ],
     limit: Annotated[int | None, typer.Option(help="Stop after so many images.")] = None,
     mask: MaskFile = None,
-    mask_static: MaskStatic = False,
+    mask_static: MaskStatic = _MASK_STATIC,
     as_json: AsJson = False,
 ) -> None:
     """Track features through a sequence; Ctrl-C ends it and keeps what has been done."""

@@ -43,7 +43,10 @@ MaskFile = Annotated[
 ]
 MaskStatic = Annotated[
     bool,
-    typer.Option("--mask-static", help="Ignore what is fixed to the image while the camera moves."),
+    typer.Option(
+        "--mask-static/--no-mask-static",
+        help="Ignore what is fixed to the image while the camera moves.",
+    ),
 ]
 
 

@@ -252,8 +252,8 @@ def question_of(
     """
     if mask is not None:
         more["mask"] = hashlib.sha256(mask.tobytes()).hexdigest()
-    if config.mask_static:
-        more["mask_static"] = True
+    if not config.mask_static:  # not the default
+        more["mask_static"] = False
     path = Path(data).expanduser().resolve()
     own = [name for name in names if is_checkpoint(_parts(name)[0])]
     return {
