@@ -31,7 +31,7 @@ test test-all test-gpu coverage lint bench report: GROUP := test
 docs: GROUP := docs
 
 demo: setup  ## a sequence through the real node, every image (SOURCE=, LIMIT=, RATE= for real time, PROFILE=, OUTPUT=, VIEW=1)
-	@$(BIN)/python -m aliked_ros.ros.demo $(if $(SOURCE),--source "$(SOURCE)") \
+	@$(BIN)/python -m aliked_ros.cli demo $(if $(SOURCE),--source "$(SOURCE)") \
 	    $(if $(LIMIT),--limit $(LIMIT)) $(if $(RATE),--rate $(RATE)) \
 	    $(if $(PROFILE),--profile $(PROFILE)) $(if $(OUTPUT),--output "$(OUTPUT)") \
 	    $(if $(VIEW),--view)

@@ -20,7 +20,7 @@ Pixel coordinates have their origin at the centre of the top-left pixel, x to th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,8 @@ class Features:
     descriptors: N×D float32, rows of unit length.
     width, height: size in pixels of the image they were found in.
     model: name of the network, e.g. ``aliked-n16``.
+    turns: quarter turns counterclockwise that the image was given before the network saw it. All
+        else here is of the image as it is.
     """
 
     keypoints: Float32Array
@@ -73,6 +75,7 @@ class Features:
     width: int
     height: int
     model: str
+    turns: int = 0
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -101,6 +104,22 @@ class Matches:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    @property
+    def inlier_count(self) -> int:
+        """Number of verified matches; 0 where they are not verified."""
+        return 0 if self.inliers is None else int(np.count_nonzero(self.inliers))
+
+    def verified(self) -> Matches:
+        """The inliers alone; empty where the matches are not verified."""
+        kept = np.zeros(len(self), bool) if self.inliers is None else self.inliers
+        return replace(
+            self,
+            reference_indices=self.reference_indices[kept],
+            current_indices=self.current_indices[kept],
+            scores=self.scores[kept],
+            inliers=np.ones(np.count_nonzero(kept), bool),
+        )
 
     @classmethod
     def empty(cls) -> Matches:
@@ -208,4 +227,4 @@ class Candidate:
     @property
     def inliers(self) -> int:
         """Number of verified matches."""
-        return 0 if self.matches.inliers is None else int(self.matches.inliers.sum())
+        return self.matches.inlier_count

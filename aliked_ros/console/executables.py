@@ -31,29 +31,29 @@ def end_quietly_on_interrupt() -> None:
     signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(0))
 
 
-def _program(module: str, function: str = "main") -> Callable[[], Any]:
-    """An entry point that imports a module and calls its function."""
+def _program(module: str, *command: str) -> Callable[[], Any]:
+    """An entry point that imports a module and calls its ``main`` with the command."""
 
     def run() -> Any:
         before = signal.getsignal(signal.SIGINT)
         end_quietly_on_interrupt()
         try:
-            start = getattr(import_module(module), function)
+            start = import_module(module).main
         except ImportError as error:
             print(f"error: {missing(error)}", file=sys.stderr)
             return 1
         signal.signal(signal.SIGINT, before)
-        return start()
+        return start(*command)
 
     return run
 
 
 aliked_ros = _program("aliked_ros.cli.main")
-build_engine = _program("aliked_ros.cli.main", "build_engine")
+build_engine = _program("aliked_ros.cli.main", "models", "build")
 frontend_node = _program("aliked_ros.ros.frontend_node")
 cameras_node = _program("aliked_ros.ros.cameras_node")
 dataset_player = _program("aliked_ros.ros.player")
 odometry_node = _program("aliked_ros.ros.odometry_node")
 recorder = _program("aliked_ros.ros.recorder")
-demo = _program("aliked_ros.ros.demo")
-soak = _program("aliked_ros.ros.soak.runner")
+demo = _program("aliked_ros.cli.main", "demo")
+soak = _program("aliked_ros.cli.main", "soak")

@@ -43,7 +43,7 @@ from aliked_ros.evaluation.poses import has_truth, true_poses
 from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.sources import open_source
-from aliked_ros.types import Float32Array, FrameResult, Image
+from aliked_ros.types import Float32Array, FrameResult, Image, UInt8Array
 
 Float64Array = NDArray[np.float64]
 
@@ -140,6 +140,7 @@ def evaluate_epipolar(
     say: Callable[[str], None] = lambda _text: None,
     gaps: Sequence[int] = (1, 5, 10),
     first: int = 0,
+    mask: UInt8Array | None = None,
 ) -> tuple[ResultTable, ResultTable]:
     """Evaluate pairs of images ``gaps`` apart, and the tracks through the whole sequence.
 
@@ -151,7 +152,7 @@ def evaluate_epipolar(
     poses but no calibration; ConfigurationError, OutputError.
     """
     gaps = sorted({1, *gaps})  # tracks are always checked from image to image
-    opened = open_source(source, None if limit is None else first + limit)
+    opened = open_source(source, None if limit is None else first + limit, mask=mask)
     images = list(opened)[first:]
     if len(images) <= max(gaps):
         began = f" from number {first} on" if first else ""
@@ -170,7 +171,7 @@ def evaluate_epipolar(
     )
     lens = Lens(camera)
     question = question_of(
-        "epipolar", source, names, config,
+        "epipolar", source, names, config, mask,
         methods=list(names), gaps=gaps, first=first, images=len(images), true_poses=truth,
     )  # fmt: skip
     with Ledger(output, question, restart) as ledger, open_methods(names, config, say) as methods:
@@ -237,8 +238,8 @@ class _Views:
         if index not in self._kept:
             for old in [k for k in self._kept if abs(k - index) > self._largest_gap]:
                 del self._kept[old]
-            pixels = self.images[index].pixels
-            self._kept[index] = [method.view(pixels) for method in self.methods]
+            image = self.images[index]
+            self._kept[index] = [method.view(image.pixels, image.mask) for method in self.methods]
         return self._kept[index]
 
 
@@ -343,7 +344,7 @@ def _measure_tracks(
     """One row per image: the tracks of a method's front-end, as far as they are correct."""
     frontend = method.frontend()
     frontend.camera = camera
-    results = (frontend.process(Image(image.pixels, image.stamp)) for image in images)
+    results = (frontend.process(Image(image.pixels, image.stamp, image.mask)) for image in images)
     return [
         {"unit": f"image {index}", "method": method.name, **figures}
         for index, figures in enumerate(check_tracks(results, Lens(camera), known))

@@ -19,6 +19,7 @@ All have the same number of keypoints and the same verification.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from aliked_ros.backends.shared import SharedBackends
-from aliked_ros.configuration import MODELS, FrontendConfig, is_checkpoint
+from aliked_ros.configuration import MODELS, SETTINGS, FrontendConfig, is_checkpoint
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.evaluation.baselines import (
     CornerDetector,
@@ -224,8 +225,8 @@ def _xfeat(config: FrontendConfig) -> Method:
 
 
 METHODS = (
-    "aliked+lightglue", "aliked+nearest", "sift", "orb", "gftt+lk", "disk+lightglue",
-    "xfeat+lighterglue",
+    "aliked+lightglue", "aliked+nearest", "aliked+adaptive", "sift", "orb", "gftt+lk",
+    "disk+lightglue", "xfeat+lighterglue",
 )  # fmt: skip
 _MAKERS: dict[str, Callable[[FrontendConfig], Method]] = {
     "sift": _sift,
@@ -237,12 +238,22 @@ _MAKERS: dict[str, Callable[[FrontendConfig], Method]] = {
 
 
 def question_of(
-    evaluation: str, data: str | Path, names: Sequence[str], config: FrontendConfig, **more: Any
+    evaluation: str,
+    data: str | Path,
+    names: Sequence[str],
+    config: FrontendConfig,
+    mask: UInt8Array | None = None,
+    **more: Any,
 ) -> Row:
     """What decides an evaluation's figures, for its ledger: data, model, checkpoints by checksum.
 
-    names: of methods, whose checkpoints count; more: settings of the evaluation.
+    names: of methods, whose checkpoints count; mask: of all images; more: settings of the
+    evaluation.
     """
+    if mask is not None:
+        more["mask"] = hashlib.sha256(mask.tobytes()).hexdigest()
+    if not config.mask_static:  # not the default
+        more["mask_static"] = False
     path = Path(data).expanduser().resolve()
     own = [name for name in names if is_checkpoint(_parts(name)[0])]
     return {
@@ -265,7 +276,7 @@ def _parts(name: str) -> tuple[str, str]:
 def _is_aliked(name: str) -> bool:
     model, matcher = _parts(name)
     known = model in ("aliked", *MODELS) or is_checkpoint(model)
-    return known and matcher in ("lightglue", "nearest")
+    return known and matcher in SETTINGS["matcher"].choices
 
 
 @contextmanager
@@ -274,9 +285,10 @@ def open_methods(
 ) -> Iterator[list[Method]]:
     """The methods of these names, in this order; the first is the one others are compared with.
 
-    names: of METHODS; or a model's name, or a checkpoint's path, with ``+lightglue`` or
-    ``+nearest``. config: model, number of keypoints, verification and backend of all; its matcher
-    is not looked at. say: called with a line on each long step.
+    names: of METHODS; or a model's name, or a checkpoint's path, with ``+lightglue``,
+    ``+nearest`` or ``+adaptive`` (which is LightGlue for pairs that are no sequence). config:
+    model, number of keypoints, verification and backend of all; its matcher is not looked at.
+    say: called with a line on each long step.
     Raises ConfigurationError for a name that is none of METHODS or comes twice; WeightsError,
     ModelError, BackendError.
     """

@@ -48,7 +48,7 @@ from aliked_ros.evaluation.trajectories import (
 from aliked_ros.odometry import Estimate, Observation, Odometry
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.sources import Partner, Source, open_source
-from aliked_ros.types import FrameResult
+from aliked_ros.types import FrameResult, UInt8Array
 
 Mode = Literal["mono", "stereo", "rgbd"]
 MODES: dict[Mode, Partner] = {"rgbd": "depth", "stereo": "right", "mono": "none"}
@@ -179,6 +179,7 @@ def evaluate_odometry(
     mode: Mode | None = None,
     first: int = 0,
     carry: Carry = as_observation,
+    mask: UInt8Array | None = None,
 ) -> ResultTable:
     """Run the reference back-end on each method's front-end, and compare with ground truth.
 
@@ -192,7 +193,7 @@ def evaluate_odometry(
     A method that fails has a row that says why.
     """
     mode = mode or offered_mode(sequence)
-    source = open_calibrated(sequence, mode, limit)
+    source = open_calibrated(sequence, mode, limit, mask)
     stamps = [image.stamp for image in source]
     truths = true_poses(sequence, stamps, rectified=mode == "stereo")
     poses = dict(zip(stamps, truths, strict=True))
@@ -203,7 +204,7 @@ def evaluate_odometry(
             f"true pose; at least {_BLOCKS} are needed. Use more images."
         )
     question = question_of(
-        "odometry", sequence, names, config,
+        "odometry", sequence, names, config, mask,
         mode=mode, images=len(stamps), first=first, carried=carry.__name__, stamps="nanoseconds",
     )  # fmt: skip
     truth = trajectory(list(known), list(known.values()))
@@ -213,7 +214,7 @@ def evaluate_odometry(
         def unit(method: Method) -> Unit:
             return Unit(
                 method.name,
-                lambda: _rows(method, sequence, mode, limit, truth, carry, output, report),
+                lambda: _rows(method, sequence, mode, limit, mask, truth, carry, output, report),
             )
 
         rows = ledger.measure([unit(method) for method in methods], lambda _share: None)
@@ -242,11 +243,13 @@ _ALIGNMENT = {
 }
 
 
-def open_calibrated(sequence: str, mode: Mode, limit: int | None) -> Source:
+def open_calibrated(
+    sequence: str, mode: Mode, limit: int | None, mask: UInt8Array | None = None
+) -> Source:
     """A source with calibration and what the mode needs; SourceError if something is missing."""
     if mode not in MODES:
         raise ConfigurationError(f"mode is {mode!r}; choose one of {', '.join(MODES)}.")
-    source = open_source(sequence, limit, MODES[mode])
+    source = open_source(sequence, limit, MODES[mode], mask)
     calibration = calibration_of(source, sequence)
     if mode == "stereo" and "stereo_baseline_m" not in calibration:
         raise SourceError(
@@ -261,6 +264,7 @@ def _rows(
     sequence: str,
     mode: Mode,
     limit: int | None,
+    mask: UInt8Array | None,
     truth: PoseTrajectory3D,
     carry: Carry,
     output: Path,
@@ -272,7 +276,7 @@ def _rows(
     estimates: list[Estimate] = []
     found: Aligned | None = None
     try:
-        source = open_calibrated(sequence, mode, limit)
+        source = open_calibrated(sequence, mode, limit, mask)
         observations = _reported(observe(source, method.frontend(), carry), source, method, report)
         estimates = follow(observations, use_depth=mode != "mono")
         write_tum(output / file_of("odometry", method.name), _poses(estimates))

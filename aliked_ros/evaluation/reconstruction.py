@@ -53,7 +53,7 @@ from aliked_ros.exporting.recording import RecordedFrame, RecordedMatches
 from aliked_ros.io.messages import whole_nanoseconds
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.sources import Source, open_source
-from aliked_ros.types import Matches
+from aliked_ros.types import Matches, UInt8Array
 
 GAPS = (1, 2, 4, 8)
 """Distances of matched images, in mapped images, as in COLMAP's sequential matcher with quadratic
@@ -78,6 +78,7 @@ class _Task:
 
     sequence: str
     limit: int | None
+    mask: UInt8Array | None
     chosen: list[int]
     stamps: list[float]
     gaps: tuple[int, ...]
@@ -104,6 +105,7 @@ def evaluate_reconstruction(
     say: Callable[[str], None] = lambda _text: None,
     every: int = 3,
     gaps: tuple[int, ...] = GAPS,
+    mask: UInt8Array | None = None,
 ) -> ResultTable:
     """Reconstruct with COLMAP from each method's features, tracks and matches.
 
@@ -122,7 +124,7 @@ def evaluate_reconstruction(
             f"every is {every} and the gaps are {', '.join(map(str, gaps)) or 'none'}; all must be "
             "at least 1."
         )
-    source = open_calibrated(sequence, "mono", limit)
+    source = open_calibrated(sequence, "mono", limit, mask)
     stamps = [image.stamp for image in source]
     chosen = list(range(0, len(stamps), every))
     if len(chosen) < _LEAST:
@@ -131,11 +133,18 @@ def evaluate_reconstruction(
             f"{len(stamps)}; at least {_LEAST} are needed. Use more images."
         )
     question = question_of(
-        KIND, sequence, names, config,
+        KIND, sequence, names, config, mask,
         images=len(stamps), every=every, gaps=list(gaps), stamps="nanoseconds",
     )  # fmt: skip
     task = _Task(
-        sequence, limit, chosen, stamps, gaps, _truth(sequence, [stamps[i] for i in chosen]), output
+        sequence,
+        limit,
+        mask,
+        chosen,
+        stamps,
+        gaps,
+        _truth(sequence, [stamps[i] for i in chosen]),
+        output,
     )
     with Ledger(output, question, restart) as ledger, open_methods(names, config, say) as methods:
         if task.truth is not None:
@@ -221,7 +230,7 @@ def _write(method: Method, task: _Task, folder: Path, report: Callable[[float], 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     begin = time.monotonic()
-    source = open_source(task.sequence, task.limit)
+    source = open_source(task.sequence, task.limit, mask=task.mask)
     frames, camera = _frames(method, source, set(task.chosen), lambda share: report(share / 2))
     with pycolmap.Database.open(folder / DATABASE) as database:
         writer = DatabaseWriter(database, camera)

@@ -42,7 +42,7 @@ from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.verification import Verifier
 from aliked_ros.io.images import grey
 from aliked_ros.odometry.geometry import Transform
-from aliked_ros.types import Candidate, Image, Keyframe, Pose, Tracks
+from aliked_ros.types import Candidate, Image, Keyframe, Pose, Tracks, UInt8Array
 
 KEYFRAMES = (10, 3, 1)
 LEVELS = ((0.05, 5.0), (0.25, 2.0), (0.5, 5.0))
@@ -115,6 +115,7 @@ def evaluate_relocalization(
     mode: Mode | None = None,
     keyframes: tuple[int, ...] = KEYFRAMES,
     every: int = 1,
+    mask: UInt8Array | None = None,
 ) -> ResultTable:
     """Match each image of the harder half with each keyframe; the pose with most inliers counts.
 
@@ -140,7 +141,7 @@ def evaluate_relocalization(
             f"every is {every} and the numbers of keyframes are "
             f"{', '.join(map(str, keyframes)) or 'none'}; all must be at least 1."
         )
-    source = open_calibrated(sequence, mode, limit)
+    source = open_calibrated(sequence, mode, limit, mask)
     seen = [Glance.of(image) for image in source]
     poses = enumerate(true_poses(sequence, [one.stamp for one in seen], rectified=mode == "stereo"))
     known = {number: pose for number, pose in poses if pose is not None}
@@ -152,13 +153,13 @@ def evaluate_relocalization(
             f"{len(halves.references)} images. Request fewer."
         )
     question = question_of(
-        "relocalization", sequence, names, config,
+        "relocalization", sequence, names, config, mask,
         mode=mode, images=len(seen), keyframes=list(keyframes), every=every, stamps="nanoseconds",
     )  # fmt: skip
     camera = CameraModel.from_calibration(source.calibration or {})
     baseline = (source.calibration or {}).get("stereo_baseline_m")
     task = _Task(
-        lambda: iter(open_calibrated(sequence, mode, limit)),
+        lambda: iter(open_calibrated(sequence, mode, limit, mask)),
         [one.stamp for one in seen], known, halves, keyframes, every, camera, baseline, config,
     )  # fmt: skip
     with Ledger(output, question, restart) as ledger, open_methods(names, config, say) as methods:

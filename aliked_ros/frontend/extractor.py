@@ -22,6 +22,7 @@ from aliked_ros.backends.base import Backend
 from aliked_ros.backends.create import create_backend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ImageError
+from aliked_ros.frontend.quarter_turns import turn_pixels, turn_points
 from aliked_ros.io.images import MAX_SIDE
 from aliked_ros.types import Features, UInt8Array
 
@@ -35,18 +36,26 @@ class Extractor:
         self._config = config
         self._network = backend.load_extractor(config.model)
 
-    def extract(self, pixels: UInt8Array, mask: UInt8Array | None = None) -> Features:
+    def extract(
+        self, pixels: UInt8Array, mask: UInt8Array | None = None, turns: int = 0
+    ) -> Features:
         """Features of an image H×W (grey) or H×W×3 (RGB) uint8; none where ``mask`` (H×W) is 0.
 
+        turns: quarter turns counterclockwise that the network sees the image after; keypoints are
+        of the image as it is.
         Raises ImageError for another type or shape, or a side outside 64..8192 pixels.
         """
         _check(pixels, mask)
         config = self._config
+        height, width = pixels.shape[:2]
+        if turns:
+            pixels = turn_pixels(pixels, turns)
+            mask = None if mask is None else turn_pixels(mask, turns)
         keypoints, scores, descriptors = self._network.extract(
             pixels, mask, config.max_keypoints, config.score_threshold, config.grid
         )
-        height, width = pixels.shape[:2]
-        return Features(keypoints, scores, descriptors, width, height, config.model)
+        keypoints = turn_points(keypoints, -turns, pixels.shape[1], pixels.shape[0])
+        return Features(keypoints, scores, descriptors, width, height, config.model, turns)
 
     def reconfigure(self, config: FrontendConfig) -> None:
         """Take over the thresholds of ``config``; its model and backend are not looked at."""

@@ -26,6 +26,7 @@ from aliked_ros.backends.base import Backend
 from aliked_ros.backends.create import create_backend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError
+from aliked_ros.frontend.quarter_turns import as_turned
 from aliked_ros.frontend.similarity import mutual_best, similarities
 from aliked_ros.types import Features, Float32Array, Matches
 
@@ -68,8 +69,8 @@ class LightGlueMatcher:
                 )
         config = self._config
         matches = self._network.match(
-            reference,
-            current,
+            as_turned(reference),
+            as_turned(current),
             config.match_threshold,
             config.depth_confidence,
             config.width_confidence,

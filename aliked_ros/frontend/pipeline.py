@@ -32,6 +32,7 @@ from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.keyframes import Keyframes
 from aliked_ros.frontend.masks import StaticParts, combine
 from aliked_ros.frontend.matcher import LIGHTGLUE_DIM, AdaptiveMatcher, Matcher, build_matcher
+from aliked_ros.frontend.quarter_turns import QUARTERS, best_turn
 from aliked_ros.frontend.recovery import Recovery, smooth
 from aliked_ros.frontend.relocalization import find_candidate
 from aliked_ros.frontend.stereo import StereoMatcher
@@ -197,18 +198,40 @@ class Pipeline:
         clock.stop()
         return result
 
-    def extract(self, pixels: UInt8Array, mask: UInt8Array | None = None) -> Features:
+    def extract(
+        self, pixels: UInt8Array, mask: UInt8Array | None = None, turns: int = 0
+    ) -> Features:
         """Features of an image outside the sequence; see ``Extractor.extract``."""
-        return self._extractor.extract(pixels, mask)
+        return self._extractor.extract(pixels, mask, turns)
+
+    @property
+    def quarters(self) -> tuple[int, ...]:
+        """Quarter turns that an image outside the sequence is tried with.
+
+        TensorRT would need engines for the other image size, built in minutes: a half turn only.
+        """
+        return (2,) if self._backend.identity["backend"] == "tensorrt" else QUARTERS
 
     def find_candidate(self, features: Features, keyframe: Keyframe) -> Candidate | None:
         """What an image shares with a keyframe, and its pose there; None with too little."""
         return find_candidate(features, keyframe, self.camera, self._any_matcher, self._verifier)
 
-    def relocalize(self, features: Features) -> list[Candidate]:
-        """The recent keyframes that an image may have been taken near, most inliers first."""
-        found = [self.find_candidate(features, keyframe) for keyframe in self._keyframes]
-        return sorted((c for c in found if c is not None), key=lambda c: -c.inliers)
+    def relocalize(
+        self, pixels: UInt8Array, mask: UInt8Array | None = None
+    ) -> tuple[Features, list[Candidate]]:
+        """Features of an image, and the recent keyframes it may have been taken near.
+
+        Those with most inliers come first. Where few match, the image is turned by quarters.
+        """
+
+        def attempt(turns: int) -> tuple[Features, list[Candidate]]:
+            features = self.extract(pixels, mask, turns)
+            found = [self.find_candidate(features, keyframe) for keyframe in self._keyframes]
+            return features, sorted((c for c in found if c is not None), key=lambda c: -c.inliers)
+
+        return best_turn(
+            attempt, lambda found: found[1][0].inliers if found[1] else 0, self.quarters
+        )
 
     def reset(self) -> None:
         """Forget the previous image, all tracks and keyframes; the next image begins an epoch."""

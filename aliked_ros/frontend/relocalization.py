@@ -53,7 +53,7 @@ def find_candidate(
         pixel = 1.0 / float(camera.matrix[0, 0])
     matches = matcher.match(keyframe.features, features)
     matches = verifier.verify(keyframe.features, features, matches, camera, rays)
-    if matches.inliers is None or np.count_nonzero(matches.inliers) < MIN_MATCHES:
+    if matches.inlier_count < MIN_MATCHES:
         return None
     pose = None if rays is None else _pose(keyframe, rays, matches, pixel)
     return Candidate(keyframe, matches, pose)

@@ -56,6 +56,7 @@ _UNMATCHED = (170, 170, 170)
 _BRIGHTNESS = 0.7  # of the image underneath
 _FADE_STEPS = 8  # segments of a tail with one opacity each; more would cost more and look the same
 _TAIL_OPACITY = 0.9  # at its fresh end
+_LINES = 60  # between two images: more would hide them
 _SMALL = 480  # pixels along the longer side, below which dots are smaller
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -185,7 +186,9 @@ def draw_matches(
     *,
     caption: str | None = None,
 ) -> UInt8Array:
-    """Two images side by side, matches as lines coloured by score, other keypoints grey.
+    """Two images side by side, matched keypoints coloured by score, other keypoints grey.
+
+    Lines join the matches, up to 60 of them: of more, those of every n-th row of the left image.
 
     pixels0, features0: the reference of ``matches``; pixels1, features1: the current image.
 
@@ -209,8 +212,9 @@ def draw_matches(
         ends = features1.keypoints[matches.current_indices[order]] + offset
         layer = canvas.copy()
         lines = _fixed_point(np.stack([starts, ends], axis=1))
-        _polylines(layer, _SCORE_COLOURS, bins, lines, thickness)
-        opacity = float(np.clip(8.0 / np.sqrt(len(matches)), 0.25, 0.75))  # many hide the images
+        drawn = _spread_rows(starts, _LINES)
+        _polylines(layer, _SCORE_COLOURS, bins[drawn], lines[drawn], thickness)
+        opacity = float(np.clip(3.0 / np.sqrt(len(drawn)), 0.35, 0.75))  # many hide the images
         canvas = np.asarray(cv2.addWeighted(layer, opacity, canvas, 1.0 - opacity, 0.0), np.uint8)
         _dots(canvas, _SCORE_COLOURS, bins, starts, 2.0 * thickness)
         _dots(canvas, _SCORE_COLOURS, bins, ends, 2.0 * thickness)
@@ -297,6 +301,12 @@ def _polylines(
             cv2.polylines(
                 canvas, list(lines[first:last]), False, colour, thickness, cv2.LINE_AA, _SHIFT
             )
+
+
+def _spread_rows(points: Float32Array, most: int) -> IntArray:
+    """Up to ``most`` ascending indices of points N×2, evenly from the top to the bottom one."""
+    chosen = np.linspace(0, len(points) - 1, min(len(points), most)).astype(np.int64)
+    return np.sort(np.argsort(points[:, 1], kind="stable")[chosen])
 
 
 def _octagons(centres: Float32Array, radius: float) -> NDArray[np.int32]:

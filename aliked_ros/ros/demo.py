@@ -24,15 +24,13 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from diagnostic_msgs.msg import DiagnosticArray
 from rich.console import Console
 from rich.table import Table
@@ -52,7 +50,7 @@ from aliked_ros.ros.processes import (
     join_private_domain,
 )
 from aliked_ros.sources import default_source, open_source
-from aliked_ros.system.share import share_path
+from aliked_ros.system.share import Profile, share_path
 from aliked_ros.viewing.server import default_port, has_display, require_viewer
 
 _PRELOAD = 300  # images that RATE= decodes first: a camera would not take the front-end's cores
@@ -70,21 +68,13 @@ class Pace(str, Enum):
     camera = "the camera"
 
 
-class Profile(str, Enum):
-    """Parameter files of the front-end in config/."""
-
-    cpu = "cpu"
-    desktop = "desktop"
-    robot = "robot"
-
-
 def run_demo(
     source: str,
     limit: int | None,
     output: Path,
     rate: float | None,
     console: Console,
-    profile: Profile = Profile.cpu,
+    profile: Profile = "cpu",
     view: bool = False,
 ) -> dict[str, Any]:
     """Run the three processes to the end of the source; returns the content of summary.json.
@@ -112,7 +102,7 @@ def run_demo(
                     "input_reliability": "reliable" if pace is Pace.machine else "best_effort",
                 },
                 output / "frontend.log",
-                share_path(f"config/{profile.value}.yaml"),
+                share_path(f"config/{profile}.yaml"),
             )
             recorder = start(
                 "recorder",
@@ -279,7 +269,7 @@ def dropped_warning(summary: dict[str, Any], profile: Profile) -> str:
     fixed = summary["paced_by"] == "rate"
     remedies = [
         "lower RATE= (--rate)" if fixed else "end other programs",
-        *["set PROFILE=robot (--profile)"] * (profile is not Profile.robot),
+        *["set PROFILE=robot (--profile)"] * (profile != "robot"),
         *["leave out RATE= to play every image"] * fixed,
     ]
     return (
@@ -288,55 +278,36 @@ def dropped_warning(summary: dict[str, Any], profile: Profile) -> str:
     )
 
 
-def demo(
-    source: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder, data set, recording, video, 'camera:N' or 'virtual'. "
-            "Default: $SOURCE, a sequence of the shared data, or 'virtual'."
-        ),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Play at most so many images.")] = None,
-    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo_output"),
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            min=0.1,
-            max=1000.0,
-            help="Play so many images per second, in real time; default: as fast as this machine "
-            "processes them, at most at the source's own rate.",
-        ),
-    ] = None,
-    profile: Annotated[
-        Profile, typer.Option(help="Parameters: config/PROFILE.yaml.")
-    ] = Profile.cpu,
-    view: Annotated[
-        bool, typer.Option("--view", help="Show it live on a page in the browser, too.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json, no table.")] = False,
-) -> None:
-    """Play a sequence through the real front-end node and show what comes out.
+def show_demo(
+    source: str | None,
+    limit: int | None,
+    output: Path,
+    rate: float | None,
+    profile: Profile,
+    view: bool,
+    as_json: bool,
+) -> int:
+    """Play a sequence through the real front-end node and print what comes out; the exit status.
 
-    Writes demo.mcap, tracks.mp4, contact_sheet.png and summary.json.
-
-    Example: python -m aliked_ros.ros.demo --source virtual --limit 100
+    Writes demo.mcap, tracks.mp4, contact_sheet.png and summary.json. rate: images per second in
+    real time; None = as fast as this machine processes them, at most at the source's own rate.
     """
     console = Console(stderr=as_json)
     try:
         source = source or default_source()
         summary = run_demo(source, limit, output, rate, console, profile, view)
     except AlikedError as error:
-        raise _exit(f"error: {error}") from error
+        return _failed(f"error: {error}")
     except OSError as error:
-        raise _exit(f"error: cannot write the results: {error}") from error
+        return _failed(f"error: cannot write the results: {error}")
     except KeyboardInterrupt:
-        raise _exit("interrupted", 130) from None
+        return _failed("interrupted", 130)
     warning = dropped_warning(summary, profile)
     if as_json:
         if warning:
             console.print(warning, style="yellow")
         print(json.dumps(summary, indent=2))
-        return
+        return 0
     console.print(summary_table(summary))
     for name in ("demo.mcap", "tracks.mp4", "contact_sheet.png", "summary.json"):
         console.print(f"  {output / name}")
@@ -344,18 +315,9 @@ def demo(
         console.print(warning, style="yellow")
     if view:
         console.print(f"The page again, without the nodes: aliked_ros view {output / 'demo.mcap'}")
+    return 0
 
 
-def _exit(text: str, status: int = 1) -> typer.Exit:
+def _failed(text: str, status: int = 1) -> int:
     print(text, file=sys.stderr)
-    return typer.Exit(status)
-
-
-def main() -> None:
-    """Run the command."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # see this package's __init__
-    typer.run(demo)
-
-
-if __name__ == "__main__":
-    main()
+    return status

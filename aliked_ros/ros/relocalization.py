@@ -20,14 +20,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from rclpy.node import Node
 from rclpy.task import Future
 
+from aliked_msgs.msg import RelocalizationCandidate
 from aliked_msgs.srv import Relocalize
 from aliked_ros.camera import CameraModel
 from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.frontend.quarter_turns import best_turn
 from aliked_ros.ros.conversions import candidate_message, feature_frame, image_from_message
 from aliked_ros.ros.session import Session
 from aliked_ros.ros.warnings import reason
@@ -59,26 +62,55 @@ async def relocalized(
 def _relocalize(
     session: Session, request: Relocalize.Request, response: Relocalize.Response
 ) -> None:
-    """Fill the response; the pipeline is held for one keyframe at a time.
+    """Fill the response; an image of the request is also tried turned by quarters.
 
     Raises ImageError for an image that cannot be used, BackendError when the node is cleaned up
     meanwhile.
     """
-    own_index = None
     if request.image.width and request.image.height:
         image = image_from_message(request.image)
         height, width = image.pixels.shape[:2]
+        mask = session.inputs.mask(width, height)
+
+        def attempt(turns: int) -> tuple[Features, _Found]:
+            with _turn(session) as pipeline:
+                features = pipeline.extract(image.pixels, mask, turns)
+            return features, _look(session, features)
+
         with _turn(session) as pipeline:
-            features = pipeline.extract(image.pixels, session.inputs.mask(width, height))
+            quarters = pipeline.quarters
+        features, found = best_turn(attempt, lambda result: result[1].most_inliers, quarters)
         result = _untracked(features, image.stamp, session.inputs.calibration.camera)
         response.features = feature_frame(result, request.image.header)
     elif session.latest:
         (latest,) = session.latest
-        features, own_index = latest.result.features, latest.result.index
+        found = _look(session, latest.result.features, latest.result.index)
         response.features = feature_frame(latest.result, latest.header)
     else:
         response.message = "no image has been processed yet, and none was given"
         return
+    response.candidates = found.candidates[: request.max_candidates or None]
+    response.success = len(found.candidates) > 0
+    response.message = f"{len(found.candidates)} of {found.keyframes} keyframes show the same place"
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The candidates, most inliers first, of so many keyframes."""
+
+    candidates: list[RelocalizationCandidate]
+    keyframes: int
+
+    @property
+    def most_inliers(self) -> int:
+        return self.candidates[0].inlier_count if self.candidates else 0
+
+
+def _look(session: Session, features: Features, own_index: int | None = None) -> _Found:
+    """Match an image with all keyframes; the pipeline is held for one of them at a time.
+
+    own_index: of the image, if it may be a keyframe itself.
+    """
     numbering = session.numbering
     with _turn(session) as pipeline:
         keyframes = pipeline.keyframes
@@ -95,10 +127,7 @@ def _relocalize(
             candidate = pipeline.find_candidate(features, keyframe)
         if candidate is not None:
             found.append(candidate_message(candidate, number, stamp))
-    found.sort(key=lambda candidate: -candidate.inlier_count)
-    response.candidates = found[: request.max_candidates or None]
-    response.success = len(found) > 0
-    response.message = f"{len(found)} of {len(keyframes)} keyframes show the same place"
+    return _Found(sorted(found, key=lambda candidate: -candidate.inlier_count), len(keyframes))
 
 
 @contextmanager

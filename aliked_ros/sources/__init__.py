@@ -38,6 +38,8 @@ from aliked_ros.sources.base import (
     read_mask,
 )
 from aliked_ros.sources.files import ImageFiles
+from aliked_ros.sources.masked import MaskedSource
+from aliked_ros.types import UInt8Array
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -60,7 +62,12 @@ _SUGGESTIONS = 5  # sequences that an error names
 _SEARCHED = 1000  # folders in which they are looked for
 
 
-def open_source(spec: str, limit: int | None = None, partner: Partner = "none") -> Source:
+def open_source(
+    spec: str,
+    limit: int | None = None,
+    partner: Partner = "none",
+    mask: UInt8Array | None = None,
+) -> Source:
     """Open a source of images.
 
     spec: a folder of images; a folder with a ``frames.csv`` (or that file); a sequence of TUM
@@ -71,9 +78,12 @@ def open_source(spec: str, limit: int | None = None, partner: Partner = "none") 
     partner: what the images come with. ``right``: pairs are rectified here if the source's are
         not (EuRoC, raw recordings with CameraInfo). ``depth``: registered to the images. An image
         without its partner comes alone.
+    mask: H×W uint8, 0 = ignore; see ``MaskedSource``.
 
     Raises SourceError if the source does not exist, or has no images or no such partner.
     """
+    if mask is not None:
+        return MaskedSource(open_source(spec, limit, partner), mask)
     if limit is not None and limit < 1:
         raise SourceError(f"the limit of images is {limit}; it must be at least 1.")
     if partner != "none" and (spec == "virtual" or spec.startswith("camera:")):

@@ -17,6 +17,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
+
+Profile = Literal["cpu", "desktop", "robot"]
+"""Parameter files of the front-end in config/."""
 
 
 def share_path(relative: str) -> Path:

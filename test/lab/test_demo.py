@@ -43,7 +43,7 @@ from helpers.recordings import Recorded, record_run, write
 from helpers.ros import environment
 
 pytestmark = [pytest.mark.ros, pytest.mark.long]
-COMMAND = [sys.executable, "-m", "aliked_ros.ros.demo"]
+COMMAND = [sys.executable, "-m", "aliked_ros.cli", "demo"]
 
 
 def test_the_demo_plays_records_and_draws(tmp_path):

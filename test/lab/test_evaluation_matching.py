@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from importlib.util import find_spec
@@ -310,6 +311,29 @@ def test_evaluate_epipolar_judges_pairs_and_tracks(shared, tmp_path):
     assert again.rows == pairs.rows
     with pytest.raises(SourceError, match="gave 5 images; the largest gap is 5"):
         evaluate_epipolar(source, methods, CONFIG, tmp_path, quiet, limit=5, gaps=[5])
+
+
+def test_a_mask_holds_for_every_method(shared, tmp_path):
+    source = str(shared / "data/realsense_desk/rgb")
+    first = cv2.imread(str(sorted((shared / "data/realsense_desk/rgb").iterdir())[0]))
+    mask = np.zeros(first.shape[:2], np.uint8)
+    mask[:100, :100] = 255  # with room for few features
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+
+    def keypoints(name: str, *options: str) -> dict[str, float]:
+        run = CliRunner().invoke(
+            app, ["evaluate", "epipolar", source, "--output", str(tmp_path / name), "--limit", "3",
+                  "--gap", "1", "--methods", "orb,gftt+lk,aliked+adaptive", "--json", *options],
+        )  # fmt: skip
+        assert run.exit_code == 0, run.output
+        assert ("mask" in json.loads(run.stdout)["pairs"]["facts"]) == bool(options)
+        with (tmp_path / name / "pairs_rows.csv").open() as file:
+            return {row["method"]: float(row["keypoints"]) for row in csv.DictReader(file)}
+
+    masked = keypoints("masked", "--mask", str(tmp_path / "mask.png"), "--mask-static")
+    whole = keypoints("whole")
+    assert len(whole) == 3
+    assert all(masked[method] < 0.7 * whole[method] for method in whole)
 
 
 def test_a_sequence_without_ground_truth_is_judged_by_consensus(shared, tmp_path):

@@ -64,9 +64,9 @@ def test_each_section_has_its_own_name_and_a_command_that_is_known():
     names = [section.name for section in SECTIONS]
     assert len(set(names)) == len(names)
     from aliked_ros.benchmark.suites import SUITES
-    from aliked_ros.evaluation.commands import evaluate_app
+    from aliked_ros.cli.evaluate import app
 
-    evaluations = {c.name or c.callback.__name__ for c in evaluate_app.registered_commands}
+    evaluations = {c.name or c.callback.__name__ for c in app.registered_commands}
     for section in SECTIONS:
         group, name = section.arguments[:2]
         assert name in (evaluations if group == "evaluate" else SUITES), section.name

@@ -31,7 +31,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from aliked_ros.ros.soak.leak_check import LEAST_LOOKS, Vitals, growth, leaks, vitals_of
 
-COMMAND = [sys.executable, "-m", "aliked_ros.ros.soak.runner", "--source", "virtual", "--json"]
+COMMAND = [sys.executable, "-m", "aliked_ros.cli", "soak", "--source", "virtual", "--json"]
 
 
 def looks(minutes: float, leak: float, seed: int = 0, **more: np.ndarray) -> list[Vitals]:
@@ -145,8 +145,9 @@ def test_a_minute_of_everything_going_wrong(tmp_path: Path):
 
 
 IMPATIENT = (
-    "from aliked_ros.ros import processes; from aliked_ros.ros.soak import runner, scenario; "
-    "processes._STOP_TIMEOUT = 1.0; scenario._PATIENCE = 5.0; runner.main()"
+    "from aliked_ros.cli.main import main; from aliked_ros.ros import processes; "
+    "from aliked_ros.ros.soak import scenario; "
+    "processes._STOP_TIMEOUT = 1.0; scenario._PATIENCE = 5.0; main()"
 )
 
 

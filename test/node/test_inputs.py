@@ -488,6 +488,18 @@ def test_keyframes_and_relocalization(rig, tum_images):
     assert best.inlier_count > 0.8 * len(shown.features.scores)
     assert set(answer.features.track_ids) == {0}
     assert len(answer.features.normalized) == 2 * len(answer.features.scores)
+    upright = best
+    turned = np.ascontiguousarray(images[shown.features.frame_index][::-1, ::-1])
+    request.image = image_message(turned, Header())
+    answer = probe.call(Relocalize, name, request)
+    (best,) = answer.candidates
+    assert best.keyframe_index == shown.features.frame_index
+    assert best.inlier_count > 0.8 * upright.inlier_count
+    rows = np.array(best.current_indices)[np.array(best.inliers, bool)]
+    there = np.array(best.keyframe_indices)[np.array(best.inliers, bool)]
+    moved = [639, 479] - np.reshape(answer.features.keypoints, (-1, 2))[rows]
+    known = np.reshape(shown.features.keypoints, (-1, 2))[there]
+    assert np.median(np.linalg.norm(moved - known, axis=1)) < 1.0
     request.image = image_message(np.zeros((480, 640), np.uint8), Header())
     assert not probe.call(Relocalize, name, request).success
     request.image.encoding = "nonsense"

@@ -29,7 +29,7 @@ from aliked_ros.errors import ImageError
 from aliked_ros.frontend.extractor import Extractor, create_extractor
 from aliked_ros.frontend.masks import StaticParts, combine, rectified_border
 from aliked_ros.frontend.matcher import NearestMatcher
-from aliked_ros.sources import read_mask
+from aliked_ros.sources import open_source, read_mask
 from aliked_ros.types import UInt8Array
 from helpers.static import CONFIG, learn
 
@@ -52,6 +52,15 @@ def test_mask_files(tmp_path: Path) -> None:
     for name in ("text.png", "missing.png"):
         with pytest.raises(ImageError, match=name):
             read_mask(tmp_path / name)
+
+
+def test_a_source_with_a_mask() -> None:
+    mask = np.zeros((480, 640), np.uint8)
+    source = open_source("virtual", limit=2, mask=mask)
+    assert [image.mask is mask for image in source] == [True, True]
+    assert (source.length, source.skipped) == (2, 0)
+    with pytest.raises(ImageError, match="mask is 64×48 pixels, the image 640×480"):
+        next(iter(open_source("virtual", limit=2, mask=mask[:48, :64])))
 
 
 def test_combined_masks() -> None:

@@ -63,7 +63,7 @@ def test_pose_relative_to_keyframes(pipeline: Pipeline, shared: Path, tum_images
     """Metric within 2 cm where the keyframe has depth; else the direction, within 15°."""
     folder = shared / "data" / "tum_fr1_xyz"
     index = 33
-    candidates = pipeline.relocalize(pipeline.extract(tum_images(index)))
+    candidates = pipeline.relocalize(tum_images(index))[1]
     assert candidates
     assert [c.inliers for c in candidates] == sorted((c.inliers for c in candidates), reverse=True)
     poses = [(c.keyframe, c.pose) for c in candidates if c.pose is not None]
@@ -84,14 +84,14 @@ def test_pose_relative_to_keyframes(pipeline: Pipeline, shared: Path, tum_images
 
 
 def test_another_place_has_no_candidate(pipeline: Pipeline, shared_kitti: Images) -> None:
-    assert pipeline.relocalize(pipeline.extract(shared_kitti(0))) == []
+    assert pipeline.relocalize(shared_kitti(0))[1] == []
 
 
 def test_without_calibration_there_are_matches_but_no_poses(
     pipeline: Pipeline, tum_images: Images
 ) -> None:
     pipeline.camera = None
-    candidates = pipeline.relocalize(pipeline.extract(tum_images(27)))
+    candidates = pipeline.relocalize(tum_images(27))[1]
     assert candidates
     assert all(c.pose is None for c in candidates)
     assert candidates[0].inliers > 100
@@ -100,6 +100,6 @@ def test_without_calibration_there_are_matches_but_no_poses(
 def test_a_turning_camera_has_no_direction(pipeline: Pipeline, tum_images: Images) -> None:
     """The last keyframe's own image: no parallax, so no made-up translation without depth."""
     keyframe = pipeline.keyframes[-1]
-    candidates = pipeline.relocalize(pipeline.extract(tum_images(5 * keyframe.index)))
+    candidates = pipeline.relocalize(tum_images(5 * keyframe.index))[1]
     same = next(c for c in candidates if c.keyframe is keyframe)
     assert same.pose is None or (same.pose.metric and np.linalg.norm(same.pose.translation) < 0.003)

@@ -254,6 +254,21 @@ def test_matches_join_the_two_images() -> None:
     assert not nothing[60, 50:150].any()
 
 
+def test_hundreds_of_matches_leave_the_images_visible() -> None:
+    random = np.random.default_rng(0)
+    points = random.uniform(10, (310, 230), (700, 2))
+    both = features([tuple(point) for point in points])
+    rows = np.arange(700, dtype=np.uint32)
+    nothing = draw_matches(BLACK, both, BLACK, both, Matches.empty())
+    matches = Matches(rows, rows, np.ones(700, np.float32))
+    picture = draw_matches(BLACK, both, BLACK, both, matches)
+    between = (nothing == 0).all(axis=2)  # where no keypoint is
+    green = picture[..., 1].astype(int) - picture[..., 0] > 20
+    assert 0.02 < green[between].mean() < 0.5
+    x, y = points.round().astype(int).T
+    assert green[y, x].mean() > 0.99  # every matched keypoint has its colour
+
+
 def test_contact_sheet_keeps_order_and_shape() -> None:
     pictures = [np.full((60, 80, 3), 50 * i, np.uint8) for i in range(1, 5)]
     pictures.append(np.full((60, 20, 3), 250, np.uint8))  # narrower: fitted into the cell

@@ -32,16 +32,14 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import psutil
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -180,21 +178,17 @@ def summary_table(figures: dict[str, Any]) -> Table:
     return table
 
 
-def soak(
-    minutes: Annotated[float, typer.Option(min=0.1, help="How long.")] = 10.0,
-    source: Annotated[str | None, typer.Option(help="Images as for 'demo'.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides what is injected, in which order.")] = 0,
-    output: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Write the JSON to this file too.")
-    ] = None,
-    log: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="The node's log; default: a new file.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, no table.")] = False,
-) -> None:
-    """Run the real node while everything around it goes wrong; status 1 when it does not hold.
+def show_soak(
+    minutes: float,
+    source: str | None,
+    seed: int,
+    output: Path | None,
+    log: Path | None,
+    as_json: bool,
+) -> int:
+    """Run the soak test and print its figures; the exit status is 1 when something did not hold.
 
-    Example: python -m aliked_ros.ros.soak.runner --minutes 1 --source virtual
+    output: file for the figures. log: file for the node's log; None = a new one.
     """
     console = Console(stderr=as_json)
     if log is None:
@@ -212,28 +206,19 @@ def soak(
         if output is not None:
             write_json(output, figures)
     except AlikedError as error:
-        raise _exit(f"error: {error}", 2) from error
+        return _failed(f"error: {error}", 2)
     except KeyboardInterrupt:
-        raise _exit("interrupted", 130) from None
+        return _failed("interrupted", 130)
     if as_json:
         print(json.dumps(figures, indent=2))
     else:
         console.print(summary_table(figures))
     if figures["failures"]:
-        raise _exit("\n".join(f"failed: {f}" for f in figures["failures"]) + f"\nlog: {log}", 1)
+        return _failed("\n".join(f"failed: {f}" for f in figures["failures"]) + f"\nlog: {log}", 1)
     console.print("It held.")
+    return 0
 
 
-def _exit(text: str, status: int) -> typer.Exit:
+def _failed(text: str, status: int) -> int:
     print(text, file=sys.stderr)
-    return typer.Exit(status)
-
-
-def main() -> None:
-    """Run the command."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # see this package's __init__
-    typer.run(soak)
-
-
-if __name__ == "__main__":
-    main()
+    return status

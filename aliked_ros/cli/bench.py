@@ -24,6 +24,8 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from aliked_ros.cli.shared import AsJson, console, say
+
 _DEFAULT = "run"
 
 
@@ -41,8 +43,6 @@ app = typer.Typer(
     help="Time ours against others, interleaved in one run; compare two runs.\n\n"
     "Without a command: run. Example: aliked_ros bench extractor matcher --rounds 50 --json",
 )
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 
 @app.command(_DEFAULT, epilog="Example: aliked_ros bench extractor matcher --rounds 50 --json")
@@ -72,14 +72,12 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Time ours against the published form, other implementations and settings."""
-    from rich.console import Console
-
     from aliked_ros.benchmark.markdown import as_text
     from aliked_ros.benchmark.suites import run
     from aliked_ros.console.progress import share_progress
     from aliked_ros.io.results import write_json
 
-    with share_progress(Console(stderr=True)) as report:
+    with share_progress(console()) as report:
         usual = ["device"] if backend else ["extractor", "matcher", "frontend"]
         results = run(suites or usual, rounds, source, report, backend or "torch")
     if output is not None:
@@ -133,9 +131,6 @@ def report(
     Finished results of an earlier run are kept.
     """
     from aliked_ros.benchmark.document import write_document
-
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
 
     states = write_document(data, output, work, only or (), restart, say)
     if as_json:

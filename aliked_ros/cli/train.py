@@ -25,6 +25,7 @@ from typing import Annotated
 
 import typer
 
+from aliked_ros.cli.shared import AsJson, console
 from aliked_ros.errors import BackendError
 
 
@@ -36,7 +37,7 @@ def train(
     restart: Annotated[
         bool, typer.Option("--restart", help="Start over if the output folder has a run.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train ALIKED on your own images; an interrupted training resumes.
 
@@ -46,7 +47,6 @@ def train(
     missing = [name for name in needed if not find_spec(name)]
     if missing:
         raise BackendError(f"training needs {', '.join(missing)}: run `make setup GROUP=train`.")
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -67,8 +67,8 @@ def train(
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not first) as bar:
+    terminal = console()
+    with Progress(*columns, console=terminal, transient=True, disable=not first) as bar:
         tasks: dict[str, TaskID] = {}
 
         def report(step: int, losses: dict[str, float]) -> None:
@@ -99,8 +99,8 @@ def train(
         for name, value in facts.items():
             if value is not None:
                 print(f"{name.replace('_', ' '):<24}{value}")
-    with share_progress(console) as share:
-        compared = compare(settings, result.best, share, console.print)
+    with share_progress(terminal) as share:
+        compared = compare(settings, result.best, share, terminal.print)
     if as_json:
         print(json.dumps(facts | {"compared": [one.as_dict() for one in compared]}, indent=2))
         return

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from aliked_ros.cli.shared import AsJson, MaskFile, MaskStatic, console, say
 from aliked_ros.configuration import MODELS, FrontendConfig
 from aliked_ros.console.options import shared_options
 from aliked_ros.errors import BackendError, ConfigurationError
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from aliked_ros.evaluation.odometry import Carry, Mode
     from aliked_ros.evaluation.result_table import ResultTable
 
-evaluate_app = typer.Typer(
+app = typer.Typer(
     no_args_is_help=True,
     help="How good: against ground truth, and against ORB, SIFT and optical flow in the same run.",
 )
@@ -55,6 +55,8 @@ class Options:
     limit: int | None
     restart: bool
     as_json: bool
+    mask: Path | None = None
+    mask_static: bool = _DEFAULTS.mask_static
 
     def run(
         self,
@@ -66,73 +68,80 @@ class Options:
     ) -> None:
         """Evaluate, plot, print. titles: of the tables, if there are several."""
         from aliked_ros.console.progress import share_progress
+        from aliked_ros.sources import read_mask
 
         kind = evaluate.__name__.removeprefix("evaluate_")
         target = self.output or Path("evaluation") / f"{kind}_{Path(data).resolve().name}"
         names = [name.strip() for name in self.methods.split(",") if name.strip()]
         # each method sets its own matcher
-        config = FrontendConfig(model=self.model, max_keypoints=self.top_k, matcher="nearest")
-        with share_progress(_console()) as report:
+        config = FrontendConfig(
+            model=self.model,
+            max_keypoints=self.top_k,
+            matcher="nearest",
+            mask_static=self.mask_static,
+        )
+        if self.mask is not None:
+            own["mask"] = read_mask(self.mask)
+        with share_progress(console()) as report:
             found = evaluate(
-                data, names, config, target, report, self.limit, self.restart, _say, **own
+                data, names, config, target, report, self.limit, self.restart, say, **own
             )
         tables = found if isinstance(found, tuple) else (found,)
         plot(*tables, target)
         _show(dict(zip(titles, tables, strict=True)), target, self.as_json)
 
 
-_common = shared_options(
-    {
-        "output": (
-            Annotated[
-                Path | None,
-                typer.Option(
-                    file_okay=False,
-                    help="Folder for results.json, rows.csv, plots; default evaluation/KIND_NAME.",
-                ),
-            ],
-            None,
-        ),
-        "methods": (
-            Annotated[
-                str,
-                typer.Option(
-                    help="Comma-separated; all are compared with the first one. Also: "
-                    "disk+lightglue, xfeat+lighterglue, MODEL+nearest, CHECKPOINT+lightglue."
-                ),
-            ],
-            "aliked+lightglue,aliked+nearest,sift,orb,gftt+lk",
-        ),
-        "top_k": (
-            Annotated[int, typer.Option("--top-k", help="Keypoints an image, the same for all.")],
-            _DEFAULTS.max_keypoints,
-        ),
-        "model": (
-            Annotated[
-                str,
-                typer.Option(help=f"Of the aliked methods: {', '.join(MODELS)}."),
-            ],
-            _DEFAULTS.model,
-        ),
-        "limit": (
-            Annotated[int | None, typer.Option(min=1, help="Only so many, for a short run.")],
-            None,
-        ),
-        "restart": (
-            Annotated[bool, typer.Option("--restart", help="Discard an interrupted run.")],
-            False,
-        ),
-        "as_json": (
-            Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")],
-            False,
-        ),
-    },
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "output": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                file_okay=False,
+                help="Folder for results.json, rows.csv, plots; default evaluation/KIND_NAME.",
+            ),
+        ],
+        None,
+    ),
+    "methods": (
+        Annotated[
+            str,
+            typer.Option(
+                help="Comma-separated; all are compared with the first one. Also: "
+                "disk+lightglue, xfeat+lighterglue, MODEL+nearest, CHECKPOINT+lightglue."
+            ),
+        ],
+        "aliked+lightglue,aliked+nearest,sift,orb,gftt+lk",
+    ),
+    "top_k": (
+        Annotated[int, typer.Option("--top-k", help="Keypoints an image, the same for all.")],
+        _DEFAULTS.max_keypoints,
+    ),
+    "model": (
+        Annotated[
+            str,
+            typer.Option(help=f"Of the aliked methods: {', '.join(MODELS)}."),
+        ],
+        _DEFAULTS.model,
+    ),
+    "limit": (
+        Annotated[int | None, typer.Option(min=1, help="Only so many, for a short run.")],
+        None,
+    ),
+    "restart": (
+        Annotated[bool, typer.Option("--restart", help="Discard an interrupted run.")],
+        False,
+    ),
+    "as_json": (AsJson, False),
+}
+_common = shared_options(_COMMON, "options", Options)
+_of_sequences = shared_options(
+    _COMMON | {"mask": (MaskFile, None), "mask_static": (MaskStatic, _DEFAULTS.mask_static)},
     "options",
     Options,
 )
 
 
-@evaluate_app.command(epilog="Example: aliked_ros evaluate homography hpatches-sequences-release")
+@app.command(epilog="Example: aliked_ros evaluate homography hpatches-sequences-release")
 @_common
 def homography(
     folder: Annotated[Path, typer.Argument(help="pairs.txt, Oxford affine or HPatches layout.")],
@@ -146,8 +155,8 @@ def homography(
     options.run(folder, evaluate_homography, plot_homography)
 
 
-@evaluate_app.command(epilog="Example: aliked_ros evaluate epipolar rgbd_dataset_freiburg1_xyz")
-@_common
+@app.command(epilog="Example: aliked_ros evaluate epipolar rgbd_dataset_freiburg1_xyz")
+@_of_sequences
 def epipolar(
     sequence: Annotated[str, typer.Argument(help="As for 'track'.")],
     options: Options,
@@ -165,8 +174,8 @@ def epipolar(
     )
 
 
-@evaluate_app.command(epilog="Example: aliked_ros evaluate odometry rgbd_dataset_freiburg1_xyz")
-@_common
+@app.command(epilog="Example: aliked_ros evaluate odometry rgbd_dataset_freiburg1_xyz")
+@_of_sequences
 def odometry(
     sequence: Annotated[str, typer.Argument(help="As for 'track', with calibration and truth.")],
     options: Options,
@@ -187,8 +196,8 @@ def odometry(
     )  # fmt: skip
 
 
-@evaluate_app.command(epilog="Example: aliked_ros evaluate reconstruction images/ --every 2")
-@_common
+@app.command(epilog="Example: aliked_ros evaluate reconstruction images/ --every 2")
+@_of_sequences
 def reconstruction(
     sequence: Annotated[str, typer.Argument(help="As for 'track', with a calibration.")],
     options: Options,
@@ -202,10 +211,10 @@ def reconstruction(
     options.run(sequence, evaluate_reconstruction, plot_reconstruction, every=every)
 
 
-@evaluate_app.command(
+@app.command(
     epilog="Example: aliked_ros evaluate relocalization rgbd_dataset_freiburg1_xyz --keyframes 5,1"
 )
-@_common
+@_of_sequences
 def relocalization(
     sequence: Annotated[
         str, typer.Argument(help="As for 'track', with calibration, truth, and depth or stereo.")
@@ -270,14 +279,4 @@ def _show(tables: dict[str, ResultTable], target: Path, as_json: bool) -> None:
             for title, table in tables.items()
         ]
         print("\n\n".join(texts))
-    _say(f"tables, rows and plots: {target}")
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(f"tables, rows and plots: {target}")

@@ -1,0 +1,80 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Images that are turned against each other by more than the networks bear.
+
+ALIKED's descriptors hold for turns of some 45° in the image's plane. Where two images are matched
+as wholes and too little agrees, one of them is turned by quarters, which moves pixels and leaves
+their values as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from aliked_ros.types import Features, Float32Array, UInt8Array
+
+QUARTERS = (1, 3, 2)
+"""Quarter turns in the order in which they are tried: a half turn is the rarest."""
+
+# Verified matches with which no turn is tried. At 90°, up to 150 agree all the same, 4 pixels off.
+_ENOUGH = 200
+_CLEAR = 50  # of a turned image; unrelated ones had up to 32 in 150 tries
+
+Attempt = TypeVar("Attempt")
+
+
+def turn_pixels(pixels: UInt8Array, turns: int) -> UInt8Array:
+    """The image H×W or H×W×3 turned counterclockwise by quarters."""
+    return np.ascontiguousarray(np.rot90(pixels, turns))
+
+
+def turn_points(points: Float32Array, turns: int, width: int, height: int) -> Float32Array:
+    """Where points N×2 of an image are after ``turn_pixels``; width, height: before it."""
+    for _ in range(turns % 4):
+        points = np.column_stack([points[:, 1], width - 1 - points[:, 0]])
+        width, height = height, width
+    return points
+
+
+def as_turned(features: Features) -> Features:
+    """Features with keypoints, width and height of the turned image that they were found in."""
+    if not features.turns:
+        return features
+    width, height = features.width, features.height
+    keypoints = turn_points(features.keypoints, features.turns, width, height)
+    if features.turns % 2:
+        width, height = height, width
+    return replace(features, keypoints=keypoints, width=width, height=height, turns=0)
+
+
+def best_turn(
+    attempt: Callable[[int], Attempt],
+    inliers: Callable[[Attempt], int],
+    quarters: Sequence[int] = QUARTERS,
+) -> Attempt:
+    """The result of matching an image upright, or turned where only that makes it match.
+
+    attempt: matches the image after so many quarter turns. inliers: verified matches of its result.
+    quarters: turns to try when upright has too few.
+    """
+    upright = attempt(0)
+    if inliers(upright) >= _ENOUGH:
+        return upright
+    best = max(map(attempt, quarters), key=inliers)
+    return best if inliers(best) >= max(_CLEAR, inliers(upright)) else upright
