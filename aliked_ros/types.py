@@ -65,6 +65,10 @@ class Features:
     descriptors: N×D float32, rows of unit length.
     width, height: size in pixels of the image they were found in.
     model: name of the network, e.g. ``aliked-n16``.
+    detection_age: N uint32, images since ALIKED saw the point last, 0 = in this one; scores and
+        descriptors are from there. None = all were detected in this image.
+    covariances: N×3 float32, xx, xy, yy in pixels², of each keypoint about the point of the scene
+        that its track is of; None = not known.
     """
 
     keypoints: Float32Array
@@ -73,6 +77,8 @@ class Features:
     width: int
     height: int
     model: str
+    detection_age: UInt32Array | None = None
+    covariances: Float32Array | None = None
 
     def __len__(self) -> int:
         return len(self.keypoints)

@@ -21,13 +21,15 @@ as a whole and verified. (To match every new keyframe so finds no more, and take
 
 from __future__ import annotations
 
+from collections.abc import Reversible
+
 import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
-from aliked_ros.frontend.keyframes import Keyframes, sees, shared_rows
+from aliked_ros.frontend.keyframes import sees, shared_rows
 from aliked_ros.frontend.matcher import Matcher
 from aliked_ros.frontend.similarity import mutual_best_of
 from aliked_ros.frontend.verification import MIN_MATCHES, Verifier
@@ -51,7 +53,7 @@ class Recovery:
         self,
         features: Features,
         ids: UInt64Array,
-        keyframes: Keyframes,
+        keyframes: Reversible[Keyframe],
         camera: CameraModel | None,
         whole: bool,
     ) -> UInt64Array:

@@ -82,6 +82,28 @@ class StereoMatcher:
         right_x[rows[possible]] = found[possible]
         return right_x
 
+    def follow(
+        self,
+        points: Float32Array,
+        disparity: Float32Array,
+        left_pixels: UInt8Array,
+        right_pixels: UInt8Array,
+    ) -> Float32Array:
+        """The x in the right image of points N×2 (pixels) whose disparity was N before, NaN = none.
+
+        left_pixels, right_pixels: as for ``match``.
+        """
+        right_x = np.full(len(points), np.nan, np.float32)
+        known = np.flatnonzero(~np.isnan(disparity))
+        if len(known):
+            start = points[known, 0] - disparity[known]
+            found = _placed(grey(left_pixels), grey(right_pixels), points[known], start)
+            now = points[known, 0] - found
+            right_x[known] = np.where(
+                (now >= 0.0) & (now <= self._config.max_disparity), found, np.nan
+            )
+        return right_x
+
     def reconfigure(self, config: FrontendConfig) -> None:
         """Take over the band and the largest disparity of ``config``."""
         self._config = config
