@@ -15,8 +15,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -40,6 +41,8 @@ from aliked_ros.types import (
 
 _HARD = 0.5  # of the tracks: where flow keeps fewer, the image asks for a detection at once
 
+_REMEMBERED = 5000  # tracks that have ended for good
+
 Lap = Callable[[str], None]
 
 
@@ -48,7 +51,8 @@ class Carried:
     """The tracks in an image, those that begin there still without ids.
 
     grey: H×W, the image. before, after: K×2, pixels: all that flow found, whether or not it agrees
-    with the camera's motion. geometry: see ``Matches``. hard: too little goes on by flow.
+    with the camera's motion. geometry: see ``Matches``. hard: too little goes on by flow. wrong:
+    ids of those that do not agree, unless nothing does.
     detection: the one that ended with this image, None = none did.
     """
 
@@ -58,6 +62,7 @@ class Carried:
     after: Float32Array
     geometry: str = ""
     hard: bool = True
+    wrong: UInt64Array = field(default_factory=lambda: np.zeros(0, np.uint64))
     detection: Detection | None = None
 
     def matches(self, previous: FrameResult) -> Matches:
@@ -91,6 +96,8 @@ class Carrier:
         self._grey: UInt8Array | None = None
         self._reference: Features | None = None
         self._reference_ids: UInt64Array = np.zeros(0, np.uint64)
+        self._reference_noise = np.zeros((0, 2, 2))
+        self._ended: deque[int] = deque(maxlen=_REMEMBERED)
         self._detected = -self._config.detection_interval  # the last image that was looked at
         if self._background is not None:
             self._background.forget()
@@ -110,7 +117,7 @@ class Carrier:
         none = np.zeros((0, 2), np.float32)
         if previous is None or self._grey is None or len(rows) == 0:
             return Carried(rows, now, none, none)
-        moved, found = carry(rows, self._grey, now, request.mask)
+        moved, found, noise = carry(rows, self._grey, now, request.mask)
         kept = np.flatnonzero(found)
         rows, before = moved[kept], previous.features
         lap("flow")
@@ -118,13 +125,19 @@ class Carrier:
         row = np.arange(len(rows), dtype=np.uint32)
         matches = Matches(kept.astype(np.uint32), row, rows.correlation)
         carried = Carried(rows, now, before.keypoints[kept], features.keypoints)
+        wrong = np.zeros(0, np.uint64)
         if self._config.verification != "none":
-            matches = self._verifier.verify(before, features, matches, request.camera)
+            matches = self._verifier.verify(
+                before, features, matches, request.camera, noise=noise[kept]
+            )
             if matches.inliers is not None:
+                # where nothing agrees, it is not the tracks that are wrong
+                if matches.geometry != "unverified":
+                    wrong = rows.ids[~matches.inliers]
                 rows = rows[matches.inliers]
         hard = len(rows) < _HARD * len(before)
         lap("verify")
-        return replace(carried, rows=apart(rows), geometry=matches.geometry, hard=hard)
+        return replace(carried, rows=apart(rows), geometry=matches.geometry, hard=hard, wrong=wrong)
 
     def correct(self, carried: Carried, request: Request, lap: Lap) -> Carried:
         """The tracks after the detection that has ended, or is due in this image; best first."""
@@ -153,11 +166,14 @@ class Carrier:
     ) -> None:
         """Go on from here. ids: N, of all rows. right_x: N, as ``right_x`` says."""
         rows = replace(carried.rows, ids=ids)
+        self._ended.extend(carried.wrong.tolist())
         if right_x is not None:
             rows = replace(rows, disparity=rows.points[:, 0].astype(np.float32) - right_x)
         self._rows, self._grey = rows, carried.grey
         if carried.detection is not None:
+            self._ended.extend(carried.detection.wrong.tolist())
             self._reference = carried.detection.features
+            self._reference_noise = carried.detection.noise
             self._reference_ids = np.zeros(len(self._reference), np.uint64)
             seen = rows.detected >= 0
             self._reference_ids[rows.detected[seen]] = ids[seen]
@@ -176,4 +192,5 @@ class Carrier:
         return None if ended is None else ended[0]
 
     def _known(self, grey: UInt8Array, rows: Rows) -> Known:
-        return Known(grey, rows, self._reference, self._reference_ids)
+        ended = np.array(self._ended, np.uint64)
+        return Known(grey, rows, self._reference, self._reference_ids, self._reference_noise, ended)

@@ -19,13 +19,16 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.frontend.extractor import Extractor
+from aliked_ros.frontend.flow import structure_at
 from aliked_ros.frontend.following import Detection, Rows, associate
+from aliked_ros.frontend.fusion import Filters, Float64Array, detection_noise
+from aliked_ros.frontend.keyframes import shared_rows
 from aliked_ros.frontend.matcher import EASY_SHARE, Matcher
 from aliked_ros.frontend.recovery import Recovery
 from aliked_ros.frontend.stereo import StereoMatcher
@@ -61,13 +64,17 @@ class Known:
     """What the tracks are in the image to detect in.
 
     tracks: followed there. reference, reference_ids: the last detection's features and the tracks
-    they belong to, 0 = none; None before the first detection.
+    they belong to, 0 = none; None before the first detection. reference_noise: covariances N×2×2 of
+    its keypoints. ended: ids of tracks that must not
+    come back.
     """
 
     grey: UInt8Array
     tracks: Rows
     reference: Features | None
     reference_ids: UInt64Array
+    reference_noise: Float64Array
+    ended: UInt64Array
 
 
 @dataclass(slots=True)
@@ -95,25 +102,70 @@ class Detector:
             laps.append(time.perf_counter())
             right_x = self._right_x(request.image, features)
             laps.append(time.perf_counter())
-            ids = self._identified(request, known, features)
+            noise = detection_noise(structure_at(known.grey, features.keypoints))
+            ids = self._identified(request, known, features, noise)
+            ids[np.isin(ids, known.ended)] = 0
+            wrong = self._wrong(request, known, features, noise, ids)
+            ids[np.isin(ids, wrong)] = 0
             laps.append(time.perf_counter())
         seconds = dict(zip(("extract", "stereo", "match"), np.diff(laps).tolist(), strict=True))
-        detection = Detection(request.index, known.grey, known.tracks, features, ids, right_x)
+        detection = Detection(
+            request.index, known.grey, known.tracks, features, noise, ids, wrong, right_x
+        )
         return detection, seconds
 
-    def _identified(self, request: Request, known: Known, features: Features) -> UInt64Array:
+    def _identified(
+        self, request: Request, known: Known, features: Features, own_noise: Float64Array
+    ) -> UInt64Array:
         ids = associate(known.tracks, features)
         reference = known.reference
         count = np.count_nonzero(ids)
         few = count < EASY_SHARE * min(len(known.tracks), len(features))
         if reference is not None and (few or self.always):
             matches = self.matcher.match(reference, features)
-            matches = self.verifier.verify(reference, features, matches, request.camera)
+            noise = known.reference_noise[matches.reference_indices]
+            noise = noise + own_noise[matches.current_indices]
+            matches = self.verifier.verify(
+                reference, features, matches, request.camera, noise=noise
+            )
             _add(ids, matches, known.reference_ids)
         lost = np.count_nonzero(ids) < MIN_MATCHES
         return self.recovery.recover(
             features, ids, request.keyframes, request.camera, whole=bool(lost)
         )
+
+    def _wrong(
+        self,
+        request: Request,
+        known: Known,
+        features: Features,
+        noise: Float64Array,
+        ids: UInt64Array,
+    ) -> UInt64Array:
+        """Ids of tracks that the camera's motion since the last keyframe does not explain.
+
+        Flow leads points astray too slowly for two images in a row to show it.
+        """
+        if not request.keyframes or self.verifier.method == "none":
+            return np.zeros(0, np.uint64)
+        then = request.keyframes[-1]
+        again = np.flatnonzero((ids != 0) & ~np.isin(ids, known.tracks.ids))
+        found = Filters.found_again(noise[again])
+        now = np.concatenate([known.tracks.ids, ids[again]])
+        points = np.concatenate([known.tracks.points, features.keypoints[again]])
+        covariances = np.concatenate([known.tracks.filters.covariances, found.covariances])
+        rows, before = shared_rows(now, then.tracks.ids)
+        every = np.arange(len(rows), dtype=np.uint32)
+        matches = self.verifier.verify(
+            then.features,
+            replace(features, keypoints=points[rows].astype(np.float32)),
+            Matches(before.astype(np.uint32), every, np.ones(len(rows), np.float32)),
+            request.camera,
+            noise=covariances[rows],
+        )
+        if matches.inliers is None or matches.geometry == "unverified":
+            return np.zeros(0, np.uint64)
+        return now[rows[~matches.inliers]]
 
     def _right_x(self, image: Image, features: Features) -> Float32Array | None:
         if image.right is None:

@@ -34,7 +34,7 @@ _WINDOW = (15, 15)
 _LEVELS = 3  # above the image itself
 _BORDER = 1.0  # pixels from the image's edge at which a point has left it
 _RETURN = 1.0  # pixels from its start that a point may come back to
-_LEAST_CORRELATION = 0.7  # of a point's patches in two images
+_LEAST_CORRELATION = 0.8  # of a point's patches in two images
 _PATCH = 7  # pixels to each side
 # Noise of a step, measured by how the distance between flow and detection grows with the number of
 # images followed (fr1_xyz, RealSense desk, KITTI 00). Neighbouring pixels of a residual are alike,
@@ -44,7 +44,7 @@ _SLIDE = 3.5  # pixels for each 100 % by which the surroundings of a point grow
 _NEIGHBOURS = 8
 _LEAST_DISTANCE = 4.0  # pixels to a neighbour that tells of growth
 _FINEST = 0.03  # pixels: no step is better known, by the interpolation of pixels
-_LEAST_GRADIENT = 4.0  # grey levels a pixel, along any direction; keeps an edge's variance finite
+_LEAST_GRADIENT = 1.5  # grey levels a pixel, along any direction; keeps an edge's variance finite
 
 
 @dataclass(frozen=True, slots=True)

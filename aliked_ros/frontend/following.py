@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from aliked_ros.frontend.flow import Flow, follow, structure_at
-from aliked_ros.frontend.fusion import Filters, Float64Array, detection_noise
+from aliked_ros.frontend.flow import Flow, follow
+from aliked_ros.frontend.fusion import Filters, Float64Array
 from aliked_ros.frontend.keyframes import shared_rows
 from aliked_ros.frontend.similarity import mutual_best_of
 from aliked_ros.types import (
@@ -45,7 +45,7 @@ _RADIUS = 3.0  # pixels around a track in which its detection may lie
 _LEAST_COSINE = 0.7  # of a track's last descriptor and the detection's
 _SPACING = 4.0  # pixels from all tracks that a new point keeps
 _MERGED = 1.5  # pixels: two tracks this near are one
-_LOST = 2.0  # pixels: the standard deviation with which a track's place is no longer known
+_LOST = 1.0  # pixels: the standard deviation with which a track's place is no longer known
 _STALE = 3  # detections that miss a track before new points may take its place
 _NOISE_FLOOR = 0.1  # pixels that every position is uncertain by: interpolation, rolling shutter
 _NEIGHBOURS = 3  # tracks whose displacement says where a new point near them has gone
@@ -101,15 +101,19 @@ class Rows:
 class Detection:
     """What ALIKED found in an image, with the tracks as they were there.
 
-    index: of the image. grey: H×W, the image. tracks: followed there. features: found there.
-    ids: of these, the track that each continues, 0 = none. right_x: N, None without a right image.
+    index: of the image. grey: H×W, the image. tracks: followed there. features: N, found there.
+    noise: covariances N×2×2 of their keypoints, pixels². ids: N, the track that each continues,
+    0 = none. wrong: ids of tracks that do not agree with the motion since the last keyframe.
+    right_x: N, None without a right image.
     """
 
     index: int
     grey: UInt8Array
     tracks: Rows
     features: Features
+    noise: Float64Array
     ids: UInt64Array
+    wrong: UInt64Array
     right_x: Float32Array | None = None
 
 
@@ -117,7 +121,7 @@ def begin(detection: Detection, rows: NDArray[np.intp]) -> Rows:
     """Tracks that begin, or come back, at these rows of a detection, in its own image."""
     features = detection.features
     points = features.keypoints[rows]
-    noise = detection_noise(structure_at(detection.grey, points))
+    noise = detection.noise[rows]
     again = detection.ids[rows] != 0
     born, found = Filters.born(noise), Filters.found_again(noise)
     order = np.where(again, np.arange(len(rows)) + len(rows), np.arange(len(rows)))
@@ -153,11 +157,16 @@ def nothing() -> Rows:
 
 def carry(
     rows: Rows, before: UInt8Array, now: UInt8Array, mask: UInt8Array | None
-) -> tuple[Rows, BoolArray]:
-    """Rows in the next image, and which of them (N) flow found there and the mask lets through."""
+) -> tuple[Rows, BoolArray, Float64Array]:
+    """Rows in the next image, which (N) flow found there, the mask allowing, and the step's noise.
+
+    The noise: covariances N×2×2, pixels².
+    """
     points = rows.points.astype(np.float32)
     flow = follow(before, now, points, points + rows.moved)
-    return _moved(rows, flow), flow.found & _unmasked(flow.points, mask) & _known(rows.filters)
+    rows = _moved(rows, flow)
+    found = flow.found & _unmasked(flow.points, mask) & _known(rows.filters)
+    return rows, found, flow.covariances
 
 
 def associate(tracks: Rows, features: Features) -> UInt64Array:
@@ -188,6 +197,7 @@ def merge(
     rows: the tracks of the newest image, of number ``index`` and grey levels ``grey`` (H×W).
     most: how many tracks there may be.
     """
+    rows = rows[~np.isin(rows.ids, detection.wrong)]
     rows = replace(rows, missed=rows.missed + 1, detected=np.full(len(rows), -1))
     rows, used = _corrected(rows, detection, index - detection.index)
     others = np.flatnonzero(~used)
@@ -238,7 +248,7 @@ def _corrected(rows: Rows, detection: Detection, age: int) -> tuple[Rows, BoolAr
     found, here = found[where], here[now]
     keypoints = detection.features.keypoints[found].astype(np.float64)
     distance = keypoints - detection.tracks.points[there]
-    noise = detection_noise(structure_at(detection.grey, keypoints.astype(np.float32)))
+    noise = detection.noise[found]
     filters = rows.filters[here]
     good = filters.agrees(distance, noise) & (np.linalg.norm(distance, axis=1) <= _RADIUS)
     found, here, there = found[good], here[good], there[good]
@@ -274,7 +284,7 @@ def _brought(
         _, near = cKDTree(detection.tracks.points[there]).query(new.points, k=_NEIGHBOURS)
         moved = (rows.points[here] - detection.tracks.points[there])[near]
         new = replace(new, moved=np.median(moved, axis=1).astype(np.float32))
-    new, found = carry(new, detection.grey, grey, mask)
+    new, found, _ = carry(new, detection.grey, grey, mask)
     return replace(new, moved=np.zeros_like(new.moved))[found]
 
 
