@@ -146,7 +146,10 @@ class FrameResult:
         ``lost``); empty = it is none.
     static_share: share of the image that is fixed to the camera (a watermark, the robot itself).
     stage_times: seconds spent in ``extract``, ``stereo``, ``match``, ``verify``, ``track`` and
-        ``total``.
+        ``total``; where flow follows the tracks also in ``flow``, ``fuse`` and ``detect``, the
+        time that the image waited for a detection, whose own parts are ``extract`` and ``match``.
+    detection_index: where flow follows the tracks, number of the image whose detection ended with
+        this one; None = none did.
     """
 
     index: int
@@ -162,6 +165,7 @@ class FrameResult:
     keyframe_reason: str = ""
     static_share: float = 0.0
     stage_times: dict[str, float] = field(default_factory=dict)
+    detection_index: int | None = None
 
     @property
     def is_keyframe(self) -> bool:

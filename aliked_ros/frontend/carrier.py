@@ -23,8 +23,8 @@ from functools import partial
 import numpy as np
 
 from aliked_ros.configuration import FrontendConfig
-from aliked_ros.frontend.detector import Background, Detector, Known, Request
-from aliked_ros.frontend.following import Detection, Rows, apart, carry, merge, nothing
+from aliked_ros.frontend.detector import Background, Detected, Detector, Known, Request
+from aliked_ros.frontend.following import Detection, Images, Rows, apart, carry, merge, nothing
 from aliked_ros.frontend.keyframes import shared_rows
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.verification import Verifier
@@ -41,6 +41,7 @@ from aliked_ros.types import (
 
 _HARD = 0.5  # of the tracks: where flow keeps fewer, the image asks for a detection at once
 
+_KEPT = 64  # images, at most, that a detection may be late
 _REMEMBERED = 5000  # tracks that have ended for good
 
 Lap = Callable[[str], None]
@@ -53,7 +54,7 @@ class Carried:
     grey: H×W, the image. before, after: K×2, pixels: all that flow found, whether or not it agrees
     with the camera's motion. geometry: see ``Matches``. hard: too little goes on by flow. wrong:
     ids of those that do not agree, unless nothing does.
-    detection: the one that ended with this image, None = none did.
+    detection: the one that ended with this image, None = none did; seconds: of its stages.
     """
 
     rows: Rows
@@ -64,6 +65,7 @@ class Carried:
     hard: bool = True
     wrong: UInt64Array = field(default_factory=lambda: np.zeros(0, np.uint64))
     detection: Detection | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def matches(self, previous: FrameResult) -> Matches:
         """Rows whose tracks the previous image has, too; the score is the patches' correlation."""
@@ -93,7 +95,7 @@ class Carrier:
     def reset(self) -> None:
         """Forget all tracks."""
         self._rows = nothing()
-        self._grey: UInt8Array | None = None
+        self._images: Images = ()
         self._reference: Features | None = None
         self._reference_ids: UInt64Array = np.zeros(0, np.uint64)
         self._reference_noise = np.zeros((0, 2, 2))
@@ -115,9 +117,9 @@ class Carrier:
         """The tracks of the image before in this one, as far as flow and verification go."""
         now, rows = grey(request.image.pixels), self._rows
         none = np.zeros((0, 2), np.float32)
-        if previous is None or self._grey is None or len(rows) == 0:
+        if previous is None or len(rows) == 0:
             return Carried(rows, now, none, none)
-        moved, found, noise = carry(rows, self._grey, now, request.mask)
+        moved, found, noise = carry(rows, self._images[-1][1], now, request.mask)
         kept = np.flatnonzero(found)
         rows, before = moved[kept], previous.features
         lap("flow")
@@ -141,17 +143,19 @@ class Carrier:
 
     def correct(self, carried: Carried, request: Request, lap: Lap) -> Carried:
         """The tracks after the detection that has ended, or is due in this image; best first."""
-        detection = self._detection(carried, request)
+        detected = self._detection(carried, request)
         lap("detect")
         rows = carried.rows
-        if detection is not None:
-            rows = merge(
-                rows, detection, request.index, carried.grey, request.mask,
-                self._config.max_keypoints,
-            )  # fmt: skip
-            rows = rows[np.argsort(-rows.scores, kind="stable")]
+        if detected is None:
+            return carried
+        detection, seconds = detected
+        rows = merge(
+            rows, detection, request.index, self._until(request, carried.grey), request.mask,
+            self._config.max_keypoints,
+        )  # fmt: skip
+        rows = rows[np.argsort(-rows.scores, kind="stable")]
         lap("fuse")
-        return replace(carried, rows=rows, detection=detection)
+        return replace(carried, rows=rows, detection=detection, seconds=seconds)
 
     def right_x(self, carried: Carried, image: Image) -> Float32Array | None:
         """Where the keypoints are in the right image: N, pixels, NaN = unknown; None without it."""
@@ -169,7 +173,7 @@ class Carrier:
         self._ended.extend(carried.wrong.tolist())
         if right_x is not None:
             rows = replace(rows, disparity=rows.points[:, 0].astype(np.float32) - right_x)
-        self._rows, self._grey = rows, carried.grey
+        self._rows, self._images = rows, self._until(request, carried.grey)
         if carried.detection is not None:
             self._ended.extend(carried.detection.wrong.tolist())
             self._reference = carried.detection.features
@@ -177,20 +181,28 @@ class Carrier:
             self._reference_ids = np.zeros(len(self._reference), np.uint64)
             seen = rows.detected >= 0
             self._reference_ids[rows.detected[seen]] = ids[seen]
-        background = self._background
-        if background is not None and background.idle:
-            background.submit(partial(self._detector, request, self._known(carried.grey, rows)))
+        if self._background is None:
+            self._images = self._images[-1:]
+        elif self._background.idle:
+            self._images = self._images[-1:]
+            known = self._known(carried.grey, rows, lambda: self._images)
+            self._background.submit(partial(self._detector, request, known))
 
-    def _detection(self, carried: Carried, request: Request) -> Detection | None:
+    def _until(self, request: Request, grey: UInt8Array) -> Images:
+        """The images since the one of the last detection, this one included."""
+        return (*self._images[1 - _KEPT :], (request.index, grey))
+
+    def _detection(self, carried: Carried, request: Request) -> Detected | None:
         if self._background is not None:
-            ended = self._background.take()
-        elif carried.hard or request.index - self._detected >= self._config.detection_interval:
-            ended = self._detector(request, self._known(carried.grey, carried.rows))
-            self._detected = request.index
-        else:
+            return self._background.take()
+        if not carried.hard and request.index - self._detected < self._config.detection_interval:
             return None
-        return None if ended is None else ended[0]
+        images = ((request.index, carried.grey),)
+        detected = self._detector(request, self._known(carried.grey, carried.rows, lambda: images))
+        self._detected = request.index
+        return detected
 
-    def _known(self, grey: UInt8Array, rows: Rows) -> Known:
+    def _known(self, grey: UInt8Array, rows: Rows, images: Callable[[], Images]) -> Known:
         ended = np.array(self._ended, np.uint64)
-        return Known(grey, rows, self._reference, self._reference_ids, self._reference_noise, ended)
+        reference = (self._reference, self._reference_ids, self._reference_noise)
+        return Known(grey, images, rows, *reference, ended)

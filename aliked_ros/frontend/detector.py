@@ -26,7 +26,7 @@ import numpy as np
 from aliked_ros.camera import CameraModel
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.flow import structure_at
-from aliked_ros.frontend.following import Detection, Rows, associate
+from aliked_ros.frontend.following import Detection, Images, Rows, advance, associate, detection_of
 from aliked_ros.frontend.fusion import Filters, Float64Array, detection_noise
 from aliked_ros.frontend.keyframes import shared_rows
 from aliked_ros.frontend.matcher import EASY_SHARE, Matcher
@@ -63,6 +63,7 @@ class Request:
 class Known:
     """What the tracks are in the image to detect in.
 
+    grey: H×W, the image. images: gives it and those that have come since.
     tracks: followed there. reference, reference_ids: the last detection's features and the tracks
     they belong to, 0 = none; None before the first detection. reference_noise: covariances N×2×2 of
     its keypoints. ended: ids of tracks that must not
@@ -70,6 +71,7 @@ class Known:
     """
 
     grey: UInt8Array
+    images: Callable[[], Images]
     tracks: Rows
     reference: Features | None
     reference_ids: UInt64Array
@@ -107,11 +109,15 @@ class Detector:
             ids[np.isin(ids, known.ended)] = 0
             wrong = self._wrong(request, known, features, noise, ids)
             ids[np.isin(ids, wrong)] = 0
+            disparity = np.full(len(features), np.nan, np.float32)
+            if right_x is not None:
+                disparity = features.keypoints[:, 0] - right_x
+            detection = detection_of(
+                request.index, features, noise, ids, disparity, known.tracks, wrong
+            )
             laps.append(time.perf_counter())
         seconds = dict(zip(("extract", "stereo", "match"), np.diff(laps).tolist(), strict=True))
-        detection = Detection(
-            request.index, known.grey, known.tracks, features, noise, ids, wrong, right_x
-        )
+        detection = advance(detection, known.images())  # as far as there are images by now
         return detection, seconds
 
     def _identified(

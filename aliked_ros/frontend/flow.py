@@ -44,7 +44,7 @@ _SLIDE = 3.5  # pixels for each 100 % by which the surroundings of a point grow
 _NEIGHBOURS = 8
 _LEAST_DISTANCE = 4.0  # pixels to a neighbour that tells of growth
 _FINEST = 0.03  # pixels: no step is better known, by the interpolation of pixels
-_LEAST_GRADIENT = 1.5  # grey levels a pixel, along any direction; keeps an edge's variance finite
+_LEAST_GRADIENT = 2.0  # grey levels a pixel, along any direction; keeps an edge's variance finite
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,14 @@
 
 A detection belongs to the image it was made of, which may be some images old by the time it is
 done: corrections are found there and hold for the newest image too, and points that are new are
-followed from there to the newest image in one go.
+followed from there through all images since.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -45,10 +47,13 @@ _RADIUS = 3.0  # pixels around a track in which its detection may lie
 _LEAST_COSINE = 0.7  # of a track's last descriptor and the detection's
 _SPACING = 4.0  # pixels from all tracks that a new point keeps
 _MERGED = 1.5  # pixels: two tracks this near are one
-_LOST = 1.0  # pixels: the standard deviation with which a track's place is no longer known
+_LOST = 1.5  # pixels: the standard deviation with which a track's place is no longer known
 _STALE = 3  # detections that miss a track before new points may take its place
 _NOISE_FLOOR = 0.1  # pixels that every position is uncertain by: interpolation, rolling shutter
-_NEIGHBOURS = 3  # tracks whose displacement says where a new point near them has gone
+_NEIGHBOURS = 3  # tracks whose displacement says how a new point near them moves
+
+Images = Sequence[tuple[int, UInt8Array]]
+"""Numbers and grey levels H×W of images, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, rows: NDArray[np.intp] | BoolArray) -> Rows:
+    def __getitem__(self, rows: NDArray[np.intp] | BoolArray | slice) -> Rows:
         return Rows(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def __add__(self, others: Rows) -> Rows:
@@ -99,41 +104,52 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """What ALIKED found in an image, with the tracks as they were there.
+    """What ALIKED found in an image.
 
-    index: of the image. grey: H×W, the image. tracks: followed there. features: N, found there.
-    noise: covariances N×2×2 of their keypoints, pixels². ids: N, the track that each continues,
-    0 = none. wrong: ids of tracks that do not agree with the motion since the last keyframe.
-    right_x: N, None without a right image.
+    index: of the image. features: N, found there. noise: covariances N×2×2 of their keypoints,
+    pixels². disparity: N, pixels, NaN = unknown.
+    tracks: M ids of tracks that were followed there and detected. rows: M, theirs in ``features``.
+    distance: M×2, pixels from where flow had them.
+    new: points that begin or come back, in the image of number ``reached``.
+    wrong: ids of tracks that do not agree with the motion since the last keyframe.
     """
 
     index: int
-    grey: UInt8Array
-    tracks: Rows
     features: Features
     noise: Float64Array
-    ids: UInt64Array
+    disparity: Float32Array
+    tracks: UInt64Array
+    rows: IntArray
+    distance: Float64Array
+    new: Rows
+    reached: int
     wrong: UInt64Array
-    right_x: Float32Array | None = None
 
 
-def begin(detection: Detection, rows: NDArray[np.intp]) -> Rows:
-    """Tracks that begin, or come back, at these rows of a detection, in its own image."""
-    features = detection.features
-    points = features.keypoints[rows]
-    noise = detection.noise[rows]
-    again = detection.ids[rows] != 0
-    born, found = Filters.born(noise), Filters.found_again(noise)
-    order = np.where(again, np.arange(len(rows)) + len(rows), np.arange(len(rows)))
-    count = len(rows)
-    disparity = np.full(count, np.nan, np.float32)
-    if detection.right_x is not None:
-        disparity = points[:, 0] - detection.right_x[rows]
+def begin(
+    features: Features,
+    rows: NDArray[np.intp],
+    ids: UInt64Array,
+    noise: Float64Array,
+    disparity: Float32Array,
+    tracks: Rows,
+) -> Rows:
+    """Tracks that begin, or come back, at rows of an image's features; K of each.
+
+    ids: of those that come back, 0 = they begin. noise: K×2×2. disparity: pixels, NaN = unknown.
+    tracks: the others of the image, which tell how it moves.
+    """
+    points, count = features.keypoints[rows], len(rows)
+    moved = np.zeros((count, 2), np.float32)
+    if len(tracks) >= _NEIGHBOURS and count:
+        _, near = cKDTree(tracks.points).query(points, k=_NEIGHBOURS)
+        moved = np.median(tracks.moved[near], axis=1).astype(np.float32)
+    order = np.arange(count) + count * (ids != 0)
     return Rows(
-        ids=detection.ids[rows],
+        ids=ids,
         points=points.astype(np.float64),
-        moved=np.zeros((count, 2), np.float32),
-        filters=(born + found)[order],
+        moved=moved,
+        filters=(Filters.born(noise) + Filters.found_again(noise))[order],
         correlation=np.ones(count, np.float32),
         scores=features.scores[rows],
         descriptors=features.descriptors[rows],
@@ -184,43 +200,74 @@ def associate(tracks: Rows, features: Features) -> UInt64Array:
     return ids
 
 
-def merge(
-    rows: Rows,
-    detection: Detection,
+def detection_of(
     index: int,
-    grey: UInt8Array,
-    mask: UInt8Array | None,
-    most: int,
+    features: Features,
+    noise: Float64Array,
+    ids: UInt64Array,
+    disparity: Float32Array,
+    tracks: Rows,
+    wrong: UInt64Array,
+) -> Detection:
+    """What features of an image mean to the tracks that were followed there.
+
+    noise: covariances N×2×2 of the keypoints. ids: N, of tracks that they continue, 0 = none.
+    """
+    rows, there = shared_rows(ids, tracks.ids)
+    distance = features.keypoints[rows] - tracks.points[there]
+    good = tracks.filters[there].agrees(distance, noise[rows])
+    good &= np.linalg.norm(distance, axis=1) <= _RADIUS
+    begun = ids.copy()
+    begun[rows] = 0  # a track that was seen elsewhere in this image is not this point
+    rest = np.setdiff1d(np.arange(len(features)), rows[good], assume_unique=True)
+    if len(tracks):
+        apart_by, _ = cKDTree(tracks.points).query(features.keypoints[rest])
+        rest = rest[(apart_by > _SPACING) | (begun[rest] != 0)]
+    new = begin(features, rest, begun[rest], noise[rest], disparity[rest], tracks)
+    rows, there = rows[good], there[good]
+    return Detection(
+        index, features, noise, disparity, tracks.ids[there], rows, distance[good],
+        new, index, wrong,
+    )  # fmt: skip
+
+
+def merge(
+    rows: Rows, detection: Detection, index: int, images: Images, mask: UInt8Array | None, most: int
 ) -> Rows:
     """The tracks of the newest image after a detection of this or an earlier one.
 
-    rows: the tracks of the newest image, of number ``index`` and grey levels ``grey`` (H×W).
+    rows: the tracks of the newest image, of number ``index``. images: it and those before.
     most: how many tracks there may be.
     """
     rows = rows[~np.isin(rows.ids, detection.wrong)]
     rows = replace(rows, missed=rows.missed + 1, detected=np.full(len(rows), -1))
-    rows, used = _corrected(rows, detection, index - detection.index)
-    others = np.flatnonzero(~used)
-    features = detection.features
-    # a track that was seen elsewhere in the same image is not this point
-    elsewhere = np.isin(detection.ids[others], detection.tracks.ids)
-    ids = detection.ids.copy()
-    ids[others[elsewhere]] = 0
-    detection = replace(detection, ids=ids)
-    if len(detection.tracks):
-        distance, _ = cKDTree(detection.tracks.points).query(features.keypoints[others])
-        others = others[(distance > _SPACING) | (ids[others] != 0)]
-    new = begin(detection, others)
-    age = index - detection.index
-    if age:
-        new = _brought(new, detection, rows, grey, mask)
-        new = replace(new, ages=np.full(len(new), age, np.uint32))
+    rows = _corrected(rows, detection, np.uint32(index - detection.index))
+    new = advance(detection, images).new
+    new = new[_unmasked(new.points, mask)]
+    if index > detection.index:
+        new = replace(new, ages=np.full(len(new), index - detection.index, np.uint32))
     if len(rows):
-        distance, _ = cKDTree(rows.points).query(new.points)
-        new = new[(distance > _SPACING) | (new.ids != 0)]
+        apart_by, _ = cKDTree(rows.points).query(new.points)
+        new = new[((apart_by > _SPACING) | (new.ids != 0)) & ~np.isin(new.ids, rows.ids)]
     stale = rows.missed >= _STALE
     everything = rows[~stale] + new + rows[stale] if len(rows) else new
     return everything[np.arange(min(len(everything), most))]
+
+
+def advance(detection: Detection, images: Images) -> Detection:
+    """The new points of a detection followed to the newest of the images.
+
+    Between are those that are still kept; where the detection's own is not, they end.
+    """
+    numbers = [number for number, _ in images]
+    new, reached = detection.new, detection.reached
+    if reached not in numbers:
+        return replace(detection, new=new[:0], reached=numbers[-1] if numbers else reached)
+    first = numbers.index(reached)
+    for (_, before), (number, now) in pairwise(images[first:]):
+        new, found, _ = carry(new, before, now, None)
+        new, reached = new[found], number
+    return replace(detection, new=new, reached=reached)
 
 
 def apart(rows: Rows) -> Rows:
@@ -232,60 +279,31 @@ def apart(rows: Rows) -> Rows:
     return rows[kept]
 
 
-def _corrected(rows: Rows, detection: Detection, age: int) -> tuple[Rows, BoolArray]:
-    """The tracks corrected by their detections, and which of those (N) there were."""
-    used = np.zeros(len(detection.features), bool)
+def _corrected(rows: Rows, detection: Detection, age: np.uint32) -> Rows:
+    """The tracks corrected by their detections of ``age`` images ago."""
     if len(rows) == 0:
-        return rows, used
-    found, here = shared_rows(detection.ids, rows.ids)
-    _, where, there = np.intersect1d(
-        detection.ids[found], detection.tracks.ids, assume_unique=True, return_indices=True
+        return rows
+    there, here = shared_rows(detection.tracks, rows.ids)
+    found = detection.rows[there]
+    change, corrected = rows.filters[here].correct(
+        detection.distance[there], detection.noise[found]
     )
-    _, now, _ = np.intersect1d(
-        rows.ids[here], detection.tracks.ids, assume_unique=True, return_indices=True
-    )
-    # rows of ids that are in the detection, in the tracks of its image, and still go on
-    found, here = found[where], here[now]
-    keypoints = detection.features.keypoints[found].astype(np.float64)
-    distance = keypoints - detection.tracks.points[there]
-    noise = detection.noise[found]
-    filters = rows.filters[here]
-    good = filters.agrees(distance, noise) & (np.linalg.norm(distance, axis=1) <= _RADIUS)
-    found, here, there = found[good], here[good], there[good]
-    change, corrected = filters[good].correct(distance[good], noise[good])
-    used[found] = True
     order = np.arange(len(rows))
     order[here] = len(rows) + np.arange(len(here))
-    points, disparity = rows.points.copy(), rows.disparity.copy()
-    points[here] += change
-    if detection.right_x is not None:
-        seen = detection.features.keypoints[found, 0] - detection.right_x[found]
-        disparity[here] = np.where(np.isnan(seen), disparity[here], seen)
-    scores, descriptors = rows.scores.copy(), rows.descriptors.copy()
-    scores[here], descriptors[here] = (
-        detection.features.scores[found],
-        detection.features.descriptors[found],
-    )
-    ages, missed, detected = rows.ages.copy(), rows.missed.copy(), rows.detected.copy()
-    ages[here], missed[here], detected[here] = age, 0, found
-    rows = replace(
-        rows, points=points, filters=(rows.filters + corrected)[order], scores=scores,
-        descriptors=descriptors, ages=ages, missed=missed, detected=detected, disparity=disparity,
-    )  # fmt: skip
-    return rows, used
-
-
-def _brought(
-    new: Rows, detection: Detection, rows: Rows, grey: UInt8Array, mask: UInt8Array | None
-) -> Rows:
-    """New rows of an older image in the newest one, as far as they are found there."""
-    there, here = shared_rows(detection.tracks.ids, rows.ids)
-    if len(here) >= _NEIGHBOURS and len(new):
-        _, near = cKDTree(detection.tracks.points[there]).query(new.points, k=_NEIGHBOURS)
-        moved = (rows.points[here] - detection.tracks.points[there])[near]
-        new = replace(new, moved=np.median(moved, axis=1).astype(np.float32))
-    new, found, _ = carry(new, detection.grey, grey, mask)
-    return replace(new, moved=np.zeros_like(new.moved))[found]
+    seen = detection.disparity[found]
+    new = {
+        "points": rows.points[here] + change,
+        "scores": detection.features.scores[found],
+        "descriptors": detection.features.descriptors[found],
+        "ages": age,
+        "missed": 0,
+        "detected": found,
+        "disparity": np.where(np.isnan(seen), rows.disparity[here], seen),
+    }
+    columns = {name: getattr(rows, name).copy() for name in new}
+    for name, values in new.items():
+        columns[name][here] = values
+    return replace(rows, filters=(rows.filters + corrected)[order], **columns)
 
 
 def _moved(rows: Rows, flow: Flow) -> Rows:
@@ -306,7 +324,7 @@ def _known(filters: Filters) -> BoolArray:
     return np.asarray(np.linalg.eigvalsh(filters.covariances)[:, 1] < _LOST**2)
 
 
-def _unmasked(points: Float32Array, mask: UInt8Array | None) -> BoolArray:
+def _unmasked(points: NDArray[np.floating[Any]], mask: UInt8Array | None) -> BoolArray:
     if mask is None:
         return np.ones(len(points), bool)
     height, width = mask.shape

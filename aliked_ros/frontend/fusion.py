@@ -63,7 +63,7 @@ class Filters:
         """Of the tracks' positions, N×2×2, pixels²."""
         return self._covariance[:, :2, :2]
 
-    def __getitem__(self, rows: NDArray[np.intp] | BoolArray) -> Filters:
+    def __getitem__(self, rows: NDArray[np.intp] | BoolArray | slice) -> Filters:
         return Filters(self._offset[rows], self._covariance[rows])
 
     def __add__(self, others: Filters) -> Filters:

@@ -206,6 +206,13 @@ class Pipeline:
         result = self._finish(
             image, features, matches, ids, previous, normalized, right_x, depth, reason, clock
         )
+        if carried.detection is not None:
+            result = replace(
+                result,
+                detection_index=carried.detection.index,
+                stage_times=result.stage_times | carried.seconds,
+            )
+            self._previous = result
         carrier.keep(carried, request, result.tracks.ids, right_x)
         return result
 

@@ -40,7 +40,7 @@ _STILL_MEDIAN = 0.5  # pixels; below it the parallax drowns in the noise of the 
 _HOMOGRAPHY_SHARE = 0.9  # of the epipolar inliers: so many on one homography hold no more geometry
 _LEAST_SHARE = 0.2  # of the matches: fewer mean that the estimation failed
 _SIGMAS = 3.0  # standard deviations that a match may be off
-_MODEL_NOISE = 0.2  # pixels: of the estimated motion itself
+_MODEL_NOISE = 0.35  # pixels: of the estimated motion itself
 _CONFIDENCE = 0.99  # 0.9999 takes twice as long and finds the same inliers
 _ITERATIONS = 1000
 
