@@ -189,9 +189,9 @@ class FrontendConfig:
     )
     detection: str = _setting(
         "every",
-        "When ALIKED looks at an image: 'every' one, without optical flow; each Nth, by the text of "
-        "that number, between which flow carries the tracks; 'behind': in a thread of its own, "
-        "the newest image whenever the last is done, so that no image waits for it.",
+        "Which images ALIKED looks at: 'every' one, without optical flow; each Nth for a number "
+        "'N', while flow follows the tracks; 'behind': in a thread of its own, the newest image "
+        "whenever the last is done, while flow follows the tracks and no image waits.",
         choices=("every", "behind"),
         other=(is_interval, "a number of images from 1 to 999"),
     )

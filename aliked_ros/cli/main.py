@@ -240,7 +240,7 @@ def match(
 
 
 @app.command(epilog="Example: aliked_ros track video.mp4 --limit 300 --output tracks/")
-@_frontend_options(_EXTRACTION | _MATCHING)
+@_frontend_options(_EXTRACTION | _MATCHING | {"detection": "--detection"})
 def track(
     source: Annotated[
         str,

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -94,7 +94,7 @@ class Detector:
     verifier: Verifier
     recovery: Recovery
     always: bool
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Lock
 
     def __call__(self, request: Request, known: Known) -> Detected:
         """The detection, and the seconds that its stages took."""

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -93,11 +94,12 @@ class Pipeline:
         self._tracker = Tracker()
         self._keyframes = Keyframes(config)
         self._recovery = Recovery(config, self._any_matcher, self._verifier)
+        self._networks = threading.Lock()  # a detection may run while somebody asks for more
         self._carrier: Carrier | None = None
         if config.detection != "every":
             detector = Detector(
                 self._extractor, self._stereo, self._any_matcher, self._verifier, self._recovery,
-                always=config.matcher == "lightglue",
+                always=config.matcher == "lightglue", lock=self._networks,
             )  # fmt: skip
             self._carrier = Carrier(config, detector, self._verifier, self._stereo)
         self.camera: CameraModel | None = None
@@ -255,11 +257,15 @@ class Pipeline:
 
     def extract(self, pixels: UInt8Array, mask: UInt8Array | None = None) -> Features:
         """Features of an image outside the sequence; see ``Extractor.extract``."""
-        return self._extractor.extract(pixels, mask)
+        with self._networks:
+            return self._extractor.extract(pixels, mask)
 
     def find_candidate(self, features: Features, keyframe: Keyframe) -> Candidate | None:
         """What an image shares with a keyframe, and its pose there; None with too little."""
-        return find_candidate(features, keyframe, self.camera, self._any_matcher, self._verifier)
+        with self._networks:
+            return find_candidate(
+                features, keyframe, self.camera, self._any_matcher, self._verifier
+            )
 
     def relocalize(self, features: Features) -> list[Candidate]:
         """The recent keyframes that an image may have been taken near, most inliers first."""
@@ -277,7 +283,8 @@ class Pipeline:
     def release(self) -> None:
         """Reset, and give a GPU's memory back until the next image."""
         self.reset()
-        self._backend.release()
+        with self._networks:
+            self._backend.release()
 
     def reconfigure(self, config: FrontendConfig) -> None:
         """Take over the settings that are live, between two images."""

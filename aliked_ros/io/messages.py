@@ -35,7 +35,7 @@ def features_from_message(message: Any) -> Features:
 
     Messages without descriptors give N×0 descriptors.
     """
-    age = getattr(message, "detection_age", ())  # older recordings have none
+    ages: Any = getattr(message, "detection_age", ())  # older recordings have none
     return Features(
         keypoints=np.frombuffer(message.keypoints, np.float32).reshape(-1, 2),
         scores=np.frombuffer(message.scores, np.float32),
@@ -43,7 +43,7 @@ def features_from_message(message: Any) -> Features:
         width=message.width,
         height=message.height,
         model=message.model,
-        detection_age=np.frombuffer(age, np.uint32) if len(age) else None,
+        detection_age=np.frombuffer(ages, np.uint32) if len(ages) else None,
         covariances=optional_array(getattr(message, "covariances", ()), 3),
     )
 
