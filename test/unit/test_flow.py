@@ -18,7 +18,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -30,6 +31,7 @@ from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.flow import follow, structure
 from aliked_ros.frontend.fusion import Filters, detection_noise
 from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.sources import open_source
 from aliked_ros.types import FrameResult, Image, UInt8Array
 
 Images = Callable[[int], UInt8Array]
@@ -195,6 +197,29 @@ def test_other_size_begins_an_epoch(pipeline: Pipeline, tum_images: Images) -> N
     assert result.tracks.epoch == 1
     assert (result.tracks.lengths == 1).all()
     _consistent(result)
+
+
+def test_right_image_is_followed_too(shared: Path) -> None:
+    """KITTI: between detections the disparities are those that a detection would find."""
+    folder = shared / "data" / "kitti_00_first40"
+    flowing = Pipeline(FrontendConfig(detection="3", **CONFIG))
+    every = Pipeline(FrontendConfig(**CONFIG))
+    for image in islice(open_source(str(folder), 3, "right"), 3):
+        assert image.right is not None
+        result, reference = flowing.process(image), every.process(image)
+    flowing.close()
+    every.close()
+    assert result.detection_index is None
+    assert result.right_x is not None
+    assert reference.right_x is not None
+    points, there = result.features.keypoints, reference.features.keypoints
+    distance = np.linalg.norm(points[:, None] - there[None], axis=2)
+    rows, columns = np.nonzero(distance < 1.0)
+    disparity = points[rows, 0] - result.right_x[rows]
+    expected = there[columns, 0] - reference.right_x[columns]
+    known = np.isfinite(disparity) & np.isfinite(expected)
+    assert np.count_nonzero(known) > 60
+    assert np.median(np.abs(disparity - expected)[known]) < 0.3
 
 
 @pytest.mark.parametrize("word", ["", "never", "0", "-1", "1.5", "1000"])
