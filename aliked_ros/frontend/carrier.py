@@ -149,6 +149,9 @@ class Carrier:
         if detected is None:
             return carried
         detection, seconds = detected
+        ended = np.array([*self._ended, *carried.wrong.tolist()], np.uint64)  # some since it began
+        new = detection.new[~np.isin(detection.new.ids, ended)]
+        detection = replace(detection, new=new)
         rows = merge(
             rows, detection, request.index, self._until(request, carried.grey), request.mask,
             self._config.max_keypoints,
