@@ -2,11 +2,15 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-gpu lint docs bench report graphs lock clean
+.PHONY: help setup demo test test-all test-gpu coverage lint docs bench report graphs lock clean
 
 BIN := .venv/bin
 FIND_PYTHON := $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
 GROUP := demo
+PYTEST = ROS_PYTHON_CHECK_FIELDS=1 $(BIN)/python -m pytest
+# Processes that share the quick tests, a file at a time; 0 = this one alone.
+WORKERS := 2
+QUICK = $(PYTEST) -n $(WORKERS) --dist loadfile test/node test/unit
 
 # A sourced ROS 2 must not leak into the virtual environment.
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH PYTHONHOME PYTHONPATH
@@ -23,8 +27,7 @@ setup:  ## make .venv for GROUP=demo|view|evaluate|train|docs|gpu|test (does onl
 
 # Each of these sets up what it needs.
 demo: GROUP := $(if $(VIEW),view,demo)
-test test-fast lint bench report: GROUP := test
-test-gpu: GROUP := test
+test test-all test-gpu coverage lint bench report: GROUP := test
 docs: GROUP := docs
 
 demo: setup  ## a sequence through the real node, every image (SOURCE=, LIMIT=, RATE= for real time, PROFILE=, OUTPUT=, VIEW=1)
@@ -33,14 +36,17 @@ demo: setup  ## a sequence through the real node, every image (SOURCE=, LIMIT=, 
 	    $(if $(PROFILE),--profile $(PROFILE)) $(if $(OUTPUT),--output "$(OUTPUT)") \
 	    $(if $(VIEW),--view)
 
-test: setup lint  ## all checks and tests
-	ROS_PYTHON_CHECK_FIELDS=1 $(BIN)/python -m pytest
+test: setup lint  ## lint, unit tests and tests of running nodes: minutes
+	$(QUICK)
 
-test-fast: setup  ## the tests that take seconds
-	ROS_PYTHON_CHECK_FIELDS=1 $(BIN)/python -m pytest -m "not long"
+test-all: test  ## all checks and tests: also evaluation, training, packaging, exports, GPU
+	$(PYTEST) test/lab test/gpu
 
 test-gpu: setup  ## the tests that need an NVIDIA GPU, TensorRT and pycuda
-	$(BIN)/python -m pytest -m gpu
+	$(PYTEST) test/gpu
+
+coverage: setup  ## which lines unit and node tests run, nodes' processes included (htmlcov/index.html)
+	$(QUICK) --cov --cov-report=term --cov-report=html
 
 lint: setup  ## ruff, mypy and the layers of imports
 	$(BIN)/ruff check .
@@ -65,6 +71,6 @@ lock: setup  ## remake requirements/*.txt from the *.in files (UPGRADE=1: the ne
 	UPGRADE=$(UPGRADE) UV=$(CURDIR)/$(BIN)/uv tools/lock.sh
 
 clean:  ## remove all that was made in this tree (fetched weights stay in the cache)
-	rm -rf .venv build install log demo_output site *.egg-info
+	rm -rf .venv build install log demo_output site htmlcov *.egg-info .coverage*
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

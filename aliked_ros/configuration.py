@@ -258,7 +258,7 @@ class FrontendConfig:
         live=True,
     )
     mask_static: bool = _setting(
-        False,
+        True,
         "Ignore features on what is fixed to the image while the camera moves.",
         live=True,
     )

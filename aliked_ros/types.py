@@ -177,7 +177,8 @@ class FrameResult:
 class Keyframe:
     """An image worth coming back to. The arrays are those of its FrameResult.
 
-    index, stamp: of the image, as in its FrameResult.
+    index, stamp: of the image, as in its FrameResult. picture: the image, H×W uint8, grey and
+        smoothed (``frontend.recovery.smooth``); None where it is not kept.
     """
 
     index: int
@@ -186,6 +187,7 @@ class Keyframe:
     tracks: Tracks
     normalized: Float32Array | None = None
     depth: Float32Array | None = None
+    picture: UInt8Array | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The commands ``aliked_ros bench ...``; the first, ``run``, is the one that needs no name."""
+"""The commands ``aliked_ros bench ...``; ``run`` is the default."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def compare(
 ) -> None:
     """Show what became slower or faster; status 1: something slower beyond interval and tolerance.
 
-    Compared are ratios to PyTorch's networks where the run has them; milliseconds on machines of
-    one kind; ratios within the run else.
+    Compares ratios to PyTorch's networks if the run has them, otherwise milliseconds on machines of
+    one kind, otherwise ratios within the run.
     """
     from aliked_ros.benchmark.comparison import compare_files
 
@@ -130,7 +130,7 @@ def report(
 ) -> None:
     """Run all evaluations and benchmarks on the shared data, to one page; status 1: one failed.
 
-    What a former run has finished is kept.
+    Finished results of an earlier run are kept.
     """
     from aliked_ros.benchmark.document import write_document
 
@@ -154,5 +154,5 @@ def _draw(results: dict[str, Any], output: Path) -> None:
     try:
         for path in write_plots(results, output.parent, prefix):
             print(f"plot: {path}", file=sys.stderr)
-    except BackendError as error:  # no matplotlib: the figures are there all the same
+    except BackendError as error:  # without matplotlib there are still the figures
         print(f"no plots: {error}", file=sys.stderr)

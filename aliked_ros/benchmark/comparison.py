@@ -12,12 +12,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Two reports of ``aliked_ros bench`` against each other: what became slower, beyond chance.
+"""Compares two reports of ``aliked_ros bench``: significant slowdowns.
 
-A figure is compared as what the run itself related it to, where that is somebody else's code
-(PyTorch's eager networks): such a ratio holds on a busy machine, and on another one. All else is
-compared in milliseconds, on the same kind of machine; on another one, by what the run related it
-to, which shows one contender falling behind the others.
+Figures relative to other people's code in the same run (PyTorch's eager networks) are compared as
+ratios, which hold on a busy machine and on another one. Others are compared in milliseconds on the
+same kind of machine, and otherwise by their ratio within the run, which shows one contender falling
+behind the others.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from aliked_ros.benchmark.markdown import table
 from aliked_ros.errors import SourceError
 
 TOLERANCE = 0.1
-"""Share by which a contender may be slower: two runs of the same code differ by so much."""
+"""Share by which a contender may be slower; two runs of the same code differ by this much."""
 
 _REFERENCE = "torch eager"
 _NORMAL = 1.96  # standard deviations, half a 95 % interval
 _P90 = 1.2816  # standard deviations from the median to the 90th percentile
-_MEDIAN = 1.2533  # a median's standard error, of that of a mean
+_MEDIAN = 1.2533  # a median's standard error relative to a mean's
 _HIGHER, _LOWER = "higher", "lower"
 
 
@@ -52,17 +53,17 @@ class Figure:
 
     @property
     def error(self) -> float:
-        """Standard error of its logarithm."""
+        """Standard error of the logarithm."""
         low, high = max(self.low, 1e-12), max(self.high, 1e-12)
         return max(math.log(high / low), 0.0) / (2 * _NORMAL)
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """What a report tells of one contender; None = it does not.
+    """One contender's figures in a report; None = absent.
 
-    time: milliseconds. ratio: to what the run compares it with. steady: that is other people's
-    code, so the ratio holds on other machines.
+    time: milliseconds. ratio: to the run's baseline. steady: the baseline is other people's code,
+    so the ratio holds on other machines.
     """
 
     time: Figure | None
@@ -72,7 +73,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One contender, then and now.
+    """One contender, before and after.
 
     slower: times as slow as before; low, high: its 95 % interval. unit: ``ms`` or ``ratio``.
     verdict: ``slower`` or ``faster`` beyond interval and tolerance, else ``same``.
@@ -88,10 +89,18 @@ class Change:
     high: float
     verdict: str
 
+    @property
+    def row(self) -> list[str]:
+        """Cells of a table."""
+        unit = " ms" if self.unit == "ms" else "×"
+        took = f"{self.slower:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        verdict = "" if self.verdict == "same" else self.verdict
+        return [self.name, f"{self.old:.4g}{unit}", f"{self.new:.4g}{unit}", took, verdict]
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All changes; remarks: what the reader must know of the two runs, a line each."""
+    """All changes; remarks: differences between the two runs, one line each."""
 
     changes: list[Change]
     remarks: list[str]
@@ -112,22 +121,11 @@ class Comparison:
         }
 
     def as_text(self) -> str:
-        """Markdown: a table for each suite, and what became slower at the end."""
+        """Markdown: a table for each suite, then the slowdowns."""
         lines = [f"- {remark}" for remark in self.remarks]
         for suite in dict.fromkeys(change.suite for change in self.changes):
-            lines += [
-                "",
-                f"| {suite} | old | new | takes so many times as long [95 %] | |",
-                "|---|---|---|---|---|",
-            ]
-            for change in self.changes:
-                if change.suite == suite:
-                    unit = " ms" if change.unit == "ms" else "×"
-                    lines.append(
-                        f"| {change.name} | {change.old:.4g}{unit} | {change.new:.4g}{unit} | "
-                        f"{change.slower:.2f} [{change.low:.2f}, {change.high:.2f}] | "
-                        f"{'' if change.verdict == 'same' else change.verdict} |"
-                    )
+            rows = [change.row for change in self.changes if change.suite == suite]
+            lines += ["", *table([suite, "old", "new", "time after / before [95 %]", ""], rows)]
         found = self.regressions
         names = ", ".join(f"{change.suite}: {change.name}" for change in found)
         limit = f"beyond the interval and {self.tolerance:.0%}"
@@ -138,7 +136,7 @@ class Comparison:
 def compare_files(old: Path, new: Path, tolerance: float = TOLERANCE) -> Comparison:
     """Compare two files that ``aliked_ros bench --output`` wrote.
 
-    Raises SourceError for a file that is none of those, and for two without a common contender.
+    Raises SourceError for any other file, and if the two have no contender in common.
     """
     return compare_reports(_read(old), _read(new), tolerance, (str(old), str(new)))
 
@@ -149,7 +147,7 @@ def compare_reports(
     tolerance: float = TOLERANCE,
     names: tuple[str, str] = ("the old report", "the new report"),
 ) -> Comparison:
-    """Compare two reports made by ``suites.run``. Raises SourceError: nothing in common."""
+    """Compare two reports made by ``suites.run``. SourceError if nothing is common."""
     remarks, alike = _machines(old["machine"], new["machine"])
     if old.get("source") != new.get("source"):
         remarks.append(f"other images: {old.get('source')}, now {new.get('source')}")
@@ -162,9 +160,9 @@ def compare_reports(
         before, after = (dict(_contenders(suite, one["suites"][suite])) for one in (old, new))
         if suite == "memory":
             growth = (one["suites"][suite]["growth_mib_after_warm_up"] for one in (old, new))
-            remarks.append("memory: grew by {} MiB, now {}; not judged".format(*growth))
+            remarks.append("memory: grew by {} MiB, now {}; not compared".format(*growth))
         elif not before or not after:
-            remarks.append(f"{suite}: its figures are of a form that cannot be compared")
+            remarks.append(f"{suite}: its figures cannot be compared")
         for part, others in ((before, after), (after, before)):
             missing = [name for name in part if name not in others]
             if missing and others:
@@ -174,7 +172,7 @@ def compare_reports(
             if name in after:
                 change = _change(suite, name, contender, after[name], alike, tolerance)
                 if change is None:
-                    remarks.append(f"{suite}: {name}: nothing that both tell can be compared")
+                    remarks.append(f"{suite}: {name}: no common figure to compare")
                 else:
                     changes.append(change)
     if not changes and "memory" not in old["suites"]:
@@ -197,7 +195,7 @@ def _read(path: Path) -> dict[str, Any]:
     )
     if not good:
         raise SourceError(
-            f"{path} is no report of 'aliked_ros bench': it has no 'machine' and 'suites'; make "
+            f"{path} is not a report of 'aliked_ros bench': it has no 'machine' and 'suites'; make "
             "one with 'aliked_ros bench --output FILE'."
         )
     report: dict[str, Any] = content
@@ -205,7 +203,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _machines(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], bool]:
-    """What differs, and whether milliseconds of both may be compared."""
+    """Differences between the runs, and whether their milliseconds are comparable."""
     remarks = []
     alike = True
     for name in ("cpu", "cores", "gpu", "frequency", "system", "memory_gib"):
@@ -226,7 +224,7 @@ def _machines(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], bool
             remarks.append(f"the {when} run began on a busy machine (load {load})")
     if not alike:
         remarks.append(
-            "milliseconds of two machines say nothing of the code: compared are ratios within runs"
+            "milliseconds of two machines are not comparable: ratios within runs are compared"
         )
     return remarks, alike
 
@@ -234,21 +232,21 @@ def _machines(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], bool
 def _change(
     suite: str, name: str, old: Contender, new: Contender, alike: bool, tolerance: float
 ) -> Change | None:
-    """Judge by the ratio where that is steady or machines differ, else by milliseconds."""
+    """Compare ratios if they are steady or machines differ, otherwise milliseconds."""
     by_ratio = (old.steady and new.steady) or not alike
     pairs = [("ratio", old.ratio, new.ratio), ("ms", old.time, new.time)]
     if not by_ratio:
         pairs.reverse()
     elif not alike:
         pairs.pop()
-    told = [
+    comparable = [
         (unit, before, after)
         for unit, before, after in pairs
         if before is not None and after is not None and min(before.value, after.value) > 0.0
     ]
-    if not told:
+    if not comparable:
         return None
-    unit, before, after = told[0]
+    unit, before, after = comparable[0]
     slower = after.value / before.value
     if before.better == _HIGHER:
         slower = 1.0 / slower
@@ -266,7 +264,7 @@ def _change(
 
 
 def _contenders(name: str, suite: dict[str, Any]) -> Iterator[tuple[str, Contender]]:
-    """What a suite compares, in the forms of all versions; nothing where it is of none."""
+    """A suite's contenders, for all report versions; none for an unknown one."""
     try:
         if "parts" in suite:
             for part in suite["parts"]:
@@ -286,14 +284,14 @@ def _timings(suite: dict[str, Any]) -> Iterator[tuple[str, Contender]]:
     for t in suite["timings"]:
         time = Figure(t["median_ms"], *_ends(t), _LOWER)
         ratio = None
-        if t["name"] != first:  # the baseline's own is 1
+        if t["name"] != first:  # the baseline's ratio is 1
             ratio = Figure(t["speedup"], t["speedup_low"], t["speedup_high"], _HIGHER)
         steady = first.startswith(_REFERENCE) and ratio is not None
         yield t["name"], Contender(time, ratio, steady)
 
 
 def _ends(t: dict[str, Any]) -> tuple[float, float]:
-    """The interval of a median; in older reports estimated from the 90th percentile."""
+    """The interval of a median; estimated from the 90th percentile in older reports."""
     if "median_low_ms" in t:
         return t["median_low_ms"], t["median_high_ms"]
     spread = math.log(max(t["p90_ms"] / t["median_ms"], 1.0)) / _P90

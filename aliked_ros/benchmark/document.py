@@ -14,8 +14,8 @@
 
 """docs/benchmarks/REPORT.md: every evaluation and benchmark on the shared data, on one page.
 
-Each section is the outcome of one command of this package, run as users run it and printed beside
-its figures. What a former run has finished is kept, so an interrupted one goes on.
+Each section shows one command of this package and its results, run as users run it. Finished
+sections are kept, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aliked_ros.benchmark.markdown import machine_line
 from aliked_ros.benchmark.timing import machine
 from aliked_ros.errors import OutputError, SourceError
 from aliked_ros.io.results import output_path, write_json
@@ -40,10 +41,10 @@ _TEXT, _DONE = "summary.md", "done.json"
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One command and what its figures are about.
+    """One command and the question that it answers.
 
     arguments: of ``aliked_ros``; DATA stands for the folder of the shared data. question: one
-    sentence above the table. needs: folder in DATA without which the section is left out; empty =
+    sentence above the table. needs: folder in DATA, without which the section is skipped; empty =
     none.
     """
 
@@ -54,7 +55,7 @@ class Section:
     needs: str = ""
 
     def command(self, data: str, output: str) -> list[str]:
-        """The arguments with their paths."""
+        """The arguments with paths filled in."""
         placed = [argument.replace("DATA", data) for argument in self.arguments]
         return [*placed, "--output", output]
 
@@ -73,7 +74,7 @@ _METHODS = "aliked+lightglue,aliked+nearest,sift,orb,gftt+lk,disk+lightglue,xfea
 SECTIONS = (
     _evaluation(
         "homography", "oxford_affine", "Matching across viewpoint, zoom, blur and light",
-        "Oxford affine regions: how many matches are right, and is the homography they give?",
+        "Oxford affine regions: how many matches are correct, and is the resulting homography?",
         "--methods", _METHODS,
     ),
     _evaluation(
@@ -84,8 +85,8 @@ SECTIONS = (
     ),
     _evaluation(
         "epipolar", "tum_fr1_xyz", "Matches and tracks of a moving camera",
-        "TUM fr1_xyz: are matches 1, 5 and 10 images apart right, and how long do tracks last, as "
-        "far as they are?",
+        "TUM fr1_xyz: are matches 1, 5 and 10 images apart correct, and how long do correct tracks "
+        "last?",
     ),
     _evaluation(
         "epipolar", "realsense_desk/rgb", "The same where motion is fast and images are blurred",
@@ -142,13 +143,13 @@ def write_document(
     say: Callable[[str], None] = lambda _text: None,
     sections: Sequence[Section] = SECTIONS,
 ) -> dict[str, Any]:
-    """Run what has not been run yet and write the page; returns name → state of each section.
+    """Run unfinished sections and write the page; returns each section's name → state.
 
     data: folder of the shared data. output: folder for REPORT.md and its pictures. work: folder
-    that keeps each section's results between runs. only: names of sections to run now; the page
-    has all that are there. restart: run again what is there. say: called with a line on each
-    section. sections: of the page.
-    Raises SourceError for a name that is no section's, OutputError when nothing can be written.
+    for each section's results between runs. only: names of sections to run now; the page has all
+    finished ones. restart: rerun finished sections. say: called with a line per section. sections:
+    of the page.
+    Raises SourceError for an unknown section, OutputError if nothing can be written.
     """
     known = [section.name for section in sections]
     for name in only:
@@ -171,7 +172,7 @@ def write_document(
 
 
 def _run(section: Section, data: Path, folder: Path, restart: bool) -> str:
-    """Run a section's command; its state."""
+    """Run a section's command; returns its state."""
     if restart and folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -184,11 +185,11 @@ def _run(section: Section, data: Path, folder: Path, restart: bool) -> str:
         "aliked_ros.cli",
         *section.command(str(data), str(target)),
     ]
-    outcome = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if outcome.returncode != 0:
-        return f"failed with status {outcome.returncode}"
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        return f"failed with status {done.returncode}"
     with output_path(folder / _TEXT) as path:
-        path.write_text(outcome.stdout, encoding="utf-8")
+        path.write_text(done.stdout, encoding="utf-8")
     seconds = time.monotonic() - begin
     write_json(folder / _DONE, {"machine": machine(), "seconds": round(seconds)})
     return f"done in {seconds:.0f} s"
@@ -211,7 +212,8 @@ def _write_page(output: Path, work: Path, sections: Sequence[Section]) -> None:
             continue
         command = " ".join(section.command("../shared/data", f"build/report/{section.name}"))
         lines += ["", f"## {section.title}", "", section.question, ""]
-        lines += [f"    aliked_ros {command}", "", _provenance(done), "", text]
+        made = f"{machine_line(done['machine'])}; took {done['seconds']} s."
+        lines += [f"    aliked_ros {command}", "", made, "", text]
         lines += _pictures(section, folder, output)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -222,7 +224,7 @@ def _write_page(output: Path, work: Path, sections: Sequence[Section]) -> None:
 
 
 def _pictures(section: Section, folder: Path, output: Path) -> list[str]:
-    """Copy a section's plots beside the page; the lines that show them."""
+    """Copy a section's plots beside the page; returns the lines that show them."""
     lines = []
     for plot in sorted(folder.glob("*.png")):
         name = f"{section.name}_{plot.name}"
@@ -230,13 +232,3 @@ def _pictures(section: Section, folder: Path, output: Path) -> list[str]:
             shutil.copyfile(plot, path)
         lines += ["", f"![{section.title}: {plot.stem.replace('_', ' ')}]({PICTURES}/{name})"]
     return lines
-
-
-def _provenance(done: dict[str, Any]) -> str:
-    on = done["machine"]
-    packages = ", ".join(f"{name} {number}" for name, number in on["packages"].items())
-    revision = f", revision {on['revision']}" if on.get("revision") else ""
-    return (
-        f"{on['date']}{revision}, {done['seconds']} s on {on['cores']} cores of {on['cpu']} "
-        f"(load {on['load_1min']} at the end); Python {on['python']}, {packages}."
-    )

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A GPU: image to matches against the published code there, stages against the physical floor."""
+"""GPU benchmark: image to matches against the published code, stages against physical limits."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 POINTS = 1024
 WIDTH, HEIGHT = 640, 480
-_BURST = 25  # images in a row of one contender
+_BURST = 25  # consecutive images of one contender
 _MODEL = "aliked-n16"
 _TRIALS = 200  # runs of a stage
 
@@ -51,15 +51,15 @@ def device_suite(
 ) -> dict[str, Any]:
     """ALIKED and LightGlue (nine layers, no early stop) from image to matches in host memory.
 
-    Each round 25 images in a row by ours and by the published code. Raises BackendError where
-    ``backend`` ("tensorrt" or "torch") cannot run on a GPU here.
+    Each round processes 25 consecutive images with ours and with the published code. Raises
+    BackendError if ``backend`` ("tensorrt" or "torch") cannot run on a GPU here.
     """
     device = open_device(backend)
     config = FrontendConfig(max_keypoints=POINTS, depth_confidence=-1.0, match_threshold=0.1)
     memory = {"before": device.memory_in_use()}
     ours = DeviceBackend(config, device)
     contenders = {"aliked_ros": _Contender(Extractor(config, ours), LightGlueMatcher(config, ours))}
-    # peers hold GPU memory as well, so ours is looked at without them
+    # peers hold GPU memory too, so ours is measured without them
     contenders["aliked_ros"].process(images[0])
     contenders["aliked_ros"].process(images[1])
     memory["loaded"] = device.memory_in_use()
@@ -82,7 +82,7 @@ def device_suite(
 
 
 class _Contender:
-    """Image to matches with the image before, timed in two parts."""
+    """Image to matches with the previous image, timed in two parts."""
 
     def __init__(self, extractor: Any, matcher: Any) -> None:
         self._extractor, self._matcher = extractor, matcher
@@ -100,9 +100,9 @@ class _Contender:
 
 
 def _published(config: FrontendConfig, name: str) -> tuple[_Contender | None, dict[str, str]]:
-    """The published form in eager PyTorch on the same device, as PyTorch sets precision.
+    """The published form in eager PyTorch on the same device, with PyTorch's default precision.
 
-    (Convolutions may be TF32.)
+    (Convolutions may use TF32.)
     """
     try:
         import torch
@@ -157,7 +157,7 @@ def _time(
 
 
 def _stages(device: TorchDevice) -> dict[str, Any]:
-    """What a stage takes on the GPU, and what it would take at the rates that the GPU reaches."""
+    """Time of each stage on the GPU, and its limit at the GPU's measured rates."""
     rows: list[dict[str, Any]] = []
     network = extractor_network(_MODEL, (WIDTH, HEIGHT), 3, POINTS, "float16")
     with device.making("timing the stages"):
@@ -177,7 +177,7 @@ def _stages(device: TorchDevice) -> dict[str, Any]:
             "ALIKED, detection", [], aliked.detect, score_map, mask, threshold, POINTS
         )
         heads = [aliked.offsets, aliked.aggregation]
-        # (of the levels it reads a part, which is not counted)
+        # (it reads only a part of the levels, which is not counted)
         stage(
             "ALIKED, descriptors",
             heads,
@@ -209,8 +209,8 @@ def _stage(
 ) -> tuple[dict[str, float], Any]:
     """Figures of one stage, and its results.
 
-    Its floor: what goes in and out and its weights, each moved once, or its products, whichever
-    takes longer.
+    Its floor: moving inputs, outputs and weights once, or computing the products, whichever takes
+    longer.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -226,7 +226,7 @@ def _stage(
 
 
 def _rates(device: TorchDevice) -> dict[str, float]:
-    """What the GPU reaches: a copy, read and written, and a product of half-precision matrices."""
+    """The GPU's measured rates: a copy (read and write) and a half-precision matrix product."""
     import torch
 
     size = 8192 if device.on_gpu else 256

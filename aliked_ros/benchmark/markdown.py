@@ -39,7 +39,7 @@ def as_text(results: dict[str, Any]) -> str:
 
 
 def machine_line(machine: dict[str, Any]) -> str:
-    """When, on what and of which code, in one line."""
+    """Date, revision and machine in one line."""
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     parts = [machine["date"]]
     if "revision" in machine:
@@ -52,7 +52,8 @@ def machine_line(machine: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """Lines of a Markdown table."""
     heads = list(heads)
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
@@ -85,7 +86,7 @@ def _timings(suite: dict[str, Any]) -> list[str]:
         if "verified" in t:
             row += [f"{t['verified']}", f"{t['lightglue_share']:.0%}"]
         rows.append(row)
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def _device(suite: dict[str, Any]) -> list[str]:
@@ -103,7 +104,7 @@ def _device(suite: dict[str, Any]) -> list[str]:
             times = (f"{t[name]:.2f}" for name in ("median_ms", "p90_ms", "p99_ms"))
             speedup = _between(t["speedup"], t["speedup_low"], t["speedup_high"])
             rows.append([t["name"], *times, speedup])
-        lines += [*_table(heads, rows), ""]
+        lines += [*table(heads, rows), ""]
     memory = suite["memory_mib"]
     lines += [
         f"GPU memory, all programs: {memory['before']} MiB before the networks, "
@@ -131,7 +132,7 @@ def _device(suite: dict[str, Any]) -> list[str]:
         "copy of 268 MB and a product of matrices reached in this run (what lies in a cache is "
         "faster). GFLOP: of convolutions and products outside Triton's kernels."
     )
-    return [*lines, "", *_table(heads, rows), "", floor]
+    return [*lines, "", *table(heads, rows), "", floor]
 
 
 def _peers(suite: dict[str, Any]) -> list[str]:
@@ -144,7 +145,7 @@ def _peers(suite: dict[str, Any]) -> list[str]:
             "median ms",
             "p90 ms",
             "times as fast as the first [95 %]",
-            f"'{part['ours']}' is so many times as fast [95 %]",
+            f"'{part['ours']}' is this many times as fast [95 %]",
             what,
             f"the first's {what} found, too",
         ]
@@ -162,7 +163,7 @@ def _peers(suite: dict[str, Any]) -> list[str]:
                     common,
                 ]
             )
-        lines += [*_table(heads, rows), *_left_out(part["left_out"]), ""]
+        lines += [*table(heads, rows), *_left_out(part["left_out"]), ""]
     return lines[:-1]
 
 
@@ -204,7 +205,7 @@ def _scaling(suite: dict[str, Any]) -> list[str]:
                     "–" if memory is None else f"{memory}",
                 ]
             )
-        lines += [*_table(heads, rows), *_left_out(factor["left_out"]), ""]
+        lines += [*table(heads, rows), *_left_out(factor["left_out"]), ""]
     return lines[:-1]
 
 
@@ -215,7 +216,7 @@ def _memory(suite: dict[str, Any]) -> list[str]:
         "",
     ]
     rows = [[f"{sample['frame']}", f"{sample['rss_mib']}"] for sample in suite["samples"]]
-    return lines + _table(["image", "resident MiB"], rows)
+    return lines + table(["image", "resident MiB"], rows)
 
 
 def _node(suite: dict[str, Any]) -> list[str]:
@@ -256,7 +257,7 @@ def _node(suite: dict[str, Any]) -> list[str]:
                     f"{row['cpu_ms']:.0f}",
                 ]
             )
-        lines += [*_table(heads, rows), ""]
+        lines += [*table(heads, rows), ""]
     topics = suite["topics"]
     heads = [
         f"one subscriber at {topics['images_hz']:.0f} images/s, to",
@@ -271,4 +272,4 @@ def _node(suite: dict[str, Any]) -> list[str]:
         ]
         for row in topics["rows"]
     ]
-    return [*lines, *_table(heads, rows), *_left_out(topics["left_out"])]
+    return [*lines, *table(heads, rows), *_left_out(topics["left_out"])]

@@ -12,11 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The published networks as the ONNX files that OpenCV 5's own ALIKED and LightGlue want.
+"""The published networks as ONNX files for OpenCV 5's own ALIKED and LightGlue.
 
-Each is made and tried in a process of its own, since what OpenCV's importer cannot read may end the
-process (exports by torch's newer exporter do). It has no DeformConv either: so these are traced by
-torch's older exporter, deformable convolutions as nine bilinear reads.
+Each is made and tried in a separate process, because OpenCV's importer may crash (it does on
+exports of torch's newer exporter). It has no DeformConv either. So these come from torch's older
+exporter, with deformable convolutions as nine bilinear reads.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class OpenCvAliked(nn.Module):
 
 
 class OpenCvLightGlue(nn.Module):
-    """All nine layers for two images of as many points as the example has."""
+    """All nine layers for two images, with the example's number of points."""
 
     def __init__(self, network: LightGlue) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class OpenCvLightGlue(nn.Module):
 
 
 class _FixedShapes(TorchFunctionMode):
-    """Reshapes to numbers, in place of functions whose results' shapes the exporter loses."""
+    """Replaces functions whose result shapes the exporter loses by reshapes to constants."""
 
     def __torch_function__(
         self,
@@ -90,7 +90,7 @@ class _FixedShapes(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         x, at = args[0], args[1]
         shape = [int(side) for side in x.shape]
-        if func is Tensor.repeat_interleave:  # of the last axis, in the position's encoding
+        if func is Tensor.repeat_interleave:  # of the last axis, in the positional encoding
             return torch.stack([x] * at, -1).reshape(*shape[:-1], shape[-1] * at)
         at %= len(shape)
         if func is Tensor.flatten:
@@ -99,14 +99,14 @@ class _FixedShapes(TorchFunctionMode):
 
 
 def export_aliked(model: str, width: int, height: int, top_k: int, path: Path) -> None:
-    """Write an ALIKED for ``cv2.ALIKED.create``, of one image size; always ``top_k`` keypoints."""
+    """Write an ALIKED for ``cv2.ALIKED.create``, for one image size and ``top_k`` keypoints."""
     network = OpenCvAliked(ALIKED.from_checkpoint(weights_path(model)), top_k)
     example = (torch.zeros(1, 3, height, width),)
     _export(network, example, ["image"], ["keypoints", "descriptors", "scores"], path)
 
 
 def export_lightglue(points: int, path: Path) -> None:
-    """Write LightGlue for ``cv2.LightGlueMatcher.create``, of a fixed number of points."""
+    """Write LightGlue for ``cv2.LightGlueMatcher.create``, for a fixed number of points."""
     network = OpenCvLightGlue(LightGlue.from_checkpoint(weights_path("aliked-lightglue")))
     rng = torch.Generator().manual_seed(0)
     example = tuple(torch.rand(1, points, size, generator=rng) for size in (2, 2, 128, 128))
@@ -137,7 +137,7 @@ def _export(
 
 @contextmanager
 def _no_remarks() -> Iterator[None]:
-    """Without OpenCV's warning that its new engine knows no targets."""
+    """Silence OpenCV's warning that its new engine has no targets."""
     log = cv2.utils.logging
     before = log.setLogLevel(log.LOG_LEVEL_ERROR)
     try:
@@ -147,7 +147,7 @@ def _no_remarks() -> Iterator[None]:
 
 
 def open_aliked(path: Path, width: int, height: int) -> Any:
-    """OpenCV's own ALIKED; for images of one size."""
+    """OpenCV's own ALIKED, for one image size."""
     settings = cv2.ALIKED.Params()
     settings.inputSize = (width, height)
     with _no_remarks():
@@ -161,7 +161,7 @@ def open_lightglue(path: Path) -> Any:
 
 
 def make(folder: Path, width: int, height: int, top_k: int, points: int) -> dict[str, str]:
-    """Export into a folder and try, in other processes; why what is missing there is missing."""
+    """Export into a folder and try, in other processes; returns reasons for missing files."""
     missing = {}
     for file, numbers in ((ALIKED_FILE, (width, height, top_k)), (LIGHTGLUE_FILE, (points,))):
         command = [sys.executable, "-m", __spec__.name, str(folder / file), *map(str, numbers)]
@@ -196,7 +196,7 @@ def _try_lightglue(path: Path, points: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """PATH and numbers: export that file, and try it."""
+    """Export the file named by PATH and numbers, and try it."""
     path, numbers = Path(arguments[0]), [int(number) for number in arguments[1:]]
     try:
         if path.name == ALIKED_FILE:

@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The same work by others: image to features, and matching, each against aliked_ros in one run.
+"""Other implementations against aliked_ros in one run: image to features, and matching.
 
-How equal the work is, is part of the result: keypoints and matches in common with the published
-implementation's.
+The result includes how equal the work is: keypoints and matches in common with the published
+implementation.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ if TYPE_CHECKING:
     from aliked_ros.networks.aliked import ALIKED
 
 KEYPOINTS, POINTS = 1000, 512
-"""Keypoints that are extracted, and points a side that are matched."""
+"""Keypoints to extract, and points per image to match."""
 
 _STREAM = 5  # images in a row
 _LOOKED_AT = 3  # images and pairs whose results are compared
-_SAME = 1.5  # pixels: keypoints no farther apart are the same
-_RATIO = 0.8  # of SIFT's nearest distance to its second nearest, as in Lowe's paper
+_SAME = 1.5  # pixels; keypoints within this distance are the same
+_RATIO = 0.8  # SIFT's ratio test, as in Lowe's paper
 
 _REFERENCE: dict[str, Any] = {"backend": "cpu", "precision": "float32"}
 
@@ -66,8 +66,8 @@ class Peer:
     """One way to do the work.
 
     run: from an image to keypoints N×2 in pixels, or from the numbers of two images to matched
-        rows M×2. note: what a reader has to know, its known errors included; empty = nothing.
-    alike: it gives the baseline's keypoints or matches, so that those in common can be counted.
+        rows M×2. note: a remark, such as known errors; empty = none.
+    alike: it computes the baseline's keypoints or matches, so common ones can be counted.
     ours: it is this package's.
     """
 
@@ -81,7 +81,7 @@ class Peer:
 class Work:
     """Peers by name, the published implementation first.
 
-    left_out: those that do not run here, with the reason. inputs: what they are given in turn.
+    left_out: those that cannot run here, with the reason. inputs: given to the peers in turn.
     """
 
     title: str
@@ -90,9 +90,9 @@ class Work:
     inputs: list[Any]
 
     def found(self, count: int) -> dict[str, list[Points]]:
-        """What each peer gives for the first inputs."""
+        """Each peer's results for the first inputs."""
         chosen = self.inputs[:count]
-        # copied: some runtimes write the next result over it
+        # copied, since some runtimes reuse the buffer
         return {n: [np.array(peer.run(one)) for one in chosen] for n, peer in self.peers.items()}
 
 
@@ -117,9 +117,9 @@ def peers_suite(
 
 @contextmanager
 def works(images: list[Pixels]) -> Iterator[list[Work]]:
-    """Extraction and matching with all that run here; their files are there until the block ends.
+    """Extraction and matching by all peers that run here; their files exist until the block ends.
 
-    images: of one size, RGB.
+    images: RGB, one size.
     """
     try:
         from aliked_ros.benchmark import opencv_models
@@ -191,7 +191,7 @@ def _matching(images: list[Pixels], folder: Path, missing: Mapping[str, str]) ->
 
     extractor = create_extractor(FrontendConfig(max_keypoints=POINTS, **_REFERENCE))
     features = [extractor.extract(pixels) for pixels in images]
-    # no image twice in a row: aliked_ros has nothing to remember, as others have not
+    # never the same image twice in a row, so that aliked_ros cannot reuse anything either
     pairs = [
         (i, i + 1)
         for i in range(0, len(images) - 1, 2)
@@ -251,7 +251,7 @@ def _matching(images: list[Pixels], folder: Path, missing: Mapping[str, str]) ->
 def dense_exports(
     network: ALIKED, width: int, height: int, top_k: int
 ) -> dict[str, Callable[[Pixels], list[Any]]]:
-    """The plain ONNX export of the published form in both runtimes: keypoints and more."""
+    """The plain ONNX export of the published form in both runtimes."""
     from aliked_ros.backends.cpu.onnxruntime import OnnxRuntime
     from aliked_ros.backends.cpu.openvino import OpenVinoRuntime
     from aliked_ros.benchmark.dense import export_dense
@@ -263,7 +263,7 @@ def dense_exports(
         try:
             loaded = runtime.load(graph)
         except ModelError:
-            continue  # a runtime that cannot load the plain export is no contender
+            continue  # skip a runtime that cannot load the plain export
 
         def extract(pixels: Pixels, loaded: Any = loaded) -> list[Any]:
             scaled = pixels.astype(np.float32) * np.float32(1 / 255)
@@ -275,7 +275,7 @@ def dense_exports(
 
 
 def _precisions(left_out: dict[str, str]) -> list[str]:
-    """Those of the CPU backend that this CPU has."""
+    """The CPU backend's precisions that this CPU supports."""
     found = []
     for precision in ("float32", "bfloat16"):
         try:
@@ -325,13 +325,13 @@ def _rows(matches: Any) -> Points:
 
 
 def same_keypoints(ours: Float32Array, theirs: Float32Array) -> float:
-    """Share of the first N×2 positions that the second have, too, within 1.5 pixels."""
+    """Share of the first N×2 positions that have one of the second within 1.5 pixels."""
     distance = np.linalg.norm(ours[:, None] - theirs[None], axis=2)
     return float((distance.min(axis=1, initial=np.inf) <= _SAME).mean())
 
 
 def same_matches(ours: Points, theirs: Points) -> float:
-    """Share of the first M×2 pairs of rows that the second have, too."""
+    """Share of the first M×2 pairs of rows that are among the second."""
     pairs = {tuple(row) for row in theirs.tolist()}
     return float(np.mean([tuple(row) in pairs for row in ours.tolist()])) if len(ours) else 0.0
 
@@ -339,7 +339,7 @@ def same_matches(ours: Points, theirs: Points) -> float:
 def _table(
     work: Work, found: dict[str, list[Points]], seconds: dict[str, NDArray[Any]]
 ) -> dict[str, Any]:
-    """Figures of each peer; ``of_ours``: so many times as long as ``ours`` does it take."""
+    """Figures of each peer; ``of_ours``: its time relative to ``ours``."""
     names = list(work.peers)
     share = same_keypoints if found[names[0]][0].dtype.kind == "f" else same_matches
     best = _shipped(work)
@@ -365,5 +365,5 @@ def _table(
 
 
 def _shipped(work: Work) -> str:
-    """Ours with its default settings: the fastest precision, LightGlue with early stop."""
+    """Ours with default settings: the fastest precision, LightGlue with early stop."""
     return [n for n, peer in work.peers.items() if peer.ours and peer.alike][-1]

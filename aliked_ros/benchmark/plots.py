@@ -33,8 +33,8 @@ _BUSY = ("#9ec1e6", "#5a94cf", "#24518a")
 def write_plots(results: dict[str, Any], folder: Path, prefix: str = "") -> list[Path]:
     """Draw the suites that have plots (peers, scaling, node) to PNG files; their paths.
 
-    prefix: of the files' names. Raises BackendError where matplotlib is not installed, OutputError
-    when they cannot be written.
+    prefix: of the file names. Raises BackendError if matplotlib is not installed, OutputError if
+    they cannot be written.
     """
     try:
         from matplotlib.figure import Figure
@@ -60,7 +60,7 @@ def write_plots(results: dict[str, Any], folder: Path, prefix: str = "") -> list
 
 
 def _caption(results: dict[str, Any], width: int = 130) -> str:
-    """The machine, in lines of at most so many characters."""
+    """The machine, in lines of at most ``width`` characters."""
     lines = [""]
     for part in f"{machine_line(results['machine'])}, images: {results['source']}".split(", "):
         if len(lines[-1]) + len(part) > width:
@@ -89,7 +89,7 @@ def _peers(figure: Any, suite: dict[str, Any]) -> None:
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter("{x:g}")
         low, high = axis.get_xlim()
-        axis.set_xlim(low, high * (high / low) ** 0.35)  # room for the figures
+        axis.set_xlim(low, high * (high / low) ** 0.35)  # room for the labels
         axis.set_xlabel("median, ms (logarithmic); × = times as fast as the first", fontsize=8)
         axis.set_title(part["title"], fontsize=10, loc="left")
         _clean(axis)
@@ -215,7 +215,7 @@ def _node(figure: Any, suite: dict[str, Any]) -> None:
 
 
 def _short(value: float) -> str:
-    """Three digits, never as a power of ten."""
+    """Three digits, without an exponent."""
     return f"{value:.0f}" if value >= 100.0 else f"{value:.3g}"
 
 

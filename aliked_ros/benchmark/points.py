@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""One setting of the front-end in a process of its own, with cores and memory of its own.
+"""One setting of the front-end in a separate process, with its own cores and memory.
 
-So its peak memory is its own, pinning it to some cores changes nobody else's, and a library that
-ends the process, or a machine without enough memory, costs this one point.
+So peak memory is measured per setting, pinning to cores affects only this process, and a crash or a
+lack of memory costs only this point.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ _MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a point is.
+    """The setting of a point.
 
-    width, height: pixels. config: of the front-end. cores: the first so many of those this process
-    may use; 0 = all of them. hidden: Python packages it has to do without.
+    width, height: pixels. config: of the front-end. cores: number of cores to use; 0 = all that
+    this process may use. hidden: Python packages to hide from it.
     """
 
     width: int
@@ -63,10 +63,10 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """Images in a row.
+    """Consecutive images.
 
-    stages: seconds of each stage, a list with one for each image. wall: seconds for all of them.
-    processor: seconds that all threads spent on them.
+    stages: seconds of each stage, one per image. wall: seconds in total. processor: seconds of all
+    threads.
     """
 
     stages: dict[str, list[float]]
@@ -82,11 +82,11 @@ class Burst:
 class Point:
     """The process of one setting; use as a context manager.
 
-    backend: what its networks run on, for people. cores: how many it may use.
+    backend: description of what runs the networks. cores: number it may use.
     """
 
     def __init__(self, setting: Setting, images: Sequence[UInt8Array]) -> None:
-        """Start it and load the networks (seconds); BackendError when that cannot be."""
+        """Start it and load the networks (seconds); BackendError if that fails."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
@@ -102,19 +102,19 @@ class Point:
         self.backend, self.cores = str(facts["backend"]), int(facts["cores"])
 
     def run(self, count: int) -> Burst:
-        """Process the next images of the sequence; BackendError when the process ends."""
+        """Process the next images of the sequence; BackendError if the process ends."""
         self._send(count)
         return Burst(**self._receive(_START_TIMEOUT))
 
     def peak_memory(self) -> float | None:
-        """MiB that it has needed at most, more than before the front-end; None = not known."""
+        """Peak memory of the front-end, MiB; None = unknown."""
         self._send(0)
         peak = self._receive(_STOP_TIMEOUT)["peak"]
         return None if peak is None else float(peak)
 
     def close(self) -> None:
         """End it."""
-        self._pipe.close()  # its end of the work
+        self._pipe.close()  # ends the process's loop
         self._process.join(_STOP_TIMEOUT)
         if self._process.is_alive():
             self._process.kill()
@@ -153,15 +153,17 @@ class Point:
 
 
 def _serve(pipe: Connection, setting: Setting, images: list[UInt8Array]) -> None:
-    """The process: load, then answer a number of images with their times, 0 with the memory."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who ends us
+    """The process's loop: load, then reply to a count of images with times, to 0 with memory."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the parent, which ends this process
     for package in setting.hidden:
         sys.modules[package] = None  # type: ignore[assignment]
     if setting.cores:
-        # before any library counts the cores
+        # before any library counts cores
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: setting.cores])
         cv2.setNumThreads(setting.cores)
-    with suppress(EOFError, OSError):  # the parent is gone, or has what it wants
+    with suppress(EOFError, OSError):  # the parent is gone or done
         try:
             _answer(pipe, setting, images)
         except AlikedError as error:
@@ -177,7 +179,7 @@ def _answer(pipe: Connection, setting: Setting, images: list[UInt8Array]) -> Non
     keep_freed_memory()
     size = (setting.width, setting.height)
     scaled = [np.asarray(cv2.resize(pixels, size), np.uint8) for pixels in images]
-    scaled += scaled[-2:0:-1]  # there and back: never a jump
+    scaled += scaled[-2:0:-1]  # forward and back, without a jump
     process = psutil.Process()
     before = process.memory_info().rss
     pipeline = Pipeline(replace(setting.config, threads=setting.cores or setting.config.threads))
@@ -201,7 +203,7 @@ def _answer(pipe: Connection, setting: Setting, images: list[UInt8Array]) -> Non
 
 
 def _peak() -> int | None:
-    """Bytes that this process has had resident at most; Linux tells."""
+    """Peak resident bytes of this process, from Linux."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:

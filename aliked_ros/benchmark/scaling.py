@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How the front-end's stages grow: one thing varied at a time around one setting.
+"""How the front-end's stages scale: one factor varied at a time around the default setting.
 
-Every point is a process of its own (``points``); those of one factor take turns, in a new random
-order each round, and each round gives a ratio to the default setting, which is one of them.
+Every point is a separate process (``points``). The points of a factor take turns in a new random
+order each round; each round gives ratios to the default setting, which is one of them.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ DEFAULT = Setting(640, 480, FrontendConfig(max_keypoints=1000))
 SIZES = ((320, 240), (640, 480), (1280, 720), (1920, 1080))
 KEYPOINTS = (256, 512, 1000, 2048, 4096)
 
-_BURST, _SLOW = 3, 0.5  # images in a row that make one measurement; one of those that take seconds
-_WARM_UP = 4  # images: the first has nothing to match, and libraries prepare themselves
-_IMAGES = 24  # of the source, there and back
+_BURST, _SLOW = 3, 0.5  # consecutive images per measurement; one if they take seconds
+_WARM_UP = 4  # images: the first has no match, and libraries initialise
+_IMAGES = 24  # of the source, forward and back
 
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """Settings that differ in one thing, the default one among them.
+    """Settings that differ in one factor, including the default.
 
-    values: by what they are called. default: the default's name. unit: of the names; empty = none.
-    places: where the values are on an axis, over which a curve can be drawn; empty = nowhere.
+    values: by name. default: the default's name. unit: of the names; empty = none. places:
+    positions of the values on an axis, for curves; empty = unordered.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Factor:
 
 
 def factors() -> list[Factor]:
-    """All that is varied on this machine."""
+    """All factors for this machine."""
     config = DEFAULT.config
     every = cores()
     threads = sorted({*(2**n for n in range(every.bit_length()) if 2**n <= every), every})
@@ -151,7 +151,7 @@ def _measured(
         same = points[factor.default].backend
         for name in [n for n in points if factor.name == "backend" and n != factor.default]:
             if points[name].backend == same:
-                left_out[name] = f"it is what {factor.default!r} has chosen"
+                left_out[name] = f"it is what {factor.default!r} selects"
                 points.pop(name).close()
         order = np.random.default_rng(0)
         for done, names in enumerate(_turns(points, rounds, order)):
@@ -183,8 +183,8 @@ def _turns(
 def _row(bursts: list[Burst], base: Any, point: Point) -> dict[str, Any]:
     """Figures of one point.
 
-    times_as_long: as the default, with its 95 % interval over rounds. cores_busy: processor time a
-    second. memory_mib: at most, more than before the front-end was loaded.
+    times_as_long: relative to the default, with its 95 % interval over rounds. cores_busy:
+    processor time a second. memory_mib: peak, above the process without the front-end.
     """
     wall = sum(burst.wall for burst in bursts)
     each = np.array([burst.per_image for burst in bursts])

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What is compared with what."""
+"""The benchmark suites."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from aliked_ros.types import Features, Image, Matches, UInt8Array
 Progress = Callable[[str, float], None]
 Suite = Callable[[list[UInt8Array], int, Callable[[float], None]], dict[str, Any]]
 _IMAGES = 60
-_STREAM = 5  # images in a row, as a camera gives them
+_STREAM = 5  # consecutive images, as from a camera
 
 
 def run(
@@ -111,7 +111,9 @@ def matcher_suite(
     extractor = create_extractor(FrontendConfig(max_keypoints=512, precision="float32"))
     features = [extractor.extract(pixels) for pixels in images]
     pairs_of = {
-        "unrelated": _pairs(features, 1)[::2],  # no image twice in a row: nothing to remember
+        "unrelated": _pairs(features, 1)[
+            ::2
+        ],  # never the same image twice in a row: nothing to reuse
         "consecutive": _pairs(features, 1),
         "10 apart": _pairs(features, 10),
     }
@@ -241,7 +243,7 @@ def memory_suite(
 def node_suite(
     images: list[UInt8Array], rounds: int, progress: Callable[[float], None]
 ) -> dict[str, Any]:
-    """The running node: what listeners cost it (``aliked_ros.benchmark.node``)."""
+    """The running node and the cost of subscribers (``aliked_ros.benchmark.node``)."""
     try:
         module = import_module("aliked_ros.benchmark.node")
     except ImportError as error:
@@ -283,5 +285,5 @@ def _pairs(features: list[Features], gap: int) -> list[tuple[Features, Features]
 
 
 def _there_and_back(count: int) -> list[int]:
-    """Frame numbers whose endless repetition never jumps."""
+    """Frame numbers forward and back, so that repeating them never jumps."""
     return [*range(count), *range(count - 2, 0, -1)]

@@ -14,8 +14,8 @@
 
 """Paired, interleaved timing: every contender once a round, in a new random order each round.
 
-Machines are noisy; what holds is the ratio of two contenders within a round. Reported are
-medians, and the median ratio to the baseline with a bootstrap interval over rounds.
+Machines are noisy, but ratios of contenders within a round are robust. Results are medians, and the
+median ratio to the baseline with a bootstrap interval over rounds.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from numpy.typing import NDArray
 from aliked_ros.system.provenance import machine as machine
 
 Run = Callable[[int], object]
-"""One timed piece of work; its argument is the number of the round."""
+"""One timed piece of work; its argument is the round's number."""
 
 _BOOTSTRAP_SAMPLES = 2000
-_PAUSE = 0.02  # seconds, for the threads of the contender before to stop spinning
+_PAUSE = 0.02  # seconds, until the previous contender's threads stop spinning
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Outcome of one contender.
+    """Result of one contender.
 
     median_ms, p90_ms, p99_ms: milliseconds a run.
     median_low_ms, median_high_ms: 95 % bootstrap interval of the median.
@@ -84,11 +84,11 @@ def measure(
     progress: Callable[[float], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, NDArray[Any]]:
-    """Seconds a run by contender, one for each round.
+    """Seconds per run, by contender and round.
 
-    burst: runs in a row that make one measurement, their mean; for what works on a stream and
-    would find another contender's data in the caches otherwise. clock: seconds;
-    ``time.process_time`` counts what all threads spend.
+    burst: consecutive runs averaged into one measurement; for streams, which would otherwise find
+    another contender's data in the caches. clock: seconds; ``time.process_time`` counts all
+    threads.
     """
     names = list(contenders)
     for run in contenders.values():
@@ -109,7 +109,7 @@ def measure(
 
 
 def summarise(seconds: dict[str, NDArray[Any]]) -> list[Timing]:
-    """What ``measure`` gave, as figures; the first one is the baseline."""
+    """Figures from ``measure``'s results; the first contender is the baseline."""
     baseline = next(iter(seconds.values()))
     return [_summary(name, own, baseline) for name, own in seconds.items()]
 
@@ -121,18 +121,18 @@ def _summary(name: str, seconds: NDArray[Any], baseline: NDArray[Any]) -> Timing
 
 
 def interval(ratios: NDArray[Any]) -> tuple[float, float, float]:
-    """Median of the rounds' figures, and the ends of its 95 % bootstrap interval."""
+    """Median over rounds, and the ends of its 95 % bootstrap interval."""
     samples = np.random.default_rng(0).choice(ratios, (_BOOTSTRAP_SAMPLES, len(ratios)))
     low, high = np.percentile(np.median(samples, axis=1), (2.5, 97.5))
     return round(float(np.median(ratios)), 3), round(float(low), 3), round(float(high), 3)
 
 
 def keep_freed_memory() -> None:
-    """Raise glibc's mmap and trim thresholds, or page faults slow eager PyTorch unfairly."""
+    """Raise glibc's mmap and trim thresholds; page faults would slow eager PyTorch unfairly."""
     m_trim_threshold, m_mmap_threshold = -1, -3
     try:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(m_trim_threshold, 1 << 30)
         libc.mallopt(m_mmap_threshold, 1 << 30)
     except (OSError, AttributeError):
-        pass  # another C library; its own defaults then
+        pass  # another C library keeps its defaults

@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What commands share: entry points, options, progress bars."""
+"""Shared by commands: entry points, options, progress bars."""

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The entry points of all programs. Imports nothing that takes long, or that may be missing."""
+"""The entry points of all programs. Imports nothing slow or optional."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from aliked_ros.system.packages import missing
 
 
 def end_quietly_on_interrupt() -> None:
-    """Let Ctrl-C end the process, with nothing to clean up yet: not a traceback of an import."""
+    """Let Ctrl-C end the process silently while nothing needs cleaning up."""
     signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(0))
 
 
 def _program(module: str, function: str = "main") -> Callable[[], Any]:
-    """An entry point: imports the program's module, and calls a function of it."""
+    """An entry point that imports a module and calls its function."""
 
     def run() -> Any:
         before = signal.getsignal(signal.SIGINT)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Options that several commands share, written once."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Command = Callable[..., None]
 def shared_options(
     offered: Mapping[str, tuple[Any, Any]], argument: str, build: Callable[..., Any]
 ) -> Callable[[Command], Command]:
-    """Give a typer command options that it gets as one argument.
+    """Add options to a typer command, which it receives as one argument.
 
-    offered: name → annotation for typer and default. argument: of the command, which takes what
-    ``build`` makes of the options' values, given by name.
+    offered: name → annotation for typer and default. argument: the command's parameter, which
+    gets the result of ``build`` called with the options' values by name.
     """
 
     def decorate(command: Command) -> Command:

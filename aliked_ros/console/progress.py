@@ -45,7 +45,7 @@ def image_progress(console: Console) -> Progress:
 
 @contextmanager
 def share_progress(console: Console) -> Iterator[Callable[[str, float], None]]:
-    """A function that shows what share (0 to 1) of a named thing is done, a bar for each name."""
+    """A function that shows the progress (0 to 1) of a named task, with one bar per name."""
     with Progress(console=console, transient=True) as progress:
         tasks: dict[str, TaskID] = {}
 

@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How good the front-end is, measured against ground truth and against other front-ends."""
+"""Evaluation of the front-end against ground truth and other front-ends."""

@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a user would pick instead: ORB, SIFT, and corners followed by optical flow.
+"""Alternatives: ORB, SIFT, and corners with optical flow.
 
-Detectors and matchers of single images, and front-ends of sequences behind the pipeline's
-interface, with the same verification, tracker, stereo refinement and depth as ALIKED's.
+Detectors and matchers for single images, and front-ends for sequences with the pipeline's interface
+and the same verification, tracker, stereo refinement and depth as ALIKED.
 """
 
 from __future__ import annotations
@@ -46,27 +46,27 @@ from aliked_ros.types import (
 )
 
 RATIO = 0.8
-"""Of Lowe's test: the best distance against the second best."""
+"""Lowe's test: best distance relative to the second best."""
 _BITS = 256
-_LEAST_COSINE = 0.5  # 64 of the 256 bits differ; mutual matches beyond it are mostly wrong
+_LEAST_COSINE = 0.5  # 64 of 256 bits differ; mutual matches beyond it are mostly wrong
 
-# As VINS-Mono and VINS-Fusion have them: window and pyramid of the flow, quality of a corner.
+# As in VINS-Mono and VINS-Fusion: window and pyramid of the flow, quality of a corner.
 _WINDOW, _LEVELS = 21, 4
 _QUALITY = 0.01
-_RETURN = 1.0  # pixels from its start that a point may come back to
-_SPACING = 0.5  # of the distance that max_keypoints would have on a grid over the image
+_RETURN = 1.0  # pixels; tolerance of the forward-backward check
+_SPACING = 0.5  # of the spacing of max_keypoints on a grid over the image
 _BLOCK = 3  # pixels, of the corner response: OpenCV's default
 _BORDER = 1.0  # pixels
 
 
 class Frontend(Protocol):
-    """What :class:`Pipeline` and the front-ends here have in common."""
+    """The common interface of :class:`Pipeline` and the front-ends here."""
 
     camera: CameraModel | None
     baseline: float | None
 
     def process(self, image: Image) -> FrameResult:
-        """Everything about the next image."""
+        """The result for the next image."""
         ...
 
 
@@ -81,8 +81,8 @@ class Detector(Protocol):
 class OrbDetector:
     """OpenCV's ORB.
 
-    The binary descriptors become rows of ±1/16: unit vectors, whose cosine is
-    1 − distance / 128. So they go through the same matchers and the same messages.
+    Binary descriptors become rows of ±1/16: unit vectors with cosine 1 − distance / 128, for the
+    same matchers and messages.
     """
 
     def __init__(self, top_k: int) -> None:
@@ -117,9 +117,9 @@ class SiftDetector:
 
 
 class CornerDetector:
-    """Shi-Tomasi corners at a distance from each other; without descriptors.
+    """Shi-Tomasi corners with a minimum distance, without descriptors.
 
-    The distance is half of what ``top_k`` points on a grid over the image would have.
+    The distance is half the spacing of ``top_k`` points on a grid over the image.
     """
 
     def __init__(self, top_k: int) -> None:
@@ -147,13 +147,13 @@ class CornerDetector:
 
 
 class HammingMatcher(NearestMatcher):
-    """Brute force on ORB's descriptors: mutual least Hamming distance, of at most 64 bits."""
+    """Brute force on ORB's descriptors: mutual nearest Hamming distance, at most 64 bits."""
 
     def __init__(self) -> None:
         super().__init__(FrontendConfig(min_similarity=_LEAST_COSINE))
 
     def reconfigure(self, config: FrontendConfig) -> None:
-        """Keep the threshold: ``config``'s is for other descriptors."""
+        """Keep the threshold, since ``config``'s is for other descriptors."""
 
 
 class RatioMatcher:
@@ -177,23 +177,23 @@ class RatioMatcher:
         )
 
     def reconfigure(self, config: FrontendConfig) -> None:
-        """Nothing of ``config`` is used."""
+        """``config`` is not used."""
 
 
 def flow(
     first: UInt8Array, second: UInt8Array, points: Float32Array
 ) -> tuple[Float32Array, BoolArray]:
-    """Follow points N×2 (pixels) from one image to another of its size, by pyramidal Lucas-Kanade.
+    """Track points N×2 (pixels) from one image to another of its size, by pyramidal Lucas-Kanade.
 
-    Returns where they arrive (N×2), and which (N) arrive inside the image and, followed back, come
-    to within a pixel of their start.
+    Returns their new positions (N×2), and which (N) are inside the image and pass the
+    forward-backward check of one pixel.
     """
     if len(points) == 0:
         return points, np.zeros(0, bool)
     images = [grey(pixels) for pixels in (first, second)]
     height, width = images[1].shape
     tall, wide = np.max([image.shape for image in images], axis=0)
-    images = [  # Lucas-Kanade wants equal sizes
+    images = [  # Lucas-Kanade needs equal sizes
         np.pad(image, ((0, tall - image.shape[0]), (0, wide - image.shape[1])), "edge")
         for image in images
     ]
@@ -205,9 +205,9 @@ def flow(
 
 
 class _Sequence:
-    """What the front-ends of sequences share: state, and a result's making.
+    """Shared by sequence front-ends: state, and building results.
 
-    camera, baseline: as the pipeline's.
+    camera, baseline: as in the pipeline.
     """
 
     def __init__(self, config: FrontendConfig) -> None:
@@ -218,7 +218,7 @@ class _Sequence:
         self.baseline: float | None = None
 
     def _continued(self, image: Image) -> FrameResult | None:
-        """The previous image's result, None where a new epoch begins."""
+        """The previous image's result, None at a new epoch."""
         previous = self._previous
         if previous is not None:
             same = image.pixels.shape[:2] == (previous.features.height, previous.features.width)
@@ -255,19 +255,19 @@ class _Sequence:
 
 
 class DescriptorFrontend(_Sequence):
-    """A detector with descriptors and a matcher; verified and tracked as ALIKED is.
+    """A detector with descriptors and a matcher, verified and tracked like ALIKED.
 
     Lost tracks are not recovered.
     """
 
     def __init__(self, config: FrontendConfig, detector: Detector, matcher: Matcher) -> None:
-        """Verification and stereo are as ``config`` says."""
+        """``config`` sets verification and stereo."""
         super().__init__(config)
         self._detector, self._matcher = detector, matcher
         self._stereo = StereoMatcher(config)
 
     def process(self, image: Image) -> FrameResult:
-        """Everything about the next image of the sequence, matched against the one before."""
+        """The result for the next image, matched with the previous one."""
         features = self._detector(image.pixels, image.mask)
         previous, matches = self._continued(image), Matches.empty()
         if previous is not None:
@@ -281,22 +281,22 @@ class DescriptorFrontend(_Sequence):
 
 
 class FlowFrontend(_Sequence):
-    """Corners followed by optical flow from image to image, as VINS front-ends do.
+    """Corners tracked by optical flow from image to image, as in VINS front-ends.
 
-    Points that do not come back to their start, or disagree with the motion of the others, end; of
-    two that have come too close the longer-lived stays; new corners are found where there is room,
-    up to ``max_keypoints``. The right image's points are found by flow, too.
+    Points that fail the forward-backward check or the verification end. Of two points too close,
+    the older stays. New corners fill free areas, up to ``max_keypoints``. Points in the right image
+    are found by flow too.
     """
 
     def __init__(self, config: FrontendConfig) -> None:
-        """Number of points, verification, stereo band and largest disparity are of ``config``."""
+        """``config`` sets number of points, verification, stereo band and largest disparity."""
         super().__init__(config)
         self._config = config
         self._corners = CornerDetector(config.max_keypoints)
         self._image: UInt8Array | None = None
 
     def process(self, image: Image) -> FrameResult:
-        """Everything about the next image of the sequence, followed from the one before."""
+        """The result for the next image, tracked from the previous one."""
         now = grey(image.pixels)
         previous = self._continued(image)
         points, matches = np.zeros((0, 2), np.float32), Matches.empty()
@@ -305,7 +305,7 @@ class FlowFrontend(_Sequence):
         room = self._room(now, points, image.mask)
         new = self._corners.corners(now, self._config.max_keypoints - len(points), room)
         features, order = corner_features(now, np.concatenate([points, new]), corner_response(now))
-        place = np.argsort(order).astype(np.uint32)  # the row that each point has now
+        place = np.argsort(order).astype(np.uint32)  # each point's new row
         matches = replace(matches, current_indices=place[matches.current_indices])
         right_x = None if image.right is None else self._right_x(now, image.right, features)
         self._image = now
@@ -314,7 +314,7 @@ class FlowFrontend(_Sequence):
     def _follow(
         self, previous: FrameResult, now: UInt8Array, mask: UInt8Array | None
     ) -> tuple[Float32Array, Matches]:
-        """Points N×2 that go on, and their matches, whose current rows count in them."""
+        """Surviving points N×2, and their matches, whose current rows index them."""
         assert self._image is not None
         before = previous.features
         there, kept = flow(self._image, now, before.keypoints)
@@ -348,7 +348,7 @@ class FlowFrontend(_Sequence):
         )
 
     def _room(self, now: UInt8Array, points: Float32Array, mask: UInt8Array | None) -> UInt8Array:
-        """Where new corners may lie: H×W, 0 = not there."""
+        """Mask of free areas for new corners: H×W, 0 = occupied."""
         room = np.full(now.shape, 255, np.uint8) if mask is None else mask.copy()
         radius = round(self._corners.spacing(now))
         for x, y in np.rint(points).astype(int).tolist():
@@ -365,7 +365,7 @@ class FlowFrontend(_Sequence):
 
 
 def corner_response(image: UInt8Array) -> Float32Array:
-    """Least eigenvalue of the gradients' structure tensor, H×W, of the best corner 1."""
+    """Least eigenvalue of the structure tensor, H×W, scaled to a maximum of 1."""
     response = np.asarray(cv2.cornerMinEigenVal(image, _BLOCK), np.float32)
     return response / max(float(response.max(initial=0.0)), 1e-9)
 
@@ -373,7 +373,7 @@ def corner_response(image: UInt8Array) -> Float32Array:
 def corner_features(
     image: UInt8Array, points: Float32Array, response: Float32Array
 ) -> tuple[Features, Any]:
-    """Points N×2 as features without descriptors, and the order that sorts them by response."""
+    """Points N×2 as features without descriptors, and their order by response."""
     height, width = image.shape
     columns, rows = np.rint(points).astype(np.intp).T
     scores = response[rows.clip(0, height - 1), columns.clip(0, width - 1)]
@@ -385,7 +385,7 @@ def corner_features(
 def _features(
     found: Any, descriptors: Float32Array, pixels: UInt8Array, model: str, top_k: int
 ) -> Features:
-    """OpenCV's keypoints and their descriptors, the ``top_k`` best responses first."""
+    """The ``top_k`` OpenCV keypoints with the best responses, best first, and descriptors."""
     responses = np.array([point.response for point in found], np.float32)
     order = np.argsort(-responses, kind="stable")[:top_k]
     return Features(
@@ -417,7 +417,7 @@ def _lucas_kanade(
 
 
 def _apart(points: Float32Array, spacing: float, shape: tuple[int, ...]) -> Any:
-    """Indices of the points that lie ``spacing`` from all earlier ones that do."""
+    """Indices of points at least ``spacing`` from all earlier selected ones."""
     taken = np.zeros(shape, np.uint8)
     kept = []
     for index, (x, y) in enumerate(np.rint(points).astype(int).tolist()):

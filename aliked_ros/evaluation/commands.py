@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""``aliked_ros evaluate ...``: this front-end and what one could take instead, on the same data."""
+"""``aliked_ros evaluate ...``: this front-end and alternatives on the same data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from aliked_ros.errors import BackendError, ConfigurationError
 
 if TYPE_CHECKING:
     from aliked_ros.evaluation.odometry import Carry, Mode
-    from aliked_ros.evaluation.result_table import Outcome
+    from aliked_ros.evaluation.result_table import ResultTable
 
 evaluate_app = typer.Typer(
     no_args_is_help=True,
@@ -46,7 +46,7 @@ _DEFAULTS = FrontendConfig()
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What every evaluation is asked for."""
+    """Options of every evaluation."""
 
     output: Path | None
     methods: str
@@ -64,21 +64,21 @@ class Options:
         titles: tuple[str, ...] = ("",),
         **own: Any,
     ) -> None:
-        """Evaluate, draw, print. titles: of the outcomes, where there are several."""
+        """Evaluate, plot, print. titles: of the tables, if there are several."""
         from aliked_ros.console.progress import share_progress
 
         kind = evaluate.__name__.removeprefix("evaluate_")
         target = self.output or Path("evaluation") / f"{kind}_{Path(data).resolve().name}"
         names = [name.strip() for name in self.methods.split(",") if name.strip()]
-        # each method replaces the matcher by its own
+        # each method sets its own matcher
         config = FrontendConfig(model=self.model, max_keypoints=self.top_k, matcher="nearest")
         with share_progress(_console()) as report:
             found = evaluate(
                 data, names, config, target, report, self.limit, self.restart, _say, **own
             )
-        outcomes = found if isinstance(found, tuple) else (found,)
-        plot(*outcomes, target)
-        _show(dict(zip(titles, outcomes, strict=True)), target, self.as_json)
+        tables = found if isinstance(found, tuple) else (found,)
+        plot(*tables, target)
+        _show(dict(zip(titles, tables, strict=True)), target, self.as_json)
 
 
 _common = shared_options(
@@ -119,9 +119,7 @@ _common = shared_options(
             None,
         ),
         "restart": (
-            Annotated[
-                bool, typer.Option("--restart", help="Forget what an interrupted run has done.")
-            ],
+            Annotated[bool, typer.Option("--restart", help="Discard an interrupted run.")],
             False,
         ),
         "as_json": (
@@ -200,7 +198,7 @@ def reconstruction(
     _require_libraries()
     from aliked_ros.evaluation.reconstruction import evaluate_reconstruction, plot_reconstruction
 
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pycolmap's import takes it for a crash
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # otherwise pycolmap reports it as a crash
     options.run(sequence, evaluate_reconstruction, plot_reconstruction, every=every)
 
 
@@ -242,7 +240,7 @@ def _whole_numbers(option: str, text: str) -> list[int]:
 
 
 def _carry() -> Carry:
-    """How results travel to the back-end: as messages where ROS 2 is there."""
+    """How results reach the back-end: as messages if ROS 2 is installed."""
     if any(find_spec(name) is None for name in ("rclpy", "aliked_msgs")):
         from aliked_ros.evaluation.odometry import as_observation
 
@@ -261,17 +259,17 @@ def _require_libraries() -> None:
         ) from error
 
 
-def _show(outcomes: dict[str, Outcome], target: Path, as_json: bool) -> None:
-    """Print outcomes, by their titles; a single one has none."""
+def _show(tables: dict[str, ResultTable], target: Path, as_json: bool) -> None:
+    """Print tables by title; a single one has no title."""
     if as_json:
-        found = {title: outcome.as_dict() for title, outcome in outcomes.items()}
+        found = {title: table.as_dict() for title, table in tables.items()}
         print(json.dumps(found.get("", found), indent=2))
     else:
-        tables = [
-            f"{title.capitalize()}\n\n{outcome.as_text()}" if title else outcome.as_text()
-            for title, outcome in outcomes.items()
+        texts = [
+            f"{title.capitalize()}\n\n{table.as_text()}" if title else table.as_text()
+            for title, table in tables.items()
         ]
-        print("\n\n".join(tables))
+        print("\n\n".join(texts))
     _say(f"tables, rows and plots: {target}")
 
 

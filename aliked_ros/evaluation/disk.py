@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""DISK (Tyszkiewicz et al., NeurIPS 2020) with its LightGlue, to compare with.
+"""DISK (Tyszkiewicz et al., NeurIPS 2020) with its LightGlue, for comparison.
 
 The network is kornia's, the weights are the authors' (Apache-2.0), the matcher is this package's
 LightGlue with the weights for DISK. It runs on PyTorch, on the CPU.
@@ -51,7 +51,7 @@ class DiskDetector:
 
     @torch.inference_mode()
     def __call__(self, pixels: UInt8Array, mask: UInt8Array | None = None) -> Features:
-        """Features by falling score; outside a mask's zeros."""
+        """Features by descending score, outside a mask's zeros."""
         image = torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255
         image = image.reshape(1, *pixels.shape[:2], -1).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
         found = self._network(image, n=None if mask is not None else self._top_k,

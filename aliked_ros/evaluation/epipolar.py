@@ -14,11 +14,11 @@
 
 """Matches and tracks against a sequence's epipolar geometry (``aliked_ros evaluate epipolar``).
 
-Two geometries of two images are judged by. One comes from their true poses and the calibration; it
-is as good as the motion capture and its clock are, and misses where there is no ground truth. The
-other is the consensus of all methods together: estimated from their pooled matches, up to 300 of
-each kind of features. Tracks are judged by the consensus: over many images, errors of
-the motion capture of some pixels would end them, those that last longest first.
+Matches are checked against two geometries. One comes from true poses and the calibration; it is as
+accurate as the motion capture and its clock, and needs ground truth. The other is the consensus of
+all methods, estimated from their pooled matches, up to 300 for each kind of features. Tracks are
+checked against the consensus, because over many images motion-capture errors of a few pixels would
+end them, long ones first.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from aliked_ros.errors import SourceError
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
 from aliked_ros.evaluation.methods import Method, Pairs, View, open_methods, question_of
 from aliked_ros.evaluation.poses import has_truth, true_poses
-from aliked_ros.evaluation.result_table import Metric, Outcome, Report
+from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.sources import open_source
 from aliked_ros.types import Float32Array, FrameResult, Image
@@ -49,15 +49,15 @@ Float64Array = NDArray[np.float64]
 
 _CORRECT = 3.0  # pixels from the epipolar line
 _COLUMNS, _ROWS = 8, 6  # cells of the image, for coverage
-_LEAST_BASELINE = 1e-3  # metres between two cameras; nearer ones have no epipolar geometry
-_POOLED = 300  # matches of each kind of features, at most, for the consensus
+_LEAST_BASELINE = 1e-3  # metres; cameras closer than this have no epipolar geometry
+_POOLED = 300  # most matches of each kind of features in the consensus
 _POOLED_THRESHOLD = 1.0  # pixels
-_POOLED_LEAST = 0.2  # of the pooled matches: fewer inliers are no consensus
-_FLAT = 0.9  # of the epipolar inliers on one homography: the scene is flat, or the camera turned
+_POOLED_LEAST = 0.2  # least share of inliers among pooled matches
+_FLAT = 0.9  # share of epipolar inliers on one homography: flat scene or pure rotation
 _ITERATIONS, _CONFIDENCE = 5000, 0.9999
 _AGES = (2, 10, 30)  # images
-_LONGEST_BREAK = 60  # images for which a track may be out of sight
-_BLOCKS = 10  # neighbouring images that are drawn together by the bootstrap
+_LONGEST_BREAK = 60  # images for which a track may be lost
+_BLOCKS = 10  # block length of the bootstrap, images
 
 PAIR_METRICS = (
     Metric("keypoints", "keypoints", better="", digits=0),
@@ -75,15 +75,15 @@ TRACK_METRICS = (
     Metric("age", "mean age of what is tracked, images"),
 )
 TRACK_REMARKS = (
-    "Units are images. At equal precision: a track counts from its first observation, or the last "
-    "that was farther than 3 px from the consensus geometry with an earlier one. Mean age: over "
+    "Units are images. At equal precision: a track counts from its first observation, or from the "
+    "last one more than 3 px off the consensus geometry with an earlier one. Mean age: over "
     "points in their second image or later.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What correspondences of two images have to agree with; points in pixels, undistorted.
+    """The geometry of two images; points in undistorted pixels.
 
     matrix: 3×3, x2ᵀ·F·x1 = 0 (fundamental matrix), or with ``flat`` x2 ~ H·x1 (homography).
     """
@@ -92,7 +92,7 @@ class Geometry:
     flat: bool = False
 
     def errors(self, first: NDArray[Any], second: NDArray[Any]) -> Float64Array:
-        """Pixels K of each correspondence (K×2, K×2) from it; the larger of both images'."""
+        """K errors in pixels of correspondences (K×2, K×2), the larger of both images."""
         forth = _homogeneous(first) @ self.matrix.T
         if self.flat:
             back = _homogeneous(second) @ np.linalg.inv(self.matrix).T
@@ -109,21 +109,21 @@ class Geometry:
 
 
 Geometries = Mapping[tuple[int, int], Geometry]
-"""Of pairs of images, by their numbers, the earlier one first."""
+"""Geometries by pair of image numbers, the earlier first."""
 
 
 class Lens:
     """Pixels of an ideal pinhole with the camera's focal length and centre (0, 0)."""
 
     def __init__(self, camera: CameraModel | None) -> None:
-        """Without a camera, pixels stay as they are."""
+        """Without a camera, pixels stay unchanged."""
         self._camera = camera
         self.focal = (
             1.0 if camera is None else float(np.sqrt(camera.matrix[0, 0] * camera.matrix[1, 1]))
         )
 
     def __call__(self, keypoints: Float32Array) -> Float64Array:
-        """N×2 pixels → N×2; NaN where the lens model ends."""
+        """N×2 pixels → N×2; NaN outside the lens model's range."""
         if self._camera is None:
             return keypoints.astype(np.float64)
         return self._camera.normalize(keypoints).astype(np.float64) * self.focal
@@ -140,24 +140,24 @@ def evaluate_epipolar(
     say: Callable[[str], None] = lambda _text: None,
     gaps: Sequence[int] = (1, 5, 10),
     first: int = 0,
-) -> tuple[Outcome, Outcome]:
-    """Pairs of images ``gaps`` apart, and the tracks through the whole sequence.
+) -> tuple[ResultTable, ResultTable]:
+    """Evaluate pairs of images ``gaps`` apart, and the tracks through the whole sequence.
 
-    The first outcome is of the pairs, the second of the tracks, whose rows are images. Both, and
-    the ledger, are written to ``output``.
-    names: of methods. limit: only so many images, from number ``first`` on. restart: forget an
+    Returns a table of the pairs and one of the tracks, whose rows are images. Both, and the ledger,
+    are written to ``output``.
+    names: of methods. limit: number of images, from number ``first`` on. restart: discard an
     interrupted run.
     Raises SourceError for a source that cannot be read, is too short for the gaps, or has true
     poses but no calibration; ConfigurationError, OutputError.
     """
-    gaps = sorted({1, *gaps})  # tracks are judged from image to image, at least
+    gaps = sorted({1, *gaps})  # tracks are always checked from image to image
     opened = open_source(source, None if limit is None else first + limit)
     images = list(opened)[first:]
     if len(images) <= max(gaps):
         began = f" from number {first} on" if first else ""
         raise SourceError(
             f"{opened.name} gave {len(images)} images{began}; the largest gap is {max(gaps)}: "
-            "choose smaller ones by --gap."
+            "choose smaller ones with --gap."
         )
     truth = has_truth(source)
     if truth and opened.calibration is None:
@@ -202,11 +202,11 @@ def evaluate_epipolar(
             "descriptions": {method.name: method.description for method in methods},
             "machine": machine(),
         }
-    judged = [row for row in rows if row["method"]]
+    method_rows = [row for row in rows if row["method"]]
     metrics = [m for m in PAIR_METRICS if truth or not m.key.startswith("true")]
-    of_pairs = Outcome(
+    pair_table = ResultTable(
         facts,
-        judged,
+        method_rows,
         metrics,
         list(names),
         ("gap",),
@@ -214,14 +214,16 @@ def evaluate_epipolar(
         _pair_remarks(truth),
         whole_blocks=_BLOCKS * len(gaps),
     )
-    of_tracks = Outcome(facts, track_rows, TRACK_METRICS, list(names), (), _BLOCKS, TRACK_REMARKS)
-    of_pairs.write(output, "pairs")
-    of_tracks.write(output, "tracks")
-    return of_pairs, of_tracks
+    track_table = ResultTable(
+        facts, track_rows, TRACK_METRICS, list(names), (), _BLOCKS, TRACK_REMARKS
+    )
+    pair_table.write(output, "pairs")
+    track_table.write(output, "tracks")
+    return pair_table, track_table
 
 
 class _Views:
-    """Views of the images by all methods, the last few kept."""
+    """Views of the images by all methods; keeps the last few."""
 
     def __init__(
         self, images: Sequence[Image], methods: Sequence[Method], largest_gap: int
@@ -243,7 +245,7 @@ class _Views:
 def _measure_pair(
     views: _Views, lens: Lens, poses: Sequence[Transform | None] | None, i: int, j: int
 ) -> list[Row]:
-    """A row a method, and one that keeps the consensus; none where there is no consensus."""
+    """One row per method, and one with the consensus; none without consensus."""
     before, now = views[i], views[j]
     found = [method.match(a, b) for method, a, b in zip(views.methods, before, now, strict=True)]
     points = [(lens(pairs.first), lens(pairs.second)) for pairs in found]
@@ -281,7 +283,7 @@ def _measure_pair(
 def true_geometry(
     first: Transform | None, second: Transform | None, focal: float
 ) -> Geometry | None:
-    """Of two cameras' poses (world_from_camera); None where one is not known, or both are one."""
+    """From two poses (world_from_camera); None if one is unknown, or they coincide."""
     if first is None or second is None:
         return None
     motion = second.inverse() @ first  # second camera from first camera
@@ -296,10 +298,10 @@ def true_geometry(
 def consensus(
     points: Sequence[tuple[Float64Array, Float64Array]], kinds: Sequence[str]
 ) -> Geometry | None:
-    """What the matches of all methods together agree on; None where they do not.
+    """The geometry that all methods' matches agree on; None if there is none.
 
-    points: of each method, K×2 in both images. kinds: of features, one a method; of each kind up to
-    300 matches count, however many methods use it.
+    points: for each method, K×2 in both images. kinds: each method's kind of features; up to 300
+    matches of each kind count, however many methods use it.
     """
     rng = np.random.default_rng(0)
     pools = [
@@ -328,7 +330,7 @@ def consensus(
 
 
 def coverage(pairs: Pairs, right: NDArray[np.bool_], shape: tuple[int, ...]) -> float:
-    """Share of 8×6 cells of the second image (of ``shape``) that hold a correct match."""
+    """Share of 8×6 cells of the second image (of ``shape``) with a correct match."""
     height, width = shape[:2]
     cells = (pairs.second[right] + 0.5) / (width, height) * (_COLUMNS, _ROWS)
     columns, rows = np.clip(cells.astype(int), 0, (_COLUMNS - 1, _ROWS - 1)).T
@@ -338,35 +340,35 @@ def coverage(pairs: Pairs, right: NDArray[np.bool_], shape: tuple[int, ...]) -> 
 def _measure_tracks(
     images: Sequence[Image], method: Method, camera: CameraModel | None, known: Geometries
 ) -> list[Row]:
-    """Rows of the images: what a method's front-end still follows there, as far as it is right."""
+    """One row per image: the tracks of a method's front-end, as far as they are correct."""
     frontend = method.frontend()
     frontend.camera = camera
     results = (frontend.process(Image(image.pixels, image.stamp)) for image in images)
     return [
         {"unit": f"image {index}", "method": method.name, **figures}
-        for index, figures in enumerate(judge_tracks(results, Lens(camera), known))
+        for index, figures in enumerate(check_tracks(results, Lens(camera), known))
     ]
 
 
-def judge_tracks(results: Iterable[FrameResult], lens: Lens, known: Geometries) -> Iterator[Row]:
-    """What is tracked in each image; where a track is wrong, it begins anew.
+def check_tracks(results: Iterable[FrameResult], lens: Lens, known: Geometries) -> Iterator[Row]:
+    """Figures of the tracks in each image; a wrong track restarts.
 
-    It is wrong where it lies more than 3 px from a geometry with an earlier image, of those that
-    are ``known``, in which the track was seen since it began.
+    A track is wrong if it lies more than 3 px off a ``known`` geometry with an earlier image in
+    which it was seen since its start.
     """
     frames: list[_Observed] = []
     for now, result in enumerate(results):
         order = np.argsort(result.tracks.ids)
         ids, points = result.tracks.ids[order], lens(result.features.keypoints[order])
         begun, ages = np.full(len(ids), now), np.ones(len(ids), int)
-        for before in reversed(frames):  # the last observation of each that goes on
+        for before in reversed(frames):  # the last observation of each continued track
             unknown = np.flatnonzero(ages == 1)
             _, here, there = np.intersect1d(ids[unknown], before.ids, return_indices=True)
             begun[unknown[here]] = before.begun[there]
             ages[unknown[here]] = before.ages[there] + 1
             if before.index < now - _LONGEST_BREAK:
                 break
-        judged, wrong = np.zeros(len(ids), bool), np.zeros(len(ids), bool)
+        checked, wrong = np.zeros(len(ids), bool), np.zeros(len(ids), bool)
         for before in frames:
             geometry = known.get((before.index, now))
             if geometry is None:
@@ -375,13 +377,13 @@ def judge_tracks(results: Iterable[FrameResult], lens: Lens, known: Geometries) 
             since = before.index >= begun[here]
             here, there = here[since], there[since]
             errors = geometry.errors(before.points[there], points[here])
-            judged[here] = True
+            checked[here] = True
             wrong[here] |= ~(errors <= _CORRECT)
         begun[wrong], ages[wrong] = now, 1
         frames.append(_Observed(now, ids, points, begun, ages))
         followed = ages[ages > 1]
         yield {
-            "right": 1.0 - float(wrong.sum() / judged.sum()) if judged.any() else None,
+            "right": 1.0 - float(wrong.sum() / checked.sum()) if checked.any() else None,
             "age": float(followed.mean()) if len(followed) else None,
             **{f"tracked_{least}": int((ages >= least).sum()) for least in _AGES},
             "ages": np.bincount(ages, minlength=1).tolist() if len(ages) else [],
@@ -390,7 +392,7 @@ def judge_tracks(results: Iterable[FrameResult], lens: Lens, known: Geometries) 
 
 @dataclass(frozen=True, slots=True)
 class _Observed:
-    """An image's tracks by rising id: undistorted points, image where each began, age in images."""
+    """An image's tracks by ascending id: undistorted points, first image, age in images."""
 
     index: int
     ids: NDArray[np.uint64]
@@ -401,21 +403,19 @@ class _Observed:
 
 def _pair_remarks(truth: bool) -> list[str]:
     lines = [
-        "Correct, precision, coverage: matches within so many pixels of the consensus geometry of "
+        "Correct, precision, coverage: matches within these pixels of the consensus geometry of "
         "all methods, undistorted. Coverage: share of 8×6 cells with a correct match."
     ]
     if truth:
-        lines.append(
-            "Of true poses: of the ground truth's epipolar lines, whose own error is in it."
-        )
+        lines.append("Of true poses: the ground truth's epipolar lines, including their own error.")
     else:
         lines.append("There is no ground truth.")
     return lines
 
 
-def survival(outcome: Outcome, method: str) -> Float64Array:
-    """Mean number of points an image that are tracked, and right, over n images or more, by n."""
-    counts = [row["ages"] for row in outcome.rows if row["method"] == method]
+def survival(table: ResultTable, method: str) -> Float64Array:
+    """Mean number of points per image correctly tracked over at least n images, by n."""
+    counts = [row["ages"] for row in table.rows if row["method"] == method]
     longest = max((len(one) for one in counts), default=0)
     total = np.zeros(longest)
     for one in counts:

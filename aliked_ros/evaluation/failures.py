@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a method's failure on a sequence is: a row that says why, while the others go on."""
+"""Failures of a method on a sequence: a row says why, and the others continue."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ import cv2
 from aliked_ros.errors import AlikedError
 
 FAILURES = (AlikedError, ArithmeticError, ValueError, RuntimeError, cv2.error)
-"""What libraries raise for data that they cannot digest, and this package on purpose."""
+"""Errors that libraries raise for unsuitable data, and this package's own."""
 
 
 def reason_of(error: BaseException) -> str:
-    """Why it failed, in one line."""
+    """The reason of a failure, in one line."""
     text = " ".join(str(error).split())
     return text if isinstance(error, AlikedError) else f"{type(error).__name__}: {text}"

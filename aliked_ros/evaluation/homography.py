@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Matching of image pairs whose homography is known (``aliked_ros evaluate homography``).
+"""Matching of image pairs with a known homography (``aliked_ros evaluate homography``).
 
 The measures are those of the field: mean matching accuracy (Dusmanu et al., D2-Net, CVPR 2019),
 homography accuracy by the corners' mean error (DeTone et al., SuperPoint, CVPRW 2018), the area
@@ -37,17 +37,17 @@ from aliked_ros.configuration import FrontendConfig
 from aliked_ros.evaluation.layouts import HomographyPair, homography_pairs
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
 from aliked_ros.evaluation.methods import Method, View, open_methods, question_of
-from aliked_ros.evaluation.result_table import Metric, Outcome, Report
+from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
 from aliked_ros.evaluation.statistics import area_under_recall
 from aliked_ros.sources import read_image
 
 ACCURACY_CURVE = tuple(range(1, 11))
-"""Pixels at which the mean matching accuracy is kept."""
+"""Limits of the mean matching accuracy, pixels."""
 
 _CORRECT = 3.0  # pixels
-_RANSAC_THRESHOLD = 3.0  # pixels, for every method the same
+_RANSAC_THRESHOLD = 3.0  # pixels, the same for every method
 _ITERATIONS, _CONFIDENCE = 5000, 0.9999
-_LEAST = 4  # points of a homography
+_LEAST = 4  # points for a homography
 
 METRICS = (
     Metric("matches", "matches", better="", digits=0),
@@ -63,11 +63,11 @@ METRICS = (
     Metric("repeatability", "repeatability at 3 px", percent=True),
 )
 REMARKS = (
-    "MMA: share of a pair's matches that the true homography maps within so many pixels. "
+    "MMA: share of a pair's matches within these pixels of the true homography. "
     "Homography within: share of the pairs whose estimated homography (USAC MAGSAC, 3 px, the same "
-    "for all) moves the image's corners by that mean error at most. AUC: area under that share up "
-    "to the limit. Repeatability: share of the keypoints in the part that both images show which "
-    "have one of the other image within 3 px.",
+    "for all) has at most this mean corner error. AUC: area under that share up to the limit. "
+    "Repeatability: share of the keypoints in the common area that have one of the other image "
+    "within 3 px.",
 )
 
 
@@ -80,10 +80,10 @@ def evaluate_homography(
     limit: int | None = None,
     restart: bool = False,
     say: Callable[[str], None] = lambda _text: None,
-) -> Outcome:
-    """Match every pair by every method; the files of the outcome and of the ledger in ``output``.
+) -> ResultTable:
+    """Match every pair with every method; writes table and ledger to ``output``.
 
-    names: of methods. limit: only so many pairs. restart: forget what an interrupted run has done.
+    names: of methods. limit: number of pairs. restart: discard an interrupted run.
     Raises SourceError for a folder in no known layout; ConfigurationError, OutputError.
     """
     pairs = homography_pairs(folder)[:limit]
@@ -100,9 +100,9 @@ def evaluate_homography(
             "descriptions": {method.name: method.description for method in methods},
             "machine": machine(),
         }
-    outcome = Outcome(facts, rows, METRICS, list(names), groups=("kind",), remarks=REMARKS)
-    outcome.write(output)
-    return outcome
+    table = ResultTable(facts, rows, METRICS, list(names), groups=("kind",), remarks=REMARKS)
+    table.write(output)
+    return table
 
 
 def _measure(pair: HomographyPair, method: Method) -> list[Row]:
@@ -120,7 +120,7 @@ def _measure(pair: HomographyPair, method: Method) -> list[Row]:
         "repeatability": _known(repeatability(pair.homography, first, second)),
     }
     for limit in ACCURACY_CURVE:
-        # who finds no match has matched nothing right
+        # without matches, nothing is correct
         row[f"mma_{limit}"] = float((errors <= limit).mean()) if len(errors) else 0.0
     for limit in (1, 3, 5):
         row[f"h_{limit}"] = float(corner <= limit)
@@ -132,7 +132,7 @@ def _measure(pair: HomographyPair, method: Method) -> list[Row]:
 def transfer_errors(
     homography: NDArray[np.float64], first: NDArray[np.float32], second: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """Pixels K between where the homography maps ``first`` (K×2) and ``second``."""
+    """K distances in pixels between ``first`` (K×2), mapped by the homography, and ``second``."""
     return np.asarray(np.linalg.norm(_map(homography, first) - second, axis=1))
 
 
@@ -142,9 +142,9 @@ def corner_error(
     second: NDArray[np.float32],
     shape: tuple[int, ...],
 ) -> float:
-    """Mean distance in pixels of the first image's corners under the estimated and the true one.
+    """Mean distance in pixels of the first image's corners, mapped by the estimate and the truth.
 
-    shape: of the first image. Infinite where no homography can be estimated.
+    shape: of the first image. Infinite if no homography can be estimated.
     """
     if len(first) < _LEAST:
         return float("inf")
@@ -152,7 +152,7 @@ def corner_error(
         estimated, _ = cv2.findHomography(
             first, second, cv2.USAC_MAGSAC, _RANSAC_THRESHOLD, None, _ITERATIONS, _CONFIDENCE
         )
-    except cv2.error:  # points that determine none
+    except cv2.error:  # degenerate points
         return float("inf")
     if estimated is None:
         return float("inf")
@@ -166,9 +166,9 @@ def corner_error(
 
 
 def repeatability(homography: NDArray[np.float64], first: View, second: View) -> float:
-    """Share of the keypoints that both images can show which lie within 3 px of the other's.
+    """Share of keypoints in the common area within 3 px of one of the other image.
 
-    NaN where there are none. Each keypoint counts once, whichever image it is of.
+    NaN if there are none. Keypoints of both images count.
     """
     inverse: NDArray[Any] = np.linalg.inv(homography)
     forth = _inside(_map(homography, first.features.keypoints), second.pixels.shape)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Image pairs with a ground-truth homography, in the layouts that publish them."""
+"""Image pairs with a ground-truth homography, in published layouts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LAYOUTS = (
     "regions (SCENE/img1.ppm ... and SCENE/H1to2p ...), or HPatches sequences (v_NAME or i_NAME "
     "with 1.ppm ... and H_1_2 ...)"
 )
-# What changes between the images of a scene, by name: Mikolajczyk et al., IJCV 2005, figure 9.
+# What changes between the images of each scene: Mikolajczyk et al., IJCV 2005, figure 9.
 _OXFORD = {
     "bark": "zoom + rotation",
     "boat": "zoom + rotation",
@@ -50,11 +50,10 @@ _OTHER = "other"
 
 @dataclass(frozen=True, slots=True)
 class HomographyPair:
-    """Two images of a plane, or from one place.
+    """Two images of a plane, or from the same position.
 
     homography: 3×3, x2 ~ H·x1 in pixels (origin at the centre of the top-left one). kind: what
-    changes: viewpoint, zoom + rotation, blur, light, compression; ``other`` where that is not
-    known.
+    changes: viewpoint, zoom + rotation, blur, light, compression; ``other`` if unknown.
     """
 
     name: str
@@ -65,9 +64,9 @@ class HomographyPair:
 
 
 def homography_pairs(folder: Path) -> list[HomographyPair]:
-    """All pairs of a folder; SourceError when it has none of LAYOUTS, or a file is broken."""
+    """All pairs of a folder; SourceError for an unknown layout or a broken file."""
     if not folder.is_dir():
-        raise SourceError(f"{folder} is no folder; give one with {LAYOUTS}.")
+        raise SourceError(f"{folder} is not a folder; give one with {LAYOUTS}.")
     if (folder / "pairs.txt").is_file():
         pairs = list(_listed(folder / "pairs.txt"))
         if not pairs:
@@ -76,7 +75,7 @@ def homography_pairs(folder: Path) -> list[HomographyPair]:
     scenes = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
     pairs = [pair for scene in scenes for pair in _scene(scene)]
     if not pairs:
-        raise SourceError(f"{folder} is in no layout that is known here; give {LAYOUTS}.")
+        raise SourceError(f"{folder} has no known layout; give {LAYOUTS}.")
     return pairs
 
 
@@ -132,5 +131,5 @@ def _homography(path: Path) -> NDArray[np.float64]:
         or not np.isfinite(matrix).all()
         or abs(np.linalg.det(matrix)) < 1e-12
     ):
-        raise SourceError(f"{path} is no homography: expected three lines of three numbers.")
+        raise SourceError(f"{path} is not a homography: expected three lines of three numbers.")
     return matrix

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What an evaluation has measured so far, on disk: who interrupts it loses one unit at most."""
+"""Resumable record of an evaluation on disk; an interruption loses at most one unit."""
 
 from __future__ import annotations
 
@@ -30,30 +30,29 @@ from aliked_ros.errors import OutputError
 FILE = "progress.jsonl"
 
 Row = dict[str, Any]
-"""One measurement: names of things (method, scene, ...) and figures, as JSON has them."""
+"""One measurement: names (method, scene, ...) and figures, as in JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A piece of work that gives rows; ``key`` is its name, the same in every run."""
+    """A piece of work that gives rows; ``key`` is its name, equal in every run."""
 
     key: str
     run: Callable[[], list[Row]]
 
 
 class Ledger:
-    """A file of JSON lines: what was asked, then the rows of each unit that is done.
+    """A file of JSON lines: the question, then the rows of each finished unit.
 
     Use as a context manager.
     """
 
     def __init__(self, folder: Path, question: Row, restart: bool = False) -> None:
-        """Open the ledger in a folder, which is made where it is not there.
+        """Open the ledger in a folder, created if missing.
 
-        question: what decides the figures: evaluation, data, settings. restart: forget what is
-        there.
-        Raises OutputError when the folder holds the answers to another question, or cannot be
-        written.
+        question: everything that determines the figures: evaluation, data, settings. restart:
+        discard existing rows.
+        Raises OutputError if the folder has the rows of another question, or cannot be written.
         """
         self._path = folder / FILE
         self._done: dict[str, list[Row]] = {}
@@ -68,13 +67,13 @@ class Ledger:
 
     @property
     def resumed(self) -> int:
-        """How many units an earlier run has done."""
+        """Number of units finished by an earlier run."""
         return len(self._done)
 
     def measure(self, units: Iterable[Unit], report: Callable[[float], None]) -> list[Row]:
-        """Rows of all units in their order; those that are done are not run again.
+        """Rows of all units in order; finished ones are not run again.
 
-        report: called with the share that is done. Raises OutputError when the disk is full.
+        report: called with the progress, 0 to 1. Raises OutputError if the disk is full.
         """
         units = list(units)
         keys = [unit.key for unit in units]
@@ -84,7 +83,7 @@ class Ledger:
         rows: list[Row] = []
         for number, unit in enumerate(units):
             if unit.key not in self._done:
-                found = json.loads(json.dumps(unit.run()))  # resumed or not, the rows are the same
+                found = json.loads(json.dumps(unit.run()))  # so resumed rows are identical
                 with self._writing():
                     self._write({"unit": unit.key, "rows": found})
                 self._done[unit.key] = found
@@ -105,7 +104,7 @@ class Ledger:
         self._file.close()
 
     def _read(self, question: Row) -> int:
-        """Size of the whole lines of an earlier run; what a kill cut off at the end is none."""
+        """Size of an earlier run's complete lines; a truncated last line does not count."""
         lines = self._path.read_bytes().splitlines(keepends=True)
         whole = 0
         for line in lines:
@@ -117,7 +116,7 @@ class Ledger:
                 break
             if not whole and content != question:
                 raise OutputError(
-                    f"{self._path} is of an evaluation that differs in "
+                    f"{self._path} belongs to an evaluation that differs in "
                     f"{_differing(content, question)}; choose another --output, or overwrite it "
                     "with --restart."
                 )

@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What is compared: ways from two images to correspondences, and from a sequence to tracks.
+"""The compared methods: from two images to correspondences, and from a sequence to tracks.
 
-All get the same number of keypoints, and their matches go through the same verification.
+All have the same number of keypoints and the same verification.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from aliked_ros.evaluation.failures import FAILURES, reason_of
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
 from aliked_ros.evaluation.methods import Method, open_methods, question_of
 from aliked_ros.evaluation.poses import read_truth, true_poses
-from aliked_ros.evaluation.result_table import Metric, Outcome, Report
+from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
 from aliked_ros.evaluation.trajectories import (
     Aligned,
     align,
@@ -52,10 +52,10 @@ from aliked_ros.types import FrameResult
 
 Mode = Literal["mono", "stereo", "rgbd"]
 MODES: dict[Mode, Partner] = {"rgbd": "depth", "stereo": "right", "mono": "none"}
-"""What a back-end is given, and what the images come with for it; the best first."""
+"""The modes, with the partner of the images each needs; best first."""
 TRUTH = "groundtruth.txt"
-"""The true poses of the images that are compared, in TUM's format."""
-_BLOCKS = 10  # images that are drawn together by the bootstrap: neighbours err alike
+"""File of the compared images' true poses, in TUM format."""
+_BLOCKS = 10  # block length of the bootstrap, images; neighbouring errors correlate
 METRICS = (
     Metric("posed", "images with a pose", percent=True, digits=0),
     Metric("error_cm", "ATE (rmse) on common images, cm", "lower", 2, statistic="rms"),
@@ -70,8 +70,8 @@ class Accuracy:
     """Distances of a trajectory, aligned as a whole, from ground truth; metres.
 
     poses: number compared. ate: root mean square of the absolute trajectory error; ate_max: its
-    largest value. rpe: root mean square of the translation error from pose to pose. scale: what
-    the trajectory was multiplied by; 1 where it is in metres.
+    largest value. rpe: root mean square of the translation error from pose to pose. scale: factor
+    applied to the trajectory; 1 if it is in metres.
     """
 
     poses: int
@@ -82,7 +82,7 @@ class Accuracy:
 
 
 def as_observation(result: FrameResult) -> Observation:
-    """What a result tells a back-end, without the way through a message."""
+    """A result as a back-end's observation, without a message."""
     if result.normalized is None:
         raise SourceError("there is no model of the camera; odometry needs a calibrated one.")
     tracks = result.tracks
@@ -90,16 +90,14 @@ def as_observation(result: FrameResult) -> Observation:
 
 
 def calibration_of(source: Source, name: str) -> dict[str, Any]:
-    """A source's calibration; SourceError, which calls it ``name``, when it has none."""
+    """A source's calibration; SourceError, calling it ``name``, if it has none."""
     if source.calibration is None:
-        raise SourceError(
-            f"{name} has no calibration; put a calib.json there: this needs a calibrated camera."
-        )
+        raise SourceError(f"{name} has no calibration; put a calib.json there.")
     return source.calibration
 
 
 def calibrate(source: Source, frontend: Frontend) -> CameraModel:
-    """Tell a front-end the source's camera. Raises SourceError when it has no calibration."""
+    """Set a front-end's camera from the source; SourceError if it has no calibration."""
     calibration = calibration_of(source, source.name)
     frontend.camera = camera = CameraModel.from_calibration(calibration)
     frontend.baseline = calibration.get("stereo_baseline_m")
@@ -107,10 +105,10 @@ def calibrate(source: Source, frontend: Frontend) -> CameraModel:
 
 
 def observe(source: Source, frontend: Frontend, carry: Carry) -> Iterator[Observation]:
-    """What a back-end is told of each image of a calibrated source.
+    """The back-end's observation for each image of a calibrated source.
 
-    carry: how results travel to it, e.g. as a message and back.
-    Raises SourceError when the source has no calibration.
+    carry: converts results to observations, e.g. through a message.
+    Raises SourceError if the source has no calibration.
     """
     calibrate(source, frontend)
     for image in source:
@@ -118,7 +116,7 @@ def observe(source: Source, frontend: Frontend, carry: Carry) -> Iterator[Observ
 
 
 def follow(observations: Iterable[Observation], use_depth: bool) -> list[Estimate]:
-    """What the back-end makes of them; use_depth: False hides the depth."""
+    """The back-end's estimates; use_depth: False hides the depth."""
     odometry = Odometry()
     estimates = []
     for observation in observations:
@@ -144,8 +142,8 @@ def compare(
 ) -> Accuracy:
     """Poses (world_from_camera) against a file that ``poses.read_truth`` reads.
 
-    They are aligned by a rigid motion where they are ``metric``, else by a similarity. Raises
-    SourceError where that is not possible: too few poses, or no motion.
+    Aligned rigidly if ``metric``, otherwise by similarity. Raises SourceError if that is
+    impossible: too few poses, or no motion.
     """
     found = align(read_truth(truth), trajectory(stamps, cameras), metric)
     return Accuracy(
@@ -158,7 +156,7 @@ def compare(
 
 
 def offered_mode(sequence: str) -> Mode:
-    """The best mode that a sequence has images and calibration for."""
+    """The best mode that a sequence supports."""
     for mode, partner in MODES.items():
         try:
             source = open_source(sequence, partner=partner)
@@ -166,7 +164,7 @@ def offered_mode(sequence: str) -> Mode:
             continue
         if mode != "stereo" or "stereo_baseline_m" in (source.calibration or {}):
             return mode
-    return "mono"  # what is wrong with the sequence is said when it is opened
+    return "mono"  # problems are reported when the sequence is opened
 
 
 def evaluate_odometry(
@@ -181,16 +179,15 @@ def evaluate_odometry(
     mode: Mode | None = None,
     first: int = 0,
     carry: Carry = as_observation,
-) -> Outcome:
-    """The reference back-end on what each method's front-end tells it, against ground truth.
+) -> ResultTable:
+    """Run the reference back-end on each method's front-end, and compare with ground truth.
 
-    sequence: as ``open_source`` takes it. names: of methods. limit: only so many images. restart:
-    forget what an interrupted run has done. mode: None = the best that the sequence offers. first:
-    number of the image from which on poses are compared; the front-end sees the earlier ones, too.
-    carry: see ``observe``.
+    sequence: as for ``open_source``. names: of methods. limit: number of images. restart: discard
+    an interrupted run. mode: None = the best that the sequence supports. first: number of the first
+    image whose pose is compared; the front-end also sees earlier ones. carry: see ``observe``.
 
-    Writes into ``output``, beside the tables: ``odometry_METHOD.txt``, the poses as they were
-    estimated, and the true ones; both in TUM's format, for evo's own commands.
+    Besides the tables, writes the estimated poses (``odometry_METHOD.txt``) and the true ones to
+    ``output``, both in TUM format, for evo's commands.
     Raises SourceError for a sequence without calibration, ground truth, or what the mode needs.
     A method that fails has a row that says why.
     """
@@ -202,8 +199,8 @@ def evaluate_odometry(
     known = {stamp: pose for stamp, pose in list(poses.items())[first:] if pose is not None}
     if len(known) < _BLOCKS:
         raise SourceError(
-            f"{len(known)} of the {len(stamps)} images of {sequence} are to be compared and have "
-            f"a true pose; at least {_BLOCKS} are needed. Take more images."
+            f"{len(known)} of the {len(stamps)} images of {sequence} to compare have a "
+            f"true pose; at least {_BLOCKS} are needed. Use more images."
         )
     question = question_of(
         "odometry", sequence, names, config,
@@ -227,26 +224,26 @@ def evaluate_odometry(
         }
     common = _add_errors(rows, truth, output)
     remarks = [*_remarks(rows, common), _ALIGNMENT[mode == "mono"]]
-    outcome = Outcome(facts, rows, METRICS, list(names), blocks=_BLOCKS, remarks=remarks)
-    outcome.write(output)
-    return outcome
+    table = ResultTable(facts, rows, METRICS, list(names), blocks=_BLOCKS, remarks=remarks)
+    table.write(output)
+    return table
 
 
-def plot_odometry(outcome: Outcome, folder: Path) -> None:
-    """trajectories.png: the trajectories that the evaluation wrote, and their errors over time."""
+def plot_odometry(table: ResultTable, folder: Path) -> None:
+    """trajectories.png: the trajectories and their errors over time."""
     truth = read_tum(folder / TRUTH)
-    title = f"{outcome.facts['data']}, {outcome.facts['mode']}"
-    draw(folder / "trajectories.png", truth, _aligned(outcome, truth, folder), title)
+    title = f"{table.facts['data']}, {table.facts['mode']}"
+    draw(folder / "trajectories.png", truth, _aligned(table, truth, folder), title)
 
 
 _ALIGNMENT = {
     False: "Trajectories are in metres and aligned rigidly.",
-    True: "One camera has no scale: trajectories are aligned by similarity.",
+    True: "One camera gives no scale: trajectories are aligned by similarity.",
 }
 
 
 def open_calibrated(sequence: str, mode: Mode, limit: int | None) -> Source:
-    """A source with calibration and what the mode needs; SourceError says what is missing."""
+    """A source with calibration and what the mode needs; SourceError if something is missing."""
     if mode not in MODES:
         raise ConfigurationError(f"mode is {mode!r}; choose one of {', '.join(MODES)}.")
     source = open_source(sequence, limit, MODES[mode])
@@ -269,7 +266,7 @@ def _rows(
     output: Path,
     report: Report,
 ) -> list[Row]:
-    """One row for each image with a true pose; the figures of the whole run are in the first."""
+    """One row per image with a true pose; the first also has the figures of the whole run."""
     begin = time.monotonic()
     failed = ""
     estimates: list[Estimate] = []
@@ -301,9 +298,9 @@ def _rows(
 
 
 def _add_errors(rows: list[Row], truth: PoseTrajectory3D, folder: Path) -> int:
-    """Errors on the images that all methods have a pose for, and of steps between two of them.
+    """Add errors of images for which all methods have a pose, and of steps between them.
 
-    From the files that the methods wrote, in this run or an earlier one. Returns how many images.
+    Reads the methods' files, from this run or an earlier one. Returns the number of images.
     """
     runs = {row["method"]: row for row in rows if "failed" in row}
     found = {
@@ -333,12 +330,12 @@ def _reported(
         report(method.name, number / (source.length or number))
 
 
-def _aligned(outcome: Outcome, truth: PoseTrajectory3D, folder: Path) -> dict[str, Aligned]:
-    """The trajectories of the methods that did not fail, of this run or an earlier one."""
-    runs = {row["method"]: row for row in outcome.rows if "failed" in row}
+def _aligned(table: ResultTable, truth: PoseTrajectory3D, folder: Path) -> dict[str, Aligned]:
+    """The aligned trajectories of methods that did not fail, from this run or an earlier one."""
+    runs = {row["method"]: row for row in table.rows if "failed" in row}
     return {
         name: align(truth, read_tum(folder / file_of("odometry", name)), runs[name]["metric"])
-        for name in outcome.methods
+        for name in table.methods
         if not runs[name]["failed"]
     }
 
@@ -348,7 +345,7 @@ def _remarks(rows: list[Row], common: int) -> list[str]:
     compared = {row["method"] for row in rows if row.get("error_cm") is not None}
     remarks = [f"{run['method']} failed: {run['failed']}" for run in runs if run["failed"]]
     remarks += [
-        f"{run['method']} lost its way: {run['maps']} maps." for run in runs if run["maps"] > 1
+        f"{run['method']} lost tracking: {run['maps']} maps." for run in runs if run["maps"] > 1
     ]
     remarks += [
         f"{run['method']} has a pose for less than half of the images and is not compared: ATE "
@@ -358,7 +355,7 @@ def _remarks(rows: list[Row], common: int) -> list[str]:
     ]
     if compared:
         remarks.append(
-            f"ATE and RPE are over the {common} images that all compared methods have a pose for."
+            f"ATE and RPE are over the {common} images for which all compared methods have a pose."
         )
     return remarks
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Plots of evaluations: one colour a method, whatever is shown."""
+"""Plots of evaluations, with one colour per method."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ import numpy as np
 
 from aliked_ros.evaluation.epipolar import survival
 from aliked_ros.evaluation.homography import ACCURACY_CURVE
-from aliked_ros.evaluation.result_table import Metric, Outcome
+from aliked_ros.evaluation.result_table import Metric, ResultTable
 from aliked_ros.io.results import output_path
 
 mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
-# Okabe and Ito's colours, which the colour-blind tell apart; ours is the strongest.
+# Okabe and Ito's colours, safe for colour blindness; ours is the strongest.
 _COLOURS = {
     "aliked+lightglue": "#d55e00",
     "aliked+nearest": "#e69f00",
@@ -73,11 +73,11 @@ def figure(target: Path, columns: int, width: float = 4.5, height: float = 3.4) 
             plt.close(drawing)
 
 
-def plot_homography(outcome: Outcome, folder: Path) -> None:
-    """matching.png: matching accuracy over its limit, homographies; kinds.png: by kind."""
+def plot_homography(table: ResultTable, folder: Path) -> None:
+    """matching.png: matching accuracy by limit, homographies; kinds.png: by kind."""
     with figure(folder / "matching.png", 2) as (left, right):
-        for method in outcome.methods:
-            rows = [row for row in outcome.rows if row["method"] == method]
+        for method in table.methods:
+            rows = [row for row in table.rows if row["method"] == method]
             means = [100 * np.mean([row[f"mma_{t}"] for row in rows]) for t in ACCURACY_CURVE]
             left.plot(ACCURACY_CURVE, means, "o-", ms=3, color=colour_of(method), label=method)
             errors = [np.inf if r["corner_error"] is None else r["corner_error"] for r in rows]
@@ -89,15 +89,15 @@ def plot_homography(outcome: Outcome, folder: Path) -> None:
         left.set_ylim(0, 100)
         right.set_ylim(0, 102)
         left.legend(fontsize=8)
-    if len(outcome.parts()) > 1:
-        metrics = [metric for metric in outcome.metrics if metric.key in ("correct", "auc_5")]
+    if len(table.parts()) > 1:
+        metrics = [metric for metric in table.metrics if metric.key in ("correct", "auc_5")]
         with figure(folder / "kinds.png", len(metrics), width=5.5) as axes:
             for axis, metric in zip(axes, metrics, strict=True):
-                bars_by_part(axis, outcome, metric)
+                bars_by_part(axis, table, metric)
             axes[0].legend(fontsize=8)
 
 
-def plot_epipolar(pairs: Outcome, tracks: Outcome, folder: Path) -> None:
+def plot_epipolar(pairs: ResultTable, tracks: ResultTable, folder: Path) -> None:
     """pairs.png: correct matches and precision by gap; survival.png: how long tracks last."""
     metrics = [metric for metric in pairs.metrics if metric.key in ("correct", "precision_3")]
     with figure(folder / "pairs.png", len(metrics), width=5.5) as axes:
@@ -110,7 +110,7 @@ def plot_epipolar(pairs: Outcome, tracks: Outcome, folder: Path) -> None:
             counts = survival(tracks, method)
             axis.plot(np.arange(1, len(counts)), counts[1:], color=colour_of(method), label=method)
         axis.set(
-            xlabel="images over which a point is tracked, and right",
+            xlabel="images over which a point is correctly tracked",
             ylabel="points an image",
             xlim=(1, None),
             ylim=(0, None),
@@ -118,19 +118,19 @@ def plot_epipolar(pairs: Outcome, tracks: Outcome, folder: Path) -> None:
         axis.legend(fontsize=8)
 
 
-def bars_by_part(axis: Any, outcome: Outcome, metric: Metric) -> None:
-    """Grouped bars of a metric with its intervals, a group for each part but the whole."""
-    parts = outcome.parts()[1:]
+def bars_by_part(axis: Any, table: ResultTable, metric: Metric) -> None:
+    """Grouped bars of a metric with intervals, one group per part."""
+    parts = table.parts()[1:]
     scale = 100.0 if metric.percent else 1.0
-    width = 0.8 / len(outcome.methods)
-    for number, method in enumerate(outcome.methods):
-        found = [outcome.estimate(metric, method, rows) for _, rows in parts]
+    width = 0.8 / len(table.methods)
+    for number, method in enumerate(table.methods):
+        found = [table.estimate(metric, method, rows) for _, rows in parts]
         values = scale * np.array([estimate.value for estimate in found])
         spread = [
             values - scale * np.array([estimate.low for estimate in found]),
             scale * np.array([estimate.high for estimate in found]) - values,
         ]
-        places = np.arange(len(parts)) + (number - (len(outcome.methods) - 1) / 2) * width
+        places = np.arange(len(parts)) + (number - (len(table.methods) - 1) / 2) * width
         axis.bar(places, values, width, yerr=spread, color=colour_of(method), label=method,
                  error_kw={"lw": 0.8})  # fmt: skip
     names = [name.split(" ", 1)[1] for name, _ in parts]

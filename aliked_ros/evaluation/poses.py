@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""True poses of a sequence's images, in the layouts that publish them."""
+"""True poses of a sequence's images, in published layouts."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ LAYOUTS = (
     "image), or state_groundtruth_estimate0/data.csv beside cam0/ (EuRoC)"
 )
 _EUROC = "state_groundtruth_estimate0"
-_LARGEST_HOLE = 0.1  # seconds between two true poses, across which is not interpolated
-_EXACT = 1e-4  # seconds: a true pose that is so near is the image's own
+_LARGEST_HOLE = 0.1  # seconds; no interpolation across a larger gap between true poses
+_EXACT = 1e-4  # seconds; a true pose this close is used directly
 
 
 def true_poses(
@@ -44,10 +44,10 @@ def true_poses(
 ) -> list[Transform | None]:
     """The camera's pose in the world (world_from_camera, metres) at each stamp (seconds).
 
-    rectified: of the left camera as the source's stereo pairs have it, not as its raw images do.
-    Between two poses it is interpolated. None where there is no true pose: in a hole of the motion
-    capture, before its beginning, after its end.
-    Raises SourceError when the sequence publishes none in one of LAYOUTS.
+    rectified: of the left camera of rectified stereo pairs, not of raw images. Poses are
+    interpolated. None without a true pose: in a gap of the motion capture, before its start, after
+    its end.
+    Raises SourceError if the sequence has none in one of LAYOUTS.
     """
     path = truth_file(source)
     pose_at = interpolated(read_truth(path))
@@ -59,7 +59,7 @@ def true_poses(
 
 
 def interpolated(truth: PoseTrajectory3D) -> Callable[[float], Transform | None]:
-    """The pose at a stamp (seconds), as ``true_poses`` gives it."""
+    """The pose at a stamp (seconds), as in ``true_poses``."""
     times = np.asarray(truth.timestamps)
     positions = np.asarray(truth.positions_xyz)
     turns = Rotation.from_quat(np.asarray(truth.orientations_quat_wxyz)[:, [1, 2, 3, 0]])
@@ -67,7 +67,7 @@ def interpolated(truth: PoseTrajectory3D) -> Callable[[float], Transform | None]
 
 
 def has_truth(source: str) -> bool:
-    """Whether ``true_poses`` can tell anything of a sequence."""
+    """Whether a sequence has true poses."""
     try:
         truth_file(source)
     except SourceError:
@@ -76,10 +76,10 @@ def has_truth(source: str) -> bool:
 
 
 def truth_file(source: str) -> Path:
-    """The file with a sequence's true poses; SourceError where there is none."""
+    """The file with a sequence's true poses; SourceError if there is none."""
     folder = Path(source).expanduser()
     folder = folder.parent if folder.is_file() else folder
-    whole = folder.resolve()  # KITTI's sequences/NN, which may be named by a relative path
+    whole = folder.resolve()  # KITTI's sequences/NN, possibly given as a relative path
     root = euroc_root(folder)
     for path in (
         *(folder / name for name in ("groundtruth_tum.txt", "groundtruth.txt", "poses.txt")),
@@ -88,11 +88,11 @@ def truth_file(source: str) -> Path:
     ):
         if path.is_file():
             return path
-    raise SourceError(f"{source} has no ground truth that is known; put there {LAYOUTS}.")
+    raise SourceError(f"{source} has no known ground truth; add {LAYOUTS}.")
 
 
 def read_truth(path: Path) -> PoseTrajectory3D:
-    """Poses of one of the LAYOUTS by rising time, holes (nan) left out; SourceError otherwise."""
+    """Poses of one of the LAYOUTS by ascending time, without gaps (nan); SourceError otherwise."""
     if path.parent.name == _EUROC:
         rows = _euroc(path)
     elif path.name == "poses.txt" or path.parent.name == "poses":
@@ -111,7 +111,7 @@ def read_truth(path: Path) -> PoseTrajectory3D:
 
 
 def _kitti(path: Path) -> NDArray[np.float64]:
-    """Poses as TUM's rows: of the left grey camera, or of the colour one where that is read."""
+    """Poses as TUM rows, of the left grey camera, or the colour one if that is used."""
     rows = _table(path, 12)
     sequence = path.parent
     if path.name != "poses.txt":  # as published: poses/NN.txt, sequences/NN/times.txt
@@ -127,7 +127,7 @@ def _kitti(path: Path) -> NDArray[np.float64]:
 
 
 def _kitti_camera(sequence: Path) -> NDArray[np.float64]:
-    """Where the camera that is read is in the frame of the published poses, the left grey one's."""
+    """Pose of the camera in use in the frame of the published poses, the left grey camera."""
     grey, table = sequence / "image_0", sequence / "calib.txt"
     if grey.is_dir() or not (sequence / "image_2").is_dir() or not table.is_file():
         return np.zeros(3)
@@ -139,11 +139,13 @@ def _kitti_camera(sequence: Path) -> NDArray[np.float64]:
 
 
 def _euroc(path: Path) -> NDArray[np.float64]:
-    """Poses as TUM's rows: of cam0, which its sensor.yaml places on the body."""
+    """Poses as TUM rows, of cam0, from the body poses and its sensor.yaml."""
     table = _table(path, 8, ",")
     sensor = euroc_sensor(path.parents[1] / "cam0" / "sensor.yaml")
     if sensor is None:
-        raise SourceError(f"{path} is of the body; without cam0/sensor.yaml the camera is unknown.")
+        raise SourceError(
+            f"{path} has body poses; cam0/sensor.yaml is needed for those of the camera."
+        )
     body = Rotation.from_quat(table[:, [5, 6, 7, 4]])
     _, body_from_camera = sensor
     places = table[:, 1:4] + body.apply(body_from_camera[:3, 3])
@@ -152,18 +154,18 @@ def _euroc(path: Path) -> NDArray[np.float64]:
 
 
 def _raw_from_rectified(root: Path) -> Transform:
-    """The turn by which the source rectifies the left images of a EuRoC data set, undone."""
+    """Inverse of the rotation that rectifies the left images of a EuRoC data set."""
     left, right = (euroc_sensor(root / camera / "sensor.yaml") for camera in ("cam0", "cam1"))
     if left is None or right is None:
-        raise SourceError(f"{root} has no sensor.yaml of both cameras to rectify their images by.")
+        raise SourceError(f"{root} lacks a sensor.yaml of both cameras for rectification.")
     turn = rectify(left[0], right[0], np.linalg.inv(right[1]) @ left[1]).rotation
     return Transform(turn.T, np.zeros(3))
 
 
 def _table(path: Path, columns: int, delimiter: str | None = None) -> NDArray[np.float64]:
-    """The first ``columns`` numbers of each line; there may be more where ``delimiter`` is given.
+    """The first ``columns`` numbers of each line; more are allowed if ``delimiter`` is given.
 
-    Lines that are empty or begin with # are left out.
+    Skips empty lines and lines that start with #.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -36,7 +36,7 @@ from aliked_ros.evaluation.ledger import Ledger, Row, Unit
 from aliked_ros.evaluation.methods import Method, open_methods, question_of
 from aliked_ros.evaluation.odometry import calibrate, open_calibrated
 from aliked_ros.evaluation.poses import has_truth, true_poses
-from aliked_ros.evaluation.result_table import Metric, Outcome, Report
+from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
 from aliked_ros.evaluation.trajectories import (
     align,
     compare_common,
@@ -56,11 +56,11 @@ from aliked_ros.sources import Source, open_source
 from aliked_ros.types import Matches
 
 GAPS = (1, 2, 4, 8)
-"""How far apart matched images are, in images of the reconstruction: COLMAP's sequential matcher
-with quadratic overlap does the same."""
+"""Distances of matched images, in mapped images, as in COLMAP's sequential matcher with quadratic
+overlap."""
 TRUTH, KIND = "groundtruth.txt", "reconstruction"
 _LEAST = 3  # images
-_BLOCKS = 5  # images that are drawn together by the bootstrap: neighbours err alike
+_BLOCKS = 5  # block length of the bootstrap, images; neighbouring errors correlate
 METRICS = (
     Metric("registered", "images registered", percent=True, digits=0),
     Metric("points", "points", digits=0),
@@ -74,7 +74,7 @@ METRICS = (
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What is the same for all methods. chosen: numbers of the images that are mapped."""
+    """The task, the same for all methods. chosen: numbers of the mapped images."""
 
     sequence: str
     limit: int | None
@@ -85,7 +85,7 @@ class _Task:
     output: Path
 
     def pairs(self) -> list[tuple[int, int]]:
-        """Numbers of the images that are matched."""
+        """Pairs of image numbers to match."""
         return [
             (first, second)
             for gap in self.gaps
@@ -104,16 +104,16 @@ def evaluate_reconstruction(
     say: Callable[[str], None] = lambda _text: None,
     every: int = 3,
     gaps: tuple[int, ...] = GAPS,
-) -> Outcome:
-    """What COLMAP makes of each method's features, tracks and matches.
+) -> ResultTable:
+    """Reconstruct with COLMAP from each method's features, tracks and matches.
 
-    sequence: as ``open_source`` takes it. names: of methods. limit: only so many images. restart:
-    forget what an interrupted run has done. every: the front-ends see every image, one of so many
-    is mapped. gaps: matched are mapped images that are so far apart, the same pairs for all
-    methods; by the method's matcher where it has one, and by the tracks that both images show.
+    sequence: as for ``open_source``. names: of methods. limit: number of images. restart: discard
+    an interrupted run. every: the front-ends see every image; one in ``every`` is mapped. gaps:
+    distances of matched images, in mapped images; the same pairs for all methods, matched by the
+    method's matcher, if any, and by shared tracks.
 
-    COLMAP verifies the matches itself, with one seed for all. Writes into ``output``, beside the
-    tables, ``colmap_METHOD/`` with the database and the model, and the camera poses as TUM files.
+    COLMAP verifies the matches itself, with one seed for all. Besides the tables, writes
+    ``colmap_METHOD/`` with database and model, and the camera poses as TUM files, to ``output``.
     Raises SourceError for a sequence without calibration. Without ground truth there is no centre
     error. A method that fails has a row that says why.
     """
@@ -127,8 +127,8 @@ def evaluate_reconstruction(
     chosen = list(range(0, len(stamps), every))
     if len(chosen) < _LEAST:
         raise SourceError(
-            f"{len(chosen)} images of {sequence} are to be mapped, one of every {every} of "
-            f"{len(stamps)}; at least {_LEAST} are needed. Take more."
+            f"{len(chosen)} images of {sequence} would be mapped, one in {every} of "
+            f"{len(stamps)}; at least {_LEAST} are needed. Use more images."
         )
     question = question_of(
         KIND, sequence, names, config,
@@ -150,7 +150,7 @@ def evaluate_reconstruction(
             "descriptions": {method.name: method.description for method in methods},
             "machine": machine(),
         }
-    outcome = Outcome(
+    table = ResultTable(
         facts,
         rows,
         METRICS,
@@ -158,22 +158,22 @@ def evaluate_reconstruction(
         blocks=_BLOCKS,
         remarks=_remarks(facts, rows, task, common),
     )
-    outcome.write(output)
-    return outcome
+    table.write(output)
+    return table
 
 
-def plot_reconstruction(outcome: Outcome, folder: Path) -> None:
-    """reconstruction.png: the camera centres over ground truth, and their errors over time."""
+def plot_reconstruction(table: ResultTable, folder: Path) -> None:
+    """reconstruction.png: camera centres with ground truth, and their errors over time."""
     if not (folder / TRUTH).is_file():
         return
     truth = read_tum(folder / TRUTH)
-    failed = {row["method"] for row in outcome.rows if row.get("failed")}
+    failed = {row["method"] for row in table.rows if row.get("failed")}
     found = {
         name: align(truth, read_tum(folder / file_of(KIND, name)), metric=False)
-        for name in outcome.methods
+        for name in table.methods
         if name not in failed
     }
-    draw(folder / "reconstruction.png", truth, found, f"{outcome.facts['data']}, COLMAP")
+    draw(folder / "reconstruction.png", truth, found, f"{table.facts['data']}, COLMAP")
 
 
 def _truth(sequence: str, stamps: list[float]) -> PoseTrajectory3D | None:
@@ -185,7 +185,7 @@ def _truth(sequence: str, stamps: list[float]) -> PoseTrajectory3D | None:
 
 
 def _rows(method: Method, task: _Task, report: Report) -> list[Row]:
-    """One row for each mapped image; the figures of the whole model are in the first."""
+    """One row per mapped image; the first also has the figures of the whole model."""
     keys = [key_of(task.stamps[number]) for number in task.chosen]
     rows: list[Row] = [
         {"method": method.name, "unit": key, "registered": 0.0, "centre_cm": None} for key in keys
@@ -207,7 +207,7 @@ def _rows(method: Method, task: _Task, report: Report) -> list[Row]:
         }
         write_tum(task.output / file_of(KIND, method.name), found)
         if task.truth is not None:
-            align(task.truth, found, metric=False)  # or it failed
+            align(task.truth, found, metric=False)  # raises if it fails
     except OutputError:
         raise
     except FAILURES as error:
@@ -217,7 +217,7 @@ def _rows(method: Method, task: _Task, report: Report) -> list[Row]:
 
 
 def _write(method: Method, task: _Task, folder: Path, report: Callable[[float], None]) -> Row:
-    """Fill a database with what the method finds; returns the figures of the matching."""
+    """Fill a database with a method's results; returns the matching figures."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     begin = time.monotonic()
@@ -268,10 +268,10 @@ def _frames(
 
 
 def _images_a_point(model: pycolmap.Reconstruction) -> float:
-    """Mean number of images that a point is seen in.
+    """Mean number of images per point.
 
-    COLMAP's mean track length counts keypoints: of ORB's, one image has several a point, which its
-    pyramid found at several sizes.
+    COLMAP's mean track length counts keypoints, of which ORB's pyramid gives several per image and
+    point.
     """
     counts = [
         len({element.image_id for element in point.track.elements})
@@ -281,7 +281,7 @@ def _images_a_point(model: pycolmap.Reconstruction) -> float:
 
 
 def _cameras(model: pycolmap.Reconstruction) -> PoseTrajectory3D:
-    """The registered images' poses, by stamp; in the model's own world and scale."""
+    """The registered images' poses by stamp, in the model's own frame and scale."""
     images = sorted(
         (model.images[number] for number in model.reg_image_ids()), key=lambda image: image.name
     )
@@ -294,7 +294,7 @@ def _cameras(model: pycolmap.Reconstruction) -> PoseTrajectory3D:
 
 
 def _add_errors(rows: list[Row], task: _Task) -> int:
-    """Errors of the camera centres of the images that all methods register; returns how many."""
+    """Add errors of camera centres of images registered by all methods; returns their number."""
     if task.truth is None:
         return 0
     names = [row["method"] for row in rows if row.get("failed") == ""]

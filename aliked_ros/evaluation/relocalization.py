@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where was this image taken? The hard half of a sequence against keyframes of the other half."""
+"""Relocalisation of the harder half of a sequence against keyframes of the other half."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from aliked_ros.evaluation.ledger import Ledger, Row, Unit
 from aliked_ros.evaluation.methods import Method, open_methods, question_of
 from aliked_ros.evaluation.odometry import Mode, offered_mode, open_calibrated
 from aliked_ros.evaluation.poses import true_poses
-from aliked_ros.evaluation.result_table import Metric, Outcome, Report
+from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
 from aliked_ros.evaluation.trajectories import key_of
 from aliked_ros.frontend.depth import keypoint_depth
 from aliked_ros.frontend.relocalization import find_candidate
@@ -46,9 +46,9 @@ from aliked_ros.types import Candidate, Image, Keyframe, Pose, Tracks
 
 KEYFRAMES = (10, 3, 1)
 LEVELS = ((0.05, 5.0), (0.25, 2.0), (0.5, 5.0))
-"""Within how many metres and degrees a pose counts as found."""
+"""Limits in metres and degrees within which a pose counts as found."""
 _LEAST = 10  # images with a true pose in each half
-_BLOCKS = 5  # queries that are drawn together by the bootstrap: neighbours err alike
+_BLOCKS = 5  # block length of the bootstrap, queries; neighbouring errors correlate
 
 
 def _level(metres: float, degrees: float) -> str:
@@ -69,7 +69,7 @@ METRICS = (
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """What the halves are chosen by. stamp: seconds. sharpness: variance of the Laplacian."""
+    """What decides the halves. stamp: seconds. sharpness: variance of the Laplacian."""
 
     stamp: float
     sharpness: float
@@ -77,18 +77,18 @@ class Glance:
 
     @classmethod
     def of(cls, image: Image) -> Glance:
-        """Look at an image; blur lowers its sharpness."""
+        """Measure an image; blur lowers its sharpness."""
         sharpness = float(cv2.Laplacian(grey(image.pixels), cv2.CV_64F).var())
         return cls(image.stamp, sharpness, image.depth is not None or image.right is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Halves:
-    """A sequence in two halves of time, of those images that have a true pose and depth.
+    """Two halves of a sequence in time, of the images with a true pose and depth.
 
-    queries, references: numbers of the images of the harder and of the other half. sharpness: of
-    the two, median variance of the Laplacian. speed: of the two, median speed, m/s. first: whether
-    the harder half is the first one.
+    queries, references: image numbers of the harder and the other half. sharpness: median variance
+    of the Laplacian of both. speed: median speed of both, m/s. first: whether the harder half comes
+    first.
     """
 
     queries: list[int]
@@ -98,7 +98,7 @@ class Halves:
     first: bool
 
     def keyframes(self, count: int) -> list[int]:
-        """So many of the references, spread evenly: the middles of equal parts of their time."""
+        """``count`` references, spread evenly: the middles of equal parts of their time."""
         places = (np.arange(count) + 0.5) * len(self.references) / count
         return [self.references[int(place)] for place in places]
 
@@ -115,18 +115,18 @@ def evaluate_relocalization(
     mode: Mode | None = None,
     keyframes: tuple[int, ...] = KEYFRAMES,
     every: int = 1,
-) -> Outcome:
-    """Each image of the harder half against each keyframe; the pose is the one with most inliers.
+) -> ResultTable:
+    """Match each image of the harder half with each keyframe; the pose with most inliers counts.
 
-    sequence: as ``open_source`` takes it, with calibration, ground truth, and depth images or a
-    stereo baseline: the keyframes' depth makes poses metric. names: of methods. limit: only so many
-    images. restart: forget what an interrupted run has done. mode: ``rgbd`` or ``stereo``; None =
-    what the sequence offers. keyframes: numbers of keyframes, each of which is a task of its own:
-    the fewer, the farther is the nearest one. every: ask one of so many images.
+    sequence: as for ``open_source``, with calibration, ground truth, and depth images or a stereo
+    baseline, since the keyframes' depth makes poses metric. names: of methods. limit: number of
+    images. restart: discard an interrupted run. mode: ``rgbd`` or ``stereo``; None = what the
+    sequence supports. keyframes: numbers of keyframes, each a separate task; with fewer, the
+    nearest one is farther away. every: query one in ``every`` images.
 
-    The sequence is cut in two halves of time; the harder is the less sharp one (median variance of
-    the Laplacian). Keyframes are spread evenly over the other half, the same for all methods.
-    Raises SourceError for a sequence that lacks any of that. A method that fails has a row that
+    The sequence is split into two halves in time; the harder is the less sharp one (median variance
+    of the Laplacian). Keyframes are spread evenly over the other half, the same for all methods.
+    Raises SourceError if the sequence lacks any of these. A method that fails has a row that
     says why; so has one without descriptors, which cannot relocalise.
     """
     mode = mode or offered_mode(sequence)
@@ -148,8 +148,8 @@ def evaluate_relocalization(
     too_many = [count for count in keyframes if count > len(halves.references)]
     if too_many:
         raise ConfigurationError(
-            f"{too_many[0]} keyframes are asked for; the half that they are of has "
-            f"{len(halves.references)} images. Ask for fewer."
+            f"{too_many[0]} keyframes are requested, but their half has "
+            f"{len(halves.references)} images. Request fewer."
         )
     question = question_of(
         "relocalization", sequence, names, config,
@@ -173,25 +173,25 @@ def evaluate_relocalization(
             "descriptions": {method.name: method.description for method in methods},
             "machine": machine(),
         }
-    outcome = Outcome(
+    table = ResultTable(
         facts, rows, METRICS, list(names), ("keyframes",), _BLOCKS, _remarks(facts, rows)
     )
-    outcome.write(output)
-    return outcome
+    table.write(output)
+    return table
 
 
-def plot_relocalization(outcome: Outcome, folder: Path) -> None:
-    """relocalization.png: recall over the error of the position, for each number of keyframes."""
+def plot_relocalization(table: ResultTable, folder: Path) -> None:
+    """relocalization.png: recall by position error, for each number of keyframes."""
     from aliked_ros.evaluation.plots import colour_of, figure
 
-    counts = outcome.facts["keyframes"]
+    counts = table.facts["keyframes"]
     limits = np.geomspace(0.002, 1.0, 200)
     with figure(folder / "relocalization.png", len(counts), width=4.0) as axes:
         for axis, count in zip(axes, counts, strict=True):
-            for method in outcome.methods:
+            for method in table.methods:
                 errors = [
                     np.inf if row.get("error_cm") is None else row["error_cm"] / 100.0
-                    for row in outcome.rows
+                    for row in table.rows
                     if row["method"] == method and row["keyframes"] == count
                 ]
                 if np.isfinite(errors).any():
@@ -208,7 +208,7 @@ def plot_relocalization(outcome: Outcome, folder: Path) -> None:
 def split(seen: Sequence[Glance], poses: dict[int, Transform]) -> Halves:
     """The two halves of a sequence; poses: world_from_camera, by number of the image.
 
-    Raises SourceError where one of them has too few images.
+    Raises SourceError if one of them has too few images.
     """
     usable = [number for number, one in enumerate(seen) if number in poses and one.has_depth]
     middle = len(usable) // 2
@@ -216,7 +216,7 @@ def split(seen: Sequence[Glance], poses: dict[int, Transform]) -> Halves:
     if middle < _LEAST:
         raise SourceError(
             f"{len(usable)} images have a true pose and depth; relocalization needs at least "
-            f"{2 * _LEAST}. Take more images."
+            f"{2 * _LEAST}. Use more images."
         )
     sharpness = [float(np.median([seen[i].sharpness for i in part])) for part in parts]
     speed = [_speed(seen, poses, part) for part in parts]
@@ -241,7 +241,7 @@ def _speed(seen: Sequence[Glance], poses: dict[int, Transform], part: list[int])
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What is the same for all methods. images: opens the sequence. stamps: of its images."""
+    """The task, the same for all methods. images: opens the sequence. stamps: of its images."""
 
     images: Callable[[], Iterator[Image]]
     stamps: list[float]
@@ -255,19 +255,19 @@ class _Task:
 
     @property
     def queries(self) -> list[int]:
-        """Numbers of the images that are asked for."""
+        """Numbers of the query images."""
         return self.halves.queries[:: self.every]
 
 
 def _rows(method: Method, task: _Task, report: Report) -> list[Row]:
-    """A row for each query and number of keyframes."""
+    """One row per query and number of keyframes."""
     rows: list[Row] = [
         {"method": method.name, "unit": f"{key_of(task.stamps[query])} of {count}",
          "keyframes": count}
         for count in task.counts for query in task.queries
     ]  # fmt: skip
     if method.matcher is None:
-        rows[0]["failed"] = "it has no descriptors, so nothing to find an old view by"
+        rows[0]["failed"] = "it has no descriptors to recognise an old view"
         return rows
     try:
         found = _candidates(method, task, partial(report, method.name))
@@ -281,14 +281,14 @@ def _rows(method: Method, task: _Task, report: Report) -> list[Row]:
         numbers = task.halves.keyframes(count)
         for query in task.queries:
             row = next(place)
-            row |= _judged([found[query, number] for number in numbers], query, task)
+            row |= _checked([found[query, number] for number in numbers], query, task)
     return rows
 
 
 def _candidates(
     method: Method, task: _Task, report: Callable[[float], None]
 ) -> dict[tuple[int, int], Candidate | None]:
-    """What each query shares with each keyframe, by their numbers."""
+    """Matches of each query with each keyframe, by their numbers."""
     assert method.matcher is not None
     verifier = Verifier(task.config)
     numbers = {n for count in task.counts for n in task.halves.keyframes(count)}
@@ -329,8 +329,8 @@ def _keyframe(method: Method, task: _Task, number: int, image: Image) -> Keyfram
     )
 
 
-def _judged(candidates: Sequence[Candidate | None], query: int, task: _Task) -> Row:
-    """Error of the metric pose that most inliers agree with."""
+def _checked(candidates: Sequence[Candidate | None], query: int, task: _Task) -> Row:
+    """Error of the metric pose with most inliers."""
     posed = [
         (one.inliers, one.keyframe.index, one.pose)
         for one in candidates
@@ -348,7 +348,7 @@ def _judged(candidates: Sequence[Candidate | None], query: int, task: _Task) -> 
 
 
 def pose_error(pose: Pose, keyframe: Transform, query: Transform) -> tuple[float, float]:
-    """Metres and degrees by which a pose in a keyframe's frame misses the true one.
+    """Error in metres and degrees of a pose in a keyframe's frame.
 
     keyframe, query: their true poses, world_from_camera.
     """
@@ -363,9 +363,9 @@ def _remarks(facts: Row, rows: list[Row]) -> list[str]:
     blur, speed = facts["sharpness"], facts["speed_m_s"]
     return [
         *(f"{row['method']} failed: {row['failed']}" for row in rows if row.get("failed")),
-        f"Asked for: {facts['queries']} images of the {facts['harder_half']} half, the less sharp "
+        f"Queries: {facts['queries']} images of the {facts['harder_half']} half, the less sharp "
         f"one (median variance of the Laplacian {blur[0]:.0f}, the other {blur[1]:.0f}; median "
         f"speed {speed[0]:.2f} and {speed[1]:.2f} m/s); keyframes are spread evenly over the other "
-        "half. A pose within so many cm and degrees counts as found; the medians are of the "
-        "queries that have any pose.",
+        "half. A pose within these cm and degrees counts as found; medians are over queries "
+        "with a pose.",
     ]

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What comes out of an evaluation: a table of methods with intervals, as Markdown, JSON, CSV."""
+"""The result of an evaluation: a table of methods with intervals, as Markdown, JSON, CSV."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from aliked_ros.benchmark.markdown import table
 from aliked_ros.evaluation.ledger import Row
 from aliked_ros.evaluation.statistics import Estimate, Statistic, difference_of, mean_of
 from aliked_ros.io.results import output_path, write_json
@@ -35,10 +36,10 @@ RESULTS, ROWS = "results", "rows"
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A figure that every row has: NaN or absent where the method does not give it.
+    """A figure of the rows; NaN or absent if a method does not give it.
 
-    key: its name in the rows. label: with its unit, for people. better: ``higher``, ``lower``, or
-    empty where neither is. percent: a share, shown in per cent. statistic: over the rows.
+    key: its name in the rows. label: with unit. better: ``higher``, ``lower``, or empty if neither.
+    percent: a share, shown in per cent. statistic: over the rows.
     """
 
     key: str
@@ -50,7 +51,7 @@ class Metric:
 
     @property
     def name(self) -> str:
-        """What it is called in results.json, where one key may have several statistics."""
+        """Its name in results.json, where one key may have several statistics."""
         return self.key if self.statistic == "mean" else f"{self.key}_{self.statistic}"
 
     def text(self, value: float, signed: bool = False) -> str:
@@ -64,14 +65,14 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """Rows of an evaluation and what they are of.
+class ResultTable:
+    """The rows of an evaluation, their statistics and description.
 
-    facts: evaluation, data, settings, machine, date. rows: each with ``method`` and ``unit``, by
-    which methods are paired, and the metrics' keys; None stands for NaN. groups: keys of rows over
-    which the figures are given separately too (scene kind, gap). methods: in order of the tables;
-    all are compared with the first. blocks: see ``statistics.mean_of``; of the whole, where the
-    rows of groups take turns, ``whole_blocks``. remarks: what a reader must know.
+    facts: evaluation, data, settings, machine, date. rows: each with ``method``, ``unit`` (by which
+    methods are paired) and the metrics' keys; None stands for NaN. groups: keys of rows with
+    separate figures (scene kind, gap). methods: in table order; all are compared with the first.
+    blocks: see ``statistics.mean_of``; ``whole_blocks``: for the whole, if rows of groups
+    alternate. remarks: notes for the reader.
     """
 
     facts: dict[str, Any]
@@ -93,7 +94,7 @@ class Outcome:
     def difference(
         self, metric: Metric, method: str, chosen: Iterable[Row] | None = None
     ) -> Estimate:
-        """The first method's estimate minus this one's, over the units that both have."""
+        """The first method's estimate minus this one's, over common units."""
         ours = self._values(metric, self.methods[0], chosen)
         other = self._values(metric, method, chosen)
         both = [unit for unit in ours if unit in other]
@@ -155,19 +156,20 @@ class Outcome:
             path.write_text(text.getvalue(), encoding="utf-8")
 
     def _lines(self) -> list[str]:
-        lines = []
+        lines: list[str] = []
         for number, (name, rows) in enumerate(self.parts()):
             units = len({row["unit"] for row in rows})
             heads = [f"{name}, {units} units", *(metric.label for metric in self.metrics)]
-            lines += [_line(heads), "|---" * len(heads) + "|"]
-            lines += [
-                _line([method, *(self._cell(m, method, rows, number == 0) for m in self.metrics)])
+            cells = [
+                [method, *(self._cell(m, method, rows, number == 0) for m in self.metrics)]
                 for method in self.methods
             ]
+            lines += table(heads, cells)
             lines.append("")
         lines += [
-            f"[ ]: 95 % bootstrap interval over units. **Bold**: {self.methods[0]} is ahead of it "
-            "beyond chance (the paired interval of the difference excludes 0); _italic_: behind.",
+            f"[ ]: 95 % bootstrap interval over units. **Bold**: {self.methods[0]} is "
+            "significantly better (the paired interval of the difference excludes 0); "
+            "_italic_: worse.",
             *self.remarks,
         ]
         return lines
@@ -204,7 +206,7 @@ class Outcome:
 
 
 Report = Callable[[str, float], None]
-"""Called with what is being done and the share (0..1) of it that is."""
+"""Called with a task's name and its progress, 0 to 1."""
 
 
 def _finite(content: dict[str, Any]) -> dict[str, Any]:
@@ -212,7 +214,3 @@ def _finite(content: dict[str, Any]) -> dict[str, Any]:
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in content.items()
     }
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

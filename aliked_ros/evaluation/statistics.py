@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Means with their uncertainty, and differences between methods on the same units."""
+"""Means with uncertainty, and paired differences between methods."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _SAMPLES = 2000
-_LEAST_BLOCKS = 4  # that are drawn: of fewer, all samples are nearly the same
+_LEAST_BLOCKS = 4  # least number drawn; with fewer, all samples are nearly equal
 
 Statistic = Literal["mean", "rms", "median"]
 
@@ -32,8 +32,8 @@ Statistic = Literal["mean", "rms", "median"]
 class Estimate:
     """A mean over units (image pairs, poses, queries) and its 95 % bootstrap interval.
 
-    Or another statistic, as asked for. value, low, high: NaN where no unit has a value. units: how
-    many have one.
+    Or of another statistic. value, low, high: NaN if no unit has a value. units: number with a
+    value.
     """
 
     value: float
@@ -45,8 +45,7 @@ class Estimate:
 def mean_of(values: ArrayLike, blocks: int = 1, statistic: Statistic = "mean") -> Estimate:
     """Mean (or another statistic) of the finite values.
 
-    blocks: length of the runs of neighbouring units that are drawn together, for sequences, whose
-    neighbours are not independent.
+    blocks: block length of the bootstrap, for sequences, whose neighbouring units are dependent.
     """
     data = np.asarray(values, np.float64).ravel()
     data = data[np.isfinite(data)]
@@ -59,10 +58,10 @@ def mean_of(values: ArrayLike, blocks: int = 1, statistic: Statistic = "mean") -
 def difference_of(
     ours: ArrayLike, others: ArrayLike, blocks: int = 1, statistic: Statistic = "mean"
 ) -> Estimate:
-    """Mean (or another statistic) of ours minus that of others, over the units that both have.
+    """Mean (or another statistic) of ours minus that of others, over common units.
 
-    The paired bootstrap: both are drawn together. Its interval lies wholly above (or below) zero
-    where one is ahead beyond chance.
+    A paired bootstrap: both are resampled together. The difference is significant if the interval
+    excludes zero.
     """
     both = np.stack([np.asarray(one, np.float64).ravel() for one in (ours, others)])
     both = both[:, np.isfinite(both).all(0)]
@@ -75,7 +74,7 @@ def difference_of(
 
 
 def area_under_recall(errors: ArrayLike, limit: float) -> NDArray[np.float64]:
-    """What each unit adds to the area under the curve of recall over error, up to a limit.
+    """Each unit's contribution to the area under the recall-error curve, up to a limit.
 
     errors: N, NaN = failed. The mean of the result is the normalised area (AUC), in 0..1.
     """

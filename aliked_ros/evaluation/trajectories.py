@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Trajectories as evo has them: made, aligned, written for evo's own commands, and drawn."""
+"""Trajectories with evo: building, aligning, writing and plotting."""
 
 from __future__ import annotations
 
@@ -37,18 +37,17 @@ from aliked_ros.odometry.geometry import Transform
 Float64Array = NDArray[np.float64]
 
 _LARGEST_GAP = 0.005  # seconds between a pose and its ground truth
-_LEAST_POSES = 3  # of which an alignment can be told
-_LEAST_SHARE = 0.5  # of the images: who poses fewer is not compared with the others
+_LEAST_POSES = 3  # needed for an alignment
+_LEAST_SHARE = 0.5  # least share of images with a pose to be compared
 
 
 @dataclass(frozen=True, slots=True)
 class Aligned:
-    """A trajectory laid over ground truth.
+    """A trajectory aligned with ground truth.
 
-    stamps: N seconds, of the poses that both have. positions, truth: N×3, metres. errors: N
-    metres, distance of each position from the true one. steps: N−1 metres, error of the
-    translation from each pose to the next. scale: what the trajectory was multiplied by; 1 where
-    it is in metres.
+    stamps: N seconds, of common poses. positions, truth: N×3, metres. errors: N metres, distance of
+    each position from the true one. steps: N−1 metres, translation error from each pose to the
+    next. scale: factor applied to the trajectory; 1 if it is in metres.
     """
 
     stamps: Float64Array
@@ -78,15 +77,15 @@ def trajectory(stamps: Sequence[float], cameras: Sequence[Transform]) -> PoseTra
 
 
 def align(truth: PoseTrajectory3D, estimate: PoseTrajectory3D, metric: bool) -> Aligned:
-    """Lay a trajectory over the true one, all positions together, by least squares.
+    """Align a trajectory with the true one, all positions together, by least squares.
 
-    By a rigid motion where it is ``metric``, else by a similarity. Raises SourceError where that is
-    not possible: too few poses in common, or no motion.
+    Rigidly if ``metric``, otherwise by similarity. Raises SourceError if that is impossible: too
+    few common poses, or no motion.
     """
     try:
         reference, found = associate_trajectories(truth, estimate, max_diff=_LARGEST_GAP)
         if found.num_poses < _LEAST_POSES:
-            raise EvoException(f"only {found.num_poses} have a true one.")
+            raise EvoException(f"only {found.num_poses} have a true pose.")
         _, _, scale = found.align(reference, correct_scale=not metric)
     except EvoException as error:
         raise SourceError(
@@ -109,11 +108,11 @@ def align(truth: PoseTrajectory3D, estimate: PoseTrajectory3D, metric: bool) -> 
 def compare_common(
     truth: PoseTrajectory3D, found: Mapping[str, PoseTrajectory3D], metric: Mapping[str, bool]
 ) -> tuple[dict[str, Aligned], int]:
-    """Methods on the same images, or who poses half of them, the easy ones, would seem ahead.
+    """Align methods on common images; otherwise skipping hard images would be an advantage.
 
-    found: trajectories, by method. metric: see ``align``. Returns those that can be compared, and
-    the number of their common images. A method with a pose for less than half of the images of
-    ``truth`` is left out, or it would leave too little for the others.
+    found: trajectories, by method. metric: see ``align``. Returns the comparable ones, and the
+    number of their common images. A method with a pose for less than half of the images of
+    ``truth`` is excluded, since it would leave too few for the others.
     """
     wanted = set(map(key_of, truth.timestamps))
     posed = {name: wanted & set(map(key_of, poses.timestamps)) for name, poses in found.items()}
@@ -127,7 +126,7 @@ def compare_common(
         poses.reduce_to_ids([i for i, t in enumerate(poses.timestamps) if key_of(t) in common])
         try:
             aligned[name] = align(truth, poses, metric[name])
-        except SourceError:  # it does not move in them
+        except SourceError:  # no motion in them
             continue
     return aligned, len(common)
 
@@ -144,9 +143,9 @@ def read_tum(path: Path) -> PoseTrajectory3D:
 
 
 def draw(target: Path, truth: PoseTrajectory3D, found: Mapping[str, Aligned], title: str) -> None:
-    """Write a picture: the trajectories from above, and their errors over time.
+    """Plot the trajectories from above, and their errors over time.
 
-    found: by method. From above: along the two directions in which the true one extends most.
+    found: by method. From above: in the two axes in which the true one extends most.
     """
     from aliked_ros.evaluation.plots import colour_of, figure
 
@@ -170,8 +169,7 @@ def draw(target: Path, truth: PoseTrajectory3D, found: Mapping[str, Aligned], ti
 def key_of(stamp: float) -> str:
     """A stamp (seconds) as the name of its image in rows.
 
-    Of whole nanoseconds, which are the same before and after a message or a file; microseconds
-    would be rounded either way.
+    In whole nanoseconds, which survive messages and files exactly; microseconds would be rounded.
     """
     seconds, rest = divmod(whole_nanoseconds(stamp), 1_000_000_000)
     return f"{seconds}.{rest:09d}"
@@ -183,7 +181,7 @@ def file_of(kind: str, method: str, suffix: str = ".txt") -> str:
 
 
 def _with_gaps(stamps: Float64Array, values: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """With NaN where poses are missing, so that no line is drawn across."""
+    """Insert NaN at missing poses, so that no line is drawn across."""
     if len(stamps) < 2:
         return stamps, values
     intervals = np.diff(stamps)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""XFeat (Potje et al., CVPR 2024) with LighterGlue, to compare with.
+"""XFeat (Potje et al., CVPR 2024) with LighterGlue, for comparison.
 
 Both networks are kornia's, the weights are the authors' (Apache-2.0). They run on PyTorch, on the
 CPU.
@@ -30,8 +30,8 @@ from aliked_ros.errors import BackendError
 from aliked_ros.models.registry import weights_path
 from aliked_ros.types import Features, Matches, UInt8Array
 
-_STRIDE = 32  # XFeat resizes images to multiples of it
-_PREFIX = "matcher."  # of LighterGlue's parameters; the checkpoint holds the extractor, too
+_STRIDE = 32  # XFeat resizes images to multiples of this
+_PREFIX = "matcher."  # of LighterGlue's parameters; the checkpoint also has the extractor
 
 
 def _missing(error: ImportError) -> BackendError:
@@ -58,13 +58,13 @@ class XFeatDetector:
 
     @torch.inference_mode()
     def __call__(self, pixels: UInt8Array, mask: UInt8Array | None = None) -> Features:
-        """Features by falling score; outside a mask's zeros."""
+        """Features by descending score, outside a mask's zeros."""
         height, width = pixels.shape[:2]
         image = torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255
         image = image.reshape(1, height, width, -1).permute(0, 3, 1, 2)
         every = height * width
         (found,) = self._network.detectAndCompute(image, self._top_k if mask is None else every)
-        # It maps pixels of the resized image by their corners instead of their centres.
+        # It maps pixels of the resized image by corners instead of centres.
         scale = np.array(
             [side / max(side // _STRIDE * _STRIDE, _STRIDE) for side in (width, height)]
         )
@@ -85,7 +85,7 @@ class XFeatDetector:
 
 
 class LighterGlueMatcher:
-    """LightGlue made smaller, with the weights for XFeat, as its authors run it."""
+    """A smaller LightGlue with the weights for XFeat, as its authors run it."""
 
     def __init__(self, config: FrontendConfig) -> None:
         """Load it. Raises BackendError without kornia, WeightsError without the weights."""
@@ -95,7 +95,7 @@ class LighterGlueMatcher:
             shape = LightGlue.features["xfeat"]
         except (ImportError, KeyError) as error:
             raise _missing(ImportError(str(error))) from error
-        # without the name of its features, which would have kornia download the weights
+        # without the features' name, or kornia would download the weights
         nameless: Any = None
         self._network = LightGlue(nameless, **{**shape, "weights": None})
         state = torch.load(weights_path("xfeat-lighterglue"), map_location="cpu", weights_only=True)

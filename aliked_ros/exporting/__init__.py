@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Recordings for other programs: COLMAP databases, TUM trajectories. Needs no ROS."""
+"""Export of recordings to COLMAP databases and TUM trajectories. Needs no ROS."""

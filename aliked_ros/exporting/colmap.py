@@ -15,11 +15,11 @@
 """COLMAP databases: cameras, images, keypoints, descriptors, matches, verified geometries.
 
 Needs pycolmap. The database is ready for ``pycolmap.
-incremental_mapping`` with :func:`mapping_options`. Matches between images follow from the tracks
-they share, so that images that were not processed one after the other are matched, too.
+incremental_mapping`` with :func:`mapping_options`. Images are matched by
+shared tracks, so that not only consecutive images are matched.
 
 :func:`export_colmap` writes it from a recording; :class:`DatabaseWriter` and :func:`verify_pairs`
-do the same for whoever has a front-end's results at hand.
+do the same from a front-end's results.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ logger = logging.getLogger(__name__)
 
 DATABASE, IMAGES = "database.db", "images"
 MIN_SHARED = 15
-"""Tracks that two images must share to be matched; COLMAP needs as many inliers of a pair."""
+"""Least shared tracks of a matched pair; COLMAP needs as many inliers."""
 SPAN = 30
-"""Largest distance of two matched images, in exported images: bounds the work for long runs."""
+"""Largest distance of two matched images, in exported images; bounds the work for long runs."""
 
 # COLMAP has no name for aliked-n16; its descriptors are of the same kind as those of N16ROT (128
-# floats, matched by the same LightGlue). It has none of 64 dimensions: those of T16 are left out.
+# floats, matched by the same LightGlue). It has none with 64 dimensions: those of T16 are omitted.
 _DESCRIPTOR_TYPES = {
     "aliked-n16": pycolmap.FeatureExtractorType.ALIKED_N16ROT,
     "aliked-n16rot": pycolmap.FeatureExtractorType.ALIKED_N16ROT,
     "aliked-n32": pycolmap.FeatureExtractorType.ALIKED_N32,
 }
 _CENTRE = 0.5  # COLMAP's origin is the corner of the top-left pixel, ours its centre
-_BLOCK = 500  # pairs verified at once, between two reports of progress
+_BLOCK = 500  # pairs verified between two progress reports
 
 Report = Callable[[str, float], None]
 
@@ -65,14 +65,14 @@ Report = Callable[[str, float], None]
 def export_colmap(
     recording: RecordingReader, folder: Path, every: int = 1, report: Report = lambda *_: None
 ) -> dict[str, Any]:
-    """Write ``database.db`` and, where images were recorded, ``images/``; returns the figures.
+    """Write ``database.db`` and, if images were recorded, ``images/``; returns the figures.
 
-    folder: made, or empty. every: export one of so many images. report: called with a stage's
-    name and what share of it is done.
+    folder: new or empty. every: export one in ``every`` images. report: called with a stage's name
+    and its progress, 0 to 1.
 
-    Images have the names ``SECONDS.NANOSECONDS.jpg`` or ``.png`` of their stamps; of several with
-    the same stamp (a dataset played in a loop) the first counts. Raises SourceError for a recording
-    without features, OutputError for a folder that is in use or cannot be written.
+    Images are named by stamp, ``SECONDS.NANOSECONDS.jpg`` or ``.png``. Of several with the same
+    stamp (a data set played in a loop) only the first is exported. Raises SourceError for a
+    recording without features, OutputError if the folder is not empty or cannot be written.
     """
     if folder.is_dir() and any(folder.iterdir()):
         raise OutputError(f"cannot write {folder}: it is not empty; choose another folder.")
@@ -96,8 +96,8 @@ def _export(recording: RecordingReader, folder: Path, every: int, report: Report
             report("features", (index + 1) / count)
         if writer.repeated:
             logger.warning(
-                "%s: %d images have the stamp of another one and are left out: images and features "
-                "belong together by stamp. Record with the front-end's parameter stamps: arrival.",
+                "%s: %d images repeat another one's stamp and are skipped: stamps pair images "
+                "with features. Record with the front-end's parameter stamps: arrival.",
                 recording.path, writer.repeated,
             )  # fmt: skip
         for one in recording.matches():
@@ -122,8 +122,8 @@ def _export(recording: RecordingReader, folder: Path, every: int, report: Report
 def mapping_options(database: Path) -> pycolmap.IncrementalPipelineOptions:
     """Options of ``pycolmap.incremental_mapping`` for an exported database.
 
-    A calibrated camera stays as it is, whatever its coefficients: by default COLMAP refuses images
-    whose camera has one above 1, as the fr1 camera of the TUM data sets has.
+    Keeps calibrated cameras fixed, and accepts any distortion: by default COLMAP refuses cameras
+    with a coefficient above 1, such as fr1 of the TUM data sets.
     """
     with pycolmap.Database.open(database) as opened:
         cameras = opened.read_all_cameras()
@@ -136,7 +136,7 @@ def mapping_options(database: Path) -> pycolmap.IncrementalPipelineOptions:
 
 
 def colmap_camera(camera: CameraModel) -> pycolmap.Camera:
-    """COLMAP's form of a camera model, parameters unchanged but for the origin of the pixels."""
+    """A camera model as COLMAP's, with the pixel origin moved."""
     matrix = camera.matrix
     focal_and_centre = [
         matrix[0, 0],
@@ -170,40 +170,40 @@ def colmap_camera(camera: CameraModel) -> pycolmap.Camera:
 
 
 def _guessed_camera(width: int, height: int) -> pycolmap.Camera:
-    """A camera of which only the image size is known: the mapper estimates the rest."""
+    """A camera with only its image size known; the mapper estimates the rest."""
     model = pycolmap.CameraModelId.SIMPLE_RADIAL
     focal_length = 1.2 * max(width, height)  # COLMAP's own guess
     return pycolmap.Camera.create_from_model_id(0, model, focal_length, width, height)
 
 
 class DatabaseWriter:
-    """Fills a new database; keeps of each image what matches are made of.
+    """Fills a new database, and keeps what it needs to match images.
 
-    repeated: images that were left out, because another one has their stamp.
+    repeated: number of images skipped because another one has their stamp.
     """
 
     def __init__(
         self, database: pycolmap.Database, camera: CameraModel | None, suffix: str = ".png"
     ) -> None:
-        """Write into a database that is open.
+        """Write into an open database.
 
-        camera: of images of its size; others have one that the mapper estimates. suffix: of the
-        image files.
+        camera: for images of its size; for others the mapper estimates one. suffix: of the image
+        files.
         """
         self._database = database
         self._camera = camera
         self._suffix = suffix
         self._camera_ids: dict[tuple[int, int], int] = {}
-        self._numbers: dict[int, int] = {}  # by stamp; COLMAP's image ids are greater by 1
+        self._numbers: dict[int, int] = {}  # by stamp; COLMAP's image ids are one higher
         self._frames: dict[tuple[int, int], int] = {}  # the same, by stamp and index
         self.repeated = 0
         self._names: list[str] = []
-        self._tracks: list[UInt64Array] = []  # of each image, unique over all epochs
+        self._tracks: list[UInt64Array] = []  # per image, unique over all epochs
         self._rows: list[NDArray[np.intp]] = []  # and their keypoints
-        self._pairs: set[tuple[int, int]] = set()  # that have matches
+        self._pairs: set[tuple[int, int]] = set()  # matched pairs
 
     def add(self, frame: RecordedFrame) -> None:
-        """Image, keypoints, descriptors; of several images with the same stamp the first."""
+        """Add image, keypoints and descriptors; skips an image whose stamp is there already."""
         if frame.stamp in self._numbers:
             self.repeated += 1
             return
@@ -225,9 +225,9 @@ class DatabaseWriter:
         self._rows.append(rows)
 
     def add_matches(self, found: RecordedMatches, tracks: bool = False) -> None:
-        """Matches of two images that were added, MIN_SHARED at least; a pair's first ones count.
+        """Add at least MIN_SHARED matches of two added images; ignored if they have matches.
 
-        tracks: together with the keypoints of tracks that both show and that neither matches.
+        tracks: also match unmatched keypoints of shared tracks.
         """
         first, second = map(self._frames.get, (found.reference, found.image))
         if first is None or second is None or (first, second) in self._pairs:
@@ -246,9 +246,9 @@ class DatabaseWriter:
             self._write(first, second, *rows)
 
     def add_shared_tracks(self, report: Report = lambda *_: None) -> list[tuple[str, str]]:
-        """Match the pairs that have no matches by the tracks that they share.
+        """Match the remaining pairs by their shared tracks.
 
-        Returns the names of all matched images, pair by pair.
+        Returns the names of all matched pairs.
         """
         pairs = sorted(_sharing(self._tracks) - self._pairs)
         for done, (first, second) in enumerate(pairs, 1):
@@ -262,7 +262,7 @@ class DatabaseWriter:
         return [(self._names[first], self._names[second]) for first, second in sorted(self._pairs)]
 
     def name(self, stamp: int) -> str | None:
-        """Name of the image of a stamp (nanoseconds); None where none was added."""
+        """Name of the image with a stamp (nanoseconds); None if not added."""
         number = self._numbers.get(stamp)
         return None if number is None else self._names[number]
 
@@ -277,7 +277,7 @@ class DatabaseWriter:
         return self._camera_ids[size]
 
     def _shared(self, first: int, second: int) -> list[NDArray[np.intp]]:
-        """The keypoints of two images that belong to the same tracks."""
+        """The keypoints of shared tracks in two images."""
         _, *found = np.intersect1d(self._tracks[first], self._tracks[second], return_indices=True)
         return [self._rows[image][rows] for image, rows in zip((first, second), found, strict=True)]
 
@@ -288,7 +288,7 @@ class DatabaseWriter:
 
 
 def _save_images(recording: RecordingReader, writer: DatabaseWriter, folder: Path) -> int:
-    """The images that belong to exported features; returns their number."""
+    """Save the images of exported features; returns their number."""
     saved = set()
     for image in recording.images():
         name = writer.name(image.stamp)
@@ -326,7 +326,7 @@ def verify_pairs(
 
 @contextmanager
 def quiet_colmap() -> Iterator[None]:
-    """Without COLMAP's account of every step on standard error."""
+    """Silence COLMAP's log on standard error."""
     level = pycolmap.logging.minloglevel
     pycolmap.logging.minloglevel = int(pycolmap.logging.WARNING)
     try:

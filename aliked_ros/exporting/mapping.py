@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""COLMAP's incremental mapping of an exported database, in a process of its own.
+"""COLMAP's incremental mapping of an exported database, in a separate process.
 
-What hangs or crashes there (it is a large C++ library, and a database may be degenerate) ends with
-an error that says so. Run as ``python -m aliked_ros.exporting.mapping DATABASE OUTPUT``.
+So a hang or crash of the C++ library, for example on a degenerate database, becomes an error.
+Run as ``python -m aliked_ros.exporting.mapping DATABASE OUTPUT``.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ _NONE = 3  # exit status: no two images give a model
 
 
 def reconstruct(database: Path, output: Path, timeout: float = 1800.0) -> pycolmap.Reconstruction:
-    """The largest model of a database, by a fixed seed; also written to ``output``.
+    """The largest model of a database, with a fixed seed; also written to ``output``.
 
-    output: folder, made anew. timeout: seconds. Calibrated cameras stay as they are.
-    Raises SourceError where the images give no model, BackendError where COLMAP fails.
+    output: folder, replaced. timeout: seconds. Calibrated cameras stay fixed.
+    Raises SourceError if the images give no model, BackendError if COLMAP fails.
     """
     command = [sys.executable, "-m", __name__, str(database), str(output)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired as error:
         raise BackendError(
-            f"COLMAP's mapping of {database} took longer than {timeout:.0f} s; take fewer images."
+            f"COLMAP's mapping of {database} took longer than {timeout:.0f} s; use fewer images."
         ) from error
     if done.returncode == _NONE:
         raise SourceError(
-            f"COLMAP finds no model in {database}: no two images share enough matches that agree "
-            "with one motion and lie far enough apart."
+            f"COLMAP finds no model in {database}: no two images have enough matches that fit "
+            "one motion with enough parallax."
         )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]

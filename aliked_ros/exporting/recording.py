@@ -15,7 +15,7 @@
 """Reading recordings without ROS: MCAP files of ``recorder``, folders of ``ros2 bag record``.
 
 The message definitions come from the recording itself, so neither ROS nor ``aliked_msgs`` is
-needed. Stamps are those of the message headers, in whole nanoseconds: equal ones belong together.
+needed. Stamps are those of the message headers, in nanoseconds; equal stamps belong together.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _PNG = b"\x89PNG"
 
 @dataclass(frozen=True, slots=True)
 class RecordedFrame:
-    """The features of one image. stamp: nanoseconds; the others are as in FrameResult."""
+    """The features of one image. stamp: nanoseconds; other fields as in FrameResult."""
 
     stamp: int
     index: int
@@ -66,7 +66,7 @@ class RecordedFrame:
 
 @dataclass(frozen=True, slots=True)
 class RecordedMatches:
-    """The matches of an image against its reference: each one's stamp (nanoseconds) and index."""
+    """The matches of an image with its reference, and both stamps (nanoseconds) and indices."""
 
     image: tuple[int, int]
     reference: tuple[int, int]
@@ -97,15 +97,14 @@ class RecordedPose:
 class RecordingReader:
     """A recording, topic by topic in order of arrival. Use as a context manager.
 
-    Its methods raise SourceError for a topic that is missing, for several of the same type of
-    which none was named, and for damage.
+    Its methods raise SourceError for a missing topic, an ambiguous one, and damage.
     """
 
     def __init__(self, path: Path, topics: Collection[str] = ()) -> None:
-        """Open a file or folder. Raises SourceError when it cannot be read or lacks a topic.
+        """Open a file or folder. Raises SourceError if it cannot be read or lacks a topic.
 
-        Of a file whose recorder was killed, what is whole is read. topics: those to read, where
-        the recording has several of the same type.
+        If the recorder was killed, the intact part is read. topics: those to read, if the recording
+        has several of the same type.
         """
         self.path = path
         if not path.exists():
@@ -145,16 +144,16 @@ class RecordingReader:
             )
 
     def matches(self) -> Iterator[RecordedMatches]:
-        """The matches of each image; none where they were not recorded."""
+        """The matches of each image; none if not recorded."""
         for message in self._messages(_MATCHES):
             reference = nanoseconds(message.reference_stamp), message.reference_index
             image = _stamp(message), message.frame_index
             yield RecordedMatches(image, reference, matches_from_message(message))
 
     def images(self) -> Iterator[RecordedImage]:
-        """The images: compressed ones as they are, raw ones as PNG; none if not recorded.
+        """The images: compressed ones unchanged, raw ones as PNG; none if not recorded.
 
-        Those that cannot be read are left out and counted in a warning; ImageError when all are.
+        Unreadable images are skipped and counted in a warning; ImageError if none can be read.
         """
         given, failures = 0, list[ImageError]()
         for message in self._messages(_IMAGES):
@@ -169,15 +168,15 @@ class RecordingReader:
             raise failures[0]
         if failures:
             logger.warning(
-                "%s: %d of %d images are left out; the first: %s",
+                "%s: %d of %d images are skipped; the first: %s",
                 self.path, len(failures), len(failures) + given, failures[0],
             )  # fmt: skip
 
     def camera(self) -> CameraModel | None:
-        """The model of the images that the features are of, from the first CameraInfo.
+        """The camera model for the features, from the first CameraInfo.
 
-        Whether they were rectified, so that P holds instead of K and D, their normalized
-        coordinates tell. None, with a warning, where there is no CameraInfo or it does not fit.
+        Their normalized coordinates show whether the images were rectified, so that P holds
+        instead of K and D. None, with a warning, if there is no CameraInfo or it does not fit.
         """
         info = next(self._messages(_CAMERA_INFO, left=True), None)
         if info is None:
@@ -202,7 +201,7 @@ class RecordingReader:
         return camera
 
     def odometry(self) -> Iterator[RecordedPose]:
-        """The poses of a nav_msgs/Odometry topic: of its child frame in its header's frame."""
+        """The poses of a nav_msgs/Odometry topic: its child frame in its header's frame."""
         remedy = "record while a back-end publishes odometry (the recorder's parameter 'odometry')."
         for message in self._messages(_ODOMETRY, remedy):
             position, turn = message.pose.pose.position, message.pose.pose.orientation
@@ -215,7 +214,7 @@ class RecordingReader:
     def _select(self, kinds: tuple[str, ...], left: bool = False) -> list[Topic]:
         """The one topic of these message types, or none.
 
-        left: of CameraInfos, none of a right camera, if there are others.
+        left: exclude the right camera's CameraInfo, if there are others.
         """
         found = [topic for topic in self._bag.topics if topic.msgtype in kinds]
         found = [topic for topic in found if topic.name in self._topics] or found
@@ -224,19 +223,19 @@ class RecordingReader:
         if len(topics := sorted({topic.name for topic in found})) > 1:
             raise SourceError(
                 f"{self.path} has several topics of type {found[0].msgtype}: {', '.join(topics)}; "
-                "name the one that is meant (--topic)."
+                "select one with --topic."
             )
         return found
 
     def _has_baseline(self, topic: Topic) -> bool:
-        """Whether its CameraInfos are of the right camera of a stereo pair."""
+        """Whether a topic has the CameraInfo of the right camera of a stereo pair."""
         _, _, info = next(iter(self._bag.messages([topic.name])))
         return bool(info.p[3] != 0.0)
 
     def _messages(
         self, kinds: tuple[str, ...], remedy: str | None = None, left: bool = False
     ) -> Iterator[Any]:
-        """The messages of one topic; SourceError when there are none and a remedy is given."""
+        """The messages of one topic; SourceError if there are none and a remedy is given."""
         selected = self._select(kinds, left)
         if not selected:
             if remedy is not None:
@@ -250,14 +249,14 @@ class RecordingReader:
 
 
 def _explains(camera: CameraModel, frame: RecordedFrame) -> bool:
-    """Whether this model leads from the frame's keypoints to its normalized coordinates."""
+    """Whether the model maps the frame's keypoints to its normalized coordinates."""
     assert frame.normalized is not None
     difference = camera.project(frame.normalized) - frame.features.keypoints
     return bool(np.nanmedian(np.abs(difference)) < 0.1)  # pixels
 
 
 def _image(message: Any) -> RecordedImage:
-    """The file of an image: a compressed one's own, else a PNG of the pixels it stands for."""
+    """An image as a file: a compressed one unchanged, otherwise a PNG."""
     if not hasattr(message, "encoding") and not message.format.startswith("bayer_"):
         data = bytes(message.data)
         return RecordedImage(_stamp(message), ".png" if data.startswith(_PNG) else ".jpg", data)

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def export_tum(recording: RecordingReader, target: Path) -> int:
-    """Write the recorded odometry, ``stamp tx ty tz qx qy qz qw`` a line; returns the lines.
+    """Write the odometry as lines ``stamp tx ty tz qx qy qz qw``; returns their number.
 
     Seconds, metres, unit quaternion: poses of the odometry's child frame in its parent frame.
     Raises SourceError without odometry, OutputError for a file that cannot be written.
@@ -41,8 +41,8 @@ def export_tum(recording: RecordingReader, target: Path) -> int:
         lines.append(f"{seconds}.{nanoseconds:09d} {numbers}\n")
     if disordered:
         logger.warning(
-            "%s: %d of %d poses have a stamp that is 0, or not after the one before; they are "
-            "written as they are, and tools may refuse or mix them.",
+            "%s: %d of %d poses have a stamp that is 0 or not increasing; they are written "
+            "unchanged, and tools may refuse or reorder them.",
             recording.path,
             disordered,
             len(lines),

@@ -30,7 +30,7 @@ from aliked_ros.frontend.following import Detection, Images, Rows, advance, asso
 from aliked_ros.frontend.fusion import Filters, Float64Array, detection_noise
 from aliked_ros.frontend.keyframes import shared_rows
 from aliked_ros.frontend.matcher import EASY_SHARE, Matcher
-from aliked_ros.frontend.recovery import Recovery
+from aliked_ros.frontend.recovery import Recovery, smooth
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.verification import MIN_MATCHES, Verifier
 from aliked_ros.types import (
@@ -136,8 +136,17 @@ class Detector:
             )
             _add(ids, matches, known.reference_ids)
         lost = np.count_nonzero(ids) < MIN_MATCHES
+        normalized = None
+        if request.camera is not None:
+            normalized = request.camera.normalize(features.keypoints)
         return self.recovery.recover(
-            features, ids, request.keyframes, request.camera, whole=bool(lost)
+            features,
+            ids,
+            request.keyframes,
+            request.camera,
+            bool(lost),
+            smooth(known.grey),
+            normalized,
         )
 
     def _wrong(

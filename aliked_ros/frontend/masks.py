@@ -35,6 +35,7 @@ _FIXED = 0.5  # pixels: the noise of two detections of one pattern
 _FREE = 1.0  # pixels
 _MEMORY = 0.985  # of the evidence is left after each image: about 70 images count
 _LEAST_EVIDENCE = 8.0  # matches
+_MOST_FIXED = 1 / 3  # of the matches; more are the background of something that moves
 _LITTLE_EVIDENCE = 2.0  # matches: what a masked place, where none is gathered, fades to first
 
 
@@ -76,7 +77,9 @@ class StaticParts:
     Such features do not move between images. Neither does far scenery near the point that the
     camera heads for, but only until the camera turns by the least bit; so a place is static where,
     over many images in which most matches moved, features that did not outweigh those that did.
-    Evidence fades with those images: what was masked wrongly, or has gone, is looked at anew.
+    Evidence fades with those images: what was masked wrongly, or has gone, is looked at again.
+    While the camera stands nothing is learned and nothing forgotten; nor is it while something
+    large moves past a camera that stands.
     """
 
     def __init__(self) -> None:
@@ -100,6 +103,8 @@ class StaticParts:
             self._static = np.zeros(self._fixed.shape, bool)
         moved = np.linalg.norm(after - before, axis=1)
         if len(moved) == 0 or np.median(moved) < _CAMERA_MOVES:
+            return
+        if np.mean(moved < _FIXED) > _MOST_FIXED:
             return
         cells = tuple((after[:, ::-1] // _CELL).astype(np.intp).T)
         for evidence, matches in ((self._fixed, moved < _FIXED), (self._free, moved > _FREE)):

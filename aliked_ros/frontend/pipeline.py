@@ -34,11 +34,12 @@ from aliked_ros.frontend.extractor import Extractor, check_image
 from aliked_ros.frontend.keyframes import Keyframes
 from aliked_ros.frontend.masks import StaticParts, combine
 from aliked_ros.frontend.matcher import LIGHTGLUE_DIM, AdaptiveMatcher, Matcher, build_matcher
-from aliked_ros.frontend.recovery import Recovery
+from aliked_ros.frontend.recovery import Recovery, smooth
 from aliked_ros.frontend.relocalization import find_candidate
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.tracker import Tracker
 from aliked_ros.frontend.verification import MIN_MATCHES, Verifier
+from aliked_ros.io.images import grey
 from aliked_ros.models.registry import entry_of
 from aliked_ros.types import (
     Candidate,
@@ -106,6 +107,7 @@ class Pipeline:
         self.baseline: float | None = None
         self._index = 0
         self._previous: FrameResult | None = None
+        self._picture: UInt8Array | None = None  # of the same image, for recovery
 
     @property
     def config(self) -> FrontendConfig:
@@ -175,13 +177,25 @@ class Pipeline:
         reason = self._keyframes.reason(image.stamp, features, ids)
         lost = previous is not None and _lost(matches)
         if previous is not None and _fewer(ids, previous) and not previous.is_keyframe:
-            self._keyframes.add_last_view(_keyframe(previous))
+            self._keyframes.add_last_view(_keyframe(previous, self._picture))
+        picture = smooth(grey(image.pixels)) if self._config.recover_tracks else None
+        whole = lost or reason == "lost"
         ids = self._recovery.recover(
-            features, ids, self._keyframes, camera, whole=lost or reason == "lost"
+            features, ids, self._keyframes, camera, whole, picture, normalized
         )
         clock.lap("track")
         return self._finish(
-            image, features, matches, ids, previous, normalized, right_x, depth, reason, clock
+            image,
+            features,
+            matches,
+            ids,
+            previous,
+            normalized,
+            right_x,
+            depth,
+            reason,
+            picture,
+            clock,
         )
 
     def _process_with_flow(self, image: Image, carrier: Carrier) -> FrameResult:
@@ -204,9 +218,20 @@ class Pipeline:
         matches = Matches.empty() if previous is None else carried.matches(previous)
         reason = self._keyframes.reason(image.stamp, features, ids)
         if previous is not None and _fewer(ids, previous) and not previous.is_keyframe:
-            self._keyframes.add_last_view(_keyframe(previous))
+            self._keyframes.add_last_view(_keyframe(previous, self._picture))
+        picture = smooth(carried.grey) if self._config.recover_tracks else None
         result = self._finish(
-            image, features, matches, ids, previous, normalized, right_x, depth, reason, clock
+            image,
+            features,
+            matches,
+            ids,
+            previous,
+            normalized,
+            right_x,
+            depth,
+            reason,
+            picture,
+            clock,
         )
         if carried.detection is not None:
             result = replace(
@@ -229,6 +254,7 @@ class Pipeline:
         right_x: Float32Array | None,
         depth: Float32Array | None,
         reason: str,
+        picture: UInt8Array | None,
         clock: _Clock,
     ) -> FrameResult:
         """The image's result, kept for the next; ids: N, 0 = a track that begins."""
@@ -248,8 +274,8 @@ class Pipeline:
             stage_times=clock.stages,
         )
         if reason:
-            self._keyframes.add(_keyframe(result))
-        self._previous = result
+            self._keyframes.add(_keyframe(result, picture))
+        self._previous, self._picture = result, picture
         self._index += 1
         clock.lap("track")
         clock.stop()
@@ -276,7 +302,7 @@ class Pipeline:
         """Forget the previous image, all tracks and keyframes; the next image begins an epoch."""
         self._tracker.reset()
         self._keyframes.clear()
-        self._previous = None
+        self._previous = self._picture = None
         if self._carrier is not None:
             self._carrier.reset()
 
@@ -378,7 +404,7 @@ def _fewer(ids: UInt64Array, previous: FrameResult) -> bool:
     return int(np.count_nonzero(ids)) < _SUDDEN_LOSS * tracked_before
 
 
-def _keyframe(result: FrameResult) -> Keyframe:
+def _keyframe(result: FrameResult, picture: UInt8Array | None) -> Keyframe:
     return Keyframe(
         index=result.index,
         stamp=result.stamp,
@@ -386,4 +412,5 @@ def _keyframe(result: FrameResult) -> Keyframe:
         tracks=result.tracks,
         normalized=result.normalized,
         depth=result.depth,
+        picture=picture,
     )

@@ -14,17 +14,26 @@
 
 """Lost tracks get their ids back: what an image shows anew is looked for in recent keyframes.
 
-While some tracks go on, they tell where a lost one has to reappear, and its descriptor has to be
-the most similar near there. Where nothing goes on (darkness, blur, a jump), keyframes are matched
-as a whole and verified. (To match every new keyframe so finds no more, and takes LightGlue 50 ms.)
+While some tracks go on, they predict where a lost one reappears. A keypoint there is a candidate if
+it agrees with the camera's motion since the keyframe; of the candidates, the most similar
+descriptor wins, and its patch has to align with the keyframe's: a similar descriptor alone is often
+a neighbour some pixels away. Where nothing goes on (darkness, blur, a jump), keyframes are matched
+as a whole and verified. (Matching every new keyframe this way finds no more, and LightGlue takes
+50 ms.)
+
+A track that disagrees with the motion since a keyframe that shows it ends: it has drifted to
+another point, or was recovered wrongly. So the next image confirms a recovery, or takes it back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Reversible
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from aliked_ros.camera import CameraModel
@@ -32,18 +41,32 @@ from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.keyframes import sees, shared_rows
 from aliked_ros.frontend.matcher import Matcher
 from aliked_ros.frontend.similarity import mutual_best_of
-from aliked_ros.frontend.verification import MIN_MATCHES, Verifier
-from aliked_ros.types import Features, Float32Array, IntArray, Keyframe, UInt64Array
+from aliked_ros.frontend.verification import MIN_MATCHES, TwoViews, Verifier
+from aliked_ros.types import (
+    BoolArray,
+    Features,
+    Float32Array,
+    IntArray,
+    Keyframe,
+    UInt8Array,
+    UInt64Array,
+)
 
-_ATTEMPTS = 3  # keyframes that are looked into, newest first
-_NEIGHBOURS = 3  # tracks that tell where a lost one near them is expected
+Float64Array = NDArray[np.float64]
+
+_ATTEMPTS = 4  # keyframes that are looked into, newest first
+_NEIGHBOURS = 3  # tracks that predict where a lost one near them is
 _RADIUS = 0.0125  # of the image's longer side, around that place
-_ENOUGH = 150  # tracks for a first guess
 _LEAST_COSINE = 0.8  # where the place is known only so well
+_STRICT = 0.75  # of the inlier threshold, since a keyframe: errors from image to image add up
+_MOST = 0.7  # of the tracks in two images have to agree with a motion, or it is not known
+_MANY = 1.25  # times the tracks, with what came back: it is looked for again
+_PATCH = 17  # pixels
+_ALIGNED = 1.25  # pixels between a keypoint and where its patch of the keyframe fits best
 
 
 class Recovery:
-    """Finds lost tracks of recent keyframes again."""
+    """Finds lost tracks of recent keyframes again, and ends those that contradict one."""
 
     def __init__(self, config: FrontendConfig, matcher: Matcher, verifier: Verifier) -> None:
         self._config = config
@@ -56,18 +79,34 @@ class Recovery:
         keyframes: Reversible[Keyframe],
         camera: CameraModel | None,
         whole: bool,
+        picture: UInt8Array | None = None,
+        normalized: Float32Array | None = None,
     ) -> UInt64Array:
         """``ids`` (N, 0 = none) with lost ids at rows that had none.
 
-        whole: match whole keyframes, until one of them fits.
+        A row whose track contradicts a keyframe has 0, unless its id proves itself again.
+
+        whole: match whole keyframes, until one of them fits. picture: the image by ``smooth``;
+        without it, patches are not compared. normalized: of ``features`` by ``camera``, where
+        known.
         """
         if not self._config.recover_tracks or not sees(features, self._config):
             return ids
         ids = ids.copy()
-        for keyframe, _ in zip(reversed(keyframes), range(_ATTEMPTS), strict=False):
+        here = _undistorted(features.keypoints, camera, normalized)
+        newest = [
+            keyframe for keyframe, _ in zip(reversed(keyframes), range(_ATTEMPTS), strict=False)
+        ]
+        ends = self._config.verification != "none" and not whole
+        for keyframe in newest:
             if whole:
                 whole = not self._match_whole(features, ids, keyframe, camera)
-            self._find_near_tracks(features, ids, keyframe)
+        views = self._views(newest, ids, here, camera, ends)
+        tracked = np.count_nonzero(ids)
+        self._find_near_tracks(views, features, ids, here, picture)
+        if np.count_nonzero(ids) > _MANY * tracked:  # they tell the motion better
+            views = self._views(newest, ids, here, camera, ends)
+            self._find_near_tracks(views, features, ids, here, picture)
         return ids
 
     def reconfigure(self, config: FrontendConfig) -> None:
@@ -91,41 +130,161 @@ class Recovery:
         _give(ids, rows, keyframe.tracks.ids[keyframe_rows])
         return True
 
-    def _find_near_tracks(self, features: Features, ids: UInt64Array, keyframe: Keyframe) -> None:
-        seen, seen_before = shared_rows(ids, keyframe.tracks.ids)
-        lost = np.setdiff1d(np.arange(len(keyframe.tracks.ids)), seen_before, assume_unique=True)
-        new = np.flatnonzero(ids == 0)
-        if len(seen) < MIN_MATCHES or len(lost) == 0 or len(new) == 0:
-            return
-        before = keyframe.features.keypoints
-        expected = _expected(before[seen_before], features.keypoints[seen], before[lost])
+    def _views(
+        self,
+        keyframes: list[Keyframe],
+        ids: UInt64Array,
+        here: Float64Array,
+        camera: CameraModel | None,
+        ends: bool,
+    ) -> list[_View]:
+        """Keyframes since which the motion is known; ends: set contradicting ids to 0."""
+        gate = _STRICT * self._config.inlier_threshold
+        views = []
+        for keyframe in keyframes:
+            there = _undistorted(keyframe.features.keypoints, camera, keyframe.normalized)
+            if (view := _View.of(keyframe, ids, there, here, gate)) is not None:
+                views.append(view)
+                if ends:
+                    ids[view.contradicting] = 0
+        return views
+
+    @staticmethod
+    def _find_near_tracks(
+        views: list[_View],
+        features: Features,
+        ids: UInt64Array,
+        here: Float64Array,
+        picture: UInt8Array | None,
+    ) -> None:
+        sought = ids[:0]  # once each, in the newest keyframe that has it: the most similar
+        for view in views:
+            known = view.keyframe.tracks.ids
+            lost = np.flatnonzero(~np.isin(known, ids) & ~np.isin(known, sought))
+            sought = np.concatenate([sought, known[lost]])
+            rows, lost = view.candidates(features, here, ids, lost)
+            if picture is not None and view.keyframe.picture is not None:
+                keypoints = view.keyframe.features.keypoints[lost]
+                good = aligned(view.keyframe.picture, picture, keypoints, features.keypoints[rows])
+                rows, lost = rows[good], lost[good]
+            _give(ids, rows, known[lost])
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """A keyframe as seen from the current image.
+
+    there: N×2, its keypoints, undistorted. motion: since then. gate: pixels, largest distance of a
+        point that agrees with it.
+    seen: K, rows of the keyframe whose tracks are in the image and agree. moved: K×2, their
+        displacements less those of the motion's plane.
+    contradicting: rows of the image whose tracks do not agree.
+    """
+
+    keyframe: Keyframe
+    there: Float64Array
+    motion: TwoViews
+    gate: float
+    seen: IntArray
+    moved: Float64Array
+    contradicting: IntArray
+
+    @classmethod
+    def of(
+        cls,
+        keyframe: Keyframe,
+        ids: UInt64Array,
+        there: Float64Array,
+        here: Float64Array,
+        gate: float,
+    ) -> _View | None:
+        """None where too few tracks are in both images, or they agree with no motion."""
+        rows, seen = shared_rows(ids, keyframe.tracks.ids)
+        known = np.isfinite(here[rows]).all(1) & np.isfinite(there[seen]).all(1)
+        rows, seen = rows[known], seen[known]
+        if len(seen) < MIN_MATCHES:
+            return None
+        motion = TwoViews.of(there[seen], here[rows], gate)
+        good = motion.errors(there[seen], here[rows]) < gate
+        if np.count_nonzero(good) < max(MIN_MATCHES, _MOST * len(seen)):
+            return None
+        moved = here[rows[good]] - motion.carried(there[seen[good]])
+        return cls(keyframe, there, motion, gate, seen[good], moved, rows[~good])
+
+    def candidates(
+        self, features: Features, here: Float64Array, ids: UInt64Array, lost: IntArray
+    ) -> tuple[IntArray, IntArray]:
+        """Rows of the image that may show tracks at rows ``lost`` of the keyframe, and those."""
+        lost = lost[np.isfinite(self.there[lost]).all(1)]
+        new = np.flatnonzero((ids == 0) & np.isfinite(here).all(1))
+        if len(lost) == 0 or len(new) == 0:
+            return new[:0], lost[:0]
+        # the plane carries them across holes, the nearest tracks correct it for their depth
+        _, nearest = cKDTree(self.there[self.seen]).query(self.there[lost], k=_NEIGHBOURS)
+        beyond_plane = np.sort(self.moved[nearest], axis=1)[:, _NEIGHBOURS // 2]  # median
+        expected = self.motion.carried(self.there[lost]) + beyond_plane
         radius = _RADIUS * max(features.width, features.height)
         near = cKDTree(expected).sparse_distance_matrix(
-            cKDTree(features.keypoints[new]), radius, output_type="ndarray"
+            cKDTree(here[new]), radius, output_type="ndarray"
         )
+        lost, new = lost[near["i"]], new[near["j"]]
+        agree = self.motion.errors(self.there[lost], here[new]) < self.gate
         found, rows = mutual_best_of(
-            keyframe.features.descriptors[lost],
-            features.descriptors[new],
-            near["i"],
-            near["j"],
+            self.keyframe.features.descriptors,
+            features.descriptors,
+            lost[agree],
+            new[agree],
             _LEAST_COSINE,
         )
-        _give(ids, new[rows], keyframe.tracks.ids[lost[found]])
+        return rows, found
 
 
-def _expected(before: Float32Array, now: Float32Array, lost: Float32Array) -> Float32Array:
-    """Where points ``lost`` (M×2) of a keyframe are expected, by tracks seen then and now (N×2).
+def smooth(grey: UInt8Array) -> UInt8Array:
+    """A grey image H×W as ``aligned`` needs it."""
+    return np.asarray(cv2.GaussianBlur(grey, (7, 7), 1.5))
 
-    A homography carries them across holes, the nearest tracks correct it for their depth.
+
+def aligned(
+    before: UInt8Array, now: UInt8Array, there: Float32Array, here: Float32Array
+) -> BoolArray:
+    """Which points N×2 of two images by ``smooth`` show one patch: it fits best where they are.
+
+    One step of Lucas and Kanade tells how far the best fit is, as long as it is near.
     """
-    some = slice(None, None, 1 + len(before) // _ENOUGH)
-    plane, _ = cv2.findHomography(before[some], now[some])  # the tracks are verified: least squares
-    if plane is None:
-        plane = np.eye(3)
-    carried, known = (cv2.perspectiveTransform(p[:, None], plane)[:, 0] for p in (lost, before))
-    _, neighbours = cKDTree(before).query(lost, k=_NEIGHBOURS)
-    corrected = carried + np.median((now - known)[neighbours], axis=1)
-    return np.asarray(np.nan_to_num(corrected), np.float32)  # beyond the plane's horizon: nowhere
+    first, offset = _patches(before, there)
+    second, offset_now = _patches(now, here)
+    mean = (first + second) / 2
+    shape = (len(first), (_PATCH - 2) ** 2)
+    dx = ((mean[:, 1:-1, 2:] - mean[:, 1:-1, :-2]) / 2).reshape(shape)
+    dy = ((mean[:, 2:, 1:-1] - mean[:, :-2, 1:-1]) / 2).reshape(shape)
+    change = (first - second)[:, 1:-1, 1:-1].reshape(shape)
+    change -= change.mean(1, keepdims=True)  # of brightness
+    xx, xy, yy, x, y = (
+        np.einsum("ij,ij->i", a, b)
+        for a, b in ((dx, dx), (dx, dy), (dy, dy), (dx, change), (dy, change))
+    )
+    fit = np.stack([yy * x - xy * y, xx * y - xy * x], 1)
+    fit /= np.maximum(xx * yy - xy * xy, 1e-6)[:, None]
+    return np.asarray(np.linalg.norm(fit - (offset_now - offset), axis=1) < _ALIGNED)
+
+
+def _patches(picture: UInt8Array, points: Float32Array) -> tuple[Float32Array, Float32Array]:
+    """N×17×17 around points, and the points in them."""
+    room = np.array(picture.shape[::-1]) - _PATCH
+    corners = np.clip(np.rint(points).astype(np.intp) - _PATCH // 2, 0, room)
+    windows = sliding_window_view(picture, (_PATCH, _PATCH))
+    patches = windows[corners[:, 1], corners[:, 0]].astype(np.float32)
+    return patches, (points - corners).astype(np.float32)
+
+
+def _undistorted(
+    keypoints: Float32Array, camera: CameraModel | None, normalized: Float32Array | None
+) -> Float64Array:
+    """Pixels of an ideal pinhole with the camera's focal length; without one, as they are."""
+    if camera is None:
+        return keypoints.astype(np.float64)
+    rays = camera.normalize(keypoints) if normalized is None else normalized
+    return rays.astype(np.float64) * float(np.sqrt(camera.matrix[0, 0] * camera.matrix[1, 1]))
 
 
 def _give(ids: UInt64Array, rows: IntArray, lost: UInt64Array) -> None:

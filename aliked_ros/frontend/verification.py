@@ -23,7 +23,7 @@ recognised and verified as what they are, so that none of them ends the tracks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -34,6 +34,8 @@ from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.types import BoolArray, Features, Float32Array, Matches
 
+Float64Array = NDArray[np.float64]
+
 MIN_MATCHES = 16  # fewer cannot be judged
 _LEAST_INLIERS = 14  # so many of 40 random matches agree once in 400 times, of 24 in none of 1,000
 _STILL_MEDIAN = 0.5  # pixels; below it the parallax drowns in the noise of the keypoints
@@ -43,8 +45,8 @@ _SIGMAS = 3.0  # standard deviations that a match may be off
 _MODEL_NOISE = 0.35  # pixels: of the estimated motion itself
 _CONFIDENCE = 0.99  # 0.9999 takes twice as long and finds the same inliers
 _ITERATIONS = 1000
-
-Float64Array = NDArray[np.float64]
+_ENOUGH = 200  # points for least squares
+_ROUNDS = 3  # of reweighting them
 
 
 class Verifier:
@@ -173,6 +175,85 @@ def _robust(estimate: Callable[[], tuple[Any, Any]]) -> tuple[Float64Array, Bool
     inliers: BoolArray = np.asarray(mask).ravel() != 0
     enough = inliers.mean() >= _LEAST_SHARE and inliers.sum() >= _LEAST_INLIERS
     return (np.asarray(model, np.float64)[:3], inliers) if enough else None
+
+
+@dataclass(frozen=True, slots=True)
+class TwoViews:
+    """The geometry of two images, by least squares over points most of which agree already.
+
+    It costs a tenth of a robust estimation, and does not find a minority.
+    epipolar: 3×3, x2ᵀ·F·x1 = 0. plane: 3×3, x2 ~ H·x1. flat: whether the plane holds for most.
+    """
+
+    epipolar: Float64Array
+    plane: Float64Array
+    flat: bool
+
+    @classmethod
+    def of(cls, before: Float64Array, after: Float64Array, threshold: float) -> TwoViews:
+        """From corresponding points N×2, eight at least, finite.
+
+        threshold: pixels of a point that agrees; those far beyond it hardly count.
+        """
+        some = slice(None, None, 1 + len(before) // _ENOUGH)
+        before, after = before[some], after[some]
+        found, _ = cv2.findHomography(before, after)
+        plane = np.eye(3) if found is None else np.asarray(found, np.float64)
+        carried = cv2.perspectiveTransform(before[:, None], plane)[:, 0]
+        on_plane = np.linalg.norm(carried - after, axis=1) < threshold
+        flat = bool(on_plane.mean() >= _HOMOGRAPHY_SHARE)
+        return cls(_fundamental(before, after, threshold / 1.5), plane, flat)
+
+    def errors(self, before: Float64Array, after: Float64Array) -> Float64Array:
+        """Distances N in pixels, of the geometry that fits better. Points N×2 are finite."""
+        errors, _ = _to_lines(self.epipolar, _homogeneous(before), _homogeneous(after))
+        return (
+            np.minimum(errors, np.linalg.norm(self.carried(before) - after, axis=1))
+            if self.flat
+            else errors
+        )
+
+    def carried(self, points: Float64Array) -> Float64Array:
+        """Where the plane puts points N×2 of the first image."""
+        if len(points) == 0:
+            return points
+        return np.asarray(cv2.perspectiveTransform(points[:, None], self.plane)[:, 0])
+
+
+def _fundamental(before: Float64Array, after: Float64Array, scale: float) -> Float64Array:
+    """The eight-point method, reweighted by the distances from the lines (Geman-McClure)."""
+    points = np.concatenate([before, after])
+    centre, size = points.mean(0), max(float(points.std()), 1e-9)
+    first, second = (_homogeneous((p - centre) / size) for p in (before, after))
+    products = (second[:, :, None] * first[:, None, :]).reshape(-1, 9)
+    weights = np.ones(len(products))
+    for remaining in reversed(range(_ROUNDS)):
+        _, vectors = np.linalg.eigh((products * weights[:, None]).T @ products)
+        matrix = vectors[:, 0].reshape(3, 3)
+        if remaining:
+            errors, lengths = _to_lines(matrix, first, second)
+            weights = 1.0 / ((1.0 + (errors * size / scale) ** 2) * lengths) ** 2
+    left, values, right = np.linalg.svd(matrix)
+    matrix = left * (values[0], values[1], 0.0) @ right
+    to_unit = np.array([[1.0, 0.0, -centre[0]], [0.0, 1.0, -centre[1]], [0.0, 0.0, size]])
+    return np.asarray(to_unit.T @ matrix @ to_unit)
+
+
+def _to_lines(
+    matrix: Float64Array, first: Float64Array, second: Float64Array
+) -> tuple[Float64Array, Float64Array]:
+    """Distances N from the epipolar lines, the larger of both images', and the normals' lengths.
+
+    Points N×3 are homogeneous.
+    """
+    lines, other = first @ matrix.T, second @ matrix
+    lengths = np.minimum(np.hypot(lines[:, 0], lines[:, 1]), np.hypot(other[:, 0], other[:, 1]))
+    lengths = np.maximum(lengths, 1e-12)
+    return np.abs(np.einsum("ij,ij->i", second, lines)) / lengths, lengths
+
+
+def _homogeneous(points: Float64Array) -> Float64Array:
+    return np.column_stack([points, np.ones(len(points))])
 
 
 def _expected(residuals: Float64Array, noise: Float64Array | None) -> BoolArray:

@@ -14,8 +14,8 @@
 
 """Reading bags without ROS: MCAP files, rosbag2 folders and databases, ROS 1 bags.
 
-What the recorder left is read: files that lack their end, their metadata.yaml or their index, and
-that were compressed as a whole or message by message.
+Incomplete recordings are read as far as possible: without their end, metadata.yaml or index.
+Compression works per file and per message.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ from aliked_ros.io.storages import stream_mcap as stream_mcap
 logger = logging.getLogger(__name__)
 
 _STORAGE_SUFFIXES = (".mcap", ".db3")  # files of rosbag2
-_SPLIT = re.compile(r"_(\d+)$")  # what rosbag2 adds to the names of one recording's files
+_SPLIT = re.compile(r"_(\d+)$")  # rosbag2's numbering of the files of a recording
 MACHINE, SETTINGS = "machine", "front-end"  # names of an MCAP file's metadata
 
 
 class Bag:
-    """A recording, whole or cut off. Use as a context manager, or close it.
+    """A recording, complete or truncated. Use as a context manager, or close it.
 
     topics: those with messages, by name.
-    cut_off: files whose end is missing; what is whole of them is read.
+    cut_off: files whose end is missing; their intact part is read.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open a file or folder. Raises SourceError when nothing of it can be read."""
+        """Open a file or folder. Raises SourceError if nothing can be read."""
         self.path = path
         self.cut_off: list[Path] = []
         self._parts = self._open()
@@ -77,8 +77,8 @@ class Bag:
     def messages(self, names: Collection[str]) -> Iterator[tuple[int, str, Any]]:
         """Time of arrival (nanoseconds), topic and message, of these topics in order of arrival.
 
-        Raises SourceError where the bag is damaged; warns of messages that its index promises and
-        that are not there.
+        Raises SourceError if the bag is damaged; warns if there are fewer messages than its index
+        says.
         """
         read = 0
         try:
@@ -89,16 +89,16 @@ class Bag:
             raise
         except SourceError as error:
             raise SourceError(f"{self.path} is damaged: {error}") from error
-        except Exception as error:  # by storage and kind of damage
+        except Exception as error:  # depends on storage and damage
             raise SourceError(
                 f"{self.path} is damaged ({one_line(error)}); 'mcap recover' or 'ros2 bag reindex' "
-                "saves what is whole."
+                "recovers the intact part."
             ) from error
         promised = sum(topic.count for topic in self.topics if topic.name in names)
         if read < promised:
             logger.warning(
                 "%s is damaged: %d of %d messages on %s could be read; 'mcap recover' or 'ros2 bag "
-                "reindex' saves what is whole.", self.path, read, promised, ", ".join(names),
+                "reindex' recovers the intact part.", self.path, read, promised, ", ".join(names),
             )  # fmt: skip
 
     @property
@@ -122,7 +122,7 @@ class Bag:
         if missing := named - {file.name for file in files}:
             reason = f"{self.path} lacks {', '.join(sorted(missing))} of its metadata.yaml."
         if reason:
-            logger.warning("%s The files that are there are read.", reason)
+            logger.warning("%s The existing files are read.", reason)
         parts: list[Part] = []
         failures: list[SourceError] = []
         for file in files:
@@ -133,7 +133,7 @@ class Bag:
         if not parts:
             raise failures[0]
         for failure in failures:
-            logger.warning("left out: %s", failure)
+            logger.warning("skipped: %s", failure)
         return parts
 
     def _part(self, path: Path) -> Part:
@@ -146,36 +146,36 @@ class Bag:
 
 
 def is_storage(path: Path) -> bool:
-    """Whether a file has the name of one of a rosbag2 folder's, which may be compressed."""
+    """Whether a file is named like a storage file of rosbag2, compressed or not."""
     name = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
-    hidden = path.name.startswith(".")  # such as macOS leaves beside the files it copies
+    hidden = path.name.startswith(".")  # macOS creates such files beside copies
     return name.suffix.lower() in _STORAGE_SUFFIXES and not hidden and path.is_file()
 
 
 def _number(path: Path) -> tuple[str, int]:
-    """Name of the recording that a file is of, and its place in it."""
+    """Name of the recording that a file belongs to, and its number in it."""
     stem = path.name.partition(".mcap")[0].partition(".db3")[0]
     number = _SPLIT.search(stem)
     return _SPLIT.sub("", stem), int(number[1]) if number else -1
 
 
 def _named_files(metadata: Path) -> tuple[set[str], str]:
-    """Names of a folder's files in its metadata.yaml, and what is wrong with that."""
+    """The file names in a metadata.yaml, and a problem with it (empty: none)."""
     if not metadata.is_file():
         return (
             set(),
-            f"{metadata.parent} has no metadata.yaml, its recorder did not come to its end.",
+            f"{metadata.parent} has no metadata.yaml, its recording was cut short.",
         )
     try:
         facts = yaml.safe_load(metadata.read_text(encoding="utf-8-sig"))
         names = facts["rosbag2_bagfile_information"]["relative_file_paths"]
         return {Path(str(name)).name for name in names}, ""
-    except Exception:  # no YAML, too deep a one, or other content
+    except Exception:  # not YAML, nested too deeply, or other content
         return set(), f"{metadata} cannot be read."
 
 
 def facts_of(path: Path) -> dict[str, dict[str, str]]:
-    """What the recorder stored about a run (MACHINE, SETTINGS); nothing for other recordings."""
+    """What the recorder stored about a run (MACHINE, SETTINGS); empty for other recordings."""
     facts: dict[str, dict[str, str]] = {}
     try:
         with path.open("rb") as file:
@@ -185,6 +185,6 @@ def facts_of(path: Path) -> dict[str, dict[str, str]]:
             for record in StreamReader(file, emit_chunks=True).records:
                 if isinstance(record, Metadata):
                     facts[record.name] = record.metadata
-    except Exception:  # a folder; by kind of record that stops in the middle
+    except Exception:  # a folder, or a truncated record
         pass
     return facts

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Decoding the messages of recordings by the definitions that were recorded with them."""
+"""Decoding recorded messages with the definitions stored in the recording."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rosbags.typesys.store import Typestore
 
 from aliked_ros.errors import SourceError
 
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no serialised message begins so
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no serialised message starts like this
 _SERIALIZATIONS = {"cdr": "deserialize_cdr", "ros1": "deserialize_ros1"}
 _IDL_SEPARATOR = "=" * 80 + "\n"
 
@@ -36,14 +36,14 @@ class Decoder:
     """Decodes the messages of one topic.
 
     Definitions in recordings may be missing, empty, unreadable or of another version. Each topic
-    therefore has its own, which is looked at with its first message, and where it does not do ROS's
-    own of that name is tried.
+    therefore has its own. It is tried with the first message; if it fails, ROS's standard
+    definition of that name is tried.
 
-    msgtype: ``package/msg/Type``; of what is no ROS message, its name and encoding.
+    msgtype: ``package/msg/Type``; for anything but a ROS message, its name and encoding.
     """
 
     def __init__(self, name: str, encoding: str, notation: str, definition: str) -> None:
-        """Take what a recording says of a topic.
+        """Describe a topic as the recording does.
 
         name: of the type. encoding: of the messages: ``cdr`` or ``ros1``. notation: of the
         definition: ``ros2msg``, ``ros1msg``, ``ros2idl`` or ``omgidl``.
@@ -54,8 +54,8 @@ class Decoder:
         self.msgtype = normalize_msgtype(name) if self._method else f"{name} in {encoding or '?'}"
 
     def __call__(self, data: bytes) -> Any:
-        """The message; raises an exception where none of the definitions explains it."""
-        if data[:4] == ZSTD_MAGIC:  # compressed message by message
+        """The message; raises an exception if no definition fits."""
+        if data[:4] == ZSTD_MAGIC:  # compressed per message
             data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
         if self._decode is not None:
             return self._decode(data, self.msgtype)
@@ -64,7 +64,7 @@ class Decoder:
             decode = getattr(store, self._method)
             try:
                 message = decode(data, self.msgtype)
-            except Exception as error:  # what wrong definitions make of rosbags' generated code
+            except Exception as error:  # any error of code generated from wrong definitions
                 failure = failure or error
             else:
                 self._decode = decode

@@ -14,13 +14,13 @@
 
 """Pictures of tracks and matches.
 
-Colour scale of tracks: the length in frames, 1 (blue, just found) over green and yellow to 30 and
-more (red, steady), equally spaced on the "turbo" colour map. Scores of matches run from 0 (red)
-over yellow to 1 (green). The camera's image is shown grey and a little dark underneath, so that
-every colour in a picture means a length or a score. ``docs/tracks.md`` shows it.
+Tracks are coloured by length in frames: from 1 (blue) over green and yellow to 30 and more (red),
+evenly spaced on the "turbo" colour map. Match scores run from 0 (red) over yellow to 1 (green). The
+image underneath is dimmed grey, so that every colour means a length or a score. See
+``docs/tracks.md``.
 
-:class:`Trails` remembers where tracks have been; :func:`length_bins`, :data:`LENGTH_COLOURS` and
-:func:`fade` say how they look, also to those who draw them elsewhere (rviz, Foxglove).
+:class:`Trails` stores past positions. :func:`length_bins`, :data:`LENGTH_COLOURS` and :func:`fade`
+define the look, also for rviz and Foxglove.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ from aliked_ros.types import (
     UInt64Array,
 )
 
-LONG_TRACK = 30  # frames from which on a track has the last colour
+LONG_TRACK = 30  # frames; longer tracks have the same colour
 _COLOURS = 16
 _SHIFT = 4  # fractional bits of coordinates given to OpenCV
 _MARGIN = 24  # grey level around pictures
 _UNMATCHED = (170, 170, 170)
 _BRIGHTNESS = 0.7  # of the image underneath
-_FADE_STEPS = 8  # parts of a tail, each of one opacity: more are not seen, and cost as much again
+_FADE_STEPS = 8  # segments of a tail with one opacity each; more would cost more and look the same
 _TAIL_OPACITY = 0.9  # at its fresh end
 _SMALL = 480  # pixels along the longer side, below which dots are smaller
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -63,7 +63,7 @@ Colours = list[tuple[int, int, int]]  # RGB
 
 
 def _turbo(first: float, last: float) -> Colours:
-    """A stretch of the colour map, from 0 to 1; its dark ends are of no use on a photograph."""
+    """Part of the colour map, from 0 to 1; its dark ends are hard to see on a photograph."""
     steps = np.linspace(first, last, _COLOURS) * 255
     table = cv2.applyColorMap(steps.round().astype(np.uint8)[:, None], cv2.COLORMAP_TURBO)[:, 0]
     return [(int(red), int(green), int(blue)) for blue, green, red in table]
@@ -74,18 +74,18 @@ _SCORE_COLOURS = _turbo(0.86, 0.42)  # red to green
 
 
 def length_bins(lengths: UInt32Array) -> IntArray:
-    """N numbers of the colours, in ``LENGTH_COLOURS``, of tracks of these lengths."""
+    """N indices into ``LENGTH_COLOURS`` for tracks of these lengths."""
     return _bins((lengths.astype(np.float32) - 1.0) / (LONG_TRACK - 1.0))
 
 
 def fade(age: Float32Array, frames: int) -> Float32Array:
-    """Opacity, 0 to 1, of where a track was ``age`` frames ago, of the ``frames`` remembered."""
+    """Opacity, 0 to 1, of a position ``age`` frames ago, out of ``frames`` stored."""
     return np.asarray(np.clip(1.0 - age / frames, 0.0, 1.0), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class _Moment:
-    """Where the tracks of one frame were; sorted by id."""
+    """Positions of one frame's tracks, sorted by id."""
 
     index: int
     ids: UInt64Array
@@ -93,11 +93,11 @@ class _Moment:
 
 
 class Trails:
-    """Where the tracks of the newest frame have been in the last few frames.
+    """Positions of the newest frame's tracks in the last few frames.
 
-    frames: how many; frames that were never given count, so that a tail is always that old.
+    frames: how many, including frames that were never given.
 
-    Memory is bounded: the ids and points of so many frames. A new epoch forgets the old one.
+    Memory is bounded by ``frames``. A new epoch clears it.
     """
 
     def __init__(self, frames: int = 15) -> None:
@@ -108,7 +108,7 @@ class Trails:
     def update(self, result: FrameResult, points: Float32Array | None = None) -> None:
         """Add a frame.
 
-        points: N×D, what to remember of its tracks, NaN = nothing; None = the keypoints, N×2.
+        points: N×D positions to store, NaN = none; None = the keypoints, N×2.
         """
         tracks, history = result.tracks, self._history
         if tracks.epoch != self._epoch or (history and result.index <= history[0].index):
@@ -128,7 +128,7 @@ class Trails:
     def positions(self, ids: UInt64Array) -> Float32Array:
         """N×T×D points of the N tracks, newest first; NaN for those that are not seen now.
 
-        Before its start, and while it was lost, a track stays put.
+        Before a track's start and while it was lost, its position stays the same.
         """
         width = self._history[0].points.shape[1] if self._history else 2
         trail = np.full((len(ids), len(self._history), width), np.nan, np.float32)
@@ -155,8 +155,8 @@ def draw_tracks(
 
     pixels: H×W or H×W×3 (RGB) uint8, the image of ``result``.
     trails: updated with ``result``; gives the tails, which fade with age.
-    caption: a line of text at the top, where keyframes are named, too. Where the picture is narrow
-        the last parts of it, separated by two spaces, are left out.
+    caption: a line of text at the top, which also marks keyframes. In a narrow picture its last
+        parts, separated by two spaces, are omitted.
     legend: show the colour scale.
 
     Returns H×W×3 RGB uint8.
@@ -223,7 +223,7 @@ def draw_matches(
 def contact_sheet(
     pictures: Sequence[UInt8Array], *, columns: int = 3, width: int = 1440
 ) -> UInt8Array:
-    """One RGB picture of many, row by row; each is scaled into a cell of the first one's shape.
+    """One RGB picture of many, row by row, each scaled to a cell with the first one's shape.
 
     pictures: at least one H×W×3 RGB uint8.
     width: of the sheet, pixels.
@@ -246,7 +246,7 @@ def contact_sheet(
 
 
 def fit(picture: UInt8Array, width: int, height: int) -> UInt8Array:
-    """The picture, H×W×3, scaled into width×height pixels; its shape is kept by dark margins."""
+    """The picture, H×W×3, scaled into width×height pixels with dark margins, keeping its shape."""
     if picture.shape[:2] == (height, width):
         return picture
     scale = min(width / picture.shape[1], height / picture.shape[0])
@@ -272,7 +272,7 @@ def _thickness(canvas: UInt8Array) -> int:
 
 
 def _bins(value: Float32Array) -> IntArray:
-    """Number of the colour for values from 0 to 1; what is beyond takes the end."""
+    """Colour index for values from 0 to 1, clipped."""
     return np.asarray(np.clip(value * _COLOURS, 0, _COLOURS - 1), np.int64)
 
 
@@ -325,8 +325,8 @@ def _draw_tails(
 
     bins: N colour numbers, ascending. trail: N×T×2, newest first. opacity: T, of its points.
 
-    All are drawn into one layer first, the oldest parts first: where lines meet the newer one
-    covers the older, instead of adding to it.
+    All are drawn into one layer first, oldest parts first, so that newer lines cover older ones
+    instead of adding to them.
     """
     limits = np.unique(
         np.linspace(0, max(trail.shape[1] - 1, 0), _FADE_STEPS + 1).round().astype(int)
@@ -350,7 +350,7 @@ def _draw_tails(
 def _draw_caption(canvas: UInt8Array, text: str, mark: str = "") -> None:
     """A line of text at the top, and ``mark`` at its right end.
 
-    Parts of the text, with two spaces between them, that have no room are left out.
+    Parts of the text, separated by two spaces, are omitted from the end if there is no room.
     """
     unit = _thickness(canvas)
     scale, margin, width = 0.45 * unit, 8 * unit, canvas.shape[1]
@@ -370,7 +370,7 @@ def _draw_caption(canvas: UInt8Array, text: str, mark: str = "") -> None:
 
 
 def _draw_legend(canvas: UInt8Array, colours: Colours, title: str, low: str, high: str) -> None:
-    """The colour scale in the lower left corner, left out where the picture is too small."""
+    """The colour scale in the lower left corner, omitted if the picture is too small."""
     unit = _thickness(canvas)
     scale, cell, margin = 0.4 * unit, 7 * unit, 8 * unit
     texts = [f"{title}  {low}", high]

@@ -12,10 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Pixels of ``sensor_msgs`` images, of whoever deserialised them: rclpy or rosbags.
-
-Needs no ROS.
-"""
+"""Pixels of ``sensor_msgs`` images, from rclpy or rosbags. Needs no ROS."""
 
 from __future__ import annotations
 
@@ -38,8 +35,8 @@ class _Encoding:
 
     channels, bytes_per_sample: as stored; samples of two bytes are reduced to their high byte
         (value >> 8) before the conversion.
-    even_width, even_height: the layout repeats every second column, or row.
-    chroma: bytes of colour behind the whole of the brightness, for each of its bytes (planar YUV).
+    even_width, even_height: the layout repeats every two columns, or rows.
+    chroma: bytes of colour for each byte of brightness, after all of the brightness (planar YUV).
     """
 
     channels: int
@@ -62,7 +59,7 @@ _UYVY = _Encoding(2, cv2.COLOR_YUV2RGB_UYVY, even_width=True)
 _YUYV = _Encoding(2, cv2.COLOR_YUV2RGB_YUY2, even_width=True)
 _BGR = _Encoding(3, cv2.COLOR_BGR2RGB)
 
-_FULL_CHROMA = 2.0  # bytes of colour a pixel: two of its own
+_FULL_CHROMA = 2.0  # two bytes of colour a pixel
 
 # ROS names a Bayer pattern after the top-left pixels, as OpenCV's four-letter constants do.
 ENCODINGS: dict[str, _Encoding] = {
@@ -71,7 +68,7 @@ ENCODINGS: dict[str, _Encoding] = {
     "mono16": _Encoding(1, None, 2),
     "rgb8": _Encoding(3),
     "bgr8": _BGR,
-    "8UC3": _BGR,  # no order is defined; OpenCV's, which drivers that publish it use
+    "8UC3": _BGR,  # no order is defined; drivers that publish it use OpenCV's
     "rgba8": _Encoding(4, cv2.COLOR_RGBA2RGB),
     "bgra8": _Encoding(4, cv2.COLOR_BGRA2RGB),
     "rgb16": _Encoding(3, None, 2),
@@ -103,7 +100,7 @@ _ALIASES = {"i420": "yu12", "yuv420": "yu12"}
 
 
 def image_from_message(message: Any) -> Image:
-    """The core's image of a raw or compressed image message.
+    """An ``Image`` from a raw or compressed image message.
 
     Grey encodings give H×W, colour ones H×W×3 RGB, uint8. mono8 and rgb8 without row padding are
     not copied: the pixels are a view of the message's data. 16-bit samples become 8-bit ones by
@@ -123,7 +120,7 @@ def image_from_message(message: Any) -> Image:
 def depth_from_message(message: Any) -> Float32Array:
     """H×W float32 metres of a depth image (REP-118: 16UC1 millimetres, 32FC1 metres), NaN = none.
 
-    Drivers that call millimetres mono16 are understood.
+    mono16 is read as millimetres, since some drivers use it.
 
     Raises ImageError for a malformed message or another encoding.
     """
@@ -180,9 +177,9 @@ def _odd_side(name: str, size: int, encoding: str) -> ImageError:
 
 
 def _with_chroma(message: Any, luma: UInt8Array, encoding: _Encoding) -> UInt8Array:
-    """Brightness and colour as OpenCV wants them, row padding cut off.
+    """Brightness and colour in OpenCV's layout, without row padding.
 
-    OpenCV knows no NV24: its colour of each pixel is written as that of a pair of equal pixels.
+    OpenCV has no NV24, so each pixel's colour is written as that of two equal pixels.
     """
     width, height, step = message.width, message.height, message.step
     rest = np.frombuffer(message.data, np.uint8)[step * height :]
@@ -199,9 +196,9 @@ def _with_chroma(message: Any, luma: UInt8Array, encoding: _Encoding) -> UInt8Ar
 
 
 def _rows(message: Any, bytes_per_pixel: int, chroma: float = 0.0) -> UInt8Array:
-    """The H×(W·bytes_per_pixel) bytes of the image, padding cut off, as a view where possible.
+    """The H×(W·bytes_per_pixel) bytes of the image without padding, as a view if possible.
 
-    chroma: bytes that follow, for each of the rows' bytes.
+    chroma: bytes of colour that follow, for each byte of the rows.
     """
     width, height, step = message.width, message.height, message.step
     if not width or not height:
@@ -234,7 +231,7 @@ def _rows(message: Any, bytes_per_pixel: int, chroma: float = 0.0) -> UInt8Array
 
 def _grey_of_unit_floats(rows: UInt8Array, bigendian: bool) -> UInt8Array:
     values = np.ascontiguousarray(rows).view(">f4" if bigendian else "<f4")
-    low, high = float(values.min()), float(values.max())  # NaN comes out as NaN
+    low, high = float(values.min()), float(values.max())  # NaN stays NaN
     if not np.isfinite(low + high):
         raise ImageError(
             "32FC1 image holds NaN or infinite values; a grey image lies in 0..1. "
@@ -253,7 +250,7 @@ def _convert(pixels: UInt8Array, conversion: int) -> UInt8Array:
 
 
 def _unpack_by_cv_bridge(message: Any) -> UInt8Array:
-    """The rarer encodings, where ROS provides cv_bridge."""
+    """Rare encodings, by ROS's cv_bridge if available."""
     if message.encoding == "16UC1":
         raise ImageError(
             "encoding 16UC1 is a depth image; publish camera images here "
@@ -261,7 +258,7 @@ def _unpack_by_cv_bridge(message: Any) -> UInt8Array:
         )
     try:
         bridge = importlib.import_module("cv_bridge").CvBridge()
-    except Exception as error:  # built for another NumPy or OpenCV, it fails in many ways
+    except Exception as error:  # fails in many ways if built for another NumPy or OpenCV
         raise ImageError(
             f"encoding {message.encoding!r} is not one of {', '.join(ENCODINGS)}, and cv_bridge, "
             f"which may know it, cannot be imported ({error}). Publish one of these encodings, "
@@ -270,7 +267,7 @@ def _unpack_by_cv_bridge(message: Any) -> UInt8Array:
     _rows(message, 1)
     try:
         return np.ascontiguousarray(bridge.imgmsg_to_cv2(message, "rgb8"), np.uint8)
-    except Exception as error:  # CvBridgeError, cv2.error, ValueError: by version
+    except Exception as error:  # CvBridgeError, cv2.error or ValueError, depending on the version
         raise ImageError(
             f"cv_bridge cannot convert encoding {message.encoding!r} to rgb8: {error} "
             f"Publish one of {', '.join(ENCODINGS)}."
@@ -311,5 +308,5 @@ def _decode(message: Any) -> UInt8Array:
             f"{source}; let the publisher compress rgb8, bgr8 or mono8."
         )
     if "compressed rgb" in target and pixels.ndim == 3:
-        return np.ascontiguousarray(pixels[..., ::-1])  # packed as if it were BGR
+        return np.ascontiguousarray(pixels[..., ::-1])  # was packed as BGR
     return pixels

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Decoding JPEG, PNG and the like: one rule of what a whole image is, for files and messages."""
+"""Decoding JPEG, PNG and other formats, with the same checks for files and messages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from aliked_ros.types import Float32Array, UInt8Array
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-# FFmpeg's own lines about damage; OpenCV looks at it with the first video.
+# Silences FFmpeg's own lines about damage; OpenCV reads it at the first video.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 MILLIMETRES = 1000.0
@@ -41,15 +41,15 @@ MILLIMETRES = 1000.0
 MAX_SIDE = 8192
 """Pixels; a few bytes can claim to be an image of gigabytes."""
 
-# Most pixels in a byte: of a JPEG one bit for each block of 8×8, of a PNG 8 in a byte, which its
-# compression makes 1032 times smaller at best.
+# Most pixels in a byte: a JPEG has at least one bit for each 8×8 block; a PNG packs 8 pixels in a
+# byte and compresses by 1032 at best.
 _DENSEST_JPEG, _DENSEST_PNG = 8 * 64, 8 * 1032
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LONGEST_HEADER = 4096  # bytes, of a PNM with comments
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
 _JPEG = b"\xff\xd8"
-# Two bytes that begin a JPEG segment or end the image; the pairs left out (stuffing, fill, restart
-# and other markers without a length) may stand inside compressed data.
+# Two bytes that begin a JPEG segment or end the image. Others (stuffing, fill, restart and other
+# markers without a length) may occur inside compressed data.
 _SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _END_OF_IMAGE = b"\xff\xd9"
 _EXIF, _SCAN = b"\xff\xe1", b"\xff\xda"
@@ -66,7 +66,7 @@ def decode_image(data: Buffer, upright: bool = True) -> UInt8Array:
         alpha channel is dropped.
     upright: turn the image as its EXIF data says, as picture viewers do.
 
-    Raises ImageError when they are no image, not a whole one, or one with a side above MAX_SIDE.
+    Raises ImageError if they are not an image, incomplete, or have a side above MAX_SIDE.
     """
     view = memoryview(data)
     encoded = np.frombuffer(view, np.uint8)
@@ -84,7 +84,7 @@ def decode_image(data: Buffer, upright: bool = True) -> UInt8Array:
     pixels = None
     is_jpeg = encoded[:2].tobytes() == _JPEG
     is_png = encoded[: len(_PNG)].tobytes() == _PNG
-    # Some decoders fill up such a JPEG with grey, and take the memory that a PNG's part claims.
+    # Some decoders fill such a JPEG with grey, and allocate whatever size a PNG chunk claims.
     damage = damage_of(view)
     if damage:
         problem = damage
@@ -105,7 +105,7 @@ def decode_image(data: Buffer, upright: bool = True) -> UInt8Array:
 
 
 def _largest_value(image: memoryview) -> int:
-    """What a PGM or PPM gives white as, where OpenCV does not scale by it; else 255."""
+    """The white value of a PGM or PPM if OpenCV does not scale by it, else 255."""
     header = _PNM.match(image[:_LONGEST_HEADER])
     if header is None:
         return 255
@@ -120,21 +120,19 @@ def _scaled(pixels: NDArray[Any], largest: int) -> UInt8Array:
 
 
 def _nature(image: memoryview) -> str:
-    """Why an image that OpenCV does not decode is none, as far as its begin tells."""
+    """Why OpenCV cannot decode an image, as far as its first bytes show."""
     if not image.nbytes:
         return "it is empty"
     known = {_JPEG: "JPEG", _PNG: "PNG", b"BM": "BMP", b"RIFF": "WebP", b"II*\0": "TIFF"}
     known |= {b"MM\0*": "TIFF", **{b"P%d" % digit: "PNM" for digit in range(1, 7)}}
     for begin, name in known.items():
         if bytes(image[: len(begin)]) == begin:
-            return (
-                f"it begins as a {name} and is damaged, cut off or of a kind OpenCV does not know"
-            )
-    return f"it begins with {bytes(image[:4]).hex(' ').upper()}, as no image that OpenCV knows"
+            return f"it starts like a {name}, but is damaged, truncated or unknown to OpenCV"
+    return f"it starts with {bytes(image[:4]).hex(' ').upper()}, which OpenCV does not know"
 
 
 def is_turned(data: Buffer) -> bool:
-    """Whether a JPEG's EXIF data says that viewers are to turn or mirror it."""
+    """Whether a JPEG's EXIF data tells viewers to rotate or mirror it."""
     image = memoryview(data)
     if bytes(image[:2]) != _JPEG:
         return False
@@ -164,13 +162,13 @@ def _orientation(exif: memoryview) -> int:
 
 
 def is_jpeg_or_png(data: Buffer) -> bool:
-    """Whether contiguous bytes begin as one of the two formats that cameras send."""
+    """Whether contiguous bytes start like a JPEG or PNG."""
     head = bytes(memoryview(data)[: len(_PNG)])
     return head.startswith(_JPEG) or head == _PNG
 
 
 def _claimed_size(image: memoryview) -> tuple[int, int]:
-    """Width and height that a JPEG or PNG says it has, before it is decoded; else zeros."""
+    """Width and height from a JPEG or PNG header, without decoding; else zeros."""
     if bytes(image[: len(_PNG)]) == _PNG:  # then length and name of its first chunk
         return _big_endian(image[16:20]), _big_endian(image[20:24])
     if bytes(image[: len(_JPEG)]) == _JPEG:
@@ -188,28 +186,28 @@ def _has_its_end(jpeg: memoryview) -> bool:
 
 
 def damage_of(image: memoryview) -> str:
-    """What is wrong with an image that can be told without decoding it, empty = nothing known."""
+    """Damage of an image that shows without decoding it; empty = none found."""
     if bytes(image[: len(_JPEG)]) == _JPEG:
         whole = _has_its_end(image)
-        hint = " (the marker FF D9: it is cut off, or its writer leaves the marker out)"
+        hint = " (the marker FF D9: it is truncated, or its writer omits the marker)"
         return "" if whole else f"its end is missing{hint}"
     if bytes(image[: len(_PNG)]) != _PNG:
         return ""
     name = b""
     for name, chunk in _chunks(image):
         if zlib.crc32(chunk[4:-4]) != _big_endian(chunk[-4:]):
-            return f"the checksum of its part {name.decode(errors='replace')} is wrong"
+            return f"the checksum of its chunk {name.decode(errors='replace')} is wrong"
     return "" if name == b"IEND" else "its end is missing"
 
 
 def _chunks(png: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Names and whole chunks of a PNG (length, name, content, checksum) that are all there."""
+    """Names and bytes of the complete chunks of a PNG (length, name, content, checksum)."""
     begin = len(_PNG)
     while begin + 12 <= len(png):
         end = begin + 12 + _big_endian(png[begin : begin + 4])
         name = bytes(png[begin + 4 : begin + 8])
         if end > len(png) or (name == b"IEND" and end != begin + 12):
-            return  # OpenCV takes the memory that an IEND claims
+            return  # OpenCV allocates the size that an IEND claims
         yield name, png[begin:end]
         if name == b"IEND":
             return
@@ -217,7 +215,7 @@ def _chunks(png: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _without_profile(png: memoryview) -> NDArray[np.uint8]:
-    """The parts of a PNG that make its pixels: of others libpng writes warnings to the terminal."""
+    """The chunks of a PNG that make its pixels; libpng prints warnings about others."""
     chunks = list(_chunks(png))
     if all(name in _PIXEL_CHUNKS for name, _ in chunks):
         return np.frombuffer(png, np.uint8)
@@ -263,7 +261,7 @@ def depth_in_metres(raw: NDArray[Any], units_per_metre: float = MILLIMETRES) -> 
 
 @contextmanager
 def quiet_opencv() -> Iterator[None]:
-    """Keep OpenCV's own warnings off the terminal: what failed is said by our exception."""
+    """Silence OpenCV's own warnings, since our exceptions say what failed."""
     log = getattr(cv2.utils, "logging", cv2)  # OpenCV 4 has these functions in cv2 itself
     level = log.getLogLevel()
     log.setLogLevel(0)  # silent

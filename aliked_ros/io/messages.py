@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Arrays of the fields of ``aliked_msgs``, of whoever deserialised them: rclpy or rosbags.
+"""NumPy views of aliked_msgs, from rclpy or rosbags.
 
 Needs neither ROS nor ``aliked_msgs``.
 """
@@ -49,7 +49,7 @@ def features_from_message(message: Any) -> Features:
 
 
 def descriptors_from_message(message: Any) -> Float32Array:
-    """The N×D float32 descriptors of a FeatureFrame in either encoding (N×0 when left out)."""
+    """The N×D float32 descriptors of a FeatureFrame in either encoding (N×0 if not published)."""
     dtype = DESCRIPTOR_TYPES[message.descriptor_encoding]
     rows = np.frombuffer(message.descriptors, dtype)
     return rows.reshape(len(message.scores), message.descriptor_dim).astype(np.float32, copy=False)
@@ -58,7 +58,7 @@ def descriptors_from_message(message: Any) -> Float32Array:
 def optional_array(values: Any, columns: int = 1) -> Float32Array | None:
     """A field that may be empty (``normalized``, ``right_x``, ``depth``): N or N×columns, or None.
 
-    Of an image without keypoints every field is empty.
+    For an image without keypoints every field is empty.
     """
     if not len(values):
         return None
@@ -95,8 +95,7 @@ def nanoseconds(stamp: Any) -> int:
 def whole_nanoseconds(time: float) -> int:
     """Seconds in whole nanoseconds, without the error of ``time * 1e9`` for today's dates.
 
-    So ``seconds`` of a message gives the same number again, and the same stamp is the same integer
-    before and after its way through one.
+    So a stamp is the same integer before and after being sent in a message.
     """
     whole = math.floor(time)
     return whole * 1_000_000_000 + round((time - whole) * 1e9)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Results as files: every one is written beside its place and moved there when it is whole."""
+"""Result files: each is written beside its target and moved there once complete."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from aliked_ros.types import Float32Array, FrameResult, Image, Tracks, UInt8Arra
 logger = logging.getLogger(__name__)
 
 _RATES = 0.1, 240.0  # Hz of videos
-_PLAYABLE = 30.0  # Hz, where the images' own rate is none of them
+_PLAYABLE = 30.0  # Hz, if the images' own rate is outside _RATES
 VIDEO, TRACKS, SUMMARY = "tracks.mp4", "tracks.npz", "summary.json"
 
 
 @contextmanager
 def output_path(target: Path) -> Iterator[Path]:
-    """``cache.atomic_path`` for a user's file: what cannot be written is an OutputError."""
+    """``cache.atomic_path`` for a user's file; OutputError if it cannot be written."""
     try:
         with atomic_path(target) as path:
             yield path
@@ -76,10 +76,10 @@ def write_picture(target: Path, picture: UInt8Array) -> None:
 
 
 class VideoFile:
-    """An MP4 (MPEG-4 Part 2) that gets its name only when it is closed whole.
+    """An MP4 (MPEG-4 Part 2) that gets its final name only when complete.
 
-    Use as a context manager. Without a frame no file is made. Pictures of another size than the
-    first one are fitted into it.
+    Use as a context manager. Without frames no file is written. Pictures of other sizes are fitted
+    into the first one's.
     """
 
     def __init__(self, target: Path, rate: float) -> None:
@@ -88,7 +88,7 @@ class VideoFile:
         if not _RATES[0] <= rate <= _RATES[1]:
             self._rate = _PLAYABLE
             logger.warning(
-                "the stamps say %g images a second, which no video has: %s is written with %g.",
+                "the stamps give %g images a second, impossible for video: %s is written with %g.",
                 rate,
                 target,
                 _PLAYABLE,
@@ -130,25 +130,25 @@ class VideoFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Give the video its name; keep what there is also when the block was left by an error."""
+        """Give the video its name, also if the block ended with an error."""
         with self._stack:
             if self._writer is not None:
                 self._writer.release()
                 self._check()
 
     def _check(self) -> None:
-        """OpenCV does not say when the disk is full: read back what it has written."""
+        """Read the video back, since OpenCV does not report a full disk."""
         written = cv2.VideoCapture(str(self._path))
         frames = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
         written.release()
         if frames < self._frames:
             raise OutputError(
-                f"cannot write {self._target}: the video broke off, the disk is probably full."
+                f"cannot write {self._target}: the video is incomplete; the disk is probably full."
             )
 
 
 def caption_of(result: FrameResult) -> str:
-    """The line of text above a drawn frame."""
+    """The caption of a drawn frame."""
     followed = int((result.tracks.lengths > 1).sum())
     return f"{result.features.model}  {len(result.features)} features, {followed} tracked"
 
@@ -187,7 +187,7 @@ class TrackStatistics:
     def summary(self) -> dict[str, Any]:
         """Plain numbers, times in milliseconds.
 
-        Track lengths are in frames; median and mean are over the tracks of two frames and more
+        Track lengths are in frames. Median and mean cover tracks of at least two frames
         (``lasting``), since a keypoint seen once was not tracked.
         """
         lasting = [length for length in self._lengths.values() if length > 1]
@@ -212,9 +212,9 @@ class TrackResults:
     ``tracks.npz`` has one row per keypoint and frame: ``frame`` (number from 0), ``id`` (unique
     within ``epoch``), ``x``, ``y`` (pixels), ``epoch``; and ``stamp`` (seconds), one per frame.
 
-    Use as a context manager: when the block ends, be it by an error or by Ctrl-C, the files hold
-    all frames added until then. ``facts`` go into the summary as they are at the end. The folder
-    is made for the first frame: a run that gives none leaves nothing.
+    Use as a context manager: when the block ends, also by an error or Ctrl-C, the files contain
+    all frames added so far. ``facts`` go into the summary as they are at the end. The folder is
+    created at the first frame.
     """
 
     def __init__(self, folder: Path, rate: float, facts: dict[str, Any]) -> None:
@@ -223,7 +223,7 @@ class TrackResults:
         self._facts = facts
         self._statistics = TrackStatistics()
         self._trails = Trails()
-        # of each frame only what is written: descriptors would fill the memory
+        # only what is written; descriptors would fill the memory
         self._frames: list[tuple[Tracks, Float32Array]] = []
         self._stamps: list[float] = []
         self._video = VideoFile(folder / VIDEO, rate)
@@ -254,7 +254,7 @@ class TrackResults:
         }
         if not self._frames:
             return
-        with self._video:  # the small files first: where the disk is full, they may still fit
+        with self._video:  # small files first: they may fit even if the disk is nearly full
             write_json(self._folder / SUMMARY, self.summary)
             write_arrays(self._folder / TRACKS, **self._table())
 

@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The files that recordings are stored in: MCAP, rosbag2's SQLite databases, ROS 1 bags.
+"""The files of recordings: MCAP, rosbag2's SQLite databases, ROS 1 bags.
 
-What a topic's definition or encoding is matters only when its messages are asked for.
+A topic's definition and encoding matter only when its messages are read.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from aliked_ros.io.definitions import Decoder
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 COMPRESSIONS = (".zstd", ".zst")
 _NO_SCHEMA = Schema(id=0, data=b"", encoding="", name="no type")
-_DISORDER = 8 << 20  # bytes of messages among which those of a file are put in order
+_DISORDER = 8 << 20  # bytes of messages that are sorted together
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """Messages of one type on one topic. count: how many."""
+    """Messages of one type on one topic. count: their number."""
 
     name: str
     msgtype: str
@@ -58,8 +58,8 @@ class Topic:
 class Part(Protocol):
     """One file.
 
-    topics: those with messages. note: what to tell of the file, empty = nothing. cut_off: its end
-    is missing.
+    topics: those with messages. note: a remark for the user, empty = none. cut_off: the end is
+    missing.
     """
 
     topics: list[Topic]
@@ -76,7 +76,7 @@ class Part(Protocol):
 
 
 def open_part(path: Path) -> Part:
-    """Open one file by its suffix. Raises SourceError when nothing of it can be read."""
+    """Open one file by its suffix. Raises SourceError if nothing can be read."""
     try:
         if path.stat().st_size == 0:  # SQLite would delete the -wal file beside such a database
             raise SourceError(f"cannot read {path}: the file is empty.")
@@ -94,7 +94,7 @@ def open_part(path: Path) -> Part:
 
 
 class Mcap:
-    """An MCAP file: read by its index, or from its beginning to the last whole chunk."""
+    """An MCAP file: read by its index, or from its start to the last complete chunk."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -117,8 +117,8 @@ class Mcap:
         if self.cut_off:
             whole = counts.total()
             if not whole:
-                raise SourceError(f"cannot read {path}, nothing in it is whole ({reason}).")
-            self.note = f"{path}: {reason}. Its {whole} whole messages are read."
+                raise SourceError(f"cannot read {path}: it has no complete chunk ({reason}).")
+            self.note = f"{path}: {reason}. Its {whole} complete messages are read."
         self.topics = [
             Topic(self._names[key], self._decoders[key].msgtype, count)
             for key, count in counts.items()
@@ -154,7 +154,7 @@ class Mcap:
 
 
 def _index(path: Path) -> tuple[Summary | None, str]:
-    """An MCAP file's index, None = there is none that can be used; what is wrong with its end."""
+    """An MCAP file's index (None = not usable), and a problem with its end (empty = none)."""
     with path.open("rb") as file:
         file.seek(-min(len(MCAP_MAGIC), path.stat().st_size), 2)
         if file.read() != MCAP_MAGIC:
@@ -162,7 +162,7 @@ def _index(path: Path) -> tuple[Summary | None, str]:
         file.seek(0)
         try:
             summary = SeekingReader(file).get_summary()
-        except Exception as error:  # by kind of damage
+        except Exception as error:  # depends on the damage
             return None, f"its index cannot be read ({one_line(error)})"
     if summary is None or summary.statistics is None or not summary.chunk_indexes:
         return None, ""
@@ -175,14 +175,13 @@ def _index(path: Path) -> tuple[Summary | None, str]:
 def stream_mcap(
     path: Path, problems: list[str] | None = None
 ) -> Iterator[tuple[Schema, Channel, Message]]:
-    """The messages of an MCAP file in order of arrival, to the last whole chunk.
+    """The messages of an MCAP file in order of arrival, up to the last complete chunk.
 
-    Needs no index, so the file may be cut off, or still be written to. problems: why it stopped
-    before the end is appended there. Raises SourceError when the file cannot be read or is no MCAP
-    file.
+    Needs no index, so the file may be truncated or still being written. problems: the reason for
+    stopping early is appended there. Raises SourceError if the file cannot be read or is not MCAP.
 
-    A recorder that was held up takes what waited from one topic after the other: features may be
-    written before their image, which arrived before them.
+    Sorting is needed: a delayed recorder empties its queues topic by topic, so features may be
+    written before their image, which arrived earlier.
     """
     waiting: list[tuple[int, int, tuple[Schema, Channel, Message]]] = []
     size = 0
@@ -215,7 +214,7 @@ def _written(path: Path, problems: list[str]) -> Iterator[tuple[Schema, Channel,
                     record = next(records, None)
                 except OSError:
                     raise
-                except Exception as error:  # by kind of record and compression
+                except Exception as error:  # depends on record and compression
                     problems.append(f"it is damaged before its end ({one_line(error)})")
                     return
                 if record is None:
@@ -248,7 +247,7 @@ class Sqlite:
             self.close()
             raise SourceError(
                 f"cannot read {path}: {error}. Copy it again with the files beside it, or "
-                "'sqlite3 FILE .recover' saves what is whole."
+                "'sqlite3 FILE .recover' recovers the intact part."
             ) from error
 
     def messages(self, names: Collection[str]) -> Iterator[tuple[int, str, Any]]:
@@ -273,10 +272,10 @@ class Sqlite:
         if not beside:
             return _open_database(path, "immutable=1")
         names = " and ".join(file.name for file in beside)
-        self.note = f"{path}: its recorder did not come to its end; {names} is read, too."
+        self.note = f"{path}: its recording was cut short; {names} is read too."
         with suppress(sqlite3.Error):
             return _open_database(path, "mode=ro")
-        # In a folder that cannot be written to, and of a transaction that has to be undone.
+        # A read-only folder, or a transaction that needs rolling back.
         self._copy = TemporaryDirectory(prefix="aliked_ros_")
         for file in (path, *beside):
             shutil.copy(file, self._copy.name)
@@ -326,9 +325,9 @@ class Ros1:
             self._reader.open()
         except OSError:
             raise
-        except Exception as error:  # ReaderError, and what damage makes of it
+        except Exception as error:  # ReaderError, or anything else after damage
             raise SourceError(
-                f"cannot read {path}: {one_line(error)} 'rosbag reindex' saves what is whole."
+                f"cannot read {path}: {one_line(error)} 'rosbag reindex' recovers the intact part."
             ) from error
         self._decoders = {
             c.id: Decoder(c.msgtype, "ros1", "ros1msg", c.msgdef.data)
@@ -338,7 +337,7 @@ class Ros1:
 
     def messages(self, names: Collection[str]) -> Iterator[tuple[int, str, Any]]:
         wanted = [c for c in self._reader.connections if c.topic in names]
-        if not wanted:  # which would mean all of them
+        if not wanted:  # an empty list would mean all
             return
         for connection, time, data in self._reader.messages(wanted):
             yield time, connection.topic, self._decoders[connection.id](bytes(data))
@@ -348,7 +347,7 @@ class Ros1:
 
 
 class _Compressed:
-    """A file that was compressed as a whole; it is unpacked for as long as it is read."""
+    """A compressed file, unpacked while it is being read."""
 
     def __init__(self, path: Path) -> None:
         self._folder = TemporaryDirectory(prefix="aliked_ros_")
@@ -356,7 +355,7 @@ class _Compressed:
         try:
             problem = _unpack(path, unpacked)
             if not unpacked.stat().st_size:
-                raise SourceError(f"cannot read {path}: nothing of it can be unpacked: {problem}.")
+                raise SourceError(f"cannot read {path}: it cannot be unpacked: {problem}.")
             self._part = open_part(unpacked)
         except SourceError as error:
             self._folder.cleanup()
@@ -379,7 +378,7 @@ class _Compressed:
 
 
 def _unpack(packed: Path, target: Path) -> str:
-    """Unpack all frames of a file, as far as it goes; what is wrong with it, empty = nothing."""
+    """Unpack a file as far as possible; returns the problem, empty = none."""
     unpacker = zstandard.ZstdDecompressor().decompressobj()
     with packed.open("rb") as source, target.open("wb") as file:
         while block := source.read(1 << 20):
@@ -395,7 +394,7 @@ def _unpack(packed: Path, target: Path) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """The text of another library's exception."""
+    """An exception of another library, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -403,5 +402,5 @@ _KINDS: dict[str, Callable[[Path], Part]] = {
     ".mcap": Mcap,
     ".db3": Sqlite,
     ".bag": Ros1,
-    ".active": Ros1,  # NAME.bag.active, of a recorder that was killed
+    ".active": Ros1,  # NAME.bag.active, left by a killed recorder
 }

@@ -12,11 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A reference back-end: visual odometry from feature tracks alone, small enough to be read.
+"""A reference back-end: visual odometry from feature tracks alone, small enough to read.
 
-It takes what a ``FeatureFrame`` carries (track ids, normalised coordinates, depth where there is
-any) and gives camera poses and a sparse map: the proof that the messages suffice, and an example to
-start from. It closes no loops and keeps no global map.
+It takes the content of a ``FeatureFrame`` (track ids, normalised coordinates, depth if present) and
+gives camera poses and a sparse map. It shows that the messages suffice, and is an example to build
+on. It has no loop closing and no global map.
 """
 
 from aliked_ros.odometry.adjustment import Noise

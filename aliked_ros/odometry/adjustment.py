@@ -12,13 +12,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Bundle adjustment of a window of views, by COLMAP's (Ceres).
+"""Bundle adjustment of a window of views with COLMAP (Ceres).
 
-COLMAP knows images and rigs, not depth. A depth z of a point at ray x is given to it as what it
-would be for stereo: the point's x coordinate x − B/z in a second camera of the rig, B to the right.
-Its noise is then constant in 1/z, as that of stereo and of structured light is; B is so large that
-the noise of x itself does not matter. Both cameras' focal lengths are chosen so that one pixel is
-one standard deviation.
+COLMAP has images and rigs, but no depth. A depth z at ray x therefore becomes a stereo observation:
+the x coordinate x − B/z in a second camera of the rig, B to the right. Its noise is constant in
+1/z, as for stereo and structured light. B is so large that the noise of x itself does not matter.
+Both focal lengths are chosen so that one pixel is one standard deviation.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ _FUNCTION_TOLERANCE = 1e-4  # relative
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Standard deviations of what is observed.
+    """Standard deviations of the observations.
 
     ray: of a coordinate on the plane z = 1 (one pixel is 1 / focal length).
     inverse_depth: of 1/depth, in 1/metre; stereo: disparity's in pixels / (fx · baseline).
@@ -57,10 +56,10 @@ class Noise:
 
 @dataclass(slots=True)
 class View:
-    """What one image shows.
+    """The observations of one image.
 
     camera: its pose, camera_from_world. rays: N×2. depth: N metres, NaN = none.
-    rows: row of each track that counts; the others are not to be believed.
+    rows: row of each valid track; other rows are outliers.
     """
 
     camera: Transform
@@ -69,7 +68,7 @@ class View:
     rows: dict[int, int]
 
     def rays_of(self, tracks: Iterable[int]) -> Float64Array:
-        """Rays K×2 of tracks that it sees."""
+        """Rays K×2 of observed tracks."""
         return self.rays[[self.rows[track] for track in tracks]].reshape(-1, 2)
 
 
@@ -80,10 +79,10 @@ def adjust(
     fixed: int,
     metric: bool,
 ) -> tuple[list[Transform], dict[int, Float64Array]]:
-    """Poses and points for which the views agree best with what they see.
+    """Poses and points with the least reprojection error.
 
-    points: xyz by track id, each seen by two views at least. fixed: the first so many views keep
-    their pose; with none fixed, the first view and one coordinate of the second do (the scale).
+    points: xyz by track id, each seen by at least two views. fixed: number of first views that keep
+    their pose; if 0, the first view and one coordinate of the second (the scale) are fixed.
     metric: use depth.
     """
     model = _model(views, points, noise, metric)
@@ -105,7 +104,7 @@ def adjust(
 def _model(
     views: Sequence[View], points: Mapping[int, Float64Array], noise: Noise, metric: bool
 ) -> Any:
-    """The views and points as COLMAP's reconstruction."""
+    """The views and points as a COLMAP reconstruction."""
     focal = {_RAYS: 1.0 / noise.ray, _DEPTH: 1.0 / (_BASELINE * noise.inverse_depth)}
     model = pycolmap.Reconstruction()
     for camera, value in focal.items():
@@ -138,7 +137,7 @@ def _model(
 def _add_frame(
     model: Any, index: int, pose: Transform, keypoints: Mapping[int, Float64Array]
 ) -> None:
-    """Add one moment of the rig; keypoints: by camera, K×2 pixels."""
+    """Add one frame of the rig; keypoints: by camera, K×2 pixels."""
     frame = pycolmap.Frame(frame_id=_frame(index), rig_id=1)
     for camera in keypoints:
         frame.add_data_id(pycolmap.data_t(_sensor(camera), _image(index, camera)))
@@ -166,7 +165,7 @@ def _options() -> Any:
     solver = options.ceres.solver_options
     solver.max_num_iterations = _ITERATIONS
     solver.function_tolerance = _FUNCTION_TOLERANCE
-    solver.num_threads = 1  # the front-end needs the others
+    solver.num_threads = 1  # leaves the other cores to the front-end
     return options
 
 

@@ -39,26 +39,26 @@ from aliked_ros.types import Float32Array, UInt64Array
 
 logger = logging.getLogger(__name__)
 
-_LEAST_POINTS = 15  # that must agree with a pose
+_LEAST_POINTS = 15  # least inliers of a pose
 _LEAST_START = 40  # points of a new map
-_START_PARALLAX = 0.02  # radians between the two views of a start, rotation taken out; median
+_START_PARALLAX = 0.02  # median parallax of the two initial views without rotation, radians
 _KEYFRAME_MOTION = 0.06  # median motion of the rays since the last keyframe
-_KEYFRAME_TRACKED = 0.6  # or less than this share of its points is still seen
-_LEAST_SHARE = 0.3  # of the tracks of two views that must give points, else no map starts there
-_LOST_IMAGES = 5  # images without a pose, after which a new map begins
-_REMEMBERED = 300  # images that wait for a map
-_PATIENCE = 60  # images without a map, after which the reason is logged
-_CHECKED = 6  # images between two views that tell which of several motions it was
-_CLEARLY = 0.6  # of the error of any other motion has the right one
-_SAME_TURN = np.radians(1.0)  # and motions that differ by less are one
+_KEYFRAME_TRACKED = 0.6  # share of its points still seen, below which a new one is taken
+_LEAST_SHARE = 0.3  # least share of two views' tracks that give points, to start a map
+_LOST_IMAGES = 5  # images without a pose before a new map begins
+_REMEMBERED = 300  # images kept until a map starts
+_PATIENCE = 60  # images without a map before the reason is logged
+_CHECKED = 6  # images between two views, to decide between several motions
+_CLEARLY = 0.6  # the right motion's error is below this share of any other's
+_SAME_TURN = np.radians(1.0)  # motions that differ by less are the same
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One image's tracks, as a FeatureFrame carries them.
+    """One image's tracks, as in a FeatureFrame.
 
     stamp: seconds. ids: N uint64, 0 = untracked. rays: N×2, undistorted, on the plane z = 1,
-    NaN = not known. epoch: ids of two epochs are unrelated. depth: N metres along the optical
+    NaN = unknown. epoch: ids of two epochs are unrelated. depth: N metres along the optical
     axis, NaN = none; None without.
     """
 
@@ -71,14 +71,14 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Where the camera was.
+    """A camera pose.
 
     stamp: of the observation. camera: world_from_camera; the world is the first camera's optical
         frame (x right, y down, z forward).
-    metric: whether that is in metres; else the scale is arbitrary.
-    is_keyframe: whether the observation was taken into the map.
+    metric: whether it is in metres; otherwise the scale is arbitrary.
+    is_keyframe: whether the observation was added to the map.
     map_index: number of the map, from 0; two maps may differ in scale.
-    points: how many points agree with the pose.
+    points: number of inlier points.
     """
 
     stamp: float
@@ -92,9 +92,9 @@ class Estimate:
 class Odometry:
     """Tracks in, poses out; not for concurrent calls.
 
-    A map begins in metres as soon as an image brings enough depth; else with two views that lie
-    far enough apart, at an arbitrary scale. A new one begins with a new epoch and when the tracks
-    are lost: at the last pose known and, without depth, at about the last scale.
+    A map begins in metres at the first image with enough depth; otherwise with two views that have
+    enough parallax, at an arbitrary scale. A new map begins with a new epoch and after tracking was
+    lost, at the last known pose and, without depth, at about the last scale.
     """
 
     def __init__(self, noise: Noise | None = None) -> None:
@@ -102,10 +102,12 @@ class Odometry:
         self._tolerance = TOLERANCE * self._noise.ray
         self._map: LocalMap | None = None
         self._map_index = -1
-        self._waiting: deque[tuple[float, View]] = deque(maxlen=_REMEMBERED)  # stamp, without pose
+        self._waiting: deque[tuple[float, View]] = deque(
+            maxlen=_REMEMBERED
+        )  # stamps and views without a pose
         self._images = 0  # since the last map, for the log
         self._earlier: list[Estimate] = []
-        self._camera = Transform.identity()  # camera_from_world, the newest known
+        self._camera = Transform.identity()  # camera_from_world, latest
         self._scale = 1.0  # median depth of the points seen from there
         self._last: tuple[int, float] | None = None  # epoch, stamp
         self._failures = 0
@@ -116,11 +118,11 @@ class Odometry:
 
     @property
     def earlier(self) -> list[Estimate]:
-        """Poses of images before the newest one, which had none until it began their map."""
+        """Poses of earlier images, known since the latest image started their map."""
         return self._earlier
 
     def process(self, observation: Observation) -> Estimate | None:
-        """The pose at the next observation; None where it cannot be told, or for an old stamp."""
+        """The pose of the next observation; None if it is unknown, or the stamp is old."""
         if self._last is not None:
             epoch, stamp = self._last
             if observation.epoch != epoch:
@@ -150,7 +152,7 @@ class Odometry:
             return None
         self._failures = 0
         view.camera, agrees = found
-        self._map.judge(tracks, agrees)
+        self._map.check(tracks, agrees)
         for track in compress(tracks, ~agrees):
             del view.rows[track]
         self._scale = float(np.median(view.camera(points[agrees])[:, 2]))
@@ -161,7 +163,7 @@ class Odometry:
         return self._estimate(stamp, is_keyframe, int(np.count_nonzero(agrees)))
 
     def _is_keyframe(self, view: View, tracks: list[int]) -> bool:
-        """Whether too little is left of the last keyframe's points, or they moved far."""
+        """Whether few of the last keyframe's points remain, or they moved far."""
         assert self._map is not None
         last = self._map.views[-1]
         common = [track for track in tracks if track in last.rows]
@@ -181,7 +183,7 @@ class Odometry:
         first = 0
         found = self._first_points(view, first)
         if isinstance(found, str) and waiting:
-            # a turning camera shares but a strip with the oldest image, in which little moves
+            # a rotating camera shares only a strip with the oldest image, with little motion in it
             least = _LEAST_SHARE * _shared(waiting[-1][1], view)
             first = next(i for i, (_, v) in enumerate(waiting) if _shared(v, view) >= least)
             if first:
@@ -206,9 +208,9 @@ class Odometry:
         return self._estimate(stamp, True, len(self._map.points()))
 
     def _first_points(self, view: View, number: int) -> tuple[Transform, float] | str:
-        """The motion since one of the images that wait, and the points' median depth there.
+        """The motion since a waiting image, and the points' median depth there.
 
-        Its translation is of unit length. Where it is not known yet, a sentence that says why.
+        The translation has unit length. If the motion is unknown, a sentence that says why.
         """
         if not self._waiting:
             return "too few tracks last; look at something with texture, or move slower."
@@ -247,7 +249,7 @@ class Odometry:
         return pose, float(np.median(points[good, 2]))
 
     def _misfit(self, points: dict[int, Float64Array]) -> float:
-        """How badly the images that wait see points of a start; 1 where none of them tells."""
+        """Reprojection error of the initial points in the waiting images; 1 if none shows them."""
         between = list(self._waiting)[1:]
         errors = []
         for _, view in between[:: 1 + len(between) // _CHECKED]:
@@ -260,7 +262,7 @@ class Odometry:
         return float(np.mean(errors)) if errors else 1.0
 
     def _late(self, stamp: float, view: View) -> Estimate | None:
-        """The pose of an image before the start, in the map that has begun."""
+        """The pose of an image before the start, in the new map."""
         assert self._map is not None
         tracks, points = self._map.find(view)
         found = locate(points, view.rays_of(tracks), self._tolerance)
@@ -289,7 +291,7 @@ class Odometry:
 
 
 def _view(observation: Observation, camera: Transform) -> View:
-    """What an observation shows of tracks with a known ray; of an id that is there twice, one."""
+    """The tracks of an observation with a known ray; each id once."""
     known = np.isfinite(observation.rays).all(1) & (observation.ids > 0)
     rays = observation.rays[known].astype(np.float64)
     depth = np.full(len(rays), np.nan)
@@ -308,12 +310,12 @@ def _motion(before: View, after: View, tracks: list[int]) -> float:
 
 
 def _shared(before: View, after: View) -> int:
-    """How many tracks both see."""
+    """Number of shared tracks."""
     return len(before.rows.keys() & after.rows.keys())
 
 
 def _angle(one: Transform, other: Transform) -> float:
-    """Radians between two rotations, or between the translations where that is more."""
+    """Angle between two rotations or two translations, whichever is larger; radians."""
     turn = np.clip((np.trace(one.rotation.T @ other.rotation) - 1.0) / 2.0, -1.0, 1.0)
     way = np.clip(one.translation @ other.translation, -1.0, 1.0)
     return max(float(np.arccos(turn)), float(np.arccos(way)))

@@ -30,9 +30,9 @@ Float64Array = NDArray[np.float64]
 _IDENTITY = np.eye(3)
 _CONFIDENCE = 0.999
 _ITERATIONS = 200
-_PLANE_SHARE = 0.9  # of the points: so many on one plane leave an essential matrix open
+_PLANE_SHARE = 0.9  # share of points on one plane that makes the essential matrix ambiguous
 _PLANE_WIDTH = 2.0  # tolerances
-_REFINEMENTS = 2  # rounds of (least squares over the inliers, inliers anew)
+_REFINEMENTS = 2  # rounds of least squares over the inliers, then new inliers
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Transform:
 
     @classmethod
     def identity(cls) -> Transform:
-        """The one that changes nothing."""
+        """The identity."""
         return cls(np.eye(3), np.zeros(3))
 
     def __call__(self, points: Float64Array) -> Float64Array:
@@ -63,7 +63,7 @@ class Transform:
 def reprojection_errors(
     camera: Transform, points: Float64Array, rays: Float64Array
 ) -> Float64Array:
-    """Distance N of each point's image from its ray; infinite behind the camera.
+    """N distances of each point's projection from its ray; infinite behind the camera.
 
     camera: camera_from_world. points: N×3, world.
     """
@@ -78,7 +78,7 @@ def locate(
 ) -> tuple[Transform, BoolArray] | None:
     """The camera (camera_from_world) that sees points N×3 along rays, and the N inliers.
 
-    tolerance: largest reprojection error of an inlier. None where no pose explains six points.
+    tolerance: largest reprojection error of an inlier. None if no pose fits six points.
     """
     if len(points) < 6:
         return None
@@ -90,7 +90,7 @@ def locate(
         found, _, turn, shift, _ = cv2.solvePnPRansac(
             points, rays, _IDENTITY, np.zeros(4), params=parameters
         )
-    except cv2.error:  # a degenerate set of points
+    except cv2.error:  # degenerate points
         return None
     if not found:
         return None
@@ -108,7 +108,7 @@ def locate(
 
 
 def unrotated_motion(before: Float64Array, after: Float64Array) -> float:
-    """Median angle in radians that corresponding rays moved, beyond what a rotation explains."""
+    """Median motion of corresponding rays after removing the rotation, radians."""
     if len(before) == 0:
         return 0.0
     sights = [np.column_stack([rays, np.ones(len(rays))]) for rays in (before, after)]
@@ -119,10 +119,10 @@ def unrotated_motion(before: Float64Array, after: Float64Array) -> float:
 
 
 def relative_pose(before: Float64Array, after: Float64Array, tolerance: float) -> Transform | None:
-    """after_from_before, its translation of unit length, from corresponding rays.
+    """after_from_before, with unit translation, from corresponding rays.
 
-    tolerance: largest distance of a ray from its epipolar line. None where the rays do not tell. Of
-    points on one plane it is arbitrary: see ``plane_poses``.
+    tolerance: largest distance of a ray from its epipolar line. None if undetermined. For points on
+    one plane it is ambiguous: see ``plane_poses``.
     """
     try:
         essential, mask = cv2.findEssentialMat(
@@ -133,7 +133,7 @@ def relative_pose(before: Float64Array, after: Float64Array, tolerance: float) -
         _, rotation, translation, _ = cv2.recoverPose(
             essential, before, after, _IDENTITY, mask=mask
         )
-    except cv2.error:  # a degenerate set of rays
+    except cv2.error:  # degenerate rays
         return None
     return _transform(rotation, translation)
 
@@ -141,9 +141,9 @@ def relative_pose(before: Float64Array, after: Float64Array, tolerance: float) -
 def plane_poses(
     before: Float64Array, after: Float64Array, tolerance: float
 ) -> list[Transform] | None:
-    """What ``relative_pose`` may be where the points lie on one plane; None where they do not.
+    """The candidates for ``relative_pose`` if the points lie on one plane, else None.
 
-    Two views of a plane have two motions as a rule, that explain them equally well.
+    Usually two motions explain two views of a plane equally well.
     """
     try:
         homography, _ = cv2.findHomography(
@@ -163,7 +163,9 @@ def plane_poses(
     poses = []
     for rotation, translation, normal in zip(rotations, translations, normals, strict=True):
         length = float(np.linalg.norm(translation))
-        if length > 1e-6 and np.mean(sights @ normal > 0.0) > _PLANE_SHARE:  # before the camera
+        if (
+            length > 1e-6 and np.mean(sights @ normal > 0.0) > _PLANE_SHARE
+        ):  # in front of the camera
             poses.append(_transform(rotation, translation / length))
     return poses
 
@@ -176,10 +178,10 @@ def triangulate(
     tolerance: float,
     least_parallax: float,
 ) -> tuple[Float64Array, BoolArray]:
-    """Points N×3 (world) from two cameras (camera_from_world), and which of them are good.
+    """Points N×3 (world) from two cameras (camera_from_world), and which of them are valid.
 
-    Good ones lie before both cameras, reproject within ``tolerance`` and are seen under an angle
-    of at least ``least_parallax`` radians.
+    Valid ones lie in front of both cameras, reproject within ``tolerance`` and are seen under an
+    angle of at least ``least_parallax`` radians.
     """
     if len(first_rays) == 0:
         return np.zeros((0, 3)), np.zeros(0, bool)
@@ -205,6 +207,6 @@ def parallax(first: Transform, second: Transform, points: Float64Array) -> Float
 
 
 def _transform(turn: Any, shift: Any) -> Transform:
-    """Of OpenCV's rotation vector, or matrix, and translation."""
+    """From OpenCV's rotation vector or matrix, and translation."""
     rotation = cv2.Rodrigues(turn)[0] if turn.size == 3 else turn
     return Transform(np.asarray(rotation, np.float64), np.asarray(shift, np.float64).ravel())

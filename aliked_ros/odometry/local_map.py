@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The local map: a window of keyframes, and the points that they see."""
+"""The local map: a window of keyframes and their points."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ from aliked_ros.odometry.geometry import (
 from aliked_ros.types import BoolArray
 
 _WINDOW = 10  # keyframes
-_ADJUSTED_POINTS = 1000  # those seen most often; the others go along
-_MAX_POINTS = 20_000  # of which those that were not seen for longest go first
-_STRIKES = 3  # images in a row that disagree with a point before it is dropped
+_ADJUSTED_POINTS = 1000  # those seen most often; the others move with their view
+_MAX_POINTS = 20_000  # those not seen for longest are dropped first
+_STRIKES = 3  # consecutive images as an outlier before a point is dropped
 TOLERANCE = 3.0  # standard deviations of a ray
 LEAST_PARALLAX = 0.02  # radians; below it a triangulated depth is mostly noise
-_WORST_DEPTH = 0.2  # relative standard deviation of a depth that may still begin a point
+_WORST_DEPTH = 0.2  # largest relative standard deviation of a depth that may create a point
 
 
 class LocalMap:
-    """Points by track id, and the keyframes that hold them in place.
+    """Points by track id, and the keyframes that constrain them.
 
-    metric: whether it is in metres, by depth; depth is not looked at otherwise.
+    metric: whether it is in metres, from depth; otherwise depth is ignored.
     """
 
     def __init__(self, noise: Noise, metric: bool) -> None:
         self.metric = metric
         self._noise = noise
-        self._points: dict[int, Float64Array] = {}  # those seen last come last
-        self._placed_by: dict[int, View] = {}  # which view a point's place depends on
+        self._points: dict[int, Float64Array] = {}  # most recently seen last
+        self._placed_by: dict[int, View] = {}  # the view that placed the point
         self._strikes: dict[int, int] = {}
         self._views: list[View] = []
         self._has_slid = False
@@ -63,12 +63,12 @@ class LocalMap:
         return np.array(list(self._points.values())).reshape(-1, 3)
 
     def find(self, view: View) -> tuple[list[int], Float64Array]:
-        """The K tracks of a view that have a point, and those points K×3."""
+        """The K tracks of a view that have a point, and the points K×3."""
         tracks = [track for track in view.rows if track in self._points]
         return tracks, np.array([self._points[track] for track in tracks]).reshape(-1, 3)
 
-    def judge(self, tracks: list[int], agrees: BoolArray) -> None:
-        """Drop points that several images in a row disagree with (a track that jumped)."""
+    def check(self, tracks: list[int], agrees: BoolArray) -> None:
+        """Drop points that are outliers in several images in a row (a track that jumped)."""
         for track, good in zip(tracks, agrees.tolist(), strict=True):
             if good:
                 self._strikes.pop(track, None)
@@ -79,7 +79,7 @@ class LocalMap:
                 self._drop(track)
 
     def add(self, view: View) -> None:
-        """Take a keyframe in: new points, bundle adjustment, the oldest keyframe out."""
+        """Add a keyframe: create points, adjust the window, drop the oldest keyframe."""
         self._views.append(view)
         if self.metric:
             self._add_points_by_depth(view)
@@ -136,9 +136,9 @@ class LocalMap:
         self._drop_bad(points)
 
     def _carry_along(self, cameras: Sequence[Transform], except_for: Container[int]) -> None:
-        """Points that were not adjusted keep their place before the view that placed them.
+        """Move unadjusted points with the view that placed them.
 
-        Else the next image would be located on points where the view was before its adjustment.
+        Otherwise the next image would be located on points from before the adjustment.
         """
         moves = {
             id(view): camera.inverse() @ view.camera
@@ -150,7 +150,7 @@ class LocalMap:
                 self._points[track] = move(point[None])[0]
 
     def _drop_bad(self, tracks: Iterable[int]) -> None:
-        """Drop points that do not lie where most of the keyframes see them."""
+        """Drop points that are outliers in most keyframes."""
         errors: dict[int, list[float]] = {track: [] for track in tracks}
         for view in self._views:
             seen = [track for track in view.rows if track in errors]
@@ -163,7 +163,7 @@ class LocalMap:
                 self._drop(track)
 
     def _drop(self, track: int) -> None:
-        """Forget a point and its observations: what the track shows from now on is another."""
+        """Remove a point and its observations; the track then counts as a new point."""
         self._points.pop(track, None)
         self._placed_by.pop(track, None)
         self._strikes.pop(track, None)
@@ -172,5 +172,5 @@ class LocalMap:
 
 
 def may_begin_point(view: View, noise: Noise) -> BoolArray:
-    """Rows N of a view whose depth is good enough to place a point with."""
+    """N bool: rows of a view whose depth is accurate enough to place a point."""
     return np.asarray(view.depth * noise.inverse_depth < _WORST_DEPTH)  # false for NaN

@@ -191,6 +191,9 @@ def _worst(found: list[tuple[bytes, str]]) -> tuple[bytes, str]:
     return (said[0][0] if said else OK), " ".join(sentence for _, sentence in said)
 
 
+_CAMERA = {"still": "stands", "epipolar": "moves", "homography": "moves"}  # by the geometry
+
+
 def _number(value: float, digits: int, scale: float = 1.0) -> str:
     return "none" if math.isnan(value) else f"{value * scale:.{digits}f}"
 
@@ -215,6 +218,7 @@ def _frontend_values(status: FrontendStatus, recent: Recent) -> dict[str, str]:
         "tracked (%)": _number(recent.tracked, 1, 100.0),
         "inliers (%)": _number(recent.inliers, 1, 100.0),
         "recovered (an image)": _number(recent.recovered, 1),
+        "camera": _CAMERA.get(status.geometry, "unknown"),
         "keyframes": str(status.keyframes),
         "epoch": str(status.epoch),
         "model": status.model,

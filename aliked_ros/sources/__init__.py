@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where images come from: sequences, data sets, recordings, videos, cameras, the virtual camera.
+"""Sources of images: folders, data sets, recordings, videos, cameras, the virtual camera.
 
-``open_source`` understands one string per kind; whatever it returns has a name, a rate, a length,
-perhaps a calibration, and iterates ``Image``. Grey files give grey images, colour files RGB.
+``open_source`` opens one by a string. A source has a name, a rate, a length and perhaps a
+calibration, and iterates over ``Image``. Grey files give grey images, colour files RGB.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ def open_source(spec: str, limit: int | None = None, partner: Partner = "none") 
 
     spec: a folder of images; a folder with a ``frames.csv`` (or that file); a sequence of TUM
         RGB-D, KITTI odometry or EuRoC as published; a recording (``.mcap``, ``.db3``, ``.bag``,
-        rosbag2 folder), with ``#/image/topic`` or ``#/image/topic,/partner/topic`` where several
-        come into question; a video file; ``camera:N``; ``virtual``.
-    limit: give at most so many images.
-    partner: what they come with. ``right`` images are rectified, and where the source's are not
-        (EuRoC, raw recordings with CameraInfo) both are rectified here; ``depth`` images lie over
-        the images. An image without its partner comes alone.
+        rosbag2 folder), with ``#/image/topic`` or ``#/image/topic,/partner/topic`` to choose among
+        several; a video file; ``camera:N``; ``virtual``.
+    limit: maximum number of images.
+    partner: what the images come with. ``right``: pairs are rectified here if the source's are
+        not (EuRoC, raw recordings with CameraInfo). ``depth``: registered to the images. An image
+        without its partner comes alone.
 
-    Raises SourceError when there is no such thing, it holds no image or not that partner.
+    Raises SourceError if the source does not exist, or has no images or no such partner.
     """
     if limit is not None and limit < 1:
         raise SourceError(f"the limit of images is {limit}; it must be at least 1.")
@@ -108,7 +108,7 @@ def open_source(spec: str, limit: int | None = None, partner: Partner = "none") 
 
 
 def default_source() -> str:
-    """What to show when nobody says: ``$SOURCE``, a sequence of the shared data, else virtual."""
+    """The default: ``$SOURCE``, a sequence of the shared data, else ``virtual``."""
     chosen = os.environ.get("SOURCE")
     if chosen:
         return chosen
@@ -130,7 +130,7 @@ def _folder(path: Path, limit: int | None, partner: Partner) -> Source:
         return _recording(str(path), limit, partner)
     if inside := sorted(islice(_data_sets(path), _SUGGESTIONS)):
         raise SourceError(
-            f"{path} is not one source of images, but there are some in it: "
+            f"{path} is not a source of images, but contains some: "
             f"{', '.join(map(str, inside))}. Name one of them."
         )
     return files.folder(path, limit, partner)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a source of images is, and what the kinds of sources share."""
+"""The protocol of image sources, and what they share."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ logger = logging.getLogger("aliked_ros.sources")
 IMAGE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm")
 )
-NOMINAL_RATE = 30.0  # Hz, for sources that carry no times of their own
+NOMINAL_RATE = 30.0  # Hz, for sources without times
 Partner = Literal["none", "right", "depth"]
 """What an image comes with: nothing, the right image of a stereo pair, or a depth image."""
 KINDS = (
@@ -46,21 +46,21 @@ KINDS = (
     "recording (.mcap, .db3, .bag, or a rosbag2 folder; RECORDING#/image/topic names the topic), "
     "a video file, 'camera:N' (a number), or 'virtual'"
 )
-_LONGEST_EXIF = 1 << 18  # bytes from a file's begin to the end of its EXIF data
+_LONGEST_EXIF = 1 << 18  # bytes from the start of a file to the end of its EXIF data
 SECOND = 1_000_000_000  # nanoseconds
 
 
 class Source(Protocol):
     """A finite or endless stream of images.
 
-    name: short name for people and file names.
-    rate: images per second, nominal.
-    length: number of images that iterating gives at most; None = not known.
-    calibration: content of a ``calib.json``, None = not known: width, height, fx, fy, cx, cy,
+    name: short, for logs and file names.
+    rate: nominal images per second.
+    length: maximum number of images; None = unknown.
+    calibration: content of a ``calib.json``, None = unknown: width, height, fx, fy, cx, cy,
         distortion_model, distortion; perhaps stereo_baseline_m (metres), depth_scale (units a
-        metre). It describes the images as they are given: of pairs, rectified.
-    skipped: images left out so far because they could not be read; at the end of a video those,
-        too, that its container announces and that cannot be decoded.
+        metre). It describes the images as delivered: pairs are rectified.
+    skipped: unreadable images so far; at the end of a video also those that its container
+        announces but that cannot be decoded.
     """
 
     name: str
@@ -70,15 +70,15 @@ class Source(Protocol):
     skipped: int
 
     def __iter__(self) -> Iterator[Image]:
-        """Give the images in order of time; SourceError when the source breaks down."""
+        """The images in order of time; SourceError if the source fails."""
         ...
 
 
 def read_image(path: Path, upright: bool = True) -> UInt8Array:
     """Decode an image file to H×W (grey) or H×W×3 (RGB) uint8; deeper files are scaled to 8 bits.
 
-    upright: turn the image as its EXIF data says.
-    Raises ImageError when the file is missing, not readable, or not a whole image.
+    upright: rotate the image by its EXIF data.
+    Raises ImageError if the file is missing, unreadable or incomplete.
     """
     try:
         data = path.read_bytes()
@@ -94,14 +94,14 @@ def read_image(path: Path, upright: bool = True) -> UInt8Array:
 def read_mask(path: Path) -> UInt8Array:
     """The mask in an image file: 0 (in colour: black) = ignore.
 
-    Raises ImageError when it cannot be read. Lossy formats blur the zeros: use PNG.
+    Raises ImageError if it cannot be read. Lossy formats blur the zeros; use PNG.
     """
     pixels = read_image(path)
     return pixels if pixels.ndim == 2 else np.asarray(pixels.max(axis=2))
 
 
 def file_is_turned(path: Path) -> bool:
-    """Whether the EXIF data of an image file says to turn it."""
+    """Whether an image file's EXIF data tells viewers to rotate it."""
     if path.suffix.lower() not in (".jpg", ".jpeg"):
         return False
     try:
@@ -114,7 +114,7 @@ def file_is_turned(path: Path) -> bool:
 def read_depth(path: Path, units_per_metre: float) -> Float32Array:
     """Decode a 16-bit depth image file to H×W metres, NaN = none.
 
-    Raises ImageError when the file is missing, not readable, or of another kind.
+    Raises ImageError if the file is missing, unreadable or of another kind.
     """
     try:
         data = np.fromfile(path, np.uint8)
@@ -139,7 +139,7 @@ def calibration_of(
     distortion_model: str = "none",
     distortion: Sequence[float] = (),
 ) -> dict[str, Any]:
-    """What a ``calib.json`` says of a camera; matrix: its K (3×3), or P (3×4) when rectified."""
+    """A camera as in ``calib.json``; matrix: its K (3×3), or P (3×4) if rectified."""
     return {
         "width": width,
         "height": height,
@@ -153,7 +153,7 @@ def calibration_of(
 
 
 def calibration_of_camera(camera: CameraModel) -> dict[str, Any]:
-    """What a ``calib.json`` says of a camera model."""
+    """A camera model as in ``calib.json``."""
     return calibration_of(
         camera.width,
         camera.height,
@@ -164,24 +164,24 @@ def calibration_of_camera(camera: CameraModel) -> dict[str, Any]:
 
 
 def image_at(pixels: UInt8Array, nanoseconds: int) -> Image:
-    """An image of a stamp in whole nanoseconds."""
+    """An image with a stamp in whole nanoseconds."""
     return Image(pixels, nanoseconds / SECOND, nanoseconds=nanoseconds)
 
 
 def warn_of_another_size(name: str, calibration: dict[str, Any] | None, pixels: UInt8Array) -> None:
-    """Say that a calibration is not of these images: then it is not used."""
+    """Warn if a calibration is for another image size, and thus not used."""
     if calibration is None:
         return
     size, own = pixels.shape[1::-1], (calibration.get("width"), calibration.get("height"))
     if size != own:
         logger.warning(
-            "%s: its calibration is of %s×%s images, these are %d×%d: it is not used. Give that of "
-            "this resolution, and of the images as they are stored.", name, *own, *size,
+            "%s: its calibration is for %s×%s images, these are %d×%d: it is not used. Give one "
+            "for this resolution, and for the images as they are stored.", name, *own, *size,
         )  # fmt: skip
 
 
 def rate_of(stamps: list[int]) -> float:
-    """Images a second, of stamps in nanoseconds: from the median of their intervals."""
+    """Images a second from the median interval of stamps in nanoseconds."""
     interval = float(np.median(np.diff(stamps))) if len(stamps) > 1 else 0.0
     return SECOND / interval if interval > 0.0 else NOMINAL_RATE
 
@@ -197,6 +197,6 @@ def nearest(stamps: list[int], stamp: int, tolerance: float) -> int | None:
 
 
 def shorter(length: int | None, limit: int | None) -> int | None:
-    """The smaller of two numbers of which either may be unknown (None)."""
+    """The smaller of two numbers, either of which may be unknown (None)."""
     known = [n for n in (length, limit) if n is not None]
     return min(known) if known else None

@@ -14,7 +14,7 @@
 
 """Published layouts: TUM RGB-D, KITTI odometry, EuRoC MAV (and TUM-VI, which has the same).
 
-A ``calib.json`` in the folder takes the place of the data set's own calibration.
+A ``calib.json`` in the folder overrides the data set's own calibration.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ from aliked_ros.sources.rectification import rectify
 _T = TypeVar("_T")
 logger = logging.getLogger("aliked_ros.sources")
 
-_TUM_TOLERANCE = 0.02  # seconds from a colour image to its depth: of the benchmark's associate.py
+_TUM_TOLERANCE = (
+    0.02  # seconds from a colour image to its depth, as in the benchmark's associate.py
+)
 _TUM_DEPTH_SCALE = 5000  # units a metre
 _TUM_SIZE = (640, 480)
 # Colour intrinsics published with the benchmark: fx fy cx cy, then k1 k2 p1 p2 k3.
@@ -65,9 +67,9 @@ _TUM_CALIBRATIONS = {
     "2": (520.9, 521.0, 325.1, 249.7, 0.2312, -0.7849, -0.0033, -0.0001, 0.9172),
     "3": (535.4, 539.2, 320.1, 247.6, 0.0, 0.0, 0.0, 0.0, 0.0),  # undistorted as published
 }
-_KITTI_IMAGES = 1_000_000  # at most: names have six digits, those that are times have more
-_KITTI_RATE = 10.0  # Hz, where times.txt is missing
-_EUROC_TOLERANCE = 0.002  # seconds between the images of the two cameras, which one trigger takes
+_KITTI_IMAGES = 1_000_000  # maximum: names have six digits; longer ones are times
+_KITTI_RATE = 10.0  # Hz, if times.txt is missing
+_EUROC_TOLERANCE = 0.002  # seconds between the two cameras' images, which share a trigger
 _EUROC_MODELS = {
     "radial-tangential": "plumb_bob",
     "radtan": "plumb_bob",
@@ -82,7 +84,7 @@ def is_known(path: Path) -> bool:
 
 
 def is_tum(path: Path) -> bool:
-    """Whether a folder is a sequence of the TUM RGB-D benchmark as it is published."""
+    """Whether a folder is a published TUM RGB-D sequence."""
     return (path / "rgb.txt").is_file()
 
 
@@ -130,11 +132,11 @@ def kitti(path: Path, limit: int | None, partner: Partner) -> ImageFiles:
     if not files or max(files) >= _KITTI_IMAGES:
         raise SourceError(
             f"{folder} does not hold the images 000000.png, 000001.png, ... of a KITTI sequence; "
-            "give that folder itself to see it as a folder of images."
+            "give that folder itself to read it as a folder of images."
         )
     numbers = range(max(files) + 1)
     stamps = _kitti_times(path / "times.txt", len(numbers))
-    # What lies between two images and is missing is skipped and counted when it is read.
+    # Missing images in between are skipped and counted when read.
     paths = [files.get(n, folder / f"{n:06d}.png") for n in numbers][: len(stamps)]
     calibration = calibration_file(path)
     if calibration is None:
@@ -155,7 +157,7 @@ def kitti(path: Path, limit: int | None, partner: Partner) -> ImageFiles:
 
 
 def euroc_root(path: Path) -> Path | None:
-    """The folder that holds cam0/data.csv, of a data set's folder, its mav0/ or its cam0/."""
+    """The folder with cam0/data.csv, given the data set's folder, its mav0/ or its cam0/."""
     for root in (path / "mav0", path, path.parent if path.name == "cam0" else path):
         if (root / "cam0" / "data.csv").is_file():
             return root
@@ -165,7 +167,7 @@ def euroc_root(path: Path) -> Path | None:
 def euroc(root: Path, limit: int | None, partner: Partner) -> ImageFiles:
     """cam0 and cam1, each with data.csv (nanoseconds, file), data/ and sensor.yaml.
 
-    The images are raw: with ``right`` both are rectified by their sensor.yaml.
+    The images are raw; with ``right``, both are rectified from their sensor.yaml.
     """
     if partner == "depth":
         raise no_partner(str(root), partner, "it is a EuRoC data set")
@@ -182,8 +184,7 @@ def euroc(root: Path, limit: int | None, partner: Partner) -> ImageFiles:
             raise no_partner(
                 str(root),
                 partner,
-                "cam0 and cam1 are not rectified, and without the sensor.yaml of both that cannot "
-                "be done",
+                "cam0 and cam1 are not rectified; rectification needs the sensor.yaml of both",
             )
         right_from_left = np.linalg.inv(right_sensor[1]) @ sensor[1]
         try:
@@ -216,11 +217,11 @@ def _tum_table(table: Path) -> tuple[list[int], list[Path]]:
 
 
 def _tum_calibration(name: str) -> dict[str, Any] | None:
-    """What is published for the camera that the folder's name tells, None = it tells none."""
+    """The published calibration of the camera in the folder's name, None = unknown camera."""
     camera = re.search(r"freiburg([123])|\bfr([123])(?=_|$)", name)
     if camera is None:
         logger.warning(
-            "%s: the name tells none of the benchmark's cameras (freiburg1, 2, 3); without a "
+            "%s: the name has none of the benchmark's cameras (freiburg1, 2, 3); without a "
             "calib.json the camera is not calibrated.",
             name,
         )
@@ -252,13 +253,16 @@ def _kitti_times(table: Path, count: int) -> list[int]:
         raise SourceError(f"{table} lists no times.")
     if len(stamps) < count:
         logger.warning(
-            "%s lists %d times for %d images; the rest is left out.", table, len(stamps), count
+            "%s lists %d times for %d images; the remaining images are skipped.",
+            table,
+            len(stamps),
+            count,
         )
     return stamps[:count]
 
 
 def _kitti_calibration(path: Path, left: int, size: tuple[int, int]) -> dict[str, Any] | None:
-    """Of calib.txt: lines 'P0:' to 'P3:' with 12 numbers, the projections after rectification."""
+    """Reads calib.txt: lines 'P0:' to 'P3:' with 12 numbers, the rectified projections."""
     table = path / "calib.txt"
     if not table.is_file():
         logger.warning("%s is missing: the camera is not calibrated.", table)
@@ -274,7 +278,7 @@ def _kitti_calibration(path: Path, left: int, size: tuple[int, int]) -> dict[str
     matrix, right = projections.get(f"P{left}"), projections.get(f"P{left + 1}")
     if matrix is None:
         raise SourceError(
-            f"{table} has no line 'P{left}:' with 12 numbers; add it, or take the file away."
+            f"{table} has no line 'P{left}:' with 12 numbers; add it, or remove the file."
         )
     calibration = calibration_of(*size, matrix) | {"rectified": True}
     if right is not None:
@@ -283,7 +287,7 @@ def _kitti_calibration(path: Path, left: int, size: tuple[int, int]) -> dict[str
 
 
 def _size(files: list[Path]) -> tuple[int, int]:
-    """Width and height of the first image that can be read; SourceError when there is none."""
+    """Width and height of the first readable image; SourceError if there is none."""
     failure: ImageError | None = None
     for path in files:
         try:
@@ -318,7 +322,7 @@ def euroc_sensor(path: Path) -> tuple[CameraModel, NDArray[np.float64]] | None:
         return None
     try:
         text = path.read_text(encoding="utf-8-sig")
-        # OpenCV writes a first line that is no YAML 1.1.
+        # OpenCV's first line is not valid YAML 1.1.
         sensor = yaml.safe_load(text.removeprefix("%YAML:1.0"))
         width, height = sensor["resolution"]
         fx, fy, cx, cy = (float(value) for value in sensor["intrinsics"])
@@ -338,12 +342,12 @@ def euroc_sensor(path: Path) -> tuple[CameraModel, NDArray[np.float64]] | None:
             "resolution, intrinsics, distortion_model, distortion_coefficients and T_BS."
         ) from error
     if not np.allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-3):
-        raise SourceError(f"{path}: T_BS is no rigid motion.")
+        raise SourceError(f"{path}: T_BS is not a rigid transform.")
     return camera, pose
 
 
 def _yaml_problem(error: Exception) -> str:
-    """What is wrong, in one line, and with YAML itself where."""
+    """The problem in one line, with its position for YAML errors."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
     if isinstance(error, KeyError):
@@ -352,7 +356,7 @@ def _yaml_problem(error: Exception) -> str:
 
 
 def _unless_needed(read: Callable[[], _T], needed: bool) -> _T | None:
-    """What ``read`` gives; where it is not needed, None and a warning for its SourceError."""
+    """The result of ``read``; if not needed, a SourceError becomes None and a warning."""
     try:
         return read()
     except SourceError as error:

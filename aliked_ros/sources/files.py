@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Image files: a folder of them, or a sequence with a table of their times."""
+"""Image files: a folder, or a sequence with a table of times."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _LEFT, _RIGHT = "image_0", "image_1"  # folders of a stereo sequence, as KITTI n
 
 
 class ImageFiles:
-    """Image files with their times; files that cannot be read are skipped and counted."""
+    """Image files with their times; unreadable files are skipped and counted."""
 
     def __init__(
         self,
@@ -67,10 +67,9 @@ class ImageFiles:
         """Describe the sequence; files are read when it is iterated.
 
         stamps: nanoseconds.
-        calibration: it is of the pixels as they are stored, so EXIF data does not turn them.
-        complete: adds to an image, given its file, what it comes with; an image for which that
-            cannot be read (ImageError) is given alone.
-        finish: what happens to each image after that.
+        calibration: for the pixels as stored, so EXIF rotation is ignored.
+        complete: adds an image's partner, given its file; on ImageError the image comes alone.
+        finish: applied to each image afterwards.
         """
         self.name = name
         self.rate = rate
@@ -83,7 +82,7 @@ class ImageFiles:
         self._as_stored = calibration is not None
 
     def __iter__(self) -> Iterator[Image]:
-        """Decode one file after another; SourceError when not one could be read."""
+        """Decode the files in turn; SourceError if none could be read."""
         self.skipped = 0
         turned = False
         for number, (path, stamp) in enumerate(self._frames):
@@ -119,7 +118,7 @@ class ImageFiles:
 
 
 def sequence(table: Path, limit: int | None, partner: Partner) -> ImageFiles:
-    """Read frames.csv: index, time in seconds, image file relative to the table, ignored rest."""
+    """Read frames.csv: index, time in seconds, image file relative to the table."""
     paths: list[Path] = []
     stamps: list[int] = []
     try:
@@ -149,10 +148,10 @@ def sequence(table: Path, limit: int | None, partner: Partner) -> ImageFiles:
 
 
 def folder(path: Path, limit: int | None, partner: Partner) -> ImageFiles:
-    """The images of a folder as people count, at its calib.json's rate or the nominal one."""
+    """The images of a folder in natural order, at its calib.json's rate or the nominal one."""
     files = image_files(path)
     if not files:
-        raise SourceError(f"{path} holds no images and is no data set that is known; give {KINDS}.")
+        raise SourceError(f"{path} holds no images and is not a known data set; give {KINDS}.")
     paths = files[:limit]
     calibration = calibration_file(path)
     rate = float((calibration or {}).get("rate_hz") or NOMINAL_RATE)
@@ -162,7 +161,7 @@ def folder(path: Path, limit: int | None, partner: Partner) -> ImageFiles:
 
 
 def image_files(path: Path) -> list[Path]:
-    """The image files in a folder, image2 before image10; SourceError when it cannot be listed."""
+    """The image files in a folder, image2 before image10; SourceError if it cannot be listed."""
     try:
         files = [f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file()]
         files = [f for f in files if not f.name.startswith(".")]  # macOS's "._image.png"
@@ -174,7 +173,7 @@ def image_files(path: Path) -> list[Path]:
 def read_table(path: Path, columns: str, separator: str | None = None) -> list[list[str]]:
     """The rows of a text table without comments; ``columns`` says what is in a row.
 
-    Raises SourceError naming the line when a row has fewer columns.
+    Raises SourceError, naming the line, if a row has fewer columns.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -195,17 +194,17 @@ def read_table(path: Path, columns: str, separator: str | None = None) -> list[l
 def nanoseconds_of(seconds: str) -> int | None:
     """Exact nanoseconds of a decimal number of seconds; None for anything else.
 
-    Also for what no stamp of ROS holds (32 bits of seconds): a table in milli- or nanoseconds.
+    None also for times beyond ROS's stamps (32 bits of seconds), such as milli- or nanoseconds.
     """
     try:
         nanoseconds = round(Decimal(seconds.strip()).scaleb(9))
-    except (InvalidOperation, ValueError, OverflowError):  # no number; NaN; infinite
+    except (InvalidOperation, ValueError, OverflowError):  # not a number; NaN; infinite
         return None
     return nanoseconds if abs(nanoseconds) < _LATEST else None
 
 
 def calibration_file(path: Path) -> dict[str, Any] | None:
-    """The calib.json of a folder, None = there is none; SourceError for a bad one."""
+    """The calib.json of a folder, None = absent; SourceError if it is invalid."""
     path = path / "calib.json"
     if not path.is_file():
         return None
@@ -218,7 +217,7 @@ def calibration_file(path: Path) -> dict[str, Any] | None:
     rate = calibration.get("rate_hz") or 0.0
     if not isinstance(rate, int | float) or not 0.0 <= rate < np.inf:  # also refuses NaN
         raise SourceError(
-            f"{path}: rate_hz is {rate!r}; give a number of images a second, or leave it out."
+            f"{path}: rate_hz is {rate!r}; give a number of images a second, or omit it."
         )
     return calibration
 
@@ -228,7 +227,7 @@ def with_right(files: dict[Path, Path]) -> Step:
 
     def complete(path: Path, image: Image) -> Image:
         if path not in files:
-            raise ImageError("the right camera has no image of this moment.")
+            raise ImageError("the right camera has no image with this stamp.")
         return replace(image, right=read_image(files[path], upright=False))
 
     return complete
@@ -246,7 +245,7 @@ def with_depth(files: dict[Path, Path], units_per_metre: float) -> Step:
 
 
 def no_partner(spec: str, partner: Partner, reason: str) -> SourceError:
-    """The source has no right or depth images; says which ones have."""
+    """The error for a source without right or depth images; names kinds that have them."""
     needed = {
         "right": f"a folder with {_LEFT}/ and {_RIGHT}/ (KITTI), a EuRoC folder with cam1/, or a "
         "recording of two cameras",
@@ -259,7 +258,7 @@ def no_partner(spec: str, partner: Partner, reason: str) -> SourceError:
 
 
 def depth_scale(spec: str, calibration: dict[str, Any] | None) -> float:
-    """Units a metre of the depth images; SourceError when the calibration does not say."""
+    """Depth units a metre; SourceError if the calibration does not say."""
     scale = (calibration or {}).get("depth_scale")
     if not isinstance(scale, int | float) or not 0.0 < scale < np.inf:
         reason = f"depth_scale in its calib.json is {scale!r}, not the units a metre"
@@ -270,7 +269,7 @@ def depth_scale(spec: str, calibration: dict[str, Any] | None) -> float:
 def _completion(
     path: Path, paths: list[Path], calibration: dict[str, Any] | None, partner: Partner
 ) -> Step | None:
-    """What adds the partner to an image; SourceError when the sequence has none."""
+    """The step that adds the partner to an image; SourceError if the sequence has none."""
     if partner == "right":
         rights = {p: p.parent.with_name(_RIGHT) / p.name for p in paths}
         if not any(p.parent.name == _LEFT and rights[p].is_file() for p in paths):
@@ -284,7 +283,7 @@ def _completion(
 
 
 def _associations(table: Path) -> dict[Path, Path]:
-    """Depth image by image, of a table of the TUM RGB-D benchmark: stamp, image, stamp, depth."""
+    """Depth file by image file, from a TUM RGB-D table: stamp, image, stamp, depth."""
     if not table.is_file():
         raise no_partner(str(table.parent), "depth", f"there is no {table.name}")
     rows = read_table(table, "stamp image stamp depth")

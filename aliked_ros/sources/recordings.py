@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Recordings as sources: the images of an MCAP file, a rosbag2 folder or a ROS 1 bag.
+"""Recordings as sources: images of an MCAP file, a rosbag2 folder or a ROS 1 bag.
 
 Messages are streamed, so memory does not grow with the recording.
 """
@@ -58,9 +58,9 @@ _DEPTH = re.compile(r"depth", re.IGNORECASE)
 _RIGHT = re.compile(r"right", re.IGNORECASE)
 _DERIVED = re.compile(r"disparity|mask|/tracks/|theora|confidence", re.IGNORECASE)
 _TOLERANCE = {"right": 0.002, "depth": 0.02}  # seconds between an image and its partner
-_LATER = 10 * SECOND  # from an image to a partner whose stamp is no accident
+_LATER = 10 * SECOND  # a partner later than this has an unrelated stamp
 _WAITING = 30  # images that wait for their partner
-_SAMPLE = 20  # images that the rate is taken from
+_SAMPLE = 20  # images that determine the rate
 
 
 _Item = tuple[int, Any, Any]
@@ -82,9 +82,9 @@ class Recording:
     def __init__(
         self, path: Path, topics: tuple[str, ...], limit: int | None, partner: Partner
     ) -> None:
-        """Choose the topics; SourceError when they are missing or several come into question.
+        """Choose the topics; SourceError if they are missing or ambiguous.
 
-        topics: of the images, and of the right or depth images; what is left out is chosen.
+        topics: of the images, and of the right or depth images; others are chosen automatically.
         """
         self.name = path.resolve().stem
         self.skipped = 0
@@ -95,7 +95,7 @@ class Recording:
         self._images = [t for t in self._bag.topics if t.msgtype in (_RAW, _COMPRESSED)]
         if not self._images:
             raise SourceError(
-                f"{path} has no images; {self._bag.contents} What is read is sensor_msgs/Image and "
+                f"{path} has no images; {self._bag.contents} Supported are sensor_msgs/Image and "
                 "CompressedImage."
             )
         self._topics = self._choose(topics)
@@ -104,7 +104,7 @@ class Recording:
         arrivals, stamps = self._sample()
         self._unstamped = len(stamps) > 1 and len(set(stamps)) == 1
         good = [(own, own - at) for own, at in zip(stamps, arrivals, strict=True) if own > 0]
-        # From the arrivals' clock to that of the headers: simulated time, say.
+        # Offset from arrival times to header stamps, e.g. for simulated time.
         self._offset = round(float(np.median([offset for _, offset in good]))) if good else 0
         self._replaced = self._late = 0  # stamps, images
         if self._unstamped:
@@ -117,10 +117,10 @@ class Recording:
         self.calibration: dict[str, Any] | None = self._calibration()
 
     def __iter__(self) -> Iterator[Image]:
-        """Decode the images in order of time; SourceError for damage, or when all are bad.
+        """Decode the images in order of time; SourceError for damage, or if none can be read.
 
-        One that arrived after its successor is put in its place; where stamps go back for longer,
-        the order is that of arrival.
+        An image that arrived after its successor is reordered; if stamps go back further, the
+        order of arrival is kept.
         """
         self.skipped = self._replaced = self._late = read = alone = 0
         pairs = self._pairs() if self._topics.partner else (
@@ -158,12 +158,12 @@ class Recording:
             )  # fmt: skip
         if self._late:
             logger.warning(
-                "%s: %d images arrived after their successor; they were put in order.",
+                "%s: %d images arrived after their successor; they were reordered.",
                 self._path, self._late,
             )  # fmt: skip
         if self._bag.cut_off:
             logger.warning(
-                "%s: read to its last whole chunk, %d images; its end is missing.",
+                "%s: read up to its last complete chunk, %d images; its end is missing.",
                 self._path,
                 read,
             )
@@ -178,22 +178,22 @@ class Recording:
             return image
 
     def _sample(self) -> tuple[list[int], list[int]]:
-        """Nanoseconds of arrival and of the headers, of the first images."""
+        """Arrival times and header stamps of the first images, nanoseconds."""
         arrivals, stamps = [], []
-        with suppress(SourceError):  # damage is told when it is come to
+        with suppress(SourceError):  # damage is reported when reached
             for time, _, message in islice(self._bag.messages([self._topics.image]), _SAMPLE):
                 arrivals.append(time)
                 stamps.append(nanoseconds(message.header.stamp))
         return arrivals, stamps
 
     def _stamp(self, message: Any, arrival: int) -> int:
-        """Nanoseconds of the header, or of the arrival where the driver leaves the header empty."""
+        """The header's stamp in nanoseconds, or the arrival time if the driver left it empty."""
         if self._unstamped:
             return arrival
         own, expected = nanoseconds(message.header.stamp), arrival + self._offset
         if own > 0:
             self._offset = own - arrival
-        elif abs(own - expected) > SECOND:  # simulated time does begin at 0
+        elif abs(own - expected) > SECOND:  # simulated time can start at 0
             self._replaced += 1
             return expected
         return own
@@ -204,7 +204,7 @@ class Recording:
             yield self._stamp(message, time), message
 
     def _pairs(self) -> Iterator[_Item]:
-        """Stamp, image, and the nearest partner within the tolerance, None = there is none."""
+        """Stamp, image, and the nearest partner within the tolerance (None = none)."""
         assert self._topics.partner is not None
         tolerance = round(_TOLERANCE[self._kind] * SECOND)
         images: deque[tuple[int, Any]] = deque()
@@ -220,7 +220,7 @@ class Recording:
             (images if topic == self._topics.image else partners).append(
                 (self._stamp(message, time), message)
             )
-            # Certain when one later than that, but not by far, or of this very stamp is there.
+            # Certain once a partner with this stamp, or a slightly later one, has arrived.
             while images and (
                 len(images) > _WAITING
                 or any(
@@ -243,14 +243,14 @@ class Recording:
                 else:
                     yield held
                     held = item
-        except SourceError:  # damage comes after the images before it
+        except SourceError:  # images before the damage come first
             if held is not None:
                 yield held
             raise
         if held is not None:
             yield held
 
-    # Which topics
+    # Choice of topics
 
     def _choose(self, named: tuple[str, ...]) -> _Choice:
         image = self._existing(named[0]) if named else self._only(self._cameras(), "image topics")
@@ -275,7 +275,7 @@ class Recording:
         return sorted({t.name.removesuffix(_SUFFIX) for t in self._images})
 
     def _cameras(self) -> list[str]:
-        """The topics that look like the (left) camera's, raw ones before compressed ones."""
+        """Topics that look like the (left) camera's, raw before compressed."""
         bases = self._bases()
         no_depth = [n for n in bases if not _DEPTH.search(n) and not _DERIVED.search(n)] or bases
         firsts = [n for n in no_depth if not _RIGHT.search(n) and not _left_of(n, bases)]
@@ -306,7 +306,7 @@ class Recording:
     # Calibration
 
     def _calibration(self) -> dict[str, Any] | None:
-        """Of the images as they are given: rectified where they come with right ones."""
+        """Calibration of the images as delivered: rectified if they come in pairs."""
         try:
             info = self._info(self._topics.base)
             if info is None:
@@ -350,7 +350,7 @@ class Recording:
         topics = [t.name for t in self._bag.topics if t.msgtype == _CAMERA_INFO]
         beside = str(PurePosixPath(base).with_name("camera_info"))
         if beside not in topics:
-            # As RealSense's SDK records: STREAM/image/data and STREAM/info/camera_info.
+            # RealSense's SDK records STREAM/image/data and STREAM/info/camera_info.
             near = [t for t in topics if _common(t, base) > 0]
             near = [
                 t for t in near if all(_common(t, base) >= _common(t, o) for o in self._bases())
@@ -362,9 +362,9 @@ class Recording:
                 return None
             beside = near[0] if len(near) == 1 else topics[0]
         _, info = next(self._messages(beside), (0, None))
-        if info is None:  # counted by an index that is wrong
+        if info is None:  # the index was wrong
             return None
-        if hasattr(info, "K"):  # of ROS 1
+        if hasattr(info, "K"):  # ROS 1
             names = {"d": "D", "k": "K", "r": "R", "p": "P"}
             fields = {field: getattr(info, old) for field, old in names.items()}
             others = ("width", "height", "distortion_model", "binning_x", "binning_y", "roi")
@@ -373,13 +373,13 @@ class Recording:
 
 
 def split_topics(spec: str) -> tuple[str, tuple[str, ...]]:
-    """``PATH#/image,/partner`` as the path and the topics."""
+    """Split ``PATH#/image,/partner`` into path and topics."""
     path, _, names = spec.partition("#")
     return path, tuple(f"/{n.strip().lstrip('/')}" for n in names.split(",") if n.strip())
 
 
 def _left_of(name: str, names: list[str]) -> str | None:
-    """The topic of the camera before this one: left for right, cam0 for cam1, infra1 for infra2."""
+    """The preceding camera's topic: left for right, cam0 for cam1, infra1 for infra2."""
     for word in re.finditer(r"right|\d+", name, re.IGNORECASE):
         for other in (str(int(word[0]) - 1),) if word[0].isdecimal() else ("left", ""):
             left = (name[: word.start()] + other + name[word.end() :]).replace("//", "/")
@@ -389,7 +389,7 @@ def _left_of(name: str, names: list[str]) -> str | None:
 
 
 def _common(topic: str, other: str) -> int:
-    """How many parts of their names two topics begin with in common."""
+    """Number of leading name parts that two topics share."""
     pairs = zip(topic.strip("/").split("/"), other.strip("/").split("/"), strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 

@@ -33,9 +33,9 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One camera of a pair, and how its images are to be rectified (REP-104).
+    """One camera of a pair, and its rectification (REP-104).
 
-    camera: as its images are. rotation: 3×3, R. projection: 3×4, P.
+    camera: of the raw images. rotation: 3×3, R. projection: 3×4, P.
     """
 
     camera: CameraModel
@@ -46,12 +46,12 @@ class View:
 class Rectification:
     """Rectifies both images of a pair.
 
-    calibration: of the rectified left images, as a calib.json, with the baseline.
+    calibration: of the rectified left images, as in calib.json, with the baseline.
     rotation: 3×3, from the raw to the rectified left optical frame.
     """
 
     def __init__(self, left: View, right: View) -> None:
-        """Raise ConfigurationError when the right camera is not to the right of the left one."""
+        """Raise ConfigurationError if the right camera is not to the right of the left one."""
         focal, shift = float(right.projection[0, 0]), float(right.projection[0, 3])
         if not (focal > 0.0 and shift < 0.0):
             raise ConfigurationError(
@@ -67,7 +67,7 @@ class Rectification:
         self._left, self._right = _maps(left), _maps(right)
 
     def __call__(self, image: Image) -> Image:
-        """The same image, rectified, and its right one; SourceError for one of another size."""
+        """Rectify an image and its right image; SourceError if the size differs."""
         size = (self.calibration["width"], self.calibration["height"])
         for pixels in (image.pixels, image.right):
             if pixels is not None and pixels.shape[1::-1] != size:
@@ -81,10 +81,10 @@ class Rectification:
 
 
 def rectify(left: CameraModel, right: CameraModel, right_from_left: Matrix) -> Rectification:
-    """The rectification of two cameras that are known one by one.
+    """The rectification of two separately calibrated cameras.
 
     right_from_left: 4×4, p_right = R·p_left + t, metres. Both images are scaled so that no border
-    is empty; those of an equidistant lens are not scaled in the middle, and lose their border.
+    is empty; images of an equidistant lens keep the scale at the centre and lose their border.
     Raises ConfigurationError for cameras of different sizes or kinds of lens.
     """
     if not right.fits(left.width, left.height):
@@ -103,7 +103,7 @@ def rectify(left: CameraModel, right: CameraModel, right_from_left: Matrix) -> R
             *lenses, size, rotation, translation, cv2.CALIB_ZERO_DISPARITY
         )
         r1, r2 = (np.asarray(one, np.float64) for one in turned[:2])
-        # OpenCV's own choice of P shrinks a wide lens's image to nothing, to show all of it.
+        # OpenCV's own P shrinks a wide lens's image drastically, to show all of it.
         p1 = np.zeros((3, 4))
         p1[:, :3] = (left.matrix + right.matrix) / 2
         p1[0, 0] = p1[1, 1] = (p1[0, 0] + p1[1, 1]) / 2

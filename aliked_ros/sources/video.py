@@ -33,12 +33,12 @@ from aliked_ros.types import Image
 logger = logging.getLogger("aliked_ros.sources")
 
 _SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
-_STEADY = 0.9, 0.1  # share of the intervals, and by how much they differ at most, at a steady rate
-_ESTIMATED_FRAMES = 2  # by so much a container may announce more frames than it holds
+_STEADY = 0.9, 0.1  # steady rate: this share of intervals differs by at most this fraction
+_ESTIMATED_FRAMES = 2  # a container may announce this many frames too many
 
 
 class Video:
-    """A video file, decoded by OpenCV to RGB, with the times of its container."""
+    """A video file, decoded by OpenCV to RGB, with its container's times."""
 
     def __init__(self, path: Path, limit: int | None) -> None:
         self.name = path.stem
@@ -70,12 +70,12 @@ class Video:
         return capture
 
     def _nature(self) -> str:
-        """What there is instead of a video."""
+        """What the file is instead of a video."""
         if self._path.stat().st_size == 0:
             return "the file is empty"
         if self._path.suffix.lower() in _SUFFIXES:
-            return "it is damaged, cut off, or of a codec that OpenCV lacks (ffprobe tells)"
-        return f"its name is of no kind of source; give {KINDS}"
+            return "it is damaged, truncated, or uses a codec that OpenCV lacks (see ffprobe)"
+        return f"it is not a known kind of source; give {KINDS}"
 
     def __iter__(self) -> Iterator[Image]:
         """Decode from the first frame on."""
@@ -90,7 +90,7 @@ class Video:
                     self._end(stamps)
                     return
                 stamp = capture.get(cv2.CAP_PROP_POS_MSEC) * 1e-3
-                if not stamp > previous:  # containers without times report 0 throughout
+                if not stamp > previous:  # containers without times always report 0
                     stamp = previous + 1.0 / self.rate
                 previous = stamp
                 stamps.append(stamp)
@@ -99,9 +99,9 @@ class Video:
             capture.release()
 
     def _end(self, stamps: list[float]) -> None:
-        """Compare with what the container announces: OpenCV does not tell an error from the end.
+        """Compare with the announced length, since OpenCV does not tell an error from the end.
 
-        Of a variable rate the announced number is an estimate, but not the duration.
+        For a variable rate the announced frame count is an estimate; the duration is not.
         """
         missing = (self.length or 0) - len(stamps)
         if missing <= _ESTIMATED_FRAMES:
@@ -117,7 +117,7 @@ class Video:
             return
         self.skipped = missing
         logger.warning(
-            "%s: decoding %s %d of %d frames; the file is damaged or cut off.",
+            "%s: decoding %s %d of %d frames; the file is damaged or truncated.",
             self._path,
             "stopped after" if early else "gave only",
             len(stamps),
@@ -126,7 +126,7 @@ class Video:
 
 
 def _backends() -> list[int]:
-    """Those of OpenCV that read video files; its own reader writes to the terminal."""
+    """OpenCV's video backends, without its built-in reader, which writes to the terminal."""
     found = list(cv2.videoio_registry.getStreamBackends())
     if cv2.CAP_FFMPEG in found:
         found = [one for one in found if one not in (cv2.CAP_OPENCV_MJPEG, cv2.CAP_IMAGES)]
@@ -134,7 +134,7 @@ def _backends() -> list[int]:
 
 
 class Camera:
-    """A camera of this machine (V4L2 on Linux); stamps are the wall clock when a frame arrives."""
+    """A local camera (V4L2 on Linux); stamps are the wall clock at a frame's arrival."""
 
     def __init__(self, number: int, limit: int | None) -> None:
         self.name = f"camera{number}"
@@ -153,13 +153,13 @@ class Camera:
             capture = cv2.VideoCapture(self._number)
         if not capture.isOpened():
             raise SourceError(
-                f"camera:{self._number} cannot be opened; see which there are with "
-                "'ls /dev/video*', and whether another program holds it."
+                f"camera:{self._number} cannot be opened; list cameras with "
+                "'ls /dev/video*', and check that no other program uses it."
             )
         return capture
 
     def __iter__(self) -> Iterator[Image]:
-        """Give frames until the limit; SourceError when the camera falls silent."""
+        """Frames up to the limit; SourceError if the camera stops delivering."""
         capture = self._open()
         try:
             for _ in islice(count(), self._limit):

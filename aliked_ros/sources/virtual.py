@@ -12,14 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A virtual camera flown by hand over a real photograph, with exact ground truth.
+"""A virtual hand-held camera in front of a real photograph, with exact ground truth.
 
-The photograph hangs as a plane in the world; the camera moves in front of it on a smooth path.
-Each frame is what a camera would record: light is averaged along the true path while the shutter
-is open, scaled by an exposure that changes, given photon and read-out noise, and encoded as sRGB.
+The photograph is a plane in the world; the camera moves in front of it on a smooth path. Each frame
+is rendered as a camera would record it: light is averaged along the path while the shutter is open,
+scaled by a varying exposure, given photon and read-out noise, and encoded as sRGB.
 
 The photograph (a motorcycle in a garage, 741×500) is one of the Middlebury 2014 stereo data set,
-which its authors permit to use and publish (Scharstein et al., GCPR 2014). It is read out of the
+which its authors permit to use and publish (Scharstein et al., GCPR 2014). It is read from the
 installed scikit-image package; nothing is downloaded.
 
 Frames: world = photograph's centre, x right, y down, z into the wall; camera = OpenCV's.
@@ -55,7 +55,7 @@ _MOTION = (
     ("offset_y", 0.09, 0.19),
     ("distance", 0.09, 0.09),
     ("roll", 0.06, 0.15),
-    ("target_x", 0.004, 5.3),  # the shake of a hand
+    ("target_x", 0.004, 5.3),  # hand shake
     ("target_y", 0.003, 6.7),
     ("roll", 0.004, 4.1),
 )
@@ -72,11 +72,11 @@ class VirtualCamera:
     seed: chooses path, exposure and noise.
     rate: frames per second.
     size: width and height of the images, pixels.
-    shutter: mean exposure time in seconds (it varies from half to twice of it); 0 = no motion blur.
-    stops: greatest change of exposure to either side, in factors of two; 0 = constant.
-    noise: 1 = that of a small sensor, 0 = none.
+    shutter: mean exposure time in seconds (varies by a factor of two); 0 = no motion blur.
+    stops: largest exposure change either way, in factors of two; 0 = constant.
+    noise: 1 = as of a small sensor, 0 = none.
 
-    Raises SourceError where the photograph is not installed.
+    Raises SourceError if the photograph is not installed.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class VirtualCamera:
         width, height = size
         random = np.random.default_rng(seed)
         self._phases = random.uniform(0.0, 2.0 * np.pi, len(_MOTION) + 3)
-        # Frames cut their noise out of one long row; drawing it anew would take the longest of all.
+        # Frames take their noise from one long row; drawing new noise would dominate the run time.
         self._normal = random.standard_normal(2 * 3 * width * height, np.float32)
         focal = FOCAL * max(width / 640, height / 480)
         self.camera_matrix: Matrix = np.array(
@@ -122,7 +122,7 @@ class VirtualCamera:
         }
         photo = _photograph()
         self.photo_size = (photo.shape[1], photo.shape[0])
-        # Resampled once to about the images' resolution, so that each sub-exposure can be bilinear.
+        # Resampled once to about the images' resolution, so that sub-exposures can be bilinear.
         scale = 1.25 * focal * PHOTO_WIDTH / (_MEAN_DISTANCE * photo.shape[1])
         self._texture: Float32Array = np.asarray(
             cv2.resize(
@@ -145,7 +145,7 @@ class VirtualCamera:
         return (self.render(index) for index in range(self._frames))
 
     def render(self, index: int) -> Image:
-        """What the camera records at the frame; its stamp is the middle of the exposure."""
+        """Render a frame; its stamp is the middle of the exposure."""
         time = index / self.rate
         light = self._expose(time) * np.float32(2.0 ** self._exposure_value(time))
         if self._noise > 0.0:
@@ -156,11 +156,11 @@ class VirtualCamera:
         return Image(_encode_srgb(light), time)
 
     def homography(self, index: int) -> Matrix:
-        """3×3 map of pixels of the photograph to pixels of the frame, in the middle of exposure."""
+        """3×3 map from photograph pixels to frame pixels, at mid-exposure."""
         return self._homography(index / self.rate)
 
     def homography_between(self, first: int, second: int) -> Matrix:
-        """3×3 map of pixels of frame ``first`` to pixels of frame ``second``."""
+        """3×3 map from pixels of frame ``first`` to pixels of frame ``second``."""
         return self.homography(second) @ np.linalg.inv(self.homography(first))
 
     def pose(self, index: int) -> Matrix:
@@ -175,13 +175,13 @@ class VirtualCamera:
         return float(self._shutter * 2.0 ** np.sin(0.7 * time + self._phases[-1]))
 
     def _exposure_value(self, time: float) -> float:
-        """Stops: a slow drift, and now and then the jump of an automatic exposure."""
+        """Exposure in stops: a slow drift with occasional jumps, as of automatic exposure."""
         drift = np.sin(0.8 * time + self._phases[-2])
         jump = np.tanh(12.0 * np.sin(1.3 * time + self._phases[-3]))
         return float(self._stops * (0.6 * drift + 0.4 * jump))
 
     def _expose(self, time: float) -> Float32Array:
-        """Average of the views along the path while the shutter is open, linear light."""
+        """Average of the views while the shutter is open, in linear light."""
         half = 0.5 * self._exposure_time(time)
         count = min(max(int(np.ceil(self._smear(time, half))), 1), _MAX_SUBEXPOSURES)
         light = np.zeros((self._size[1], self._size[0], 3), np.float32)
@@ -197,7 +197,7 @@ class VirtualCamera:
         return light
 
     def _smear(self, time: float, half: float) -> float:
-        """Longest way, in pixels, that a corner of the view moves while the shutter is open."""
+        """Largest motion of an image corner while the shutter is open, pixels."""
         width, height = self._size
         corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], float).T
         start = self._homography(time - half) @ np.linalg.inv(self._homography(time + half))
@@ -216,7 +216,7 @@ class VirtualCamera:
         return np.asarray(self.camera_matrix @ pose[:3, :3].T @ from_photo)
 
     def _pose(self, time: float) -> Matrix:
-        """T_world_camera: the camera stands beside the point that it looks at, and rolls."""
+        """T_world_camera: the camera is offset from the point that it looks at, and rolls."""
         at = dict.fromkeys((name for name, _, _ in _MOTION), 0.0)
         for (name, amplitude, frequency), phase in zip(_MOTION, self._phases, strict=False):
             at[name] += amplitude * float(np.sin(2.0 * np.pi * frequency * time + phase))
@@ -236,7 +236,7 @@ class VirtualCamera:
 
 
 def _photograph() -> UInt8Array:
-    """H×W×3 photograph; scikit-image is only asked where it lies, not imported."""
+    """H×W×3 photograph; scikit-image is located, not imported."""
     package = find_spec("skimage")
     if package is None or package.origin is None:
         raise SourceError(
@@ -263,5 +263,5 @@ _SRGB_TABLE = np.round(
 
 
 def _encode_srgb(light: Float32Array) -> UInt8Array:
-    """Linear intensity to sRGB; what is brighter than 1 is clipped, as a sensor saturates."""
+    """Linear intensity to sRGB, clipped at 1 like a saturated sensor."""
     return np.asarray(_SRGB_TABLE[np.rint(light.clip(0.0, 1.0) * (_LEVELS - 1)).astype(np.uint16)])

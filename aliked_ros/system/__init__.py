@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a process runs on: processor, GPU, memory, packages, middleware, folders."""
+"""The machine and environment: processor, GPU, memory, packages, middleware, folders."""

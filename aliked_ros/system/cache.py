@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The folder for fetched weights and built engines, and writing that never leaves half a file.
+"""The cache folder for weights and engines, and atomic writing of files and folders.
 
-Layout: ``weights/`` holds the published checkpoints, ``engines/`` TensorRT engines made of them.
+Layout: ``weights/`` has the published checkpoints, ``engines/`` the TensorRT engines.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ import platformdirs
 
 
 def cache_dir() -> Path:
-    """Folder of everything that can be fetched or computed again; not created here.
+    """Folder for everything that can be fetched or computed again; not created here.
 
-    ``$ALIKED_ROS_CACHE`` where set, else the user's cache folder (``~/.cache/aliked_ros``).
+    ``$ALIKED_ROS_CACHE`` if set, else the user's cache folder (``~/.cache/aliked_ros``).
     """
     chosen = os.environ.get("ALIKED_ROS_CACHE")
     if chosen:
@@ -44,11 +44,11 @@ def cache_dir() -> Path:
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a path beside ``target`` to write a file or folder to; it then replaces ``target``.
+    """Yield a path beside ``target`` for a file or folder, which then replaces ``target``.
 
-    The path has the target's suffix, since some writers choose their format by it. When the block
-    raises, what it wrote is removed and ``target`` stays as it was. A folder is replaced by a
-    folder only, never by a file. Missing parent folders are created. OSError (read-only folder,
+    The path has the target's suffix, since some writers choose their format by it. If the block
+    raises, what it wrote is removed and ``target`` stays unchanged. A folder can be replaced only
+    by a folder. Missing parent folders are created. OSError (read-only folder,
     full disk, a folder in a file's place) passes through.
     """
     if not target.name:
@@ -69,16 +69,16 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(target: Path, age: float = 3600.0) -> None:
-    """Remove what killed processes left of writing ``target``, when older than ``age`` seconds."""
+    """Remove partial files of ``target`` left by killed processes, older than ``age`` seconds."""
     for leftover in target.parent.glob(f".{target.stem}.*"):
         if time.time() - leftover.lstat().st_mtime > age:
             _remove(leftover)
 
 
 def _replace_folder(target: Path, written: Path, aside: Path) -> None:
-    """Put ``written`` in the place of the folder ``target``, which takes two steps.
+    """Replace the folder ``target`` by ``written``, in two steps.
 
-    Where the second one fails, and with it the way back, the old content stays in ``aside``.
+    If the second step and its undo fail, the old content stays in ``aside``.
     """
     target.rename(aside)
     try:

@@ -34,8 +34,8 @@ _EXTENSIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asi
 class Processor:
     """The processor.
 
-    name: the maker's, else the architecture.
-    extensions: those of its instruction set that matter for speed, by Linux's names.
+    name: as given by the maker, else the architecture.
+    extensions: instruction sets that matter for speed, by Linux's names.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Processor:
 
 
 def processor() -> Processor:
-    """Ask Linux; elsewhere only the name is known."""
+    """The processor, from Linux; elsewhere only its name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -57,14 +57,14 @@ def processor() -> Processor:
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def free_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this process may still take: the machine's, or less in a container (cgroup v2).
+    """Bytes that this process may still allocate; less in a limited container (cgroup v2).
 
-    groups: where the control groups are mounted.
+    groups: mount point of the control groups.
     """
     free: int = psutil.virtual_memory().available
     try:
@@ -79,7 +79,7 @@ def free_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _left_in(group: Path, unlimited: int) -> int:
-    """Bytes below a control group's limit; ``unlimited`` where it has none."""
+    """Bytes left below a control group's limit; ``unlimited`` if it has none."""
     try:
         limit, used, stat = (
             (group / f"memory.{name}").read_text(encoding="utf-8")
@@ -89,13 +89,13 @@ def _left_in(group: Path, unlimited: int) -> int:
         return unlimited
     if limit.strip() == "max":
         return unlimited
-    # what was read from files is counted as used, and goes when memory is needed
+    # the page cache counts as used, but is freed when memory is needed
     files = sum(int(line.split()[1]) for line in stat.splitlines() if "inactive_file " in line)
     return int(limit) - int(used) + files
 
 
 def give_back_memory() -> None:
-    """Return what this process has freed to the system, where the C library can (glibc)."""
+    """Return freed memory to the system, if the C library can (glibc)."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -103,10 +103,10 @@ def give_back_memory() -> None:
 
 
 def limit_heaps() -> None:
-    """Let glibc keep few heaps (arenas); to be called before threads start.
+    """Limit glibc's heaps (arenas); call it before threads start.
 
-    By default there are up to 8 for each core, and threads that come and go leave each of them
-    with holes: 30 MB a minute in the soak test, of which nothing comes back.
+    By default there are up to 8 per core. Short-lived threads fragment all of them: 30 MB a minute
+    in the soak test, never returned.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -14,7 +14,7 @@
 
 """The middleware that ``RMW_IMPLEMENTATION`` names, checked before rclpy is imported.
 
-Where it is not installed, rclpy's import ends the whole process with status 102.
+If it is not installed, importing rclpy ends the whole process with status 102.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _VARIABLE = "RMW_IMPLEMENTATION"
 
 
 class MiddlewareError(AlikedError):
-    """ROS's middleware cannot be loaded; the text is problem and remedy."""
+    """ROS's middleware cannot be loaded; the text has problem and remedy."""
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(f"{problem}; {remedy}.")
@@ -38,7 +38,7 @@ class MiddlewareError(AlikedError):
 
 
 def require_middleware() -> None:
-    """Raise MiddlewareError when ROS is here, but not the middleware that its variable names."""
+    """Raise MiddlewareError if ROS is installed, but not the middleware its variable names."""
     name = os.environ.get(_VARIABLE)
     if not name or find_spec("rclpy") is None:
         return

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Which NVIDIA GPU this machine has, asked of its driver's library, and what its errors mean."""
+"""The machine's NVIDIA GPU, from its driver's library, and the meaning of GPU errors."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _DRIVER = "libcuda.so.1"
 
 
 IN_USE = threading.RLock()
-"""Held by who gives the GPU work or takes its memory, in this process, by whichever library.
+"""Hold it while using the GPU or allocating its memory in this process, with any library.
 
-While a CUDA graph is recorded in one thread, another one may not wait for the whole device, which
-loading does: the record would be invalid.
+While one thread records a CUDA graph, another must not wait for the whole device, as loading does:
+the recording would become invalid.
 """
 
 
 class GpuError(BackendError):
-    """Why nothing can be computed on a GPU: it, or something that is needed, is not there.
+    """The GPU cannot be used: it, or something that it needs, is missing.
 
     problem, remedy: the two halves of its text.
     """
@@ -50,11 +50,11 @@ class GpuError(BackendError):
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """The first NVIDIA GPU, the one that is used.
+    """The first NVIDIA GPU, which is the one used.
 
-    compute_capability: of the device, e.g. (8, 9).
-    cuda: the newest CUDA that the driver can run, e.g. (13, 0).
-    memory: bytes in all.
+    compute_capability: e.g. (8, 9).
+    cuda: the newest CUDA version that the driver supports, e.g. (13, 0).
+    memory: total bytes.
     processors: multiprocessors.
     """
 
@@ -66,7 +66,7 @@ class Gpu:
 
     @property
     def model(self) -> str:
-        """What its engines are tuned for: the name alone is that of several ("Orin", or a part)."""
+        """What engines are tuned for; the name alone is ambiguous ("Orin", or a MIG part)."""
         size = f"{self.memory / (1 << 30):.0f} GiB"
         return f"{self.name} ({self.processors} multiprocessors, {size})"
 
@@ -81,7 +81,7 @@ class Gpu:
 
 
 def load_driver() -> ctypes.CDLL:
-    """The driver's library; GpuError where there is none."""
+    """The driver's library; GpuError if there is none."""
     try:
         return ctypes.CDLL(_DRIVER)
     except OSError as error:
@@ -92,12 +92,12 @@ def load_driver() -> ctypes.CDLL:
 
 
 def find_gpu() -> Gpu:
-    """Ask the driver; GpuError where there is none, it does not start, or it shows no GPU."""
+    """Query the driver; GpuError if it is missing, does not start, or shows no GPU."""
     ask = _Asking(load_driver())
     ask("cuInit", 0)
     count = ask.number("cuDeviceGetCount")
     if count == 0:
-        raise GpuError("the NVIDIA driver shows no GPU", "look at CUDA_VISIBLE_DEVICES")
+        raise GpuError("the NVIDIA driver shows no GPU", "check CUDA_VISIBLE_DEVICES")
     version = ask.number("cuDriverGetVersion")
     device = ask.number("cuDeviceGet", 0)
     name = ctypes.create_string_buffer(256)
@@ -118,7 +118,7 @@ def find_gpu() -> Gpu:
 
 @dataclass(frozen=True, slots=True)
 class _Asking:
-    """Calls the driver and raises GpuError for what it answers in place of an answer."""
+    """Calls the driver; raises GpuError for its error codes."""
 
     driver: ctypes.CDLL
 
@@ -132,7 +132,7 @@ class _Asking:
         code = call(*arguments)
         if code == _NO_DEVICE:
             raise GpuError(
-                "the NVIDIA driver shows no GPU (CUDA error 100)", "look at CUDA_VISIBLE_DEVICES"
+                "the NVIDIA driver shows no GPU (CUDA error 100)", "check CUDA_VISIBLE_DEVICES"
             )
         if code != 0:
             raise GpuError(
@@ -142,7 +142,7 @@ class _Asking:
             )
 
     def number(self, function: str, *arguments: object) -> int:
-        """What a function writes into the int that its first argument points to."""
+        """The int that a function writes to its first argument."""
         value = ctypes.c_int()
         self(function, ctypes.byref(value), *arguments)
         return value.value
@@ -179,7 +179,7 @@ _EXPLANATIONS = (
             "hardware stack error",
         ),
         "the GPU was lost",
-        "run nvidia-smi; the node needs to be started again, perhaps the machine",
+        "run nvidia-smi; restart the node, perhaps the machine",
     ),
     (
         ("buildcanceled", "cancelled by user", "canceled by user"),
@@ -190,7 +190,7 @@ _EXPLANATIONS = (
 
 
 def explained(doing: str, said: Sequence[str] | BaseException) -> BackendError:
-    """What the GPU's libraries say, as an error that names the cause and the remedy."""
+    """An error with cause and remedy, from the messages of the GPU's libraries."""
     if isinstance(said, BaseException):
         said = [f"{type(said).__name__}: {said}"]
     text = " ".join(said).lower()
@@ -198,4 +198,4 @@ def explained(doing: str, said: Sequence[str] | BaseException) -> BackendError:
     for signs, cause, remedy in _EXPLANATIONS:
         if any(sign in text for sign in signs):
             return BackendError(f"{doing} failed: {cause} ({first}); {remedy}.")
-    return BackendError(f"{doing} failed: {first}; set backend to 'cpu' to go on without it.")
+    return BackendError(f"{doing} failed: {first}; set backend to 'cpu' to continue without it.")

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The Python packages beside ROS, what they are for, and what to say of those that are missing.
+"""The Python packages beside ROS, what they are for, and messages for missing ones.
 
 Imports none of them.
 """
@@ -21,8 +21,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-# By module: its distributions, the first of which is the one to install; and what alone needs it,
-# empty = nothing runs without it.
+# By module: its distributions (install the first), and what needs it (empty = everything).
 PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "numpy": (("numpy",), ""),
     "cv2": (("opencv-python-headless", "opencv-python", "opencv-contrib-python"), ""),
@@ -43,12 +42,12 @@ INSTALL = "pip install -r requirements/robot.txt (in a clone: make setup)"
 
 
 def install_name(module: str) -> str:
-    """What pip calls the distribution of a module."""
+    """The distribution of a module, as pip names it."""
     return PACKAGES[module][0][0] if module in PACKAGES else module
 
 
 def missing(error: ImportError) -> str:
-    """One sentence for an import that failed: what is missing, and how to get it."""
+    """One sentence for a failed import: what is missing, and how to install it."""
     cause = error if error.name else error.__cause__
     if not isinstance(cause, ModuleNotFoundError) or not cause.name:
         return f"{str(error).rstrip('.')}; install it again: {INSTALL}."
@@ -67,7 +66,7 @@ def missing(error: ImportError) -> str:
     wanted = " ".join(map(install_name, dict.fromkeys([module, *absent])))
     return (
         f"The Python package {install_name(module)} is not installed: pip install {wanted}; "
-        f"'{INSTALL}' installs all that there are."
+        f"'{INSTALL}' installs all."
     )
 
 

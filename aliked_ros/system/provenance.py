@@ -31,7 +31,7 @@ from aliked_ros.system.nvidia import GpuError, find_gpu
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on, and of which code."""
+    """The machine, packages and code revision, for results."""
     packages = {}
     for package in ("numpy", "numba", "opencv-python-headless", "openvino", "onnxruntime", "torch"):
         try:
@@ -57,7 +57,7 @@ def machine() -> dict[str, Any]:
 
 
 def _revision() -> str:
-    """The code's git revision, with + where it was changed since; empty = not in a repository."""
+    """The code's git revision, with + if modified; empty = not in a repository."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return ""
@@ -73,7 +73,7 @@ def _revision() -> str:
 
 
 def _frequency(folder: Path = Path("/sys/devices/system/cpu/cpu0/cpufreq")) -> str:
-    """Governor and range of the first core's frequency; empty where Linux does not tell."""
+    """Governor and frequency range of the first core; empty if unknown."""
     try:
         governor, low, high = (
             (folder / name).read_text(encoding="utf-8").strip()

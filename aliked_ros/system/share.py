@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where the package's own data files lie (models, config, launch, rviz)."""
+"""Paths of the package's own data files (models, config, launch, rviz)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def share_path(relative: str) -> Path:
 
     In a source tree (editable or ``--symlink-install``) it is the tree's own file; otherwise
     ``share/aliked_ros/`` of the prefix that holds this package: a virtual environment, a colcon
-    workspace, ``/opt/ros``. FileNotFoundError when no file of that name is found.
+    workspace, ``/opt/ros``. Raises FileNotFoundError if there is no such file.
     """
     package = Path(__file__).resolve().parents[1]
     tree = package.parent

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What Fast DDS's shared memory carries without loss, by its environment."""
+"""What Fast DDS's shared memory can carry without loss, from the environment."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def profile() -> str | None:
 
 
 def profile_variable() -> str:
-    """The one that this distribution's Fast DDS reads; from Kilted on the older is warned of."""
+    """The variable that this distribution's Fast DDS reads; from Kilted on the old one warns."""
     return PROFILE_VARIABLES[os.environ.get("ROS_DISTRO", "jazzy") >= "kilted"]
 
 
 def profile_command() -> str:
-    """What to run in each terminal to have a larger segment."""
+    """The shell command for a larger segment."""
     return f"export {profile_variable()}={share_path('config/fastdds_large_messages.xml')}"
 
 
@@ -59,7 +59,7 @@ def segment_size(file: str) -> int:
 
 @cache
 def segment() -> int | None:
-    """Bytes of the segment that this process has; None = no Fast DDS, or a profile not ours."""
+    """Size of this process's segment in bytes; None = not Fast DDS, or a profile not ours."""
     if "fastrtps" not in middleware():
         return None
     file = profile()
@@ -72,7 +72,7 @@ def segment() -> int | None:
 
 
 def too_large(size: int) -> str:
-    """The sentence about messages of so many bytes that get lost in this process's transport."""
+    """A sentence about messages of ``size`` bytes being too large for this process's transport."""
     limit = segment()
     if limit is None or size < limit:
         return ""

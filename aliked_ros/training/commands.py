@@ -31,14 +31,14 @@ from aliked_ros.errors import BackendError
 def train(
     config: Annotated[Path, typer.Argument(dir_okay=False, help="YAML; see docs/training.md.")],
     accelerator: Annotated[
-        str, typer.Option(help="Of Lightning Fabric: auto, cpu, cuda, mps.")
+        str, typer.Option(help="Lightning Fabric's: auto, cpu, cuda, mps.")
     ] = "auto",
     restart: Annotated[
-        bool, typer.Option("--restart", help="Begin anew, where the output holds a run.")
+        bool, typer.Option("--restart", help="Start over if the output folder has a run.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
 ) -> None:
-    """Train ALIKED on your own images; an interrupted training goes on where it was saved.
+    """Train ALIKED on your own images; an interrupted training resumes.
 
     On several GPUs: torchrun --nproc-per-node 4 -m aliked_ros.cli train CONFIG.yaml
     """
@@ -82,31 +82,31 @@ def train(
                 tasks[name] = bar.add_task(text)
             bar.update(tasks[name], completed=done, total=of, description=text)
 
-        outcome = run(settings, restart, report, accelerator, reading)
+        result = run(settings, restart, report, accelerator, reading)
     if not first:
         return
     facts = {
-        "checkpoint": str(outcome.best),
-        "steps": outcome.steps,
-        "best_step": outcome.after.get("step"),
-        "stopped": outcome.stopped or None,
-        "correct_matches_before": _rounded(outcome.before.get("correct")),
-        "correct_matches_after": _rounded(outcome.after.get("correct")),
-        "precision_before": _rounded(outcome.before.get("precision")),
-        "precision_after": _rounded(outcome.after.get("precision")),
+        "checkpoint": str(result.best),
+        "steps": result.steps,
+        "best_step": result.after.get("step"),
+        "stopped": result.stopped or None,
+        "correct_matches_before": _rounded(result.before.get("correct")),
+        "correct_matches_after": _rounded(result.after.get("correct")),
+        "precision_before": _rounded(result.before.get("precision")),
+        "precision_after": _rounded(result.after.get("precision")),
     }
-    if not as_json:  # first: a comparison that fails must not hide the checkpoint
+    if not as_json:  # printed first, since the comparison may fail
         for name, value in facts.items():
             if value is not None:
                 print(f"{name.replace('_', ' '):<24}{value}")
     with share_progress(console) as share:
-        compared = compare(settings, outcome.best, share, console.print)
+        compared = compare(settings, result.best, share, console.print)
     if as_json:
         print(json.dumps(facts | {"compared": [one.as_dict() for one in compared]}, indent=2))
         return
     if compared:
         print("\n".join(["", HEAD, *(one.line() for one in compared)]))
-    print("use it: --model, or the node's parameter model, with this path", file=sys.stderr)
+    print("use this path as --model, or as the node's parameter model", file=sys.stderr)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A trained checkpoint against what it started from, by the evaluations (``compare``)."""
+"""Compares a trained checkpoint with its start, using the evaluations (``compare``)."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from aliked_ros.errors import SourceError
 from aliked_ros.evaluation.epipolar import evaluate_epipolar
 from aliked_ros.evaluation.homography import evaluate_homography
 from aliked_ros.evaluation.layouts import homography_pairs
-from aliked_ros.evaluation.result_table import Outcome, Report
+from aliked_ros.evaluation.result_table import Report, ResultTable
 from aliked_ros.evaluation.statistics import Estimate
 from aliked_ros.io.results import output_path, write_picture
 from aliked_ros.sources import open_source
 from aliked_ros.training.frames import rgb
 from aliked_ros.training.settings import NEW, Comparison, TrainingSettings
 
-_PUBLISHED = "aliked-n16"  # what a network from nothing is compared with
+_PUBLISHED = "aliked-n16"  # what a network trained from scratch is compared with
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Correct matches at 3 px a pair on one source.
+    """Correct matches at 3 px per pair on one source.
 
-    before, after: of the start and of the checkpoint. change: after − before, paired.
+    before, after: of the start and the checkpoint. change: after − before, paired.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Compared:
     change: Estimate
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; change_percent: with its 95 % interval, of ``before``; None where that is 0."""
+        """For JSON; change_percent: of ``before``, with its 95 % interval; None if that is 0."""
         return {
             "evaluation": self.name,
             "before": _rounded(self.before.value),
@@ -70,7 +70,7 @@ class Compared:
         return f"| {self.name} | {self.before.value:.1f} | {self.after.value:.1f} | {change} |"
 
     def _percent(self) -> list[float]:
-        """Of ``before``, with its interval; nothing where that is 0."""
+        """Change relative to ``before``, with its interval; empty if that is 0."""
         if not self.before.value:
             return []
         change = (self.change.value, self.change.low, self.change.high)
@@ -78,11 +78,11 @@ class Compared:
 
 
 HEAD = "| correct matches at 3 px a pair | before | after | change [95 %] |\n|---|---|---|---|"
-"""Of the table that ``Compared.line`` gives the rows of."""
+"""Head of the table with the rows of ``Compared.line``."""
 
 
 def check(settings: TrainingSettings) -> None:
-    """SourceError for what cannot be compared under ``compare``: said before the training."""
+    """Check ``compare`` before training; SourceError for what cannot be compared."""
     for task in settings.compare:
         if task.kind == "homography":
             homography_pairs(Path(task.source).expanduser())
@@ -102,10 +102,10 @@ def compare(
     report: Report,
     say: Callable[[str], None] = lambda _text: None,
 ) -> list[Compared]:
-    """Evaluate a checkpoint and the start on ``settings.compare``, each pair by both.
+    """Evaluate a checkpoint and the start on the same pairs of ``settings.compare``.
 
-    The evaluations' own files are in folders of ``settings.output``. Raises SourceError for data
-    that cannot be evaluated, OutputError.
+    The evaluations write to folders in ``settings.output``. Raises SourceError for data that cannot
+    be evaluated, and OutputError.
     """
     start = _PUBLISHED if settings.start == NEW else settings.start
     return [
@@ -124,32 +124,32 @@ def _compared(
 ) -> Compared:
     names = [f"{checkpoint}+{task.matcher}", f"{start}+{task.matcher}"]
     config = FrontendConfig(max_keypoints=task.top_k, matcher="nearest")
-    outcome: Outcome
+    table: ResultTable
     if task.kind != "epipolar":
         folder = (
             Path(task.source).expanduser()
             if task.kind == "homography"
             else turned(task, output / "pairs")
         )
-        outcome = evaluate_homography(folder, names, config, output, report, restart=True, say=say)
-        rows = outcome.rows
+        table = evaluate_homography(folder, names, config, output, report, restart=True, say=say)
+        rows = table.rows
     else:
-        outcome, _ = evaluate_epipolar(
+        table, _ = evaluate_epipolar(
             task.source, names, config, output, report, restart=True, say=say,
             gaps=(task.gap,), first=task.first,
         )  # fmt: skip
-        rows = [row for row in outcome.rows if row["gap"] == task.gap]
-    metric = next(one for one in outcome.metrics if one.key == "correct")
+        rows = [row for row in table.rows if row["gap"] == task.gap]
+    metric = next(one for one in table.metrics if one.key == "correct")
     return Compared(
         task.name,
-        outcome.estimate(metric, names[1], rows),
-        outcome.estimate(metric, names[0], rows),
-        outcome.difference(metric, names[1], rows),
+        table.estimate(metric, names[1], rows),
+        table.estimate(metric, names[0], rows),
+        table.difference(metric, names[1], rows),
     )
 
 
 def turned(task: Comparison, folder: Path) -> Path:
-    """Pairs of images and their quarter turns, written as a folder with a ``pairs.txt``."""
+    """Write pairs of images and their 90° rotations, as a folder with a ``pairs.txt``."""
     lines = []
     images = islice(open_source(task.source), task.first, None, task.gap)
     for number, image in enumerate(images):

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Random homographies and changes of light, by which pairs are made of single images."""
+"""Random homographies and lighting changes, to make pairs from single images."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from aliked_ros.types import UInt8Array
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Factor = Annotated[float, Field(ge=1)]
-_TRIES = 50  # homographies drawn until one keeps enough of the image
-_LEAST_SHARED = 0.4  # of the first image that the second one still shows
+_TRIES = 50  # attempts to draw a homography that keeps enough of the image
+_LEAST_SHARED = 0.4  # least share of the first image visible in the second
 
 
 @dataclass(frozen=True, slots=True)
 class Distortions:
-    """How far apart the two images of a pair made from one are drawn, uniformly.
+    """Ranges of the uniform random changes between the two images of a pair.
 
     rotation: degrees either way. scale: largest factor, either way. shear, tilt: largest change of
     direction (fraction) and of the scale from one border to the other (fraction).
@@ -54,7 +54,7 @@ class Distortions:
     blur: Annotated[float, Field(ge=0)] = 1.5
 
     def grown(self, share: float) -> Distortions:
-        """These at 1, none at 0, between them in proportion (factors: of their logarithms)."""
+        """These distortions scaled by ``share``, 0 to 1 (factors: in their logarithm)."""
         factors = ("scale", "contrast", "gamma")
         return Distortions(
             **{
@@ -69,8 +69,7 @@ def draw_homography(
 ) -> NDArray[np.float64]:
     """A random homography 3×3 of an image onto one of its size, about its centre.
 
-    Drawn anew until the second image shows at least 40 % of the first; the identity where that
-    does not come.
+    Redrawn until the second image shows at least 40 % of the first; the identity if that fails.
     """
     d = distortions
     for _ in range(_TRIES):
@@ -95,7 +94,7 @@ def draw_homography(
 def photometric(
     rng: np.random.Generator, pixels: UInt8Array, distortions: Distortions
 ) -> UInt8Array:
-    """Another exposure, gamma, blur and noise of an H×W×3 image."""
+    """An H×W×3 image with changed exposure, gamma, blur and noise."""
     d = distortions
     values = pixels.astype(np.float32) / 255
     contrast, gamma = np.exp(rng.uniform(-1.0, 1.0, 2) * np.log((d.contrast, d.gamma)))
@@ -109,7 +108,7 @@ def photometric(
 
 
 def _shared(homography: NDArray[np.float64], width: int, height: int) -> float:
-    """Share of a 16×16 raster of points that stays inside the image, and in front of it."""
+    """Share of a 16×16 grid of points that stays inside the image and in front of the camera."""
     x, y = np.meshgrid(np.linspace(0, width - 1, 16), np.linspace(0, height - 1, 16))
     points = np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
     mapped = homography @ points

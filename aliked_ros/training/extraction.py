@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""One image through the network as training needs it: with gradients, dispersities, descriptors."""
+"""Keypoints, dispersities and descriptors of images, with gradients, for training."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Detections:
     """Keypoints of one image, with gradients.
 
     keypoints: N×2 pixels. scores: N, of the score map at the keypoints. dispersities: N, pixels.
-    descriptors: N×D, rows of unit length. width, height: of the image, pixels. detected: how many
-    are peaks of the score map; they come first, random points after them.
+    descriptors: N×D, rows of unit length. width, height: of the image, pixels. detected: number of
+    peaks of the score map; they come first, then random points.
     """
 
     keypoints: Tensor
@@ -56,13 +56,13 @@ def detect(
 ) -> list[Detections]:
     """The ``top_k`` best keypoints of each image of B×3×H×W in [0, 1], and ``random`` others.
 
-    These are pixels drawn with the image's own of B ``seeds``, refined as the others are: so
-    descriptors are trained, and keypoints can appear, where nothing is detected yet.
+    The others are random pixels, drawn with one of B ``seeds`` per image and refined like
+    keypoints. They train descriptors, and let keypoints appear, where nothing is detected yet.
     """
     padded, window = aliked.pad(images)
     levels = network.levels(padded)
-    # In mixed precision the levels may be half as exact: pixel coordinates never, and scores
-    # neither, since those that are equal suppress no neighbours.
+    # In mixed precision only the levels may be in half precision. Coordinates and scores stay in
+    # full: equal scores would not suppress each other.
     with torch.autocast(images.device.type, enabled=False):
         return _read(network, [x.float() for x in levels], window, top_k, random, seeds)
 

@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Images as training reads them: decoded and scaled once, kept in the cache, mapped into memory.
+"""Training images: decoded and scaled once, cached, memory-mapped.
 
-So a long recording needs no more memory than what is looked at, several processes share one copy,
-and the next training begins at once.
+So a long recording needs little memory, several processes share one copy, and the next training
+starts at once.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ from aliked_ros.types import Float32Array, Image, UInt8Array
 logger = logging.getLogger("aliked_ros.training")
 
 Reading = Callable[[str, int, int | None], None]
-"""Called with a source's name, how many of its images have been read, and of how many if known."""
+"""Called with a source's name, the number of images read, and their total if known."""
 
-FORMAT = 1  # of the cache's files
-_SEARCHED = 20  # files of a scene's list, in each folder above it
+FORMAT = 1  # version of the cache's files
+_SEARCHED = 20  # files of a scene's list, searched in each folder above it
 _TABLE, _PIXELS, _DEPTHS = "frames.json", "pixels.bin", "depths.bin"
 _MEGADEPTH_KEYS = ("image_paths", "depth_paths", "intrinsics", "poses")
 _MEGADEPTH_PAIRS = ("pair_infos", "overlap_matrix")  # LoFTR's lists, D2-Net's
@@ -60,9 +60,9 @@ _MEGADEPTH_PAIRS = ("pair_infos", "overlap_matrix")  # LoFTR's lists, D2-Net's
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """An image, and what is known of it.
+    """An image with its geometry.
 
-    number: its place in the source. pixels: H×W×3 RGB. Of an image with depth, undistorted: depth,
+    number: its index in the source. pixels: H×W×3 RGB. Of an image with depth, undistorted: depth,
     H×W metres (MegaDepth: of its own unit), NaN = none; matrix: 3×3 intrinsics, pixels; pose:
     world_from_camera.
     """
@@ -76,10 +76,10 @@ class Frame:
 
 
 class Frames:
-    """The images of a source, in files. skipped: images that cannot be used."""
+    """The images of a source, in files. skipped: number of unusable images."""
 
     def __init__(self, folder: Path) -> None:
-        """Open what ``read_frames`` has written."""
+        """Open files written by ``read_frames``."""
         table = json.loads((folder / _TABLE).read_text(encoding="utf-8"))
         self.skipped: int = table["skipped"]
         self._rows: list[dict[str, Any]] = table["frames"]
@@ -89,20 +89,20 @@ class Frames:
 
     @property
     def numbers(self) -> NDArray[np.int64]:
-        """N places in the source, rising."""
+        """N indices in the source, ascending."""
         return np.array([row["number"] for row in self._rows], np.int64)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Frame:
-        """The frame at a place among those that could be read."""
+        """The frame at an index among the usable ones."""
         row = self._rows[index]
         shape = row["shape"]
         pixels = self._pixels[self._begins[index] : self._begins[index + 1]].reshape(shape)
         if row["pose"] is None:
             return Frame(row["name"], row["number"], pixels)
-        size = shape[0] * shape[1]  # one size for all that have depth
+        size = shape[0] * shape[1]  # all images with depth have one size
         depth = self._depths[index * size : (index + 1) * size].reshape(shape[:2])
         pose = np.array(row["pose"])
         return Frame(
@@ -112,12 +112,12 @@ class Frames:
 
 
 def read_frames(data: Data, size: tuple[int, int], report: Reading = lambda *_: None) -> Frames:
-    """The images of a training source; from the cache where the same have been read before.
+    """The images of a training source, cached.
 
-    size: width and height in pixels; images with depth are cut and scaled to it, others scaled
-    down to what a pair of that size can show of them.
-    Raises SourceError when there is no image, or what ``data.kind`` needs is missing; OutputError
-    when the cache cannot be written.
+    size: width and height in pixels. Images with depth are cropped and scaled to it; others are
+    scaled down to cover it.
+    Raises SourceError if there are no images, or if something that ``data.kind`` needs is missing;
+    OutputError if the cache cannot be written.
     """
     if data.source.startswith("camera:"):
         raise SourceError(f"cannot train on {data.source} itself; record it first.")
@@ -130,18 +130,18 @@ def read_frames(data: Data, size: tuple[int, int], report: Reading = lambda *_: 
         except OSError as error:
             raise OutputError(
                 f"cannot write the training images to {folder}: {error.strerror or error}; "
-                "ALIKED_ROS_CACHE names another place."
+                "set ALIKED_ROS_CACHE to another folder."
             ) from error
     frames = Frames(folder)
     if frames.skipped:
         logger.warning(
-            "%d images of %s cannot be used and are left out", frames.skipped, data.source
+            "%d images of %s cannot be used and are skipped", frames.skipped, data.source
         )
     return frames
 
 
 def scene_overlaps(source: str) -> NDArray[np.float64]:
-    """K×3 of a MegaDepth scene: numbers of two images, and how much they share (0 to 1)."""
+    """K×3 of a MegaDepth scene: indices of two images and their overlap (0 to 1)."""
     return _overlaps(_scene(Path(source).expanduser()))
 
 
@@ -155,7 +155,7 @@ def _overlaps(scene: dict[str, Any]) -> NDArray[np.float64]:
 
 
 def _key(data: Data, size: tuple[int, int]) -> str:
-    """A name that changes when the source's files do, or what is made of them."""
+    """A cache key that changes with the source's files and settings."""
     about: list[Any] = [FORMAT, data.kind, data.first, data.count, data.source, list(size)]
     if data.kind == "homography":
         about.append(data.distortions.scale)
@@ -177,7 +177,7 @@ def _files(source: str) -> Iterator[Path]:
     if not path.is_dir():
         yield path
     for folder, inside, names in os.walk(path):
-        if "state.ckpt" in names:  # a training's results
+        if "state.ckpt" in names:  # results of a training
             inside.clear()
         else:
             yield from (Path(folder) / name for name in names)
@@ -241,7 +241,7 @@ def _opened(data: Data, partner: Partner = "none") -> Source:
 
 
 def _chosen(source: Source, first: int, report: Reading) -> Iterator[tuple[int, Image]]:
-    """The images from number ``first`` on, with their numbers."""
+    """The images from index ``first`` on, with their indices."""
     for number, image in enumerate(source):
         if number >= first:
             yield number, image
@@ -249,7 +249,7 @@ def _chosen(source: Source, first: int, report: Reading) -> Iterator[tuple[int, 
 
 
 def _images(data: Data, size: tuple[int, int], report: Reading) -> Iterator[Frame | None]:
-    """Images alone. What cannot be used is None, here and below."""
+    """Single images. Unusable ones are None, here and below."""
     source = _opened(data)
     for number, image in _chosen(source, data.first, report):
         pixels = rgb(image.pixels)
@@ -263,7 +263,7 @@ def _images(data: Data, size: tuple[int, int], report: Reading) -> Iterator[Fram
 
 
 def _sequence(data: Data, size: tuple[int, int], report: Reading) -> Iterator[Frame | None]:
-    """A sequence's images that have depth and a pose."""
+    """A sequence's images with depth and a pose."""
     source = _opened(data, "depth")
     if source.calibration is None:
         raise SourceError(f"{data.source} has no calibration; put a calib.json there.")
@@ -288,7 +288,7 @@ def _sequence(data: Data, size: tuple[int, int], report: Reading) -> Iterator[Fr
 
 
 def _megadepth(data: Data, size: tuple[int, int], report: Reading) -> Iterator[Frame | None]:
-    """A scene of MegaDepth, of which D2-Net has published lists with poses and intrinsics."""
+    """A MegaDepth scene, from D2-Net's published list with poses and intrinsics."""
     path = Path(data.source).expanduser()
     scene = _scene(path)
     root = _root(path, scene)
@@ -311,7 +311,7 @@ def _megadepth(data: Data, size: tuple[int, int], report: Reading) -> Iterator[F
 def _megadepth_frame(
     path: Path, scene: dict[str, Any], number: int, image: Path, depth: Path
 ) -> Frame:
-    """ImageError when a file cannot be read, or its depth is only an order of layers."""
+    """ImageError if a file cannot be read, or its depth is only ordinal."""
     pixels = rgb(read_image(image))
     try:
         with h5py.File(depth) as file:
@@ -319,7 +319,7 @@ def _megadepth_frame(
     except (OSError, KeyError) as error:
         raise ImageError(f"cannot read {depth}: {error}.") from error
     if depths.min() < 0.0:
-        raise ImageError(f"{depth} holds no distances, only what is before what.")
+        raise ImageError(f"{depth} has only ordinal depth, no distances.")
     if depths.shape != pixels.shape[:2]:
         raise ImageError(f"{depth} is {depths.shape}, its image {pixels.shape[:2]} pixels.")
     pose = np.asarray(scene["poses"][number], np.float64)
@@ -336,7 +336,7 @@ def _megadepth_frame(
 
 
 def _root(path: Path, scene: dict[str, Any]) -> Path:
-    """The folder above a scene's list (or its ``train``) that the list's paths begin at."""
+    """The folder that a scene list's paths are relative to, above the list (or its ``train``)."""
     names = [str(name) for name in scene["depth_paths"] if name]
     for folder in path.absolute().parents:
         for root in (folder, folder / "train"):
@@ -348,7 +348,7 @@ def _root(path: Path, scene: dict[str, Any]) -> Path:
 
 
 def _cut(frame: Frame, size: tuple[int, int]) -> Frame:
-    """Scaled to cover ``size``, and what is over cut off evenly."""
+    """Scale a frame to cover ``size`` and crop it centrally."""
     assert frame.depth is not None
     assert frame.matrix is not None
     factor = covering(frame.pixels.shape, size)
@@ -372,7 +372,7 @@ def _cut(frame: Frame, size: tuple[int, int]) -> Frame:
 
 
 def covering(shape: tuple[int, ...], size: tuple[int, int]) -> float:
-    """The scale at which an image covers ``size``."""
+    """The scale with which an image covers ``size``."""
     return max(size[0] / shape[1], size[1] / shape[0])
 
 
@@ -381,7 +381,7 @@ def _undistorted_depth(depth: Float32Array, maps: tuple[Any, Any]) -> Float32Arr
 
 
 def _scene(path: Path) -> dict[str, Any]:
-    """The arrays of a scene's list; SourceError for another file."""
+    """The arrays of a scene's list; SourceError for any other file."""
     try:
         with zipfile.ZipFile(path) as archive:
             scene = {
@@ -401,7 +401,7 @@ def _scene(path: Path) -> dict[str, Any]:
 
 
 def _array(data: bytes) -> NDArray[Any]:
-    """An array of an .npz file; of objects, too, but never code."""
+    """An array of an .npz file; also of objects, but never code."""
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
     read = (
@@ -416,12 +416,12 @@ def _array(data: bytes) -> NDArray[Any]:
 
 
 class _Arrays(pickle.Unpickler):
-    """Reads pickled arrays, and refuses whatever else a pickle can do."""
+    """Reads pickled arrays; refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         """See ``pickle.Unpickler``."""
         known = ("_reconstruct", "scalar", "ndarray", "dtype", "_frombuffer")
-        if (module, name) == ("_codecs", "encode"):  # how older files write bytes
+        if (module, name) == ("_codecs", "encode"):  # older files encode bytes so
             return super().find_class(module, name)
         if module.partition(".")[0] == "numpy" and name in known:
             return super().find_class(module.replace("numpy.core", "numpy._core"), name)

@@ -14,7 +14,7 @@
 
 """ALIKED's losses (arXiv 2304.03608, its section on training losses), one function each.
 
-Symbols: p_A keypoints of image A (N×2 pixels), p_AB where the ground truth has them in image B, d_A
+Symbols: p_A keypoints of image A (N×2 pixels), p_AB their true positions in image B, d_A
 their descriptors (unit rows), s_A their scores. Weights and temperatures are those of the paper's
 training: reprojection 1, dispersity peakiness 0.5, sparse NRE 5, reliability 1; t_des 0.1, t_rel 1.
 The losses of the keypoints come from ALIKE (arXiv 2112.02906), the neural reprojection error from
@@ -31,7 +31,7 @@ from pydantic import Field
 from torch import Tensor
 
 from aliked_ros.training.extraction import Detections
-from aliked_ros.training.warps import Warp, sample
+from aliked_ros.training.warps import Warp
 
 Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -42,10 +42,10 @@ _NONE = 1e-12
 class LossSettings:
     """Weights and constants; the defaults are the paper's.
 
-    reprojection, peakiness, descriptors, reliability: weights. threshold: pixels up to which a
-    keypoint of B is that of A. t_des, t_rel: temperatures. no_match: None leaves keypoints that
-    have no partner in B out of the descriptors' loss, as published; a cosine adds the answer "no
-    match" as if a descriptor were as similar as that, which is then right for those keypoints.
+    reprojection, peakiness, descriptors, reliability: weights. threshold: largest
+    distance in pixels of corresponding keypoints. t_des, t_rel: temperatures. no_match: None
+    excludes keypoints without a counterpart in B from the descriptor loss, as published; a cosine
+    adds the class "no match" with that similarity, which is then right for those keypoints.
     """
 
     reprojection: Weight = 1.0
@@ -60,11 +60,11 @@ class LossSettings:
 
 @dataclass(frozen=True, slots=True)
 class Correspondence:
-    """What the ground truth says of two images' keypoints.
+    """The true correspondences of two images' keypoints.
 
-    warped_a, warped_b: where A's keypoints lie in B, and B's in A; visible_a, visible_b: whether
-    they are seen there. a, b: rows of keypoints that are each other's nearest, within the
-    threshold in both images.
+    warped_a, warped_b: positions of A's keypoints in B, and of B's in A; visible_a, visible_b:
+    whether they are visible there. a, b: rows of mutually nearest keypoints, within the threshold
+    in both images.
     """
 
     warped_a: Tensor
@@ -78,7 +78,7 @@ class Correspondence:
 def correspond(
     a: Detections, b: Detections, a_to_b: Warp, b_to_a: Warp, threshold: float
 ) -> Correspondence:
-    """Warp both images' keypoints and pair those that are the same."""
+    """Warp both images' keypoints and pair the corresponding ones."""
     warped_a, visible_a = a_to_b(a.keypoints)
     warped_b, visible_b = b_to_a(b.keypoints)
     rows_a, rows_b = mutual_nearest(
@@ -114,7 +114,7 @@ def reprojection_loss(a: Detections, b: Detections, pairs: Correspondence) -> Te
     """L_rp = mean over pairs of ½(‖p_AB − p_B‖ + ‖p_BA − p_A‖), pixels (ALIKE).
 
     The gradient moves the keypoints through the soft-argmax of both score maps. Random points,
-    which are no peaks, are left out.
+    which are not peaks, are excluded.
     """
     detected = (pairs.a < a.detected) & (pairs.b < b.detected)
     if not detected.any():
@@ -129,7 +129,7 @@ def peakiness_loss(detections: Detections) -> Tensor:
     """L_pk = mean over keypoints of Σ softmax(s / t) · ‖pixel − p‖, pixels (ALIKE).
 
     Small where the score map has one sharp peak exactly at the keypoint. Random points, which are
-    no peaks, are left out.
+    not peaks, are excluded.
     """
     dispersities = detections.dispersities[: detections.detected]
     return dispersities.sum() / max(detections.detected, 1)
@@ -140,7 +140,7 @@ def matching_log_probability(
 ) -> Tensor:
     """Logarithms of q_m = softmax((cosine − 1) / temperature), N×M, with ``no_match`` N×(M+1).
 
-    queries: N×D; descriptors: M×D; unit rows. The last column is the answer "no match".
+    queries: N×D; descriptors: M×D; unit rows. The last column is the class "no match".
     """
     logits = (queries @ descriptors.T - 1.0) / temperature
     if no_match is not None:
@@ -161,25 +161,25 @@ def sparse_nre_loss(
 ) -> Tensor:
     """Neural reprojection error over sparse keypoints (ALIKED), one way.
 
-    For each keypoint of A the reprojection probability q_r is 1 at the keypoint of B nearest to
-    where the ground truth has it, if that is within ``threshold`` pixels; the loss is the
+    For each keypoint of A the reprojection probability q_r is 1 at the keypoint of B nearest to its
+    true position, if that is within ``threshold`` pixels; the loss is the
     cross-entropy −Σ q_r log q_m with the matching probability over B's keypoints.
 
-    queries: N×D, A's descriptors; warped, visible: N×2, N: their true places in B. descriptors,
+    queries: N×D, A's descriptors; warped, visible: N×2, N: their true positions in B. descriptors,
     keypoints: M×D, M×2, B's. no_match: see ``LossSettings``.
     """
     if not len(descriptors) and no_match is None:
         return queries.sum() * 0.0
-    answers, judged = _answers(warped, visible, keypoints, threshold, no_match is not None)
+    answers, counted = _answers(warped, visible, keypoints, threshold, no_match is not None)
     log_probability = matching_log_probability(queries, descriptors, temperature, no_match)
     found = -log_probability.gather(1, answers[:, None])[:, 0]
-    return (found * judged).sum() / judged.sum().clamp(min=1)
+    return (found * counted).sum() / counted.sum().clamp(min=1)
 
 
 def _answers(
     warped: Tensor, visible: Tensor, keypoints: Tensor, threshold: float, with_none: bool
 ) -> tuple[Tensor, Tensor]:
-    """Right column of q_m for each query, and N bool: whether it has one."""
+    """The correct column of q_m for each query, and N bool: whether it has one."""
     if not len(keypoints):
         column = torch.zeros(len(warped), dtype=torch.long, device=warped.device)
         return column, torch.full_like(visible, with_none)
@@ -190,39 +190,11 @@ def _answers(
     return torch.where(found, nearest, len(keypoints)), torch.ones_like(found)
 
 
-def dense_nre_loss(
-    queries: Tensor,
-    features: Tensor,
-    warped: Tensor,
-    visible: Tensor,
-    temperature: float,
-    no_match: float | None = None,
-) -> Tensor:
-    """Neural reprojection error over all pixels (arXiv 2103.07153), one way; to compare with.
-
-    features: C×H×W, unit columns, B's descriptor at every pixel. −log q_m is read bilinearly at the
-    true place; a query that is not seen there is left out, or is "no match".
-    """
-    channels, height, width = features.shape
-    table = features.reshape(channels, -1).T
-    log_probability = matching_log_probability(queries, table, temperature, no_match)
-    maps = log_probability[:, : height * width].reshape(-1, 1, height, width)
-    at = torch.where(visible[:, None], warped, torch.zeros_like(warped))
-    found = torch.stack(
-        [sample(one, point[None])[0, 0] for one, point in zip(maps, at, strict=True)]
-    )
-    judged = visible
-    if no_match is not None:
-        found = torch.where(visible, found, log_probability[:, -1])
-        judged = torch.ones_like(visible)
-    return -(found * judged).sum() / judged.sum().clamp(min=1)
-
-
 def reliability_loss(a: Detections, b: Detections, pairs: Correspondence, t_rel: float) -> Tensor:
     """L_re = Σ w (1 − r) with w = s_A s_B / Σ s_A s_B over pairs (ALIKED), one way.
 
-    r = exp((d_A·d_B − 1) / t_rel), in (0, 1], is given here: scores learn to be high where the
-    descriptors, which have a loss of their own, are alike.
+    r = exp((d_A·d_B − 1) / t_rel), in (0, 1], is constant here: only scores learn, to be high where
+    the descriptors, which have their own loss, are similar.
     """
     if not len(pairs.a):
         return a.scores.sum() * 0.0
@@ -257,7 +229,7 @@ def total_loss(
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    """N×M; not by a matrix product, which is off by a fraction of a pixel in float32."""
+    """N×M; without a matrix product, which loses a fraction of a pixel in float32."""
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 

@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Image pairs whose correspondences are known: from single images, and from depth with poses.
+"""Image pairs with known correspondences, from single images or from depth with poses.
 
-A dataset is a sequence: ``dataset[index]`` is the same pair each time, in whatever process and
-order, for it is drawn with (seed, index). So training can go on exactly where it stopped.
+A dataset is a sequence. ``dataset[index]`` is always the same pair, in any process and order, since
+it is drawn with (seed, index). So training can resume exactly.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from aliked_ros.types import UInt8Array
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two images 3×H×W float32 in [0, 1], and where each one's points lie in the other.
+    """Two images 3×H×W float32 in [0, 1], and warps of points between them.
 
-    name: for people, where something goes wrong with it.
+    name: for error messages.
     """
 
     name: str
@@ -67,12 +67,12 @@ class Pairs(Protocol):
         ...
 
     def __getitem__(self, index: int) -> Pair:
-        """The pair of this number, always the same."""
+        """The pair at this index, always the same."""
         ...
 
 
 class HomographyPairs:
-    """Pairs made of single images by a random homography and photometric changes."""
+    """Pairs made from single images by a random homography and photometric changes."""
 
     def __init__(
         self,
@@ -83,13 +83,13 @@ class HomographyPairs:
         length: int | None = None,
         growing: int = 0,
     ) -> None:
-        """Make ``length`` pairs (default: one an image) of ``size`` (width, height) pixels.
+        """Make ``length`` pairs (default: one per image) of ``size`` (width, height) pixels.
 
-        images: H×W×3 (RGB) uint8. growing: pairs over which the distortions grow. Raises
-        SourceError when there are none.
+        images: H×W×3 (RGB) uint8. growing: number of pairs over which the distortions grow. Raises
+        SourceError if there are no images.
         """
         if not images:
-            raise SourceError("there are no images to make training pairs of.")
+            raise SourceError("there are no images to make training pairs from.")
         self._images, self._size, self._seed = images, size, seed
         self._distortions = distortions
         self._length, self._growing = length or len(images), growing
@@ -107,7 +107,7 @@ class HomographyPairs:
         share = min(1.0, (index + 1) / self._growing) if self._growing else 1.0
         distortions = self._distortions.grown(share)
         homography = draw_homography(rng, width, height, distortions)
-        # both are taken from the image itself: what one does not show, the other may
+        # both are sampled from the image itself, so each may show what the other does not
         views = [
             cv2.warpPerspective(source, matrix, (width, height), flags=cv2.INTER_LINEAR,
                                 borderMode=cv2.BORDER_REFLECT_101)
@@ -127,7 +127,7 @@ class HomographyPairs:
 
 
 class DepthPairs:
-    """Pairs of images with depth and poses; a point counts where both images' depths agree."""
+    """Pairs of images with depth and poses; a point counts if both depths agree."""
 
     def __init__(
         self,
@@ -137,9 +137,9 @@ class DepthPairs:
         seed: int,
         length: int | None = None,
     ) -> None:
-        """Draw ``length`` (default: one of each) of ``pairs``, K×2 places in ``frames``.
+        """Draw ``length`` (default: one of each) of ``pairs``, K×2 indices into ``frames``.
 
-        Each is taken either way round, with other light. Raises SourceError when there are none.
+        In either order, with changed light. Raises SourceError if there are none.
         """
         if not len(pairs):
             raise SourceError(
@@ -177,11 +177,10 @@ def open_pairs(
     report: Reading = lambda *_: None,
     growing: int = 0,
 ) -> Pairs:
-    """``length`` pairs of a source, of images of ``size`` (width, height) pixels.
+    """``length`` pairs of a source, with images of ``size`` (width, height) pixels.
 
-    length: default one an image, or of each pair. growing: homographies, pairs over which the
-    distortions grow. Raises SourceError where the source does not have what the pairs need,
-    OutputError.
+    length: default one per image or pair. growing: for homographies, the number of pairs over which
+    the distortions grow. Raises SourceError if the source lacks something, and OutputError.
     """
     frames = read_frames(data, size, report)
     if data.kind == "homography":
@@ -215,7 +214,7 @@ def _depth_warp(here: Frame, there: Frame) -> DepthWarp:
 
 
 def _fitting(shape: tuple[int, ...], size: tuple[int, int]) -> NDArray[np.float64]:
-    """The homography that scales an image to cover ``size``, about the centre."""
+    """The homography that scales an image about its centre to cover ``size``."""
     (height, width), (columns, rows) = shape[:2], size
     scale = covering(shape, size)
     return np.array(

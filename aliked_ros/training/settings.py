@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The file that says what is trained on what, and how (``aliked_ros train CONFIG.yaml``)."""
+"""The training configuration file (``aliked_ros train CONFIG.yaml``)."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ LIGHTGLUE_DIM = 128
 
 
 def _listed(value: Any) -> Any:
-    """A list of what may be written alone."""
+    """A list, also if a single item was written without one."""
     return value if isinstance(value, (list, tuple)) else [value]
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Where pairs come from.
+    """A source of pairs.
 
-    kind, source: ``homography`` makes them of single images, of whatever ``aliked_ros track``
-    takes; ``depth`` takes them from such a source with depth images and a calibration;
-    ``megadepth`` from a scene's .npz, its images and depths (MegaDepth as D2-Net and LoFTR have
-    prepared it). first, count: which of its images; null: to the end. poses: depth, a trajectory in
-    TUM's format; null: the source's ground truth. largest_gap: depth, images from the first to the
-    second of a pair. overlap: megadepth, least and largest share of a pair's points that both
-    images show. distortions: see ``Distortions``; where there is depth only the light is changed.
-    keep: validation, the share of the start's correct matches here, below which a checkpoint is not
-    the best one whatever it gains elsewhere (null: what it gains here counts).
+    kind, source: ``homography`` makes pairs from single images of any source that
+    ``aliked_ros track`` accepts; ``depth`` needs such a source with depth images and a calibration;
+    ``megadepth`` a scene's .npz with its images and depths (MegaDepth as prepared by D2-Net and
+    LoFTR). first, count: range of its images; null: to the end. poses: for depth, a trajectory in
+    TUM format; null: the source's ground truth. largest_gap: for depth, largest distance of a
+    pair's images. overlap: for megadepth, least and largest share of common points. distortions:
+    see ``Distortions``; with depth only the light changes. keep: for validation, least share of the
+    start's correct matches for a checkpoint to become the best one (null: this source counts for
+    choosing the best).
     """
 
     source: str
@@ -76,11 +76,11 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What the result is compared with the start on, when training has ended.
+    """A comparison of the result with the start, after training.
 
-    kind, source: ``epipolar``, the sequence's images from ``first`` on, in pairs ``gap`` apart;
+    kind, source: ``epipolar``, a sequence's images from ``first`` on, in pairs ``gap`` apart;
     ``homography``, a folder as for that evaluation; ``turned``, every ``gap``-th image from
-    ``first`` on and itself turned by 90 degrees. matcher, top_k: as of the evaluations.
+    ``first`` on and its rotation by 90 degrees. matcher, top_k: as in the evaluations.
     """
 
     source: str
@@ -104,7 +104,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """Sizes of a network that starts from nothing; the default is N16's.
+    """Sizes of a network trained from scratch; the default is N16's.
 
     channels: of the four blocks. dim: of the descriptors, a multiple of 4. kernel: K of SDDH's
     patch, odd. samples: M deformable positions of SDDH.
@@ -123,20 +123,19 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """Everything a training run depends on.
+    """All settings of a training run.
 
-    start: a model's name, a checkpoint, or ``new``. network: of a new one. trained: parts of the
-    network that learn (``PARTS``), empty = all; the others stay as they are. train, validation:
-    data; their pairs are mixed evenly. compare: evaluations of the result and the start. size:
-    width and height of the images. steps: of the optimiser. batch: pairs a process works on at
-    once; accumulate: such batches for one step. learning_rate: of Adam, reached after ``warm_up``
-    steps, then constant. grow: steps over which the distortions of the training pairs grow from
-    none: large turns are learnt only so. clip: largest norm of the gradient. keypoints, random:
-    detected, and drawn anywhere, in each image. precision: of Lightning Fabric. train_statistics:
-    let batch normalisation follow the data; null: only for new networks, since a few images would
-    spoil what many have given. validate_every, patience: steps, and validations without a better
-    one that end it (0: never). pairs: of validation. seed: of everything that is drawn. loss: see
-    ``LossSettings``.
+    start: a model's name, a checkpoint, or ``new``. network: sizes of a new one. trained: parts of
+    the network to train (``PARTS``), empty = all; others stay fixed. train, validation: data; their
+    pairs are mixed evenly. compare: evaluations of the result and the start. size: width and height
+    of the images. steps: of the optimiser. batch: pairs per process and batch; accumulate: batches
+    per step. learning_rate: of Adam, constant after ``warm_up`` steps. grow: steps over which the
+    distortions of training pairs grow from none; large rotations are learnt only this way. clip:
+    maximum gradient norm. keypoints, random: detected, and at random positions, in each image.
+    precision: of Lightning Fabric. train_statistics: update batch-normalisation statistics; null:
+    only for new networks, since a few images would spoil statistics from many. validate_every,
+    patience: steps between validations, and validations without improvement that end the training
+    (0: never). pairs: of validation. seed: of all random numbers. loss: see ``LossSettings``.
     """
 
     train: Annotated[tuple[Data, ...], BeforeValidator(_listed), Field(min_length=1)]
@@ -168,19 +167,19 @@ class TrainingSettings:
         """Raise ConfigurationError for values that do not go together."""
         if self.validation and all(data.keep is not None for data in self.validation):
             raise ConfigurationError(
-                "every validation source has keep, so none says which checkpoint is the best; "
-                "leave it out of one."
+                "every validation source has keep, so none decides which checkpoint is the best; "
+                "remove keep from one."
             )
         if self.start == NEW and self.network.dim != LIGHTGLUE_DIM:
             for task in self.compare:
                 if task.matcher == "lightglue":
                     raise ConfigurationError(
-                        f"compare: matcher is lightglue, which knows descriptors of "
+                        f"compare: matcher is lightglue, which needs descriptors of "
                         f"{LIGHTGLUE_DIM} dimensions; with dim {self.network.dim} use nearest."
                     )
 
     def as_dict(self) -> dict[str, Any]:
-        """What a run cannot go on with when it differs: all but where results go."""
+        """Settings that must be equal to resume a run: all but the output folder."""
         content = asdict(self)
         del content["output"], content["compare"]
         return content
@@ -204,7 +203,7 @@ def read_settings(path: Path) -> TrainingSettings:
 
 
 def _said(where: tuple[int | str, ...], found: Any) -> str:
-    """What is wrong with a key, for people."""
+    """The problem with a key, in a sentence."""
     *above, last = where or ("",)
     table = next((_TABLES[name] for name in reversed(above) if name in _TABLES), TrainingSettings)
     place = ".".join(str(part) for part in where)
@@ -231,5 +230,5 @@ _TABLES: dict[Any, Any] = {
     "loss": LossSettings, "distortions": Distortions,
 }  # fmt: skip
 for _table in (TrainingSettings, *_TABLES.values()):
-    # for pydantic: other keys are errors, and so are numbers that are none
+    # for pydantic: refuse unknown keys and values of another type
     _table.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)

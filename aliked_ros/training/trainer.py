@@ -12,12 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The training loop: exact to resume, on one device or, under torchrun, on many.
+"""The training loop: resumes exactly, on one device or, with torchrun, on many.
 
-Everything a step does depends on its number, the seed and the state that is saved: pairs and
-random keypoints are drawn by number, no global random state is used. So a run that was killed goes
-on as if it had not been. Devices, precision and gradients of several processes are Lightning
-Fabric's.
+A step depends only on its number, the seed and the saved state: pairs and random keypoints are
+drawn by number, without global random state. So a killed run resumes as if it had not been
+interrupted. Lightning Fabric handles devices, precision and gradients of several processes.
 """
 
 from __future__ import annotations
@@ -48,25 +47,25 @@ from aliked_ros.training.frames import Reading
 from aliked_ros.training.losses import LossSettings, total_loss
 from aliked_ros.training.pairs import Pair, Pairs, open_pairs
 from aliked_ros.training.settings import NEW, TrainingSettings
-from aliked_ros.training.validation import figures, judge, picture
+from aliked_ros.training.validation import check_matches, figures, picture
 
 logger = logging.getLogger("aliked_ros.training")
 
 STATE, BEST, LAST, CURVES = "state.ckpt", "best.pth", "last.pth", "curves"
-_MANY = 1 << 30  # pairs of a dataset that never ends
+_MANY = 1 << 30  # length of an endless dataset
 
 Report = Callable[[int, dict[str, float]], None]
 """Called after each step with its number and its losses."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a training has come to.
+class TrainingResult:
+    """The result of a training.
 
-    best: the checkpoint with the most correct matches in validation (the last one without). steps:
-    done in all. before, after: validation of the start and of ``best``, and its ``step`` (0: none
-    was better than the start); empty without validation.
-    stopped: why before its time; empty = it was not.
+    best: the checkpoint with the most correct matches in validation (without validation, the last).
+    steps: total number. before, after: validation of the start and of ``best``, and its ``step``
+    (0: none was better than the start); empty without validation.
+    stopped: reason for stopping early; empty = none.
     """
 
     best: Path
@@ -77,7 +76,7 @@ class Outcome:
 
 
 class _Batch:
-    """Pairs and their numbers. No dataclass: Fabric would go into it to change its tensors."""
+    """Pairs and their numbers. Not a dataclass, whose tensors Fabric would move."""
 
     def __init__(self, pairs: Sequence[Pair], numbers: Sequence[int]) -> None:
         self.pairs, self.numbers = pairs, numbers
@@ -85,7 +84,7 @@ class _Batch:
 
 
 class _Ahead:
-    """Draws the pairs of the next batch in other threads while a step is computed."""
+    """Prepares the pairs of the next batch in threads during a step."""
 
     def __init__(self, datasets: Sequence[Pairs]) -> None:
         self._datasets = datasets
@@ -93,14 +92,14 @@ class _Ahead:
         self._coming: dict[int, Future[Pair]] = {}
 
     def batch(self, numbers: Sequence[int], coming: Sequence[int]) -> _Batch:
-        """The pairs of ``numbers``; those of ``coming`` are the next that will be asked for."""
+        """The pairs of ``numbers``; starts preparing those of ``coming``."""
         for number in (*numbers, *coming):
             if number not in self._coming:
                 self._coming[number] = self._pool.submit(self._draw, number)
         return _Batch([self._coming.pop(number).result() for number in numbers], numbers)
 
     def close(self) -> None:
-        """Leave what has not been drawn."""
+        """Cancel pending pairs."""
         self._pool.shutdown(cancel_futures=True)
 
     def _draw(self, number: int) -> Pair:
@@ -108,7 +107,7 @@ class _Ahead:
 
 
 class _Losses(nn.Module):
-    """The network with its losses, as one module whose forward several processes can share."""
+    """The network with its losses as one module, so that processes can share its forward."""
 
     def __init__(self, network: ALIKED, settings: TrainingSettings) -> None:
         super().__init__()
@@ -118,7 +117,7 @@ class _Losses(nn.Module):
         self._loss: LossSettings = settings.loss
 
     def forward(self, batch: _Batch) -> dict[str, Tensor]:
-        """Mean losses of some pairs, whose numbers decide their random keypoints."""
+        """Mean losses of a batch; the pairs' numbers seed their random keypoints."""
         pairs = batch.pairs
         device = next(self.network.parameters()).device
         images = torch.stack([image for pair in pairs for image in (pair.first, pair.second)])
@@ -144,15 +143,14 @@ def train(
     report: Report = lambda _step, _losses: None,
     accelerator: str = "auto",
     reading: Reading = lambda _name, _done, _of: None,
-) -> Outcome:
-    """Train, or go on training, into ``settings.output``.
+) -> TrainingResult:
+    """Train, or resume training, in ``settings.output``.
 
-    Written there: ``best.pth`` and ``last.pth`` (as published checkpoints are: ``model: best.pth``
-    works at once), ``state.ckpt`` to go on from, ``curves/`` for TensorBoard. restart: begin anew.
-    reading: told how far the images are read.
-    Raises ConfigurationError when the folder holds a run with other settings, ModelError when a
-    loss is not finite (the checkpoints are of the last good validation then), SourceError,
-    OutputError.
+    Written there: ``best.pth`` and ``last.pth`` (in the published format: usable as ``model:
+    best.pth``), ``state.ckpt`` to resume from, ``curves/`` for TensorBoard. restart: start over.
+    reading: called with the progress of reading images.
+    Raises ConfigurationError if the folder has a run with other settings, ModelError if a loss is
+    not finite (the checkpoints are then from the last validation), SourceError, OutputError.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     try:
@@ -198,7 +196,7 @@ class _Run:
         optimizer = torch.optim.Adam(learning, lr=settings.learning_rate)
         self._model, self._optimizer = fabric.setup(self._losses, optimizer)
         self._network = network
-        with fabric.rank_zero_first(local=True):  # it reads them into the cache, for all
+        with fabric.rank_zero_first(local=True):  # it fills the cache for all
             every = settings.batch * settings.accumulate * fabric.world_size  # pairs a step
             growing = settings.grow * every // len(settings.train)
             self._ahead = _Ahead(
@@ -229,11 +227,11 @@ class _Run:
         fabric.barrier()
         self._load()
 
-    def go(self) -> Outcome:
+    def go(self) -> TrainingResult:
         """Train to the end."""
         writer = None
         if self._fabric.is_global_zero:
-            # what came after the state that is gone on from is drawn anew
+            # discards curves from after the resumed state
             begun = self._step + 1 if self._before or self._step else 0
             writer = SummaryWriter(str(self._folder / CURVES), purge_step=begun)
         try:
@@ -242,7 +240,7 @@ class _Run:
             self._ahead.close()
             if writer is not None:
                 writer.close()
-        return Outcome(
+        return TrainingResult(
             self._folder / (BEST if self._best else LAST), self._step, self._before, self._best,
             stopped,
         )  # fmt: skip
@@ -301,11 +299,11 @@ class _Run:
         return ModelError(
             f"the {what} of step {self._step + 1} is not finite (pairs: {names}); lower "
             f"learning_rate ({self._settings.learning_rate:g}) or use precision 32-true. "
-            f"{self._folder / LAST} is of the last validation before."
+            f"{self._folder / LAST} is from the last validation."
         )
 
     def _numbers(self, part: int) -> list[int]:
-        """Of this process's pairs of a batch; all processes together take consecutive ones."""
+        """The numbers of this process's pairs in a batch; all processes take consecutive ones."""
         settings, fabric = self._settings, self._fabric
         together = settings.batch * fabric.world_size
         begin = (self._step * settings.accumulate + part) * together
@@ -331,27 +329,29 @@ class _Run:
         return [f"correct/{number}" for number in range(len(self._validation))]
 
     def _checking(self, writer: SummaryWriter | None) -> dict[str, float]:
-        """Validate in one process; the figures are the same in all."""
+        """Validate in one process and share the figures."""
         found = self._figures(writer) if self._fabric.is_global_zero else {}
         return self._fabric.broadcast(found | {"step": self._step})
 
     def _figures(self, writer: SummaryWriter | None) -> dict[str, float]:
-        """Figures of the validation, and a picture of each source's first pair, for TensorBoard."""
+        """Validation figures; writes a picture of each source's first pair for TensorBoard."""
         counted, found = [], {}
         for number, (name, pairs) in enumerate(zip(self._sources(), self._validation, strict=True)):
-            judged = [judge(self._network, pair, self._settings.keypoints) for pair in pairs]
-            found[name] = figures(judged)["correct"]
+            checked = [
+                check_matches(self._network, pair, self._settings.keypoints) for pair in pairs
+            ]
+            found[name] = figures(checked)["correct"]
             if self._settings.validation[number].keep is None:
-                counted += judged
+                counted += checked
             if writer is not None:
-                shown = picture(pairs[0], judged[0])
+                shown = picture(pairs[0], checked[0])
                 writer.add_image(f"matches/{number}", shown, self._step, dataformats="HWC")
         found |= figures(counted)
         _write(writer, "validation", found, self._step)
         return found
 
     def _save(self, better: bool) -> None:
-        """Checkpoints and the state to go on from; each file is whole or not there."""
+        """Write checkpoints and the state to resume from, each atomically."""
         if self._fabric.is_global_zero:
             weights = {name: value.cpu() for name, value in self._network.state_dict().items()}
             state = {
@@ -373,7 +373,7 @@ class _Run:
         self._fabric.barrier()
 
     def _load(self) -> None:
-        """Go on from the state in the folder, where there is one."""
+        """Resume from the state in the folder, if there is one."""
         path = self._folder / STATE
         if not path.is_file():
             return
@@ -382,14 +382,14 @@ class _Run:
             there, here = state["settings"], self._identity()
         except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
             raise ConfigurationError(
-                f"{path} is not the state of a training; choose another output, or begin anew with "
+                f"{path} is not the state of a training; choose another output, or start over with "
                 "--restart."
             ) from error
         for name in here:
             if name != "steps" and there.get(name) != here[name]:
                 raise ConfigurationError(
                     f"{path} is of a training that differs in {name} ({there.get(name)!r}, now "
-                    f"{here[name]!r}); choose another output, or begin anew with --restart."
+                    f"{here[name]!r}); choose another output, or start over with --restart."
                 )
         self._network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -397,13 +397,13 @@ class _Run:
         self._before, self._best = state["before"], state["best"]
 
     def _identity(self) -> dict[str, Any]:
-        """What a run cannot go on with when it differs."""
+        """What must be equal to resume a run."""
         about = self._settings.as_dict() | {"processes": self._fabric.world_size}
         return json.loads(json.dumps(about))  # type: ignore[no-any-return]
 
 
 def start_network(settings: TrainingSettings) -> ALIKED:
-    """The network that training begins with; WeightsError for a start that is no checkpoint."""
+    """The network that training starts from; WeightsError if it is not a checkpoint."""
     if settings.start == NEW:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
@@ -417,7 +417,7 @@ def _all(pairs: Pairs) -> Iterator[Pair]:
 
 
 def _freeze_statistics(network: nn.Module) -> None:
-    """Let batch normalisation use the means and variances it has, and leave them."""
+    """Make batch normalisation use its statistics without updating them."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
@@ -430,7 +430,7 @@ def _write(writer: SummaryWriter | None, group: str, values: dict[str, float], s
 
 
 def _seed(settings: TrainingSettings, purpose: int, place: int) -> int:
-    """Of the pairs of a source, by its place in the list."""
+    """The seed of a source's pairs, by its index in the list."""
     return int(np.random.SeedSequence((settings.seed, purpose, place)).generate_state(1)[0])
 
 

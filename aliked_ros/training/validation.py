@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How well a network matches pairs whose correspondences are known."""
+"""Validation: how well a network matches pairs with known correspondences."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ CORRECT = 3.0  # pixels
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """Mutually nearest descriptors of a pair whose true place is known.
+class CheckedMatches:
+    """Mutual nearest neighbours of a pair, checked against the known correspondences.
 
-    rows: K×2, of the first and the second image's keypoints. right: K, within 3 px.
+    rows: K×2 rows of the first and second image's keypoints. right: K, within 3 px.
     """
 
     first: Detections
@@ -46,10 +46,10 @@ class Judged:
 
 
 @torch.no_grad()
-def judge(network: ALIKED, pair: Pair, top_k: int) -> Judged:
-    """Match a pair and judge the matches; the network is in the mode that it was in, after it.
+def check_matches(network: ALIKED, pair: Pair, top_k: int) -> CheckedMatches:
+    """Match a pair and check the matches; the network's mode is restored.
 
-    Those whose true place is not known (hidden, without depth, outside) are not among them.
+    Excludes matches whose true position is unknown (hidden, without depth, outside).
     """
     device = next(network.parameters()).device
     images = torch.stack([pair.first, pair.second]).to(device)
@@ -58,7 +58,7 @@ def judge(network: ALIKED, pair: Pair, top_k: int) -> Judged:
     first, second = detect(network, images, top_k)
     network.train(training)
     if not len(first) or not len(second):
-        return Judged(first, second, np.zeros((0, 2), np.uint32), np.zeros(0, np.bool_))
+        return CheckedMatches(first, second, np.zeros((0, 2), np.uint32), np.zeros(0, np.bool_))
     similarity = first.descriptors @ second.descriptors.T
     forth, back = similarity.argmax(1), similarity.argmax(0)
     rows = torch.arange(len(forth), device=device)
@@ -66,7 +66,7 @@ def judge(network: ALIKED, pair: Pair, top_k: int) -> Judged:
     there, visible = pair.first_to_second(first.keypoints[rows])
     rows, there = rows[visible], there[visible]
     errors = (there - second.keypoints[forth[rows]]).norm(dim=1)
-    return Judged(
+    return CheckedMatches(
         first,
         second,
         torch.stack([rows, forth[rows]], dim=1).cpu().numpy().astype(np.uint32),
@@ -74,14 +74,14 @@ def judge(network: ALIKED, pair: Pair, top_k: int) -> Judged:
     )
 
 
-def figures(judged: Sequence[Judged]) -> dict[str, float]:
-    """Mean number of correct matches a pair, and the share of matches that are."""
-    right = sum(int(one.right.sum()) for one in judged)
-    seen = sum(len(one.right) for one in judged)
-    return {"correct": right / max(len(judged), 1), "precision": right / max(seen, 1)}
+def figures(checked: Sequence[CheckedMatches]) -> dict[str, float]:
+    """Mean number of correct matches per pair, and the share of correct matches."""
+    right = sum(int(one.right.sum()) for one in checked)
+    seen = sum(len(one.right) for one in checked)
+    return {"correct": right / max(len(checked), 1), "precision": right / max(seen, 1)}
 
 
-def picture(pair: Pair, found: Judged) -> UInt8Array:
+def picture(pair: Pair, found: CheckedMatches) -> UInt8Array:
     """A pair's matches, H×2W×3 RGB: score 1 is right within 3 px, 0 is wrong."""
     order = np.argsort(~found.right, kind="stable")
     first, second = found.rows[order].T

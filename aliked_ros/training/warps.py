@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where a point of one image lies in the other, and whether it can be seen there."""
+"""Maps points of one image to the other, with their visibility."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -34,7 +33,7 @@ class Warp(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HomographyWarp:
-    """Of a plane: x' ~ matrix · x. matrix: 3×3. width, height: of the image it leads to."""
+    """Of a plane: x' ~ matrix · x. matrix: 3×3. width, height: of the target image."""
 
     matrix: Tensor
     width: int
@@ -54,10 +53,9 @@ class HomographyWarp:
 class DepthWarp:
     """Of a scene with known depth, between two pinhole images.
 
-    depth: H×W metres of the image that points are given in, NaN = none; other: of the one they are
-    led to, by which is seen what is hidden there. matrix, other_matrix: 3×3 intrinsics. rotation,
-    translation: p_other = R·p + t, metres. tolerance: share of its depth by which a point may lie
-    off what the other image shows; more is hidden.
+    depth: H×W metres of the source image, NaN = none; other: of the target image, to find hidden
+    points. matrix, other_matrix: 3×3 intrinsics. rotation, translation: p_other = R·p + t, metres.
+    tolerance: largest relative difference to the target's depth; a point beyond it is hidden.
     """
 
     depth: Tensor
@@ -69,7 +67,7 @@ class DepthWarp:
     tolerance: float = 0.05
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``Warp``; the depth is that of the nearest pixel, and constant for the gradient."""
+        """See ``Warp``; depth comes from the nearest pixel and has no gradient."""
         matrix, other_matrix, rotation, translation = (
             part.to(points)
             for part in (self.matrix, self.other_matrix, self.rotation, self.translation)
@@ -86,7 +84,7 @@ class DepthWarp:
         height, width = self.other.shape
         seen = known & front & inside(there, width, height)
         shown = _nearest(self.other, there.detach()).to(points)
-        # both ways: what lies far in front of the surface there is another thing, too
+        # both ways: a point far in front of the surface is another object too
         agrees = (z - shown).abs() <= self.tolerance * z
         return there, seen & torch.isfinite(shown) & agrees
 
@@ -105,11 +103,3 @@ def _nearest(table: Tensor, points: Tensor) -> Tensor:
     table = table.to(points.device)
     found = table[y.clamp(0, height - 1), x.clamp(0, width - 1)]
     return torch.where(valid, found, torch.full_like(found, torch.nan))
-
-
-def sample(features: Tensor, points: Tensor) -> Tensor:
-    """N×C values of a C×H×W map, bilinear, at points N×2 (pixels)."""
-    height, width = features.shape[-2:]
-    scale = torch.tensor([width - 1, height - 1], device=points.device, dtype=points.dtype)
-    grid = (points / scale * 2 - 1)[None, None]
-    return F.grid_sample(features[None], grid.to(features), align_corners=True)[0, :, 0].T

@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What people look at: a live page in the browser, and reports. Needs no ROS."""
+"""A live page in the browser, and reports. Needs no ROS."""

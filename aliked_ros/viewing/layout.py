@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Which view shows what: the page is right without a click."""
+"""The default layout of the page's views."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ IMAGE, POINTS, TAILS = f"{CAMERA}/image", f"{CAMERA}/tracks/points", f"{CAMERA}/
 TRAJECTORY, MAP = "world/trajectory", "world/map"
 STAGES, RATES, COUNTS = "stages", "rates", "counts"
 LENGTHS, INLIERS, ABOUT = "lengths", "inliers", "about"
-_WINDOW = 30.0  # seconds of a live run that the plots show
+_WINDOW = 30.0  # seconds shown in live plots
 
 
 def layout(live: bool) -> rrb.Blueprint:
-    """The views of the page; live: the plots show the last seconds instead of all."""
+    """The views of the page; live: plots show only the last seconds."""
     ranges = None
     if live:
         start = rr.TimeRangeBoundary.cursor_relative(seconds=-_WINDOW)

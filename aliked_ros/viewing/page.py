@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What is shown of a run: one method per kind of message, live or recorded.
+"""The content of the page: one method per kind of message, live or recorded.
 
-Messages are those of rclpy or of rosbags. Times are nanoseconds since the epoch, of one clock: when
-a message arrived.
+Messages come from rclpy or rosbags. Times are arrival times in nanoseconds since the epoch, from
+one clock.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from aliked_ros.viewing import layout
 from aliked_ros.viewing.recorded import result_of
 from aliked_ros.viewing.server import PageServer
 
-_PICTURE_WIDTH = 960  # pixels; larger images are shown smaller, raw ones would fill the memory
-_RATE_WINDOW = 2e9  # nanoseconds over which drops a second are taken
-_LEAST_STAGE = 5e-4  # seconds; a stage that never takes longer is not shown
+_PICTURE_WIDTH = 960  # pixels; larger images are scaled down to save memory
+_RATE_WINDOW = 2e9  # nanoseconds over which drops a second are averaged
+_LEAST_STAGE = 5e-4  # seconds; stages that never take longer are not shown
 _TRAJECTORY = 5000  # poses
-_TRAJECTORY_PERIOD = 500_000_000  # nanoseconds between two drawings of it
+_TRAJECTORY_PERIOD = 500_000_000  # nanoseconds between two updates
 _MAP_POINTS = 50_000
-_ASSUMED_FOCAL = 0.8  # of the width, of a camera without a CameraInfo
-_STAGE_COLOURS = (  # of neighbours in a status well apart
+_ASSUMED_FOCAL = 0.8  # of the width, without a CameraInfo
+_STAGE_COLOURS = (  # neighbouring stages differ clearly
     (31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189),
     (140, 86, 75), (227, 119, 194), (188, 189, 34), (23, 190, 207), (60, 50, 120),
 )  # fmt: skip
@@ -54,12 +54,12 @@ _POINT_SIZE, _TAIL_SIZE = 2.5, 0.8  # radii on the screen
 class Page:
     """The content of the page. Close it at the end.
 
-    live: images come without end; plots show the last seconds, and images are sent raw, since the
-    browser decodes JPEGs in the background and would show none of a fast sequence.
+    live: plots show the last seconds, and images are sent raw, because the browser decodes JPEGs in
+    the background and would show none of a fast sequence.
     """
 
     def __init__(self, name: str, port: int, memory_limit: str, live: bool) -> None:
-        """Serve an empty page; PortError when the port is taken."""
+        """Serve an empty page; PortError if the port is taken."""
         self._live = live
         self._stream = rr.RecordingStream("aliked_ros")
         self._server = PageServer(self._stream, port, memory_limit, newest_first=live)
@@ -68,7 +68,7 @@ class Page:
         self._stream.send_blueprint(layout.layout(live))
         self._trails = Trails()
         self._frame_index = 0
-        self._scale = 1.0  # pixels of the page for one of the image
+        self._scale = 1.0  # page pixels per image pixel
         self._size = (0, 0)
         self._pinhole: tuple[Any, ...] = ()
         self._matrix: Float32Array | None = None
@@ -88,7 +88,7 @@ class Page:
         self._stream.disconnect()
 
     def stay(self, open_browser: bool) -> None:
-        """Say where the page is and keep it until Ctrl-C."""
+        """Print the page's address and serve it until Ctrl-C."""
         print(f"The page is at {self.url} (Ctrl-C ends it)", flush=True)
         if open_browser:
             webbrowser.open(self.url)
@@ -97,7 +97,7 @@ class Page:
         self.close()
 
     def flush(self) -> None:
-        """Wait until the server has everything."""
+        """Wait until the server has all data."""
         self._stream.flush()
 
     def image(self, time: int, pixels: UInt8Array | None = None, file: bytes = b"") -> None:
@@ -156,8 +156,8 @@ class Page:
             self._scalar(f"{layout.COUNTS}/keyframe", followed)
 
     def follow(self, message: Any) -> FrameResult:
-        """A FeatureFrame that is not shown, but whose tracks belong to the tails to come."""
-        if message.frame_index < self._frame_index:  # another run, whose ids begin anew
+        """A FeatureFrame that is not shown, but extends the tails."""
+        if message.frame_index < self._frame_index:  # another run, whose ids restart
             self._trails = Trails()
         self._frame_index = message.frame_index
         result = result_of(message)
@@ -177,7 +177,7 @@ class Page:
         self._at(time)
         self._scalar(f"{layout.RATES}/received", status.input_rate)
         self._scalar(f"{layout.RATES}/processed", status.output_rate)
-        if self._counts and status.frames_received < self._received:  # a new beginning
+        if self._counts and status.frames_received < self._received:  # restarted
             self._counts.clear()
             self._processed = -1
         self._received = status.frames_received
@@ -204,13 +204,13 @@ class Page:
             self._stream.log(layout.ABOUT, rr.TextDocument(about, media_type="text/markdown"))
 
     def camera(self, time: int, info: Any) -> None:
-        """A CameraInfo: the shape of the camera in the 3D view."""
+        """A CameraInfo: the camera's frustum in the 3D view."""
         matrix = np.array(info.k, np.float32).reshape(3, 3)
         if matrix[0, 0] > 0.0 and matrix[1, 1] > 0.0:
             self._matrix = matrix
 
     def pose(self, time: int, message: Any) -> None:
-        """A nav_msgs/Odometry: where the camera is."""
+        """A nav_msgs/Odometry: the camera pose."""
         self._at(time)
         place, turn = message.pose.pose.position, message.pose.pose.orientation
         position = [place.x, place.y, place.z]
@@ -247,7 +247,7 @@ class Page:
             self._plane = plane
 
     def forget(self, time: int) -> None:
-        """There is nothing on the image: take the last tracks away."""
+        """Remove the last tracks from the image."""
         self._at(time)
         for entity in (layout.POINTS, layout.TAILS):
             self._stream.log(entity, rr.Clear(recursive=False))
@@ -306,11 +306,11 @@ class Page:
                 height=height,
                 image_plane_distance=self._plane,
             ),
-            static=True,  # what is seldom said must not be what the memory limit drops
+            static=True,  # rare data must not be dropped by the memory limit
         )
 
     def _on_page(self, points: Float32Array) -> Float32Array:
-        """Pixels of the page: there the centre of the top-left one is (0.5, 0.5)."""
+        """Page pixels, where the centre of the top-left pixel is (0.5, 0.5)."""
         return np.asarray((points + 0.5) * self._scale, np.float32)
 
     def _at(self, time: int) -> None:
@@ -321,7 +321,7 @@ class Page:
 
 
 def length_colours(lengths: Any) -> UInt8Array:
-    """N×3 RGB of track lengths: the scale of the drawn pictures."""
+    """N×3 RGB of track lengths, with the colours of the drawn pictures."""
     share = np.clip((np.asarray(lengths, np.float32) - 1.0) / (LONG_TRACK - 1.0), 0.0, 1.0)
     return _turbo(0.14 + 0.72 * share)
 
@@ -334,7 +334,7 @@ def _turbo(share: Any) -> UInt8Array:
 
 
 def points_of_cloud(cloud: Any) -> Float32Array:
-    """N×3 finite points of a PointCloud2 with float32 fields x, y, z; none of another one."""
+    """N×3 finite points of a PointCloud2 with float32 fields x, y, z; otherwise empty."""
     offsets = {field.name: field.offset for field in cloud.fields if field.datatype == 7}
     count = int(cloud.width) * int(cloud.height)
     data = np.frombuffer(cloud.data, np.uint8)

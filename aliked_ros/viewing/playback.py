@@ -29,7 +29,7 @@ from aliked_ros.viewing import recorded
 from aliked_ros.viewing.page import Page
 from aliked_ros.viewing.recorded import Item, RecordedRun
 
-_QUALITY = 85  # of the JPEGs made of raw images
+_QUALITY = 85  # JPEG quality for raw images
 
 
 def serve_recording(
@@ -37,8 +37,7 @@ def serve_recording(
 ) -> Page:
     """A page that shows a recording at its own times; close it at the end.
 
-    Raises SourceError when it cannot be read or holds no features, PortError when the port is
-    taken.
+    Raises SourceError if it cannot be read or has no features, PortError if the port is taken.
     """
     with RecordedRun(path, frontend) as run:
         page = Page(path.name, port, memory_limit, live=False)
@@ -72,7 +71,7 @@ def _show(item: Item, page: Page) -> None:
 
 
 def jpeg_of(message: Any) -> bytes | None:
-    """The image of a message as JPEG (or PNG, as recorded); None where it is damaged."""
+    """A message's image as JPEG (or PNG, as recorded); None if it is damaged."""
     if not hasattr(message, "encoding"):
         return bytes(message.data)
     try:

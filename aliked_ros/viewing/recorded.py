@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Recordings as people look at them: which topic is what, and images with their features."""
+"""A front-end's recording for viewing: topics by kind, images with their features."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ _TYPES = {
     MAP: ("sensor_msgs/msg/PointCloud2",),
 }
 _OF_FRONTEND = (FEATURES, MATCHES, STATUS)
-# words in the names of topics that are not the image
+# words in names of topics that are not the camera image
 _OTHER_IMAGES = re.compile(r"(^|[/_])(right|depth|mask)([/_]|$)")
-_WAITING = 300  # images that wait for their features
+_WAITING = 300  # images waiting for their features
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One message. time: of its arrival, nanoseconds; kind: what it is, such as FEATURES."""
+    """One message. time: arrival, nanoseconds; kind: such as FEATURES."""
 
     time: int
     kind: str
@@ -62,15 +62,15 @@ class Item:
 class RecordedRun:
     """A recording of a front-end. Use as a context manager.
 
-    topics: kind → name of the topic that is read; kinds that were not recorded are missing.
-    count: messages of each kind.
+    topics: kind → topic name; without kinds that were not recorded.
+    count: number of messages of each kind.
     cut_off: whether its end is missing.
     """
 
     def __init__(self, path: Path, frontend: str = "aliked_frontend") -> None:
-        """Open it. Raises SourceError when it cannot be read or holds no features.
+        """Open it. Raises SourceError if it cannot be read or has no features.
 
-        frontend: name of the node, where the recording has several.
+        frontend: name of the node, if the recording has several.
         """
         if not path.exists():
             raise SourceError(f"{path} does not exist; give a .mcap file or a rosbag2 folder.")
@@ -92,7 +92,7 @@ class RecordedRun:
     def items(self) -> Iterator[Item]:
         """All messages in order of arrival; an image comes right before its features.
 
-        Images that were not processed are left out. Raises SourceError for damage.
+        Skips images that were not processed. Raises SourceError for damage.
         """
         kinds = {topic: kind for kind, topic in self.topics.items()}
         waiting: dict[int, Item] = {}
@@ -142,7 +142,7 @@ class RecordedRun:
 
 
 def result_of(frame: Any, matches: Any = None) -> FrameResult:
-    """The pipeline's result as a subscriber can rebuild it of FeatureFrame and FeatureMatches."""
+    """The pipeline's result, rebuilt from FeatureFrame and FeatureMatches."""
     first = matches is None or matches.reference_index == frame.frame_index
     return FrameResult(
         frame.frame_index,
@@ -155,6 +155,6 @@ def result_of(frame: Any, matches: Any = None) -> FrameResult:
 
 
 def _is_the_image(topic: str, features: str) -> bool:
-    """Whether a topic can be the front-end's input: not its own drawing, nor another camera."""
+    """Whether a topic can be the front-end's input, not its own drawing or another camera."""
     own = topic.startswith(features.rpartition("/")[0] + "/")
     return not own and not _OTHER_IMAGES.search(topic)

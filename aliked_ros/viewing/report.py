@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A recorded run as one HTML page: figures, plots, pictures, identity; nothing outside of it.
+"""A recorded run as one self-contained HTML page: figures, plots, pictures, identity.
 
-The plots are Plotly's: a spike of a stage's time can be zoomed into and read off. Its JavaScript is
-in the page (4.8 MB), and a Content-Security-Policy keeps the browser from asking anybody else.
+The interactive plots use Plotly, whose JavaScript is in the page (4.8 MB). A
+Content-Security-Policy blocks requests to other hosts.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from aliked_ros.io.results import output_path
 from aliked_ros.viewing import recorded
 from aliked_ros.viewing.run import Run, Series, read_run
 
-_POINTS = 2000  # of a curve; longer ones are thinned
+_POINTS = 2000  # maximum per curve; longer curves are thinned
 _HOW = {
     recorded.MATCHES: "matches: turn publish_matches on",
     recorded.STATUS: "status (rates, drops, stage times, identity): record the topic ~/status",
@@ -103,8 +103,8 @@ def write_report(
 ) -> dict[str, Any]:
     """Read a recording and write its page; returns its main figures.
 
-    Raises SourceError when it cannot be read or holds no features, OutputError when the page
-    cannot be written, BackendError without Plotly.
+    Raises SourceError if it cannot be read or has no features, OutputError if the page cannot be
+    written, BackendError without Plotly.
     """
     if find_spec("plotly") is None:
         raise BackendError("the report needs Plotly: make setup GROUP=view, or pip install plotly.")
@@ -196,7 +196,7 @@ def _figures(run: Run) -> str:
     said = f"<p>Images: {counts}.</p>" if counts else ""
     if run.errors:
         items = "".join(f"<li>{html.escape(error)}</li>" for error in run.errors)
-        said += f"<p>The front-end complained:</p><ul>{items}</ul>"
+        said += f"<p>Warnings and errors of the front-end:</p><ul>{items}</ul>"
     return f'<div class="wide">{table}</div>{said}'
 
 
@@ -237,7 +237,7 @@ def _plots(run: Run) -> Plots:
 
 
 def _shown_stages(run: Run, least: float) -> dict[str, Series]:
-    """The stages that ever took longer than ``least`` seconds."""
+    """The stages that at least once took longer than ``least`` seconds."""
     return {stage: series for stage, series in run.stages.items() if series.values.max() > least}
 
 
@@ -252,7 +252,7 @@ def _length_plots(run: Run) -> Plots:
     steps = np.unique(np.geomspace(1, ordered[-1], 200).round().astype(int))
     share = 100.0 * (1.0 - np.searchsorted(ordered, steps) / len(ordered))
     survival = _plot(
-        "Tracks that last at least so long, %",
+        "Tracks of at least this length, %",
         [_trace("tracks", steps, share, line={"color": "#8a63d2"})],
         "images",
     )
@@ -287,7 +287,7 @@ def _trajectory(run: Run) -> dict[str, Any]:
 
 
 def _a_second(counted: Series) -> Series:
-    """Of a count its growth a second, over windows of about a second."""
+    """Growth of a count per second, over windows of about a second."""
     times, values = counted.times, counted.values
     rates = Series()
     before = 0

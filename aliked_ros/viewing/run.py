@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a recording says about a run, as arrays: for reports."""
+"""Figures of a recorded run, as arrays, for reports."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from aliked_ros.viewing import recorded
 from aliked_ros.viewing.recorded import RecordedRun, result_of
 
 Float64Array = NDArray[np.float64]
-CELLS = (32, 24)  # of the coverage of the image, columns and rows
+CELLS = (32, 24)  # columns and rows of the coverage grid
 _PICTURES = 6
-_ERRORS = 20  # complaints that are kept, the first ones
-_QUALITY = 80  # of the pictures' JPEGs
-_SANE_LATENCY = 60.0  # seconds; beyond it the stamps are of another clock than the recorder's
+_ERRORS = 20  # errors kept, the first ones
+_QUALITY = 80  # JPEG quality of the pictures
+_SANE_LATENCY = 60.0  # seconds; beyond it the stamps come from another clock than the recorder's
 
 
 class Series:
@@ -73,7 +73,7 @@ class Series:
     def thinned(
         self, limit: int, reduce: Callable[..., Any] = np.median
     ) -> tuple[Float64Array, Float64Array]:
-        """Times and values, at most ``limit``: each of several neighbours, reduced to one."""
+        """Times and values, at most ``limit``; groups of neighbours are reduced to one."""
         times, values = self.times, self.values
         if len(times) <= limit:
             return times, values
@@ -89,21 +89,21 @@ class Series:
 class Run:
     """A recorded run of the front-end.
 
-    name: of the recording. begin: time of its first message, seconds since the epoch. duration:
-        seconds from its first to its last message.
+    name: of the recording. begin: first message, seconds since the epoch. duration: from the first
+        to the last message, seconds.
     cut_off: its end is missing.
     missing: kinds that were not recorded (see :mod:`recorded`).
     series: by name: features, tracked, matches, inliers (share, 0 to 1), latency (seconds from
         the image's stamp to the recorder), input_rate, output_rate, dropped, refused (since the
         run's start), stage NAME (seconds).
-    keyframes: of features that became keyframes: number of tracked ones.
-    lengths: of each track, images.
-    coverage: keypoints of an image in each cell, rows × columns, mean.
+    keyframes: number of tracked features at each keyframe.
+    lengths: length of each track, images.
+    coverage: mean keypoints per image in each cell, rows × columns.
     trajectory: N×3 positions of the odometry.
-    pictures: JPEGs of images with their tracks drawn, and a line for each.
-    identity: what ran, from the last status. counts: of images, from the statuses.
-    errors: what the front-end complained of, in order.
-    facts: what the recorder stored: its machine, the front-end's settings.
+    pictures: JPEGs of images with tracks, each with a caption.
+    identity: model, backend and so on, from the last status. counts: of images, from the statuses.
+    errors: the front-end's errors, in order.
+    facts: stored by the recorder: its machine, the front-end's settings.
     """
 
     name: str
@@ -124,7 +124,7 @@ class Run:
 
     @property
     def rate(self) -> float:
-        """Images processed a second, 0 for fewer than two."""
+        """Processed images a second; 0 for fewer than two."""
         times = self.series["features"].times
         return (len(times) - 1) / max(times[-1] - times[0], 1e-3) if len(times) > 1 else 0.0
 
@@ -139,7 +139,7 @@ class Run:
 
 
 def read_run(path: Path, frontend: str, report: Callable[[str, float], None]) -> Run:
-    """Read a recording. Raises SourceError when it cannot be read or holds no features."""
+    """Read a recording. Raises SourceError if it cannot be read or has no features."""
     with RecordedRun(path, frontend) as recording:
         reading = _Reading(recording)
         total = max(1, sum(recording.count.values()))
@@ -151,7 +151,7 @@ def read_run(path: Path, frontend: str, report: Callable[[str, float], None]) ->
 
 
 class _Reading:
-    """A run as far as it has been read."""
+    """A run while it is being read."""
 
     def __init__(self, recording: RecordedRun) -> None:
         kinds = (recorded.MATCHES, recorded.STATUS, recorded.IMAGE, recorded.ODOMETRY)
@@ -213,7 +213,7 @@ class _Reading:
         add["latency"].add(time, arrival - seconds(message.header.stamp))
         if message.is_keyframe:
             self._run.keyframes.add(time, tracked)
-        if message.frame_index < self._frame_index:  # another run, whose ids begin anew
+        if message.frame_index < self._frame_index:  # another run, whose ids restart
             self._runs += 1
             self._trails = Trails()
         self._frame_index = message.frame_index
@@ -250,7 +250,7 @@ class _Reading:
     def _take_status(self, time: float, message: Any) -> None:
         before = self._before
         if before is not None and message.frames_received < before.frames_received:
-            self._count()  # it was reset: what follows counts from 0
+            self._count()  # the counts were reset
             before = None
         self._before = message
         add, counts = self._run.series, self._run.counts
@@ -266,7 +266,7 @@ class _Reading:
         if message.last_error and message.last_error not in errors and len(errors) < _ERRORS:
             errors.append(message.last_error)
         if message.model:
-            # fields that older recordings lack are left out
+            # older recordings lack some fields
             names = (
                 "model", "model_checksum", "backend", "backend_reason", "engine", "precision",
             )  # fmt: skip
@@ -276,7 +276,7 @@ class _Reading:
             self._run.identity = {name: value for name, value in values.items() if value}
 
     def _count(self) -> None:
-        """Add what the last status counted."""
+        """Add the last status's counts."""
         if self._before is None:
             return
         counts = self._run.counts

@@ -12,11 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The page in the browser: rerun's web viewer, served from this machine at one port.
+"""The page in the browser: rerun's web viewer, served locally on one port.
 
-rerun's own page asks other hosts for fonts, examples, its newest version and telemetry. This server
-stands before it, says by a Content-Security-Policy that the page may talk to nobody else, and hands
-the stream of data through, so that one port is enough (also over ``ssh -L``).
+rerun's own page requests fonts, examples, version information and telemetry from other hosts. This
+server is a proxy in front of it. It forbids other hosts with a Content-Security-Policy, and
+forwards the data stream, so that one port is enough (also for ``ssh -L``).
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 9090
 _HOST = "127.0.0.1"
 _POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
-_ELSEWHERE = re.compile(rb"<link[^>]*https://[^>]*>")  # fonts of another host
-_DATA = "/rerun.sdk_comms."  # the paths of the stream of data
-_BLOCK = 1 << 16  # bytes handed through at a time
+_ELSEWHERE = re.compile(rb"<link[^>]*https://[^>]*>")  # fonts from another host
+_DATA = "/rerun.sdk_comms."  # paths of the data stream
+_BLOCK = 1 << 16  # bytes forwarded at a time
 _TIMEOUT = 10.0  # seconds for rerun's server to answer
 
 
 class PortError(AlikedError):
-    """The page's port cannot be had."""
+    """The page's port cannot be used."""
 
 
 def default_port() -> int:
-    """The default port, or another one where that is taken."""
+    """The default port, or a free one if it is taken."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -62,14 +62,14 @@ def default_port() -> int:
 
 
 def has_display() -> bool:
-    """Whether a browser could be opened: not over ssh, where it would be a text browser."""
+    """Whether a browser can be opened; not over ssh, where it would be a text browser."""
     return sys.platform == "darwin" or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
     )
 
 
 def require_viewer() -> None:
-    """BackendError that says what to install where the viewer is missing."""
+    """Raise BackendError, with what to install, if the viewer is missing."""
     if find_spec("rerun") is None:
         raise BackendError("the page needs rerun: make setup GROUP=view, or pip install rerun-sdk.")
 
@@ -80,13 +80,13 @@ class PageServer:
     def __init__(
         self, stream: rr.RecordingStream, port: int, memory_limit: str, newest_first: bool
     ) -> None:
-        """Start to serve.
+        """Start serving.
 
-        port: of the page; 0 = any that is free.
-        memory_limit: of what is kept for browsers that come later, such as 1GB; the oldest goes.
-        newest_first: a browser that comes later gets what is before what was.
+        port: of the page; 0 = any free port.
+        memory_limit: of data kept for browsers that connect later, such as 1GB; oldest dropped.
+        newest_first: send current data before history to a browser that connects later.
 
-        Raises PortError when the port is taken, ConfigurationError for another limit.
+        Raises PortError if the port is taken, ConfigurationError for an invalid limit.
         """
         import rerun as rr
 
@@ -94,7 +94,7 @@ class PageServer:
             self._server = _Server((_HOST, port), _Handler)
         except (OSError, OverflowError) as error:
             raise PortError(
-                f"port {port} cannot be used ({error}); end the program that has it, or choose "
+                f"port {port} cannot be used ({error}); end the program that uses it, or choose "
                 "another one with --port."
             ) from error
         self._server.data_port = _free_port()
@@ -115,7 +115,7 @@ class PageServer:
         threading.Thread(target=self._server.serve_forever, name="page", daemon=True).start()
 
     def close(self) -> None:
-        """Take the page away; the stream's own server ends with the stream."""
+        """Stop serving the page; the stream's own server ends with the stream."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -135,7 +135,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Hands a request to rerun's server of pages or to that of data."""
+    """Forwards a request to rerun's page server or data server."""
 
     protocol_version = "HTTP/1.1"
     server: _Server
@@ -149,25 +149,25 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
         else:
-            self._hand_through()
+            self._forward()
 
     def do_POST(self) -> None:
-        self._hand_through()
+        self._forward()
 
     def do_OPTIONS(self) -> None:
-        self._hand_through()
+        self._forward()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing about each request."""
+        """Do not log requests."""
 
     def _is_ours(self) -> bool:
-        """Whether the page that asks, if any, is this one."""
+        """Whether the requesting page, if any, is this one."""
         origin = self.headers.get("Origin")
         return origin is None or origin.partition("://")[2] == self.headers.get("Host")
 
-    def _hand_through(self) -> None:
+    def _forward(self) -> None:
         if not self._is_ours():
-            self.send_error(403, "This page does not answer the pages of others.")
+            self.send_error(403, "Requests from other pages are refused.")
             return
         is_data = self.path.startswith(_DATA)
         port = self.server.data_port if is_data else self.server.viewer_port
@@ -180,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
             connection.request(self.command, self.path, body, headers)
             assert connection.sock is not None
             answer = connection.getresponse()
-            connection.sock.settimeout(None)  # no news is not the end
+            connection.sock.settimeout(None)  # silence is not the end
             if answer.getheader("Content-Type", "").startswith("text/html"):
                 self._send_page(_ELSEWHERE.sub(b"", answer.read()))
                 return
@@ -188,11 +188,11 @@ class _Handler(BaseHTTPRequestHandler):
             for name, value in answer.getheaders():
                 if name.lower() not in ("connection", "transfer-encoding", "date", "server"):
                     self.send_header(name, value)
-            self.send_header("Connection", "close")  # the end of the answer
+            self.send_header("Connection", "close")  # marks the end of the answer
             self.end_headers()
             while block := answer.read1(_BLOCK):
                 self.wfile.write(block)
-        except (OSError, HTTPException):  # the browser or the stream has gone
+        except (OSError, HTTPException):  # the browser or the stream is gone
             pass
         finally:
             connection.close()

@@ -133,11 +133,10 @@ def test_kernels_compute_what_plain_operations_do(
     pytest.importorskip("triton")
     if not torch.cuda.is_available():
         pytest.skip("PyTorch finds no GPU")
-    from torch_networks import device_extractor, distances
-
     from aliked_ros.backends.gpu.torch import single_precision
     from aliked_ros.networks import device as networks
     from aliked_ros.networks.fused import FusedExtractor
+    from helpers.torch_networks import device_extractor, distances
 
     pixels = np.ascontiguousarray(tum_images(0)[:470, :630])
     inputs = networks.extractor_inputs(*pixels.shape, 1000)

@@ -22,6 +22,7 @@ pytest.register_assert_rewrite(
     "helpers.data",
     "helpers.device",
     "helpers.euroc",
+    "helpers.extraction",
     "helpers.field_fuzz",
     "helpers.parity",
     "helpers.ros",

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ IMAGES = {
     "aliked-t16": ("tum_0", "kitti_0"),
 }
 CASES = [(model, image) for model, images in IMAGES.items() for image in images]
+MODES = {"full": (-1.0, -1.0), "adaptive": (0.95, 0.99)}
 PAIRS = [("tum_0", "tum_30"), ("graf_1", "graf_3")]
 
 
@@ -83,6 +85,19 @@ def agreement(found: Matches, expected: np.ndarray) -> float:
     wrong = np.count_nonzero((partner != expected) & (partner >= 0) & (expected < 0))
     same = np.count_nonzero((partner == expected) & (expected >= 0))
     return (same - wrong) / np.count_nonzero(expected >= 0)
+
+
+def assert_matches_agree(
+    match: Callable[[Features, Features], Matches], reference: Reference, mode: str
+) -> None:
+    """DESIGN's parity in float32: same matches, layers and scores."""
+    for pair in PAIRS:
+        found = match(*(reference.features("aliked-n16", image) for image in pair))
+        name = f"lightglue-{mode}/{'-'.join(pair)}"
+        assert agreement(found, reference[f"{name}/matches0"]) >= 0.995
+        assert found.layers == reference[f"{name}/stop"]
+        partner_scores = reference[f"{name}/scores0"][found.reference_indices]
+        assert np.median(np.abs(found.scores - partner_scores)) < 1e-4
 
 
 def common(one: Features, other: Features) -> tuple[float, float]:

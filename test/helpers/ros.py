@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -41,6 +42,7 @@ from std_srvs.srv import Trigger
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus
 from aliked_ros.ros.processes import free_domain
+from aliked_ros.system.transport import profile_variable
 from helpers import ROOT
 
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
@@ -57,9 +59,45 @@ def environment(**changes: str) -> dict[str, str]:
         "ROS_DOMAIN_ID": str(DOMAIN),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "ROS_PYTHON_CHECK_FIELDS": "1",
-        "FASTRTPS_DEFAULT_PROFILES_FILE": str(profile),
-        "FASTDDS_DEFAULT_PROFILES_FILE": str(profile),
+        profile_variable(): str(profile),
     } | changes  # fmt: skip
+
+
+_FORKING = """
+import json, os, sys
+from importlib import import_module
+
+main = import_module(sys.argv[1]).main
+for arguments in json.loads(sys.argv[2]):
+    reader, writer = os.pipe()
+    if not (child := os.fork()):
+        os.dup2(writer, 1), os.dup2(writer, 2), os.close(reader), os.close(writer)
+        sys.exit(main(["--ros-args", *arguments]))
+    os.close(writer)
+    with open(reader, errors="replace") as output:
+        said = output.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps([status, said]), flush=True)
+"""
+
+
+def refusals(module: str, cases: list[list[str]]) -> list[str]:
+    """What a node says of each of these parameters, all of which must end it with status 1.
+
+    Each has a process of its own, forked from one that has imported the node's module.
+    """
+    arguments = [[word for parameter in case for word in ("-p", parameter)] for case in cases]
+    done = subprocess.run(
+        [sys.executable, "-c", _FORKING, module, json.dumps(arguments)],
+        capture_output=True, text=True, env=environment(), timeout=120.0, check=True,
+    )  # fmt: skip
+    said = []
+    for case, line in zip(cases, done.stdout.splitlines(), strict=True):
+        status, text = json.loads(line)
+        assert status == 1, (case, status, text)
+        assert "Traceback" not in text
+        said.append(text)
+    return said
 
 
 class RosProcess:

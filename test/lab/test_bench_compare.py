@@ -84,7 +84,7 @@ def test_of_two_machines_only_ratios_are_compared_and_it_is_said():
     assert "another machine: cpu" in remarks
     assert "now 64" in remarks
     assert "ratios within runs" in remarks
-    assert "first: nothing that both tell can be compared" in remarks
+    assert "first: no common figure to compare" in remarks
 
 
 def test_what_only_one_of_them_has_is_named():
@@ -111,8 +111,8 @@ def test_reports_of_older_versions_are_read(path: Path):
     [
         (None, "cannot read"),
         ("{", "is not JSON"),
-        ("[]", "no report of 'aliked_ros bench'"),
-        ('{"machine": {}, "suites": 3}', "no report of 'aliked_ros bench'"),
+        ("[]", "is not a report of 'aliked_ros bench'"),
+        ('{"machine": {}, "suites": 3}', "is not a report of 'aliked_ros bench'"),
     ],
 )
 def test_what_is_no_report_is_named(tmp_path: Path, text: str | None, problem: str):

@@ -39,7 +39,7 @@ from evo.core.trajectory import PoseTrajectory3D
 from aliked_ros.errors import OutputError, SourceError
 from aliked_ros.evaluation.ledger import FILE, Ledger, Unit
 from aliked_ros.evaluation.poses import has_truth, true_poses
-from aliked_ros.evaluation.result_table import Metric, Outcome
+from aliked_ros.evaluation.result_table import Metric, ResultTable
 from aliked_ros.evaluation.statistics import area_under_recall, difference_of, mean_of
 from aliked_ros.evaluation.trajectories import align, compare_common, key_of, trajectory
 from aliked_ros.io.messages import seconds, whole_nanoseconds
@@ -73,7 +73,7 @@ def test_few_units_do_not_pretend_to_be_certain():
         for i in range(30)
         for gap in (1, 5)
     ]
-    outcome = Outcome({}, rows, [Metric("x", "x")], ["m"], ("gap",), 1, whole_blocks=10)
+    outcome = ResultTable({}, rows, [Metric("x", "x")], ["m"], ("gap",), 1, whole_blocks=10)
     whole = outcome.estimate(outcome.metrics[0], "m")
     part = outcome.estimate(outcome.metrics[0], "m", outcome.parts()[1][1])
     assert part == mean_of(values, blocks=1)
@@ -131,7 +131,7 @@ def test_a_table_says_who_is_ahead_beyond_chance(tmp_path):
     )
     methods = ["ours", "worse", "better", "same", "fails"]
     metric = Metric("score", "score", percent=True)
-    outcome = Outcome({"data": "made"}, rows, [metric], methods, groups=("kind",))
+    outcome = ResultTable({"data": "made"}, rows, [metric], methods, groups=("kind",))
     table = {line.split(" | ")[0]: line for line in outcome.as_text().splitlines()[:7]}
     assert "**" in table["| worse"]
     assert "_" in table["| better"]
@@ -234,7 +234,7 @@ def test_poses_of_kitti_are_those_of_the_tum_file(shared):
 
 def test_a_sequence_without_ground_truth_says_what_would_be_one(tmp_path):
     assert not has_truth(str(tmp_path))
-    with pytest.raises(SourceError, match=r"no ground truth.*groundtruth\.txt.*poses\.txt"):
+    with pytest.raises(SourceError, match=r"no known ground truth.*groundtruth\.txt.*poses\.txt"):
         true_poses(str(tmp_path), [0.0])
     (tmp_path / "groundtruth.txt").write_text("1 2 3\n")
     with pytest.raises(SourceError, match=r"has 3 numbers a line.*qx qy qz qw"):

@@ -33,10 +33,10 @@ from aliked_ros.errors import ConfigurationError, SourceError
 from aliked_ros.evaluation.epipolar import (
     Geometry,
     Lens,
+    check_tracks,
     consensus,
     coverage,
     evaluate_epipolar,
-    judge_tracks,
     survival,
     true_geometry,
 )
@@ -147,9 +147,9 @@ def test_layouts_are_recognised(shared, tmp_path, scene, names, kind):
 
 
 def test_unknown_layouts_and_broken_files_are_refused(shared, tmp_path):
-    with pytest.raises(SourceError, match=r"no layout that is known.*pairs\.txt.*HPatches"):
+    with pytest.raises(SourceError, match=r"no known layout.*pairs\.txt.*HPatches"):
         homography_pairs(tmp_path)
-    with pytest.raises(SourceError, match="is no folder"):
+    with pytest.raises(SourceError, match="is not a folder"):
         homography_pairs(tmp_path / "nowhere")
     (tmp_path / "pairs.txt").write_text("a.png b.png\n")
     with pytest.raises(SourceError, match=r"pairs\.txt:1 .*IMAGE1 IMAGE2 HOMOGRAPHY"):
@@ -159,7 +159,7 @@ def test_unknown_layouts_and_broken_files_are_refused(shared, tmp_path):
         homography_pairs(tmp_path)
     (tmp_path / "pairs.txt").write_text("a.png b.png H\n")
     (tmp_path / "H").write_text("1 0 0\n0 1 0\n0 0 0\n")
-    with pytest.raises(SourceError, match="is no homography"):
+    with pytest.raises(SourceError, match="is not a homography"):
         homography_pairs(tmp_path)
     with (
         pytest.raises(ConfigurationError, match=r"no method 'surf'.*aliked"),
@@ -276,7 +276,7 @@ def test_a_track_begins_anew_where_it_is_wrong():
         _result(3, [5, 3, 7, 9], [(90, 90), (70, 50), (11, 10), (1, 1)]),
         _result(4, [7], [(14.5, 10)]),  # crept away from where it was, not from where it is
     ]
-    rows = list(judge_tracks(frames, Lens(None), known))
+    rows = list(check_tracks(frames, Lens(None), known))
     assert [row["tracked_2"] for row in rows] == [0, 3, 1, 3, 0]
     assert [row["right"] for row in rows] == [None, 1.0, 0.5, 1.0, 0.0]
     assert rows[3]["ages"] == [0, 1, 1, 1, 1]  # the new one, 3 since its jump, 5 and 7

@@ -38,18 +38,18 @@ from aliked_ros.evaluation.odometry import (
     offered_mode,
     plot_odometry,
 )
-from aliked_ros.evaluation.result_table import Outcome
+from aliked_ros.evaluation.result_table import ResultTable
 
 CONFIG = FrontendConfig(max_keypoints=400, matcher="nearest")
 POSED, ATE, RPE = METRICS
 
 
-def evaluate(sequence: Path, output: Path, *names: str, **options) -> Outcome:
+def evaluate(sequence: Path, output: Path, *names: str, **options) -> ResultTable:
     return evaluate_odometry(str(sequence), names, CONFIG, output, lambda *_: None, **options)
 
 
 @pytest.fixture(scope="module")
-def run(shared, tmp_path_factory) -> tuple[Outcome, Path]:
+def run(shared, tmp_path_factory) -> tuple[ResultTable, Path]:
     """The peers that take a second, on 30 images with depth."""
     folder = tmp_path_factory.mktemp("run")
     sequence = shared / "data" / "tum_fr1_xyz"

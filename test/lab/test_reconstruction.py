@@ -35,7 +35,7 @@ from aliked_ros.evaluation.reconstruction import (
     evaluate_reconstruction,
     plot_reconstruction,
 )
-from aliked_ros.evaluation.result_table import Outcome
+from aliked_ros.evaluation.result_table import ResultTable
 from aliked_ros.exporting.mapping import reconstruct
 from helpers.data import copy_sequence
 
@@ -43,12 +43,12 @@ CONFIG = FrontendConfig(max_keypoints=300, matcher="nearest")
 BY_NAME = {metric.name: metric for metric in METRICS}
 
 
-def evaluate(sequence: Path, output: Path, *names: str, **options) -> Outcome:
+def evaluate(sequence: Path, output: Path, *names: str, **options) -> ResultTable:
     return evaluate_reconstruction(str(sequence), names, CONFIG, output, lambda *_: None, **options)
 
 
 @pytest.fixture(scope="module")
-def run(shared, tmp_path_factory) -> tuple[Outcome, Path]:
+def run(shared, tmp_path_factory) -> tuple[ResultTable, Path]:
     """Tracks alone (gftt+lk) and with matches (orb): 10 of 60 images."""
     folder = tmp_path_factory.mktemp("run")
     sequence = shared / "data" / "tum_fr1_xyz"

@@ -36,14 +36,14 @@ from aliked_ros.evaluation.relocalization import (
     pose_error,
     split,
 )
-from aliked_ros.evaluation.result_table import Outcome
+from aliked_ros.evaluation.result_table import ResultTable
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.types import Pose
 
 CONFIG = FrontendConfig(max_keypoints=500, matcher="nearest")
 
 
-def evaluate(sequence: Path, output: Path, *names: str, **options) -> Outcome:
+def evaluate(sequence: Path, output: Path, *names: str, **options) -> ResultTable:
     return evaluate_relocalization(str(sequence), names, CONFIG, output, lambda *_: None, **options)
 
 

@@ -32,7 +32,7 @@ from sensor_msgs.msg import Image as ImageMessage
 from helpers import ROOT
 
 if TYPE_CHECKING:
-    from ros_helpers import Probe
+    from helpers.ros import Probe
 
 FILES = sorted(path.name for path in (ROOT / "launch").glob("*.launch.py"))
 START = """
@@ -89,7 +89,7 @@ def launched(
 ) -> Iterator[Probe]:
     """A probe for a node of a launch in the namespace ``robot1``, which must end well."""
     path = installed(f"{name}.launch.py")
-    from ros_helpers import Probe, environment
+    from helpers.ros import Probe, environment
 
     log = tmp_path / "log"
     with log.open("wb") as output:

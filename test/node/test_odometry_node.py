@@ -42,7 +42,7 @@ from aliked_ros.ros.conversions import feature_frame, seconds, stamp_from_second
 from aliked_ros.ros.odometry_node import observation_from_message
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
 from helpers.odometry import Room
-from helpers.ros import RELIABLE, START_TIMEOUT, Probe, RosProcess
+from helpers.ros import RELIABLE, START_TIMEOUT, Probe, RosProcess, refusals
 
 pytestmark = pytest.mark.ros
 
@@ -165,18 +165,10 @@ def test_features_without_calibration_are_named_once(probe, tmp_path):
     assert "Traceback" not in process.text()
 
 
-@pytest.mark.parametrize(
-    ("argument", "words"),
-    [
-        ("frontend:=no name", "parameter frontend is 'no name'"),
-        ("ray_noise:=0.0", "parameter ray_noise is 0.0; it must lie in"),
-    ],
-)
-def test_what_is_wrong_is_said_in_one_line(tmp_path, argument, words):
-    process = RosProcess(MODULE, tmp_path / "log", "-p", argument)
-    assert process.wait(START_TIMEOUT) == 1
-    assert words in process.text()
-    assert "Traceback" not in process.text()
+def test_what_is_wrong_is_said_in_one_line():
+    name, noise = refusals(MODULE, [["frontend:=no name"], ["ray_noise:=0.0"]])
+    assert "parameter frontend is 'no name'" in name
+    assert "parameter ray_noise is 0.0; it must lie in" in noise
 
 
 @pytest.mark.long
@@ -195,8 +187,8 @@ def test_behind_a_front_end_a_camera_is_followed(probe, shared: Path, tmp_path):
     probe.wait_for_state("active")
     player = RosProcess(
         "aliked_ros.ros.player", tmp_path / "player", "-p", f"source:={sequence}",
-        "-p", "limit:=40", "-p", "rate:=4.0", "-p", "publish:=rgbd", "-p", "stamp:=dataset",
-        "-p", "reliability:=reliable",
+        "-p", "limit:=40", "-p", "wait_for_frontend:=aliked_frontend", "-p", "publish:=rgbd",
+        "-p", "stamp:=dataset", "-p", "reliability:=reliable",
     )  # fmt: skip
     assert player.wait(START_TIMEOUT) == 0, player.text()
     probe.spin(2.0)

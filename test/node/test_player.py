@@ -46,7 +46,7 @@ from aliked_ros.ros.conversions import (
 from aliked_ros.sources import open_source
 from helpers import bags
 from helpers.euroc import BASELINE, write_euroc
-from helpers.ros import BEST_EFFORT, RELIABLE, Probe, RosProcess
+from helpers.ros import BEST_EFFORT, RELIABLE, Probe, RosProcess, refusals
 
 pytestmark = pytest.mark.ros
 
@@ -189,12 +189,8 @@ def test_stereo_needs_the_baseline(pairs, tmp_path):
     calibration = (pairs / "calib.json").read_text().replace("0.2", "0.0")
     (tmp_path / "calib.json").write_text(calibration)
     (tmp_path / "frames.csv").write_text("0,0.0,image_0/0.png")
-    process = RosProcess(
-        MODULE, tmp_path / "log", "-p", f"source:={tmp_path}", "-p", "publish:=stereo"
-    )
-    assert process.wait(20) == 1
-    assert "stereo_baseline_m 0.0" in process.text()
-    assert "Traceback" not in process.text()
+    (said,) = refusals(MODULE, [[f"source:={tmp_path}", "publish:=stereo"]])
+    assert "stereo_baseline_m 0.0" in said
 
 
 @pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
@@ -215,30 +211,25 @@ def test_plays_depth(probe, pairs, tmp_path, encoding):
         assert np.isnan(depth[0, 1]) if encoding == "16UC1" else depth[0, 1] == 65535 / 500
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["source:=/nowhere"], "source '/nowhere' does not exist"),
-        (["source:=virtual", "rate:=fast"], "parameter rate is 'fast'"),
-        (["source:=virtual", "stamp:=then"], "choose one of auto, now, dataset"),
-        (["source:=virtual", "limit:=-1"], "parameter limit is -1"),
-        (["source:=virtual", "publish:=stereo"], "source 'virtual' has no right images"),
-        (["source:={sequence}", "publish:=rgbd"], "has no depth images (depth_scale"),
-        (["source:=virtual", "wait_timeout:=0.2"], "0 of 1 subscribers of /image"),
-        (["source:=virtual", "rate:=5.0", "speed:=2.0"], "rate is 5 and speed 2; set one"),
-        (["source:=virtual", "clock:=10.0", "stamp:=now"], "stamp cannot be 'now'"),
-        (["source:=virtual", "wait_for_frontend:=a b"], "parameter wait_for_frontend is 'a b'"),
-    ],
-)
-def test_what_is_wrong_is_said_in_one_line(tmp_path, sequence, arguments, words):
-    arguments = [argument.format(sequence=sequence) for argument in arguments]
-    process = RosProcess(
-        MODULE, tmp_path / "log", *(part for argument in arguments for part in ("-p", argument))
-    )
-    assert process.wait(20) == 1
-    assert words in process.text()
-    assert "Traceback" not in process.text()
-    assert len(process.text().strip().splitlines()) == 1
+REFUSED = {
+    "source '/nowhere' does not exist": ["source:=/nowhere"],
+    "parameter rate is 'fast'": ["source:=virtual", "rate:=fast"],
+    "choose one of auto, now, dataset": ["source:=virtual", "stamp:=then"],
+    "parameter limit is -1": ["source:=virtual", "limit:=-1"],
+    "source 'virtual' has no right images": ["source:=virtual", "publish:=stereo"],
+    "has no depth images (depth_scale": ["source:={sequence}", "publish:=rgbd"],
+    "0 of 1 subscribers of /image": ["source:=virtual", "wait_timeout:=0.2"],
+    "rate is 5 and speed 2; set one": ["source:=virtual", "rate:=5.0", "speed:=2.0"],
+    "stamp cannot be 'now'": ["source:=virtual", "clock:=10.0", "stamp:=now"],
+    "parameter wait_for_frontend is 'a b'": ["source:=virtual", "wait_for_frontend:=a b"],
+}
+
+
+def test_what_is_wrong_is_said_in_one_line(sequence):
+    cases = [[word.format(sequence=sequence) for word in case] for case in REFUSED.values()]
+    for words, said in zip(REFUSED, refusals(MODULE, cases), strict=True):
+        assert words in said
+        assert len(said.strip().splitlines()) == 1, said
 
 
 def call(probe: Probe, service: str) -> tuple[bool, str]:
@@ -405,7 +396,7 @@ def test_a_source_that_ends_early_is_told(probe, sequence, tmp_path):
     played = nanoseconds_of(probe.received["image"])
     assert 0 < len(played) < 8
     assert played == stamps[: len(played)]
-    assert f"last whole chunk, {len(played)} images" in process.text()
+    assert f"last complete chunk, {len(played)} images" in process.text()
     assert f"Played {len(played)} images" in process.text()
     assert "[dataset_player]" in process.text().splitlines()[0]  # said by the node, also in /rosout
 

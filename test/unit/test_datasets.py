@@ -227,7 +227,7 @@ def test_euroc_pairs_need_both_calibrations(euroc_tree: Path, tmp_path: Path) ->
         open_source(str(tree), partner="right")
     (tree / "mav0" / "cam0" / "sensor.yaml").rename(sensor)  # both look the same way
     sensor.unlink()
-    with pytest.raises(SourceError, match=r"not rectified, and without the sensor\.yaml"):
+    with pytest.raises(SourceError, match=r"not rectified; rectification needs the sensor\.yaml"):
         open_source(str(tree), partner="right")
     assert open_source(str(tree)).calibration is None
     table = tree / "mav0" / "cam0" / "data.csv"
@@ -247,7 +247,7 @@ def test_what_a_data_set_does_not_have(
 
 
 def test_the_folder_above_names_what_is_in_it(kitti_tree: Path) -> None:
-    with pytest.raises(SourceError, match=r"not one source .*sequences/00\. Name one"):
+    with pytest.raises(SourceError, match=r"not a source .*sequences/00\. Name one"):
         open_source(str(kitti_tree.parents[1]))
 
 

@@ -200,7 +200,7 @@ os._exit(0)
         assert values(open_source(str(folder))) == [0, 40, 80, 120]
     finally:
         folder.chmod(0o755)
-    assert "run_0.db3-wal is read, too" in caplog.text
+    assert "run_0.db3-wal is read too" in caplog.text
 
 
 def test_a_transaction_that_did_not_end_is_undone_in_a_copy(
@@ -222,7 +222,7 @@ os._exit(0)
     assert dict(sizes)["run.db3-journal"] > 0
     assert dict(sizes)["run.db3"] > 1_000_000
     assert values(open_source(str(file))) == [0, 40, 80, 120]
-    assert "run.db3-journal is read, too" in caplog.text
+    assert "run.db3-journal is read too" in caplog.text
     assert sizes == [(f.name, f.stat().st_size) for f in sorted(file.parent.iterdir())]
 
 
@@ -384,7 +384,7 @@ def test_a_calibration_of_another_size_is_named(
 ) -> None:
     entries = [*pictures(1), ("/camera/camera_info", START, bags.camera_info(START, (48, 64), K))]
     list(open_source(str(bags.write(tmp_path / "run", entries, StoragePlugin.MCAP))))
-    assert "its calibration is of 48×64 images, these are 64×48" in caplog.text
+    assert "its calibration is for 48×64 images, these are 64×48" in caplog.text
 
 
 def test_the_camera_info_of_realsenses_sdk_is_found(tmp_path: Path) -> None:
@@ -556,8 +556,8 @@ def test_images_that_cannot_be_read_are_not_called_a_missing_calibration(tmp_pat
 def test_errors_say_what_is_wrong_with_this_file(tmp_path: Path) -> None:
     for name, content, words in (
         ("a.mp4", b"", "the file is empty"),
-        ("b.mp4", b"nothing" * 99, "damaged, cut off, or of a codec"),
-        ("c.txt", b"hello", "its name is of no kind of source"),
+        ("b.mp4", b"nothing" * 99, "damaged, truncated, or uses a codec"),
+        ("c.txt", b"hello", "it is not a known kind of source"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(SourceError, match=words) as told:

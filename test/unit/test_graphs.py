@@ -16,8 +16,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,51 +36,12 @@ def saved(path: Path, state: dict[str, np.ndarray]) -> str:
     return str(path)
 
 
-CHECKED = {
-    *(f"aliked-n16/{part}" for part in ("encoder_rgb", "offsets", "aggregation")),
-    "aliked-n16/extractor_rgb-float16", "aliked-t16/encoder_grey", "aliked-n32/aggregation",
-    *(f"{LIGHTGLUE}/{part}" for part in ("embedding", "layer", "layers_3_5-float16")),
-}  # fmt: skip
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", sorted(CHECKED))
-def test_a_published_graph_is_what_pytorch_exports_today(name: str) -> None:
-    """Else: make graphs. These differ in what can change; all of them would take four minutes."""
-    pytest.importorskip("torch")
-    from aliked_ros.models import export
-
-    makers = {f"{variant}/{part}": make for variant, part, make in export.published()}
-    assert makers[name]() == graphs.template(*name.split("/"))
-
-
 def test_every_graph_that_can_be_asked_for_is_published() -> None:
     pytest.importorskip("torch")
     from aliked_ros.models import export
 
     for variant, part, _ in export.published():
         graphs.template(variant, part)
-
-
-def test_a_process_runs_every_model_without_pytorch_and_onnx() -> None:
-    program = """
-import sys
-sys.modules.update(torch=None, onnx=None)  # an import of them now fails
-from aliked_ros.configuration import FrontendConfig
-from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.sources import open_source
-images = list(open_source("virtual", limit=2))
-for model in ("aliked-t16", "aliked-n16", "aliked-n16rot", "aliked-n32"):
-    matcher = "lightglue" if model == "aliked-n16" else "nearest"
-    pipeline = Pipeline(FrontendConfig(model=model, matcher=matcher, backend="cpu"))
-    for image in images:
-        result = pipeline.process(image)
-    print(model, len(result.features) > 10, len(result.matches) > 10)
-    pipeline.close()
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("True True") == 4, done.stdout
 
 
 def test_both_encoders_are_whole_onnx_files() -> None:
@@ -123,23 +82,6 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path, change, said:
     change(state)
     with pytest.raises(WeightsError, match=said):
         AlikedGraphs(saved(tmp_path / "odd.pth", state)).encoder(3)
-
-
-@pytest.mark.long
-def test_sizes_without_a_published_graph_need_pytorch(tmp_path: Path, monkeypatch) -> None:
-    torch = pytest.importorskip("torch")
-    from aliked_ros.networks.aliked import ALIKED
-    from aliked_ros.networks.fold import AlikedShape
-
-    torch.manual_seed(0)
-    path = tmp_path / "small.pth"
-    torch.save(ALIKED(AlikedShape((8, 8, 16, 16), 32, 3, 4)).state_dict(), path)
-    networks = AlikedGraphs(str(path))
-    onnx.checker.check_model(onnx.load_from_string(networks.encoder(1)), full_check=True)
-    monkeypatch.setitem(sys.modules, "aliked_ros.models.export", None)  # as without PyTorch
-    monkeypatch.delattr("aliked_ros.models.export", raising=False)
-    with pytest.raises(ModelError, match=r"No graph is published .* needs PyTorch"):
-        networks.encoder(1)
 
 
 def test_a_damaged_installation_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,12 +108,12 @@ def test_damage_is_named() -> None:
     png = cv2.imencode(".png", np.arange(64, dtype=np.uint8).reshape(8, 8))[1].tobytes()
     damaged = png[:50] + bytes([png[50] ^ 1]) + png[51:]
     for data, words in (
-        (damaged, "checksum of its part IDAT is wrong"),
+        (damaged, "checksum of its chunk IDAT is wrong"),
         (png[:-12], "its end is missing"),
         (b"", "it is empty"),
-        (b"hello", "it begins with 68 65 6C 6C"),
-        (b"BM" + bytes(60), "begins as a BMP"),
-        (b"P5 9 9 255\n", "begins as a PNM"),
+        (b"hello", "it starts with 68 65 6C 6C"),
+        (b"BM" + bytes(60), "starts like a BMP"),
+        (b"P5 9 9 255\n", "starts like a PNM"),
         (b"\xff\xd8\xff\xe0", "the marker FF D9"),
     ):
         with pytest.raises(ImageError, match=words) as told:

@@ -35,6 +35,7 @@ from aliked_ros.frontend.matcher import create_matcher
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.sources import open_source
 from aliked_ros.types import Features, Image, UInt8Array
+from helpers.extraction import assert_grid_spreads, assert_threshold_and_top_k
 
 Images = Callable[[int], UInt8Array]
 
@@ -177,19 +178,8 @@ def test_few_keypoints(tum_images: Images, count: int) -> None:
     assert cosine.min() > 0.999
 
 
-@pytest.mark.parametrize("backend", ["cpu", "torch"])
-def test_threshold_and_top_k(tum_images: Images, backend: str) -> None:
-    """Both hold together: the threshold alone decides where it keeps fewer than top-k."""
-
-    def count(**settings: float) -> int:
-        config = FrontendConfig(backend=backend, **settings)
-        return len(create_extractor(config).extract(tum_images(0)))
-
-    everything = count(max_keypoints=8192)
-    strong = count(max_keypoints=8192, score_threshold=0.2)
-    assert 500 < strong < everything
-    assert count(max_keypoints=500, score_threshold=0.2) == 500
-    assert count(max_keypoints=1000, score_threshold=0.999) < 100
+def test_threshold_and_top_k(tum_images: Images) -> None:
+    assert_threshold_and_top_k("cpu", tum_images(0))
 
 
 def test_nearest_matcher_is_mutual(tum_images: Images) -> None:
@@ -226,25 +216,8 @@ def test_configuration_errors(setting: dict[str, object], message: str) -> None:
         FrontendConfig(**setting)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("backend", ["cpu", "torch"])
-def test_grid_spreads_the_keypoints(tum_images: Images, backend: str) -> None:
-    """Every one of 8×6 cells that has maxima keeps some; the K keypoints stay best first."""
-    config = FrontendConfig(
-        max_keypoints=300, backend=backend, precision="float32", matcher="nearest"
-    )
-    pixels = tum_images(0)
-
-    def in_cells(features: Features) -> np.ndarray:
-        x, y = features.keypoints.T
-        cells, _, _ = np.histogram2d(y, x, bins=(6, 8), range=((0, 480), (0, 640)))
-        return cells
-
-    best = create_extractor(config).extract(pixels)
-    spread = create_extractor(replace(config, grid=8)).extract(pixels)
-    assert len(best) == len(spread) == 300
-    assert in_cells(spread).min() >= 1
-    assert in_cells(spread).max() < in_cells(best).max()
-    assert np.percentile(spread.scores[:50], 50) > np.percentile(spread.scores[-50:], 50)
+def test_grid_spreads_the_keypoints(tum_images: Images) -> None:
+    assert_grid_spreads("cpu", tum_images(0))
 
 
 @pytest.mark.parametrize("grid", [24, 64])
@@ -279,10 +252,13 @@ def test_an_image_matches_itself(extractor: Extractor, tum_images: Images) -> No
 
 
 def test_a_watermark_is_found_and_masked(tum_images: Images) -> None:
-    """Text painted at the same place of every image of a moving camera: no tracks stay on it."""
-    pipeline = Pipeline(FrontendConfig(max_keypoints=600, matcher="nearest", mask_static=True))
+    """Text painted at the same place of every image of a moving camera: no tracks stay on it.
+
+    Nor when the camera stands for a while, and moves on.
+    """
+    pipeline = Pipeline(FrontendConfig(max_keypoints=600, matcher="nearest"))
     fixed, previous = [], None
-    for i in range(60):
+    for i in [*range(40), *[40] * 10, *range(41, 61)]:
         marked = tum_images(i).copy()
         cv2.rectangle(marked, (395, 400), (625, 450), (40, 40, 40), -1)
         cv2.putText(marked, "CAMERA 4", (400, 440), 0, 1.4, (255, 255, 255), 2)
@@ -296,5 +272,5 @@ def test_a_watermark_is_found_and_masked(tum_images: Images) -> None:
         previous = result
     pipeline.close()
     assert sum(fixed[:5]) > 80
-    assert max(fixed[-20:]) < 8, "OpenCV 4 and 5 draw letters differently"
+    assert max(fixed[-30:]) < 8, "OpenCV 4 and 5 draw letters differently"
     assert 0.0 < result.static_share < 0.03

@@ -25,8 +25,21 @@ import numpy as np
 import pytest
 
 from aliked_ros.configuration import FrontendConfig
+from aliked_ros.frontend.keyframes import Keyframes
+from aliked_ros.frontend.matcher import NearestMatcher
 from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.types import FrameResult, Image, UInt8Array, UInt64Array
+from aliked_ros.frontend.recovery import Recovery, smooth
+from aliked_ros.frontend.verification import Verifier
+from aliked_ros.types import (
+    Features,
+    Float32Array,
+    FrameResult,
+    Image,
+    Keyframe,
+    Tracks,
+    UInt8Array,
+    UInt64Array,
+)
 
 Images = Callable[[int], UInt8Array]
 BLACK = np.zeros((480, 640, 3), np.uint8)
@@ -50,12 +63,12 @@ def _back(alive: UInt64Array, result: FrameResult) -> float:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("frames", "share"), [(5, 0.6), (30, 0.4)])
+@pytest.mark.parametrize(("frames", "share"), [(5, 0.8), (30, 0.4)])
 def test_after_a_blackout(
     pipeline: Pipeline, tum_images: Images, frames: int, share: float
 ) -> None:
     """fr1_xyz, the images 30 to 30 + frames black; 30 images are a second."""
-    for i in range(20, 30):
+    for i in range(25, 30):
         before = pipeline.process(Image(tum_images(i), i / 30))
     alive = _alive(before)
     assert len(alive) > 300
@@ -106,7 +119,7 @@ def test_behind_somebody(tum_images: Images) -> None:
         pipeline.process(Image(covered, i / 30))
     for i in range(50, 53):
         after = pipeline.process(Image(tum_images(i), i / 30))
-    assert _back(behind, after) > 0.6
+    assert _back(behind, after) > 0.5
     pipeline.close()
 
 
@@ -146,3 +159,76 @@ def test_can_be_switched_off(tum_images: Images) -> None:
     assert all(result.tracks.recovered is None for result in results)
     assert _back(_alive(results[1]), results[3]) == 0.0
     pipeline.close()
+
+
+class Street:
+    """200 points in depth on a textured picture that a camera saw from two places.
+
+    Every keypoint of the second view has the id of the first, but the last 40, which were lost.
+    """
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        grid = np.stack(np.meshgrid(np.arange(24, 620, 32), np.arange(24, 460, 40)), 2)
+        self.before = rng.permutation(grid.reshape(-1, 2))[:200].astype(np.float32)
+        depth = rng.uniform(0.9, 1.1, (200, 1)).astype(np.float32)
+        self.after = self.before + depth * np.float32([6.0, 0.0])
+        descriptors = rng.normal(size=(200, 128))
+        descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+        self.descriptors = descriptors.astype(np.float32)
+        noise = rng.uniform(0, 255, (480, 640)).astype(np.uint8)
+        self.picture = cv2.GaussianBlur(noise, (0, 0), 1.5)
+        self.ids = np.arange(1, 201, dtype=np.uint64)
+
+    def features(self, keypoints: Float32Array) -> Features:
+        ones = np.ones(len(keypoints), np.float32)
+        return Features(keypoints, ones, self.descriptors, 640, 480, "aliked-n16")
+
+    def recover(self, after: Float32Array, ids: UInt64Array, patches: bool = True) -> UInt64Array:
+        config = FrontendConfig(matcher="nearest")
+        keyframes = Keyframes(config)
+        tracks = Tracks(self.ids, np.ones(200, np.uint32), 0)
+        picture = smooth(self.picture) if patches else None
+        keyframes.add(Keyframe(0, 0.0, self.features(self.before), tracks, picture=picture))
+        moved = np.float32([[1, 0, 6], [0, 1, 0]])
+        now = smooth(cv2.warpAffine(self.picture, moved, (640, 480))) if patches else None
+        recovery = Recovery(config, NearestMatcher(config), Verifier(config))
+        return recovery.recover(self.features(after), ids, keyframes, None, False, now)
+
+
+@pytest.fixture
+def street() -> Street:
+    return Street()
+
+
+def test_what_was_lost_comes_back_where_the_motion_puts_it(street: Street) -> None:
+    ids = street.ids.copy()
+    ids[160:] = 0
+    assert (street.recover(street.after, ids) == street.ids).mean() > 0.98
+
+
+@pytest.mark.parametrize("shift", [(0.0, 4.0), (4.0, 0.0), (-4.0, 0.0)])
+def test_a_neighbour_of_what_was_lost_does_not_get_its_id(
+    street: Street, shift: tuple[float, float]
+) -> None:
+    """It looks the same and is near: off the epipolar line, or on it and on another patch."""
+    ids, after = street.ids.copy(), street.after.copy()
+    ids[160:] = 0
+    after[160:180] += np.float32(shift)
+    found = street.recover(after, ids)
+    assert (found[160:180] == 0).all()
+    assert (found[180:] == street.ids[180:]).mean() > 0.9
+
+
+def test_a_track_that_contradicts_its_keyframe_ends(street: Street) -> None:
+    """A wrong recovery that the next image goes on with; and a plane does not end good tracks."""
+    depth = np.random.default_rng(1).uniform(0.5, 2.0, 200)
+    after = street.before + np.float32([6.0, 3.0]) * depth[:, None].astype(np.float32)
+    after[:10] += np.float32([[2.0, -4.0], [-2.0, 4.0]] * 5)
+    found = street.recover(after, street.ids.copy(), patches=False)
+    assert (found[:10] == 0).all()
+    np.testing.assert_array_equal(found[10:], street.ids[10:])
+    street.after = street.before + np.float32([6.0, 3.0])
+    np.testing.assert_array_equal(
+        street.recover(street.after, street.ids.copy(), patches=False), street.ids
+    )

@@ -205,7 +205,7 @@ def test_the_script_knows_every_stage_of_the_docs(layout: dict[str, Any]):
 def test_running_nodes_publish_all_of_it(tmp_path: Path, layout: dict[str, Any]):
     pytest.importorskip("rclpy", reason="ROS 2 is not installed")
     pytest.importorskip("pycolmap", reason="pycolmap is not installed")
-    from ros_helpers import Probe, RosProcess
+    from helpers.ros import Probe, RosProcess
 
     wanted = shown_in_foxglove(layout)
     if not (annotated := find_foxglove()):

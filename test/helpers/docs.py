@@ -1,0 +1,30 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The pages of the documentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers import ROOT
+
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "QUALITY_DECLARATION")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
