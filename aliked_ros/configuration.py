@@ -77,6 +77,11 @@ def is_checkpoint(model: str) -> bool:
     return model.endswith(".pth")
 
 
+def is_interval(detection: str) -> bool:
+    """Whether a text is the number of images from one detection to the next."""
+    return re.fullmatch(r"[1-9][0-9]{0,2}", detection) is not None
+
+
 def _setting(default: T, help: str, **facts: Any) -> T:
     """A field of ``FrontendConfig``; facts: fields of ``Setting``."""
     return field(default=default, metadata={"default": default, "help": help} | facts)
@@ -182,6 +187,14 @@ class FrontendConfig:
         limits=(0.0, 1.0),
         live=True,
     )
+    detection: str = _setting(
+        "every",
+        "Which images ALIKED looks at: 'every' one, without optical flow; each Nth for a number "
+        "'N', while flow follows the tracks; 'behind': in a thread of its own, the newest image "
+        "whenever the last is done, while flow follows the tracks and no image waits.",
+        choices=("every", "behind"),
+        other=(is_interval, "a number of images from 1 to 999"),
+    )
     verification: str = _setting(
         "fundamental",
         "Geometry that matches must agree with to extend a track: 'fundamental' (any camera "
@@ -266,6 +279,11 @@ class FrontendConfig:
                 "aliked-t16 has 64-dimensional descriptors, for which no LightGlue weights exist; "
                 "set matcher to 'nearest', or model to aliked-n16."
             )
+
+    @property
+    def detection_interval(self) -> int:
+        """N where ALIKED looks at each Nth image; 0 with ``every`` and ``behind``."""
+        return int(self.detection) if is_interval(self.detection) else 0
 
 
 SETTINGS = {row.name: Setting(row.name, **row.metadata) for row in fields(FrontendConfig)}

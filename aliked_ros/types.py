@@ -67,6 +67,10 @@ class Features:
     model: name of the network, e.g. ``aliked-n16``.
     turns: quarter turns counterclockwise that the image was given before the network saw it. All
         else here is of the image as it is.
+    detection_age: N uint32, images since ALIKED saw the point last, 0 = in this one; scores and
+        descriptors are from there. None = all were detected in this image.
+    covariances: N×3 float32, xx, xy, yy in pixels², of each keypoint about the point of the scene
+        that its track is of; None = not known.
     """
 
     keypoints: Float32Array
@@ -76,6 +80,8 @@ class Features:
     height: int
     model: str
     turns: int = 0
+    detection_age: UInt32Array | None = None
+    covariances: Float32Array | None = None
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -159,7 +165,10 @@ class FrameResult:
         ``lost``); empty = it is none.
     static_share: share of the image that is fixed to the camera (a watermark, the robot itself).
     stage_times: seconds spent in ``extract``, ``stereo``, ``match``, ``verify``, ``track`` and
-        ``total``.
+        ``total``; where flow follows the tracks also in ``flow``, ``fuse`` and ``detect``, the
+        time that the image waited for a detection, whose own parts are ``extract`` and ``match``.
+    detection_index: where flow follows the tracks, number of the image whose detection ended with
+        this one; None = none did.
     """
 
     index: int
@@ -175,6 +184,7 @@ class FrameResult:
     keyframe_reason: str = ""
     static_share: float = 0.0
     stage_times: dict[str, float] = field(default_factory=dict)
+    detection_index: int | None = None
 
     @property
     def is_keyframe(self) -> bool:

@@ -160,6 +160,16 @@ def frontend_suite(
     settings: dict[str, dict[str, Any]] = {
         "n16, 512 points, LightGlue": {"max_keypoints": 512},
         "n16, 512 points, adaptive": {"max_keypoints": 512, "matcher": "adaptive"},
+        "n16, 512 points, flow, each 3rd detected": {
+            "max_keypoints": 512,
+            "matcher": "adaptive",
+            "detection": "3",
+        },
+        "n16, 512 points, flow, detection behind": {
+            "max_keypoints": 512,
+            "matcher": "adaptive",
+            "detection": "behind",
+        },
         "n16, 512 points, LightGlue, float32": {"max_keypoints": 512, "precision": "float32"},
         "n16, 1000 points, LightGlue": {"max_keypoints": 1000},
         "n16, 300 points, LightGlue": {"max_keypoints": 300},

@@ -172,7 +172,7 @@ def match(
     show(facts, as_json)
 
 
-@frontend_options(EXTRACTION | MATCHING)
+@frontend_options(EXTRACTION | MATCHING | {"detection": "--detection"})
 def track(
     source: Annotated[
         str,

@@ -45,8 +45,11 @@ from aliked_ros.evaluation.baselines import (
 )
 from aliked_ros.evaluation.ledger import Row
 from aliked_ros.frontend.extractor import Extractor
+from aliked_ros.frontend.flow import follow, structure_at
+from aliked_ros.frontend.fusion import Filters, detection_noise
 from aliked_ros.frontend.matcher import Matcher, build_matcher
 from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.io.images import grey
 from aliked_ros.models.registry import entry_of
 from aliked_ros.types import Features, Float32Array, UInt8Array
 
@@ -136,6 +139,29 @@ class DescribedMethod:
         return self._frontend()
 
 
+class RefinedMethod(DescribedMethod):
+    """ALIKED and LightGlue; flow from the first keypoint says where its match lies exactly."""
+
+    def match(self, first: View, second: View) -> Pairs:
+        """See ``Method``; matches that flow does not confirm stay where they were detected."""
+        pairs = super().match(first, second)
+        before, now = grey(first.pixels), grey(second.pixels)
+        if before.shape != now.shape:
+            return pairs
+        noise = detection_noise(structure_at(before, pairs.first))
+        flow = follow(before, now, pairs.first, pairs.second)
+        filters = Filters.born(noise).step(flow.covariances)
+        distance = (pairs.second - flow.points).astype(np.float64)
+        noise = detection_noise(structure_at(now, pairs.second))
+        moved, _ = filters.correct(distance, noise)
+        there = np.where(
+            (flow.found & filters.agrees(distance, noise))[:, None],
+            flow.points + moved,
+            pairs.second,
+        )
+        return Pairs(pairs.first, there.astype(np.float32), pairs.scores)
+
+
 class FlowMethod:
     """Corners of the first image, followed into the second by pyramidal Lucas-Kanade."""
 
@@ -169,7 +195,13 @@ def _aliked(
     name: str, config: FrontendConfig, shared: SharedBackends, stack: ExitStack, say: Progress
 ) -> Method:
     model, matcher = _parts(name)
-    own = replace(config, model=config.model if model == "aliked" else model, matcher=matcher)
+    flow = matcher == "flow"
+    own = replace(
+        config,
+        model=config.model if model == "aliked" else model,
+        matcher="lightglue" if flow else matcher,
+        detection=_FLOW_DETECTION if flow else "every",
+    )
     backend = shared.open(own, say)
     stack.callback(backend.close)
     extractor = Extractor(own, backend)
@@ -179,9 +211,10 @@ def _aliked(
         stack.callback(pipeline.close)
         return pipeline
 
-    return DescribedMethod(
+    about = f", flow between detections of each {own.detection}. image" if flow else ""
+    return (RefinedMethod if flow else DescribedMethod)(
         name,
-        f"{own.model}, {matcher}, {backend.description}",
+        f"{own.model}, {own.matcher}{about}, {backend.description}",
         extractor.extract,
         build_matcher(own, backend),
         frontend,
@@ -224,9 +257,11 @@ def _xfeat(config: FrontendConfig) -> Method:
     return _of_descriptors(config, "xfeat+lighterglue", about, detector, LighterGlueMatcher(config))
 
 
+_FLOW_DETECTION = "3"  # images: ten detections a second of a camera at 30 Hz
+
 METHODS = (
-    "aliked+lightglue", "aliked+nearest", "aliked+adaptive", "sift", "orb", "gftt+lk",
-    "disk+lightglue", "xfeat+lighterglue",
+    "aliked+lightglue", "aliked+nearest", "aliked+adaptive", "aliked+flow", "sift", "orb",
+    "gftt+lk", "disk+lightglue", "xfeat+lighterglue",
 )  # fmt: skip
 _MAKERS: dict[str, Callable[[FrontendConfig], Method]] = {
     "sift": _sift,
@@ -276,7 +311,7 @@ def _parts(name: str) -> tuple[str, str]:
 def _is_aliked(name: str) -> bool:
     model, matcher = _parts(name)
     known = model in ("aliked", *MODELS) or is_checkpoint(model)
-    return known and matcher in SETTINGS["matcher"].choices
+    return known and matcher in (*SETTINGS["matcher"].choices, "flow")
 
 
 @contextmanager
@@ -286,9 +321,10 @@ def open_methods(
     """The methods of these names, in this order; the first is the one others are compared with.
 
     names: of METHODS; or a model's name, or a checkpoint's path, with ``+lightglue``,
-    ``+nearest`` or ``+adaptive`` (which is LightGlue for pairs that are no sequence). config:
-    model, number of keypoints, verification and backend of all; its matcher is not looked at.
-    say: called with a line on each long step.
+    names: of METHODS; or a model's name, or a checkpoint's path, with ``+lightglue``,
+    ``+nearest``, ``+adaptive`` (which is LightGlue for pairs that are no sequence) or ``+flow``.
+    config: model, number of keypoints, verification and backend of all; its matcher is not looked
+    at. say: called with a line on each long step.
     Raises ConfigurationError for a name that is none of METHODS or comes twice; WeightsError,
     ModelError, BackendError.
     """

@@ -45,7 +45,7 @@ class Extractor:
         of the image as it is.
         Raises ImageError for another type or shape, or a side outside 64..8192 pixels.
         """
-        _check(pixels, mask)
+        check_image(pixels, mask)
         config = self._config
         height, width = pixels.shape[:2]
         if turns:
@@ -67,7 +67,8 @@ def create_extractor(config: FrontendConfig) -> Extractor:
     return Extractor(config, create_backend(config))
 
 
-def _check(pixels: UInt8Array, mask: UInt8Array | None) -> None:
+def check_image(pixels: UInt8Array, mask: UInt8Array | None) -> None:
+    """Raise ImageError where ``Extractor.extract`` would."""
     if pixels.dtype != np.uint8:
         raise ImageError(f"The image has type {pixels.dtype}; convert it to uint8.")
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):

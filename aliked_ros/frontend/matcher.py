@@ -34,7 +34,7 @@ LIGHTGLUE_DIM = 128
 """Numbers in a descriptor that LightGlue's weights are for."""
 
 _GATE = 0.1  # of the image's longer side: how far from its expected place a feature is looked for
-_EASY_SHARE = 0.5  # of the features: fewer matches near their expected places make an image hard
+EASY_SHARE = 0.5  # of the features: fewer matches near their expected places make an image hard
 
 
 class Matcher(Protocol):
@@ -116,7 +116,7 @@ class AdaptiveMatcher:
         matches = None
         if reference is self._last:
             matches = self._near(reference, current)
-        if matches is None or len(matches) < _EASY_SHARE * min(len(reference), len(current)):
+        if matches is None or len(matches) < EASY_SHARE * min(len(reference), len(current)):
             matches = self._lightglue.match(reference, current)
         self._remember(reference, current, matches)
         return matches

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,8 +28,10 @@ from aliked_ros.backends.create import create_backend
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import SETTINGS, FrontendConfig, is_checkpoint
 from aliked_ros.errors import ConfigurationError
+from aliked_ros.frontend.carrier import Carrier
 from aliked_ros.frontend.depth import keypoint_depth
-from aliked_ros.frontend.extractor import Extractor
+from aliked_ros.frontend.detector import Detector, Request
+from aliked_ros.frontend.extractor import Extractor, check_image
 from aliked_ros.frontend.keyframes import Keyframes
 from aliked_ros.frontend.masks import StaticParts, combine
 from aliked_ros.frontend.matcher import LIGHTGLUE_DIM, AdaptiveMatcher, Matcher, build_matcher
@@ -94,6 +97,14 @@ class Pipeline:
         self._tracker = Tracker()
         self._keyframes = Keyframes(config)
         self._recovery = Recovery(config, self._any_matcher, self._verifier)
+        self._networks = threading.Lock()  # a detection may run while somebody asks for more
+        self._carrier: Carrier | None = None
+        if config.detection != "every":
+            detector = Detector(
+                self._extractor, self._stereo, self._any_matcher, self._verifier, self._recovery,
+                always=config.matcher == "lightglue", lock=self._networks,
+            )  # fmt: skip
+            self._carrier = Carrier(config, detector, self._verifier, self._stereo)
         self.camera: CameraModel | None = None
         self.baseline: float | None = None
         self._index = 0
@@ -137,17 +148,17 @@ class Pipeline:
         Raises ImageError for one that cannot be processed, its right or depth image included; the
         next is then matched against the last good one.
         """
-        camera = self.camera  # one model for the whole image, whoever sets another meanwhile
+        if self._carrier is not None:
+            return self._process_with_flow(image, self._carrier)
         clock = _Clock()
         features = self._extractor.extract(image.pixels, self._mask(image))
-        if camera is not None and not camera.fits(features.width, features.height):
-            camera = None
+        camera = self._fitting(image)
         clock.lap("extract")
         right_x = self._right_x(image, features)
         depth = keypoint_depth(image, features, right_x, camera, self.baseline)
         clock.lap("stereo")
         normalized = None if camera is None else camera.normalize(features.keypoints)
-        previous = self._continued(image.stamp, features)
+        previous = self._continued(image)
         matches = Matches.empty()
         if previous is not None:
             matches = self._matcher.match(previous.features, features)
@@ -175,6 +186,80 @@ class Pipeline:
             features, ids, self._keyframes, camera, whole, picture, normalized
         )
         clock.lap("track")
+        return self._finish(
+            image,
+            features,
+            matches,
+            ids,
+            previous,
+            normalized,
+            right_x,
+            depth,
+            reason,
+            picture,
+            clock,
+        )
+
+    def _process_with_flow(self, image: Image, carrier: Carrier) -> FrameResult:
+        """``process`` where flow follows the tracks and detections correct them."""
+        camera, clock = self._fitting(image), _Clock("flow", "detect", "fuse")
+        mask = self._mask(image)
+        check_image(image.pixels, mask)
+        height, width = image.pixels.shape[:2]
+        previous = self._continued(image)
+        request = Request(self._index, image, mask, camera, tuple(self._keyframes))
+        carried = carrier.follow(request, previous, clock.lap)
+        self._static.update(carried.before, carried.after, width, height)
+        carried = carrier.correct(carried, request, clock.lap)
+        features = carried.rows.features(width, height, self._config.model)
+        right_x = carrier.right_x(carried, image)
+        depth = keypoint_depth(image, features, right_x, camera, self.baseline)
+        clock.lap("stereo")
+        normalized = None if camera is None else camera.normalize(features.keypoints)
+        ids = carried.rows.ids
+        matches = Matches.empty() if previous is None else carried.matches(previous)
+        reason = self._keyframes.reason(image.stamp, features, ids)
+        if previous is not None and _fewer(ids, previous) and not previous.is_keyframe:
+            self._keyframes.add_last_view(_keyframe(previous, self._picture))
+        picture = smooth(carried.grey) if self._config.recover_tracks else None
+        result = self._finish(
+            image,
+            features,
+            matches,
+            ids,
+            previous,
+            normalized,
+            right_x,
+            depth,
+            reason,
+            picture,
+            clock,
+        )
+        if carried.detection is not None:
+            result = replace(
+                result,
+                detection_index=carried.detection.index,
+                stage_times=result.stage_times | carried.seconds,
+            )
+            self._previous = result
+        carrier.keep(carried, request, result.tracks.ids, right_x)
+        return result
+
+    def _finish(
+        self,
+        image: Image,
+        features: Features,
+        matches: Matches,
+        ids: UInt64Array,
+        previous: FrameResult | None,
+        normalized: Float32Array | None,
+        right_x: Float32Array | None,
+        depth: Float32Array | None,
+        reason: str,
+        picture: UInt8Array | None,
+        clock: _Clock,
+    ) -> FrameResult:
+        """The image's result, kept for the next; ids: N, 0 = a track that begins."""
         result = FrameResult(
             index=self._index,
             stamp=image.stamp,
@@ -202,7 +287,8 @@ class Pipeline:
         self, pixels: UInt8Array, mask: UInt8Array | None = None, turns: int = 0
     ) -> Features:
         """Features of an image outside the sequence; see ``Extractor.extract``."""
-        return self._extractor.extract(pixels, mask, turns)
+        with self._networks:
+            return self._extractor.extract(pixels, mask, turns)
 
     @property
     def quarters(self) -> tuple[int, ...]:
@@ -214,7 +300,10 @@ class Pipeline:
 
     def find_candidate(self, features: Features, keyframe: Keyframe) -> Candidate | None:
         """What an image shares with a keyframe, and its pose there; None with too little."""
-        return find_candidate(features, keyframe, self.camera, self._any_matcher, self._verifier)
+        with self._networks:
+            return find_candidate(
+                features, keyframe, self.camera, self._any_matcher, self._verifier
+            )
 
     def relocalize(
         self, pixels: UInt8Array, mask: UInt8Array | None = None
@@ -238,11 +327,14 @@ class Pipeline:
         self._tracker.reset()
         self._keyframes.clear()
         self._previous = self._picture = None
+        if self._carrier is not None:
+            self._carrier.reset()
 
     def release(self) -> None:
         """Reset, and give a GPU's memory back until the next image."""
         self.reset()
-        self._backend.release()
+        with self._networks:
+            self._backend.release()
 
     def reconfigure(self, config: FrontendConfig) -> None:
         """Take over the settings that are live, between two images."""
@@ -254,9 +346,13 @@ class Pipeline:
             self._recovery,
         ):  # fmt: skip
             part.reconfigure(config)
+        if self._carrier is not None:
+            self._carrier.reconfigure(config)
 
     def close(self) -> None:
         """Release threads and models; the pipeline cannot be used any more."""
+        if self._carrier is not None:
+            self._carrier.close()
         self._backend.close()
         del self._extractor, self._matcher, self._any_matcher, self._recovery
         self._previous = None
@@ -286,13 +382,18 @@ class Pipeline:
         right = self._extractor.extract(image.right)
         return self._stereo.match(features, right, image.pixels, image.right)
 
-    def _continued(self, stamp: float, features: Features) -> FrameResult | None:
+    def _fitting(self, image: Image) -> CameraModel | None:
+        """The camera's model for the whole image, whoever sets another meanwhile."""
+        camera = self.camera
+        height, width = image.pixels.shape[:2]
+        return camera if camera is not None and camera.fits(width, height) else None
+
+    def _continued(self, image: Image) -> FrameResult | None:
         """The previous image, None where a new epoch begins."""
         previous = self._previous
         if previous is not None:
-            before = previous.features
-            same_size = (features.width, features.height) == (before.width, before.height)
-            if not same_size or stamp < previous.stamp:
+            before = (previous.features.height, previous.features.width)
+            if image.pixels.shape[:2] != before or image.stamp < previous.stamp:
                 self.reset()
         return self._previous
 
@@ -300,8 +401,9 @@ class Pipeline:
 class _Clock:
     """Seconds spent in each stage."""
 
-    def __init__(self) -> None:
-        self.stages = dict.fromkeys(("extract", "stereo", "match", "verify", "track"), 0.0)
+    def __init__(self, *more: str) -> None:
+        names = ("extract", "stereo", "match", "verify", "track", *more)
+        self.stages = dict.fromkeys(names, 0.0)
         self._begin = self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:

@@ -27,6 +27,7 @@ another point, or was recovered wrongly. So the next image confirms a recovery, 
 
 from __future__ import annotations
 
+from collections.abc import Reversible
 from dataclasses import dataclass
 
 import cv2
@@ -37,7 +38,7 @@ from scipy.spatial import cKDTree
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
-from aliked_ros.frontend.keyframes import Keyframes, sees, shared_rows
+from aliked_ros.frontend.keyframes import sees, shared_rows
 from aliked_ros.frontend.matcher import Matcher
 from aliked_ros.frontend.similarity import mutual_best_of
 from aliked_ros.frontend.verification import MIN_MATCHES, TwoViews, Verifier
@@ -75,7 +76,7 @@ class Recovery:
         self,
         features: Features,
         ids: UInt64Array,
-        keyframes: Keyframes,
+        keyframes: Reversible[Keyframe],
         camera: CameraModel | None,
         whole: bool,
         picture: UInt8Array | None = None,

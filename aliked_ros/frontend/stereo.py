@@ -59,14 +59,7 @@ class StereoMatcher:
         left_pixels, right_pixels: the images that the features are of, H×W (grey) or H×W×3 (RGB),
         rectified: a point lies in the same row of both. Raises ImageError when sizes differ.
         """
-        if left_pixels.shape[:2] != right_pixels.shape[:2]:
-            (height, width), (right_height, right_width) = (
-                p.shape[:2] for p in (left_pixels, right_pixels)
-            )
-            raise ImageError(
-                f"The left image is {width}×{height} pixels, the right one "
-                f"{right_width}×{right_height}; give a rectified pair of one size."
-            )
+        _check_sizes(left_pixels, right_pixels)
         right_x = np.full(len(left), np.nan, np.float32)
         rows, columns = self._pairs(left, right)
         if len(rows) == 0:
@@ -80,6 +73,29 @@ class StereoMatcher:
         disparity = left.keypoints[rows, 0] - found
         possible = (disparity >= 0.0) & (disparity <= self._config.max_disparity)
         right_x[rows[possible]] = found[possible]
+        return right_x
+
+    def follow(
+        self,
+        points: Float32Array,
+        disparity: Float32Array,
+        left_pixels: UInt8Array,
+        right_pixels: UInt8Array,
+    ) -> Float32Array:
+        """The x in the right image of points N×2 (pixels) whose disparity was N before, NaN = none.
+
+        left_pixels, right_pixels: as for ``match``.
+        """
+        _check_sizes(left_pixels, right_pixels)
+        right_x = np.full(len(points), np.nan, np.float32)
+        known = np.flatnonzero(~np.isnan(disparity))
+        if len(known):
+            start = points[known, 0] - disparity[known]
+            found = _placed(grey(left_pixels), grey(right_pixels), points[known], start)
+            now = points[known, 0] - found
+            right_x[known] = np.where(
+                (now >= 0.0) & (now <= self._config.max_disparity), found, np.nan
+            )
         return right_x
 
     def reconfigure(self, config: FrontendConfig) -> None:
@@ -109,6 +125,17 @@ def depth_from_disparity(
     depth = np.full(disparity.shape, np.nan, np.float32)
     np.divide(focal * baseline, disparity, out=depth, where=disparity > 0.0)
     return depth
+
+
+def _check_sizes(left_pixels: UInt8Array, right_pixels: UInt8Array) -> None:
+    if left_pixels.shape[:2] != right_pixels.shape[:2]:
+        (height, width), (right_height, right_width) = (
+            p.shape[:2] for p in (left_pixels, right_pixels)
+        )
+        raise ImageError(
+            f"The left image is {width}×{height} pixels, the right one "
+            f"{right_width}×{right_height}; give a rectified pair of one size."
+        )
 
 
 def _in_band(

@@ -41,6 +41,8 @@ _LEAST_INLIERS = 14  # so many of 40 random matches agree once in 400 times, of 
 _STILL_MEDIAN = 0.5  # pixels; below it the parallax drowns in the noise of the keypoints
 _HOMOGRAPHY_SHARE = 0.9  # of the epipolar inliers: so many on one homography hold no more geometry
 _LEAST_SHARE = 0.2  # of the matches: fewer mean that the estimation failed
+_SIGMAS = 3.0  # standard deviations that a match may be off
+_MODEL_NOISE = 0.35  # pixels: of the estimated motion itself
 _CONFIDENCE = 0.99  # 0.9999 takes twice as long and finds the same inliers
 _ITERATIONS = 1000
 _ENOUGH = 200  # points for least squares
@@ -60,6 +62,7 @@ class Verifier:
         matches: Matches,
         camera: CameraModel | None = None,
         rays: tuple[Float32Array, Float32Array] | None = None,
+        noise: NDArray[np.float64] | None = None,
     ) -> Matches:
         """``matches`` with ``inliers`` and ``geometry`` set, as far as that can be known.
 
@@ -67,6 +70,8 @@ class Verifier:
 
         camera: its lens distortion is taken out first; used for images of its size only.
         rays: ``camera.normalize`` of the reference's and the current keypoints, where known.
+        noise: K×2×2, covariances in pixels² of the matches' displacements, where known: a match
+            has to agree with the geometry as well as they let expect, and within the threshold.
 
         The geometry is ``unverified`` where it cannot be told: with fewer than MIN_MATCHES matches,
         whose inliers stay None, and where no motion explains a fair share of more; those are all
@@ -86,53 +91,72 @@ class Verifier:
         # pixels of an ideal pinhole with the camera's focal length: thresholds stay pixels
         before, after = (p.astype(np.float64) * (focal or 1.0) for p in points)
         known = np.isfinite(before).all(1) & np.isfinite(after).all(1)
-        inliers, geometry = self._inliers(before[known], after[known], focal)
+        inliers, geometry = self._inliers(
+            before[known], after[known], focal, None if noise is None else noise[known]
+        )
         if inliers is None:
             return replace(matches, inliers=None, geometry="unverified")
         verified = np.zeros(len(matches), bool)
         verified[known] = inliers
         return replace(matches, inliers=verified, geometry=geometry)
 
+    @property
+    def method(self) -> str:
+        """The setting ``verification``."""
+        return self._config.verification
+
     def reconfigure(self, config: FrontendConfig) -> None:
         """Take over the method and the threshold of ``config``."""
         self._config = config
 
     def _inliers(
-        self, before: Float64Array, after: Float64Array, focal: float | None
+        self,
+        before: Float64Array,
+        after: Float64Array,
+        focal: float | None,
+        noise: Float64Array | None,
     ) -> tuple[BoolArray | None, str]:
         threshold = self._config.inlier_threshold
         if len(before) < MIN_MATCHES:
             return None, ""
-        moved = np.linalg.norm(after - before, axis=1)
+        moved = after - before
         none = np.zeros(len(before), bool)
-        if np.median(moved) < _STILL_MEDIAN:
-            return moved < threshold, "still"
+        if np.median(np.linalg.norm(moved, axis=1)) < _STILL_MEDIAN:
+            still = np.linalg.norm(moved, axis=1) < threshold
+            return still & _expected(moved, noise), "still"
         flat = _robust(
             lambda: cv2.findHomography(
                 before, after, cv2.USAC_MAGSAC, threshold, None, _ITERATIONS, _CONFIDENCE
             )
         )
+        on_plane = none
+        if flat is not None:
+            on_plane = flat[1] & _expected(_off_plane(flat[0], before, after), noise)
         general = None
         if self._config.verification != "homography":
             general = self._epipolar(before, after, focal)
         if general is None:
-            return (none, "unverified") if flat is None else (flat, "homography")
-        if flat is not None and flat.sum() >= _HOMOGRAPHY_SHARE * general.sum():
+            return (none, "unverified") if flat is None else (on_plane, "homography")
+        agreeing = general[1] & _expected(_off_line(general[0], before, after), noise)
+        if flat is not None and flat[1].sum() >= _HOMOGRAPHY_SHARE * general[1].sum():
             # a few points off the plane still agree with the epipolar geometry
-            return flat | general, "homography"
-        return general, "epipolar"
+            return on_plane | agreeing, "homography"
+        return agreeing, "epipolar"
 
     def _epipolar(
         self, before: Float64Array, after: Float64Array, focal: float | None
-    ) -> BoolArray | None:
+    ) -> tuple[Float64Array, BoolArray] | None:
+        """Fundamental matrix and inliers."""
         threshold = self._config.inlier_threshold
         if self._config.verification == "essential" and focal is not None:
             matrix = np.diag([focal, focal, 1.0])
-            return _robust(
+            found = _robust(
                 lambda: cv2.findEssentialMat(
                     before, after, matrix, cv2.USAC_MAGSAC, _CONFIDENCE, threshold, _ITERATIONS
                 )
             )
+            inverse = np.linalg.inv(matrix)
+            return None if found is None else (inverse @ found[0] @ inverse, found[1])
         return _robust(
             lambda: cv2.findFundamentalMat(
                 before, after, cv2.USAC_MAGSAC, threshold, _CONFIDENCE, _ITERATIONS
@@ -140,8 +164,8 @@ class Verifier:
         )
 
 
-def _robust(estimate: Callable[[], tuple[Any, Any]]) -> BoolArray | None:
-    """Inliers of a robust estimation, None where it fails or explains too little."""
+def _robust(estimate: Callable[[], tuple[Any, Any]]) -> tuple[Float64Array, BoolArray] | None:
+    """Model (3×3) and inliers of an estimation, None where it fails or explains too little."""
     try:
         model, mask = estimate()
     except cv2.error:  # a degenerate set of points
@@ -150,7 +174,7 @@ def _robust(estimate: Callable[[], tuple[Any, Any]]) -> BoolArray | None:
         return None
     inliers: BoolArray = np.asarray(mask).ravel() != 0
     enough = inliers.mean() >= _LEAST_SHARE and inliers.sum() >= _LEAST_INLIERS
-    return inliers if enough else None
+    return (np.asarray(model, np.float64)[:3], inliers) if enough else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,3 +254,27 @@ def _to_lines(
 
 def _homogeneous(points: Float64Array) -> Float64Array:
     return np.column_stack([points, np.ones(len(points))])
+
+
+def _expected(residuals: Float64Array, noise: Float64Array | None) -> BoolArray:
+    """Which residuals, K×2 pixels in the current image, the noise of the matches explains."""
+    if noise is None:
+        return np.ones(len(residuals), bool)
+    squared = (residuals**2).sum(1)
+    along = np.einsum("ni,nij,nj->n", residuals, noise, residuals) / np.maximum(squared, 1e-12)
+    return np.asarray(squared <= _SIGMAS**2 * (along + _MODEL_NOISE**2))
+
+
+def _off_plane(model: Float64Array, before: Float64Array, after: Float64Array) -> Float64Array:
+    """From where a homography carries the points to where they are."""
+    there = np.column_stack([before, np.ones(len(before))]) @ model.T
+    return np.asarray(after - there[:, :2] / there[:, 2:])
+
+
+def _off_line(model: Float64Array, before: Float64Array, after: Float64Array) -> Float64Array:
+    """From the epipolar lines to the points, the shortest way."""
+    lines = np.column_stack([before, np.ones(len(before))]) @ model.T
+    normals = lines[:, :2]
+    distance = (after * normals).sum(1) + lines[:, 2]
+    squared = np.maximum((normals**2).sum(1), 1e-24)
+    return np.asarray(normals * (distance / squared)[:, None])

@@ -35,6 +35,7 @@ def features_from_message(message: Any) -> Features:
 
     Messages without descriptors give N×0 descriptors.
     """
+    ages: Any = getattr(message, "detection_age", ())  # older recordings have none
     return Features(
         keypoints=np.frombuffer(message.keypoints, np.float32).reshape(-1, 2),
         scores=np.frombuffer(message.scores, np.float32),
@@ -42,6 +43,8 @@ def features_from_message(message: Any) -> Features:
         width=message.width,
         height=message.height,
         model=message.model,
+        detection_age=np.frombuffer(ages, np.uint32) if len(ages) else None,
+        covariances=optional_array(getattr(message, "covariances", ()), 3),
     )
 
 

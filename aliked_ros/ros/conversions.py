@@ -136,6 +136,10 @@ def feature_frame(
     for target, values in ((message.right_x, result.right_x), (message.depth, result.depth)):
         if values is not None:
             _fill(target, values.astype(np.float32, copy=False))
+    if features.detection_age is not None:
+        _fill(message.detection_age, features.detection_age.astype(np.uint32, copy=False))
+    if features.covariances is not None:
+        _fill(message.covariances, features.covariances.astype(np.float32, copy=False))
     if descriptor_encoding is not None:
         message.descriptor_encoding = DESCRIPTOR_ENCODINGS[descriptor_encoding]
         message.descriptor_dim = int(features.descriptors.shape[1])

@@ -28,6 +28,7 @@ from aliked_msgs.msg import FrontendStatus
 from aliked_ros.types import FrameResult
 
 WINDOW = 5.0  # seconds over which rates and recent figures are taken
+_OLDEST = 10  # images since a keypoint's detection; older ones are counted together
 _RECENT = 100  # images over which stage times are taken
 _NUMBERED = 50  # messages over which losses are counted
 _ENOUGH = 20  # messages needed to measure losses
@@ -125,7 +126,7 @@ class Statistics:
             self._first_arrival = math.inf
             self._ended: deque[_Ended] = deque(maxlen=10_000)
             self._received = self._processed = self._dropped = self._refused = 0
-            self._input, self._output = Rate(), Rate()
+            self._input, self._output, self._detections = Rate(), Rate(), Rate()
             self._stages: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))
             self._staged: dict[str, float] = {}  # when each was measured last
             self._matchers: deque[str] = deque(maxlen=_RECENT)
@@ -185,6 +186,8 @@ class Statistics:
             now = time.monotonic()
             self._output.add(now)
             self._ended.append(_ended(now, result, stages["total"]))
+            if result.detection_index is not None:
+                self._detections.add(now)
             self._latest = result
             self._keyframes += result.is_keyframe
             self._matchers.append(result.matches.matcher)
@@ -205,6 +208,7 @@ class Statistics:
             message.frames_refused = self._refused
             message.input_rate = self._input.hertz(now)
             message.output_rate = self._output.hertz(now)
+            message.detection_rate = self._detections.hertz(now)
             message.last_error = self._last_error
             message.keyframes = self._keyframes
             message.frames_alone = self._alone
@@ -288,3 +292,7 @@ def _describe(result: FrameResult, message: FrontendStatus) -> None:
     message.with_depth = 0 if result.depth is None else int(np.isfinite(result.depth).sum())
     message.calibrated = result.normalized is not None
     message.static_share = float(result.static_share)
+    ages = result.features.detection_age
+    if ages is not None and len(ages):
+        counts = np.bincount(np.minimum(ages.astype(np.int64), _OLDEST), minlength=_OLDEST + 1)
+        message.age_shares = (counts / len(ages)).tolist()

@@ -503,6 +503,21 @@ def test_tracks_that_came_back_survive_the_wire():
     np.testing.assert_array_equal(messages.tracks_from_message(message).recovered, recovered)
 
 
+def test_ages_and_covariances_survive_the_wire():
+    result = result_of(5, 128, 0, inliers=False)
+    ages = np.arange(5, dtype=np.uint32)
+    covariances = np.random.default_rng(0).random((5, 3)).astype(np.float32)
+    flowed = replace(result.features, detection_age=ages, covariances=covariances)
+    sent = conversions.feature_frame(replace(result, features=flowed), Header())
+    message = deserialize_message(serialize_message(sent), FeatureFrame)
+    features = messages.features_from_message(message)
+    np.testing.assert_array_equal(features.detection_age, ages)
+    np.testing.assert_array_equal(features.covariances, covariances)
+    plain = messages.features_from_message(conversions.feature_frame(result, Header()))
+    assert plain.detection_age is None
+    assert plain.covariances is None
+
+
 def test_descriptors_can_be_left_out():
     message = conversions.feature_frame(result_of(5, 128, 0, False), Header(), None)
     assert len(message.descriptors) == 0

@@ -1,0 +1,211 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The loop that goes through every image: flow carries tracks, detections correct them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.frontend.detector import Background, Detected, Detector, Known, Request
+from aliked_ros.frontend.following import Detection, Images, Rows, apart, carry, merge, nothing
+from aliked_ros.frontend.keyframes import shared_rows
+from aliked_ros.frontend.stereo import StereoMatcher
+from aliked_ros.frontend.verification import Verifier
+from aliked_ros.io.images import grey
+from aliked_ros.types import (
+    Features,
+    Float32Array,
+    FrameResult,
+    Image,
+    Matches,
+    UInt8Array,
+    UInt64Array,
+)
+
+_HARD = 0.5  # of the tracks: where flow keeps fewer, the image asks for a detection at once
+
+_KEPT = 64  # images, at most, that a detection may be late
+_REMEMBERED = 5000  # tracks that have ended for good
+
+Lap = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """The tracks in an image, those that begin there still without ids.
+
+    grey: H×W, the image. before, after: K×2, pixels: all that flow found, whether or not it agrees
+    with the camera's motion. geometry: see ``Matches``. hard: too little goes on by flow. wrong:
+    ids of those that do not agree, unless nothing does.
+    detection: the one that ended with this image, None = none did; seconds: of its stages.
+    """
+
+    rows: Rows
+    grey: UInt8Array
+    before: Float32Array
+    after: Float32Array
+    geometry: str = ""
+    hard: bool = True
+    wrong: UInt64Array = field(default_factory=lambda: np.zeros(0, np.uint64))
+    detection: Detection | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def matches(self, previous: FrameResult) -> Matches:
+        """Rows whose tracks the previous image has, too; the score is the patches' correlation."""
+        now, before = shared_rows(self.rows.ids, previous.tracks.ids)
+        return Matches(
+            before.astype(np.uint32),
+            now.astype(np.uint32),
+            np.clip(self.rows.correlation[now], 1e-6, 1.0).astype(np.float32),
+            inliers=np.ones(len(now), bool) if self.geometry else None,
+            geometry=self.geometry,
+            matcher="flow",
+        )
+
+
+class Carrier:
+    """Optical flow from image to image, and detections in their rhythm or behind it."""
+
+    def __init__(
+        self, config: FrontendConfig, detector: Detector, verifier: Verifier, stereo: StereoMatcher
+    ) -> None:
+        """Tracks that disagree with the motion which ``verifier`` finds end."""
+        self._config = config
+        self._detector, self._verifier, self._stereo = detector, verifier, stereo
+        self._background = Background() if config.detection == "behind" else None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all tracks."""
+        self._rows = nothing()
+        self._images: Images = ()
+        self._reference: Features | None = None
+        self._reference_ids: UInt64Array = np.zeros(0, np.uint64)
+        self._reference_noise = np.zeros((0, 2, 2))
+        self._ended: deque[int] = deque(maxlen=_REMEMBERED)
+        self._detected = -self._config.detection_interval  # the last image that was looked at
+        if self._background is not None:
+            self._background.forget()
+
+    def reconfigure(self, config: FrontendConfig) -> None:
+        """Take over the thresholds of ``config``."""
+        self._config = config
+
+    def close(self) -> None:
+        """Wait for the detection that runs, if any."""
+        if self._background is not None:
+            self._background.close()
+
+    def follow(self, request: Request, previous: FrameResult | None, lap: Lap) -> Carried:
+        """The tracks of the image before in this one, as far as flow and verification go."""
+        now, rows = grey(request.image.pixels), self._rows
+        none = np.zeros((0, 2), np.float32)
+        if previous is None or len(rows) == 0:
+            return Carried(rows, now, none, none)
+        moved, found, noise = carry(rows, self._images[-1][1], now, request.mask)
+        kept = np.flatnonzero(found)
+        rows, before = moved[kept], previous.features
+        lap("flow")
+        features = rows.features(before.width, before.height, before.model)
+        row = np.arange(len(rows), dtype=np.uint32)
+        matches = Matches(kept.astype(np.uint32), row, rows.correlation)
+        carried = Carried(rows, now, before.keypoints[kept], features.keypoints)
+        wrong = np.zeros(0, np.uint64)
+        if self._config.verification != "none":
+            matches = self._verifier.verify(
+                before, features, matches, request.camera, noise=noise[kept]
+            )
+            if matches.inliers is not None:
+                # where nothing agrees, it is not the tracks that are wrong
+                if matches.geometry != "unverified":
+                    wrong = rows.ids[~matches.inliers]
+                rows = rows[matches.inliers]
+        hard = len(rows) < _HARD * len(before)
+        lap("verify")
+        return replace(carried, rows=apart(rows), geometry=matches.geometry, hard=hard, wrong=wrong)
+
+    def correct(self, carried: Carried, request: Request, lap: Lap) -> Carried:
+        """The tracks after the detection that has ended, or is due in this image; best first."""
+        detected = self._detection(carried, request)
+        lap("detect")
+        rows = carried.rows
+        if detected is None:
+            return carried
+        detection, seconds = detected
+        ended = np.array([*self._ended, *carried.wrong.tolist()], np.uint64)  # some since it began
+        new = detection.new[~np.isin(detection.new.ids, ended)]
+        detection = replace(detection, new=new)
+        rows = merge(
+            rows, detection, request.index, self._until(request, carried.grey), request.mask,
+            self._config.max_keypoints,
+        )  # fmt: skip
+        rows = rows[np.argsort(-rows.scores, kind="stable")]
+        lap("fuse")
+        return replace(carried, rows=rows, detection=detection, seconds=seconds)
+
+    def right_x(self, carried: Carried, image: Image) -> Float32Array | None:
+        """Where the keypoints are in the right image: N, pixels, NaN = unknown; None without it."""
+        if image.right is None:
+            return None
+        rows = carried.rows
+        points = rows.points.astype(np.float32)
+        return self._stereo.follow(points, rows.disparity, image.pixels, image.right)
+
+    def keep(
+        self, carried: Carried, request: Request, ids: UInt64Array, right_x: Float32Array | None
+    ) -> None:
+        """Go on from here. ids: N, of all rows. right_x: N, as ``right_x`` says."""
+        rows = replace(carried.rows, ids=ids)
+        self._ended.extend(carried.wrong.tolist())
+        if right_x is not None:
+            rows = replace(rows, disparity=rows.points[:, 0].astype(np.float32) - right_x)
+        self._rows, self._images = rows, self._until(request, carried.grey)
+        if carried.detection is not None:
+            self._ended.extend(carried.detection.wrong.tolist())
+            self._reference = carried.detection.features
+            self._reference_noise = carried.detection.noise
+            self._reference_ids = np.zeros(len(self._reference), np.uint64)
+            seen = rows.detected >= 0
+            self._reference_ids[rows.detected[seen]] = ids[seen]
+        if self._background is None:
+            self._images = self._images[-1:]
+        elif self._background.idle:
+            self._images = self._images[-1:]
+            known = self._known(carried.grey, rows, lambda: self._images)
+            self._background.submit(partial(self._detector, request, known))
+
+    def _until(self, request: Request, grey: UInt8Array) -> Images:
+        """The images since the one of the last detection, this one included."""
+        return (*self._images[1 - _KEPT :], (request.index, grey))
+
+    def _detection(self, carried: Carried, request: Request) -> Detected | None:
+        if self._background is not None:
+            return self._background.take()
+        if not carried.hard and request.index - self._detected < self._config.detection_interval:
+            return None
+        images = ((request.index, carried.grey),)
+        detected = self._detector(request, self._known(carried.grey, carried.rows, lambda: images))
+        self._detected = request.index
+        return detected
+
+    def _known(self, grey: UInt8Array, rows: Rows, images: Callable[[], Images]) -> Known:
+        ended = np.array(self._ended, np.uint64)
+        reference = (self._reference, self._reference_ids, self._reference_noise)
+        return Known(grey, images, rows, *reference, ended)

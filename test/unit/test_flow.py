@@ -1,0 +1,328 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Optical flow between detections: on real images, on bad ones, and beside a slow detector."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice, pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import ConfigurationError, ImageError
+from aliked_ros.frontend.extractor import Extractor
+from aliked_ros.frontend.flow import follow, structure
+from aliked_ros.frontend.fusion import Filters, detection_noise
+from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.sources import open_source
+from aliked_ros.types import FrameResult, Image, UInt8Array
+
+Images = Callable[[int], UInt8Array]
+CONFIG = {"max_keypoints": 300, "matcher": "adaptive", "backend": "cpu"}
+
+
+@pytest.fixture
+def pipeline() -> Iterator[Pipeline]:
+    pipeline = Pipeline(FrontendConfig(detection="3", **CONFIG))
+    yield pipeline
+    pipeline.close()
+
+
+def _consistent(result: FrameResult) -> None:
+    """What every image's result promises, whatever the image."""
+    features, ids = result.features, result.tracks.ids
+    count = len(features)
+    assert len(features.descriptors) == len(features.scores) == len(ids) == count
+    assert len(np.unique(ids)) == count
+    assert (ids > 0).all()
+    assert (np.diff(features.scores) <= 0).all() or result.detection_index is None
+    assert np.isfinite(features.keypoints).all()
+    assert (features.keypoints >= 0).all()
+    assert (features.keypoints <= [features.width - 1, features.height - 1]).all()
+    assert features.covariances is not None
+    assert features.detection_age is not None
+    xx, xy, yy = features.covariances.T
+    assert ((xx > 0) & (yy > 0) & (xx * yy > xy**2)).all()
+    rows = result.matches.current_indices
+    assert (result.tracks.lengths[rows] > 1).all()
+
+
+def test_flow_finds_a_known_shift(tum_images: Images) -> None:
+    """Sub-pixel, and what leaves the image is not found."""
+    before = cv2.cvtColor(tum_images(0), cv2.COLOR_RGB2GRAY)
+    shift = np.array([3.4, -2.7])
+    matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]])
+    now = cv2.warpAffine(before, matrix, before.shape[::-1], flags=cv2.INTER_CUBIC)
+    corners = cv2.goodFeaturesToTrack(before, 200, 0.01, 10).reshape(-1, 2)
+    flow = follow(before, now, corners)
+    assert flow.found.mean() > 0.9
+    errors = np.linalg.norm(flow.points - corners - shift, axis=1)[flow.found]
+    assert np.median(errors) < 0.05
+    edge = np.array([[638.5, 240.0]], np.float32)
+    assert not follow(before, now, edge).found.any()
+
+
+@pytest.mark.parametrize("level", [0, 255])
+def test_flow_finds_nothing_without_texture(tum_images: Images, level: int) -> None:
+    before = cv2.cvtColor(tum_images(0), cv2.COLOR_RGB2GRAY)
+    points = np.random.default_rng(0).uniform(20, 400, (100, 2)).astype(np.float32)
+    flat = np.full_like(before, level)
+    assert not follow(before, flat, points).found.any()
+    assert not follow(flat, flat, points).found.any()
+
+
+def test_edges_are_uncertain_along_themselves() -> None:
+    patch = np.zeros((1, 15, 15), np.float32)
+    patch[0, :, 8:] = 100.0  # a vertical edge
+    noise = detection_noise(structure(patch))[0]
+    assert noise[1, 1] > 10 * noise[0, 0]
+
+
+def test_filter_weighs_flow_and_detection() -> None:
+    """Of a track that drifts, corrected positions stay nearer to the truth than either source's."""
+    rng = np.random.default_rng(1)
+    tracks, steps, detected = 500, 0.12, 0.3
+    filters = Filters.born(np.tile(detected**2 * np.eye(2), (tracks, 1, 1)))
+    first = rng.normal(0, detected, (tracks, 2))  # of the first detection: the track's own point
+    position, drift = first.copy(), first.copy()
+    each = np.tile(np.eye(2), (tracks, 1, 1))
+    for _ in range(30):
+        step = rng.normal(0, steps, (tracks, 2))
+        position, drift = position + step, drift + step
+        filters = filters.step(steps**2 * each)
+        detection = rng.normal(0, detected, (tracks, 2))
+        change, filters = filters.correct(detection - position, detected**2 * each)
+        position = position + change
+    error = np.linalg.norm(position - first, axis=1)
+    assert np.median(error) < 0.7 * np.median(np.linalg.norm(drift - first, axis=1))
+    expected = np.sqrt(np.trace(filters.covariances[0]))
+    assert np.sqrt((error**2).mean()) == pytest.approx(expected, rel=0.15), (
+        "it knows how good it is"
+    )
+
+
+def test_tracks_go_on_between_detections(pipeline: Pipeline, tum_images: Images) -> None:
+    results = [pipeline.process(Image(tum_images(i), i / 30)) for i in range(8)]
+    for result in results:
+        _consistent(result)
+    assert [r.detection_index for r in results] == [0, None, None, 3, None, None, 6, None]
+    first, last = results[0], results[-1]
+    _, rows, columns = np.intersect1d(first.tracks.ids, last.tracks.ids, return_indices=True)
+    assert len(rows) > 100
+    _, inliers = cv2.findFundamentalMat(
+        first.features.keypoints[rows], last.features.keypoints[columns], cv2.USAC_MAGSAC, 1.0
+    )
+    assert inliers.mean() > 0.9
+    assert set(np.unique(results[2].features.detection_age)) == {2}
+    assert 0 in results[3].features.detection_age
+    for before, now in pairwise(results):
+        common = np.intersect1d(before.tracks.ids, now.tracks.ids)
+        assert len(now.matches) == len(common)
+
+
+def test_same_images_same_tracks(tum_images: Images) -> None:
+    runs = []
+    for _ in range(2):
+        pipeline = Pipeline(FrontendConfig(detection="2", **CONFIG))
+        runs.append([pipeline.process(Image(tum_images(i), i / 30)) for i in range(4)])
+        pipeline.close()
+    for one, other in zip(*runs, strict=True):
+        assert (one.tracks.ids == other.tracks.ids).all()
+        assert (one.features.keypoints == other.features.keypoints).all()
+
+
+@pytest.mark.parametrize("fault", ["black", "white", "blurred", "noise", "repeated"])
+def test_bad_images(pipeline: Pipeline, tum_images: Images, fault: str) -> None:
+    """Tracks end or wait, and the scene is found again."""
+    before = [pipeline.process(Image(tum_images(i), i / 30)) for i in range(2)]
+    good = tum_images(1)
+    bad = {
+        "black": np.zeros_like(good),
+        "white": np.full_like(good, 255),
+        "blurred": cv2.GaussianBlur(good, (0, 0), 12),
+        "noise": np.random.default_rng(0).integers(0, 255, good.shape, np.uint8),
+        "repeated": good,
+    }[fault]
+    for i in range(3):
+        _consistent(pipeline.process(Image(bad, (2 + i) / 30)))
+    results = [pipeline.process(Image(tum_images(i), (3 + i) / 30)) for i in range(2, 5)]
+    for result in results:
+        _consistent(result)
+    back = np.isin(before[-1].tracks.ids, results[-1].tracks.ids)
+    assert back.mean() > 0.4
+
+
+def test_a_jump_asks_for_a_detection_at_once(
+    pipeline: Pipeline, tum_images: Images, shared_kitti: Images
+) -> None:
+    pipeline.process(Image(tum_images(0), 0.0))
+    result = pipeline.process(Image(shared_kitti(0), 0.1))
+    assert result.detection_index == result.index
+    assert len(result.features) > 200
+    assert (result.tracks.lengths == 1).mean() > 0.9
+
+
+def test_masked_points_end(pipeline: Pipeline, tum_images: Images) -> None:
+    pipeline.process(Image(tum_images(0), 0.0))
+    mask = np.full(tum_images(0).shape[:2], 255, np.uint8)
+    mask[:, :320] = 0
+    result = pipeline.process(Image(tum_images(1), 0.1, mask))
+    assert (result.features.keypoints[:, 0] >= 319.5).all()
+    assert len(result.features) > 30
+
+
+def test_other_size_begins_an_epoch(pipeline: Pipeline, tum_images: Images) -> None:
+    pipeline.process(Image(tum_images(0), 0.0))
+    with pytest.raises(ImageError, match="10×10"):
+        pipeline.process(Image(np.zeros((10, 10), np.uint8), 0.05))
+    assert pipeline.process(Image(tum_images(1), 0.1)).tracks.epoch == 0
+    result = pipeline.process(Image(tum_images(2)[:400, :500], 0.2))
+    assert result.tracks.epoch == 1
+    assert (result.tracks.lengths == 1).all()
+    _consistent(result)
+
+
+def test_right_image_is_followed_too(shared: Path) -> None:
+    """KITTI: between detections the disparities are those that a detection would find."""
+    folder = shared / "data" / "kitti_00_first40"
+    flowing = Pipeline(FrontendConfig(detection="3", **CONFIG))
+    every = Pipeline(FrontendConfig(**CONFIG))
+    for image in islice(open_source(str(folder), 3, "right"), 3):
+        assert image.right is not None
+        result, reference = flowing.process(image), every.process(image)
+    flowing.close()
+    every.close()
+    assert result.detection_index is None
+    assert result.right_x is not None
+    assert reference.right_x is not None
+    points, there = result.features.keypoints, reference.features.keypoints
+    distance = np.linalg.norm(points[:, None] - there[None], axis=2)
+    rows, columns = np.nonzero(distance < 1.0)
+    disparity = points[rows, 0] - result.right_x[rows]
+    expected = there[columns, 0] - reference.right_x[columns]
+    known = np.isfinite(disparity) & np.isfinite(expected)
+    assert np.count_nonzero(known) > 60
+    assert np.median(np.abs(disparity - expected)[known]) < 0.3
+
+
+@pytest.mark.parametrize("word", ["", "never", "0", "-1", "1.5", "1000"])
+def test_detection_is_checked(word: str) -> None:
+    with pytest.raises(ConfigurationError, match="detection"):
+        FrontendConfig(detection=word)
+
+
+class _Gate:
+    """Holds extraction until it is opened, and fails where told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open, self.failure, self.calls = threading.Event(), None, 0
+        extract = Extractor.extract
+
+        def held(extractor: Extractor, pixels: UInt8Array, mask: UInt8Array | None = None):
+            self.calls += 1
+            assert self.open.wait(30)
+            if self.failure is not None:
+                raise self.failure
+            return extract(extractor, pixels, mask)
+
+        monkeypatch.setattr(Extractor, "extract", held)
+
+
+def _finish(pipeline: Pipeline) -> None:
+    """Wait until the detection in the background has ended."""
+    running = pipeline._carrier._background._running
+    while running is not None and not running.done():
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def behind() -> Iterator[Pipeline]:
+    pipeline = Pipeline(FrontendConfig(detection="behind", **CONFIG))
+    yield pipeline
+    pipeline.close()
+
+
+def test_late_detection_is_carried_to_the_newest_image(
+    behind: Pipeline, tum_images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Points of image 0 that are known only at image 6 lie where image 6 shows them."""
+    gate = _Gate(monkeypatch)
+    results = [behind.process(Image(tum_images(i), i / 30)) for i in range(6)]
+    assert all(len(r.features) == 0 for r in results), "no image waits for its detection"
+    assert gate.calls == 1, "one at a time"
+    gate.open.set()
+    _finish(behind)
+    late = behind.process(Image(tum_images(6), 0.2))
+    _consistent(late)
+    assert late.detection_index == 0
+    assert len(late.features) > 150
+    assert (late.features.detection_age == 6).all()
+    reference = Pipeline(FrontendConfig(**CONFIG))
+    there = reference.process(Image(tum_images(6))).features.keypoints
+    reference.close()
+    distance = np.linalg.norm(late.features.keypoints[:, None] - there[None], axis=2).min(1)
+    assert np.median(distance) < 0.7
+    _finish(behind)
+    after = behind.process(Image(tum_images(7), 0.25))
+    assert np.isin(late.tracks.ids, after.tracks.ids).mean() > 0.7
+    assert (after.features.detection_age[after.tracks.lengths > 1] == 1).any(), "corrected"
+
+
+def test_memory_is_bounded_while_a_detection_hangs(
+    behind: Pipeline, tum_images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = _Gate(monkeypatch)
+    for i in range(100):
+        behind.process(Image(tum_images(i % 3)[:128, :128], i / 30))
+    assert len(behind._carrier._images) <= 64
+    gate.open.set()
+    _finish(behind)
+    _consistent(behind.process(Image(tum_images(0)[:128, :128], 10.0)))
+
+
+def test_failed_detection_is_reported_and_the_next_one_tried(
+    behind: Pipeline, tum_images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = _Gate(monkeypatch)
+    gate.open.set()
+    gate.failure = RuntimeError("the accelerator is gone")
+    behind.process(Image(tum_images(0), 0.0))
+    _finish(behind)
+    with pytest.raises(RuntimeError, match="accelerator"):
+        behind.process(Image(tum_images(1), 0.1))
+    gate.failure = None
+    for i in range(2, 5):
+        result = behind.process(Image(tum_images(i), i / 10))
+        _finish(behind)
+    assert len(result.features) > 100
+
+
+def test_reset_drops_what_is_being_detected(
+    behind: Pipeline, tum_images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = _Gate(monkeypatch)
+    behind.process(Image(tum_images(0), 0.0))
+    behind.reset()
+    gate.open.set()
+    _finish(behind)
+    result = behind.process(Image(tum_images(1), 0.1))
+    assert len(result.features) == 0
+    assert result.detection_index is None
+    assert result.tracks.epoch == 1
