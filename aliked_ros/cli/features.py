@@ -131,7 +131,7 @@ def match(
             matches = matcher.match(features0, features1)
             return features1, verifier.verify(features0, features1, matches)
 
-        features1, found = best_turn(attempt, lambda result: result[1].inlier_count)
+        features1, found = best_turn(attempt, lambda matches: matches.inlier_count)
     matches = found if all_matches else found.verified()
     if found.inlier_count < _DOUBTFUL:
         say(

@@ -318,9 +318,7 @@ class Pipeline:
             found = [self.find_candidate(features, keyframe) for keyframe in self._keyframes]
             return features, sorted((c for c in found if c is not None), key=lambda c: -c.inliers)
 
-        return best_turn(
-            attempt, lambda found: found[1][0].inliers if found[1] else 0, self.quarters
-        )
+        return best_turn(attempt, lambda found: found[0].inliers if found else 0, self.quarters)
 
     def reset(self) -> None:
         """Forget the previous image, all tracks and keyframes; the next image begins an epoch."""

@@ -32,11 +32,12 @@ from aliked_ros.types import Features, Float32Array, UInt8Array
 QUARTERS = (1, 3, 2)
 """Quarter turns in the order in which they are tried: a half turn is the rarest."""
 
-# Verified matches with which no turn is tried. At 90°, up to 150 agree all the same, 4 pixels off.
-_ENOUGH = 200
+# Share of the features that, verified, spares the turns. At 90°, up to a third agree all the same,
+# 4 pixels off.
+_ENOUGH = 0.4
 _CLEAR = 50  # of a turned image; unrelated ones had up to 32 in 150 tries
 
-Attempt = TypeVar("Attempt")
+Found = TypeVar("Found")
 
 
 def turn_pixels(pixels: UInt8Array, turns: int) -> UInt8Array:
@@ -64,17 +65,19 @@ def as_turned(features: Features) -> Features:
 
 
 def best_turn(
-    attempt: Callable[[int], Attempt],
-    inliers: Callable[[Attempt], int],
+    attempt: Callable[[int], tuple[Features, Found]],
+    inliers: Callable[[Found], int],
     quarters: Sequence[int] = QUARTERS,
-) -> Attempt:
+) -> tuple[Features, Found]:
     """The result of matching an image upright, or turned where only that makes it match.
 
-    attempt: matches the image after so many quarter turns. inliers: verified matches of its result.
+    attempt: features of the image after N quarter turns, and what matching them found.
+    inliers: number of verified matches in that.
     quarters: turns to try when upright has too few.
     """
     upright = attempt(0)
-    if inliers(upright) >= _ENOUGH:
+    features, found = upright
+    if inliers(found) >= max(_CLEAR, _ENOUGH * len(features)):
         return upright
-    best = max(map(attempt, quarters), key=inliers)
-    return best if inliers(best) >= max(_CLEAR, inliers(upright)) else upright
+    best = max(map(attempt, quarters), key=lambda result: inliers(result[1]))
+    return best if inliers(best[1]) >= max(_CLEAR, inliers(found)) else upright

@@ -79,7 +79,7 @@ def _relocalize(
 
         with _turn(session) as pipeline:
             quarters = pipeline.quarters
-        features, found = best_turn(attempt, lambda result: result[1].most_inliers, quarters)
+        features, found = best_turn(attempt, lambda looked: looked.most_inliers, quarters)
         result = _untracked(features, image.stamp, session.inputs.calibration.camera)
         response.features = feature_frame(result, request.image.header)
     elif session.latest:

@@ -47,17 +47,19 @@ def test_features_as_the_network_saw_them() -> None:
 
 @pytest.mark.parametrize(
     ("inliers", "chosen"),
-    [((400, 0, 0, 0), 0), ((150, 10, 300, 90), 2), ((20, 32, 30, 10), 0), ((60, 55, 10, 0), 0)],
+    [((410, 0, 0, 0), 0), ((150, 10, 300, 90), 2), ((20, 32, 30, 10), 0), ((60, 55, 10, 0), 0)],
 )
 def test_a_turn_is_chosen_where_only_that_matches_clearly(inliers, chosen: int) -> None:
     tried = []
+    points = np.zeros((1000, 2), np.float32)
+    features = Features(points, points[:, 0], points, 640, 480, "aliked-n16")
 
-    def attempt(turns: int) -> int:
+    def attempt(turns: int) -> tuple[Features, int]:
         tried.append(turns)
-        return turns
+        return features, turns
 
-    assert best_turn(attempt, lambda turns: inliers[turns]) == chosen
-    assert len(tried) == (1 if inliers[0] >= 200 else 4)
+    assert best_turn(attempt, lambda turns: inliers[turns]) == (features, chosen)
+    assert len(tried) == (1 if inliers[0] >= 400 else 4)
 
 
 @pytest.fixture(scope="module")
