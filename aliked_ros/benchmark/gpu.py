@@ -170,16 +170,20 @@ def _stages(device: TorchDevice) -> dict[str, Any]:
         aliked, tensors, _ = device.module(network)
         image, mask, threshold, _ = tensors.values()
         image.random_(0, 256)
-        parts, levels, window = stage("ALIKED, encoder", [aliked.encoder], aliked.encode, image)
-        score_map = stage("ALIKED, score map", [aliked.score_tail], aliked.score, parts)[0, 0]
+        head = [aliked.desc_head]
+        tail = [aliked.score_tail]
+        encoder = [part for part in aliked.children() if part not in head + tail]
+        parts, levels, window = stage("ALIKED, encoder", encoder, aliked.encode, image)
+        score_map = stage(
+            "ALIKED, score map", tail, lambda parts: window.of(aliked.score_map(parts))[0, 0], parts
+        )
         keypoints, _, _ = stage(
             "ALIKED, detection", [], aliked.detect, score_map, mask, threshold, POINTS
         )
-        heads = [aliked.offsets, aliked.aggregation]
         # (it reads only a part of the levels, which is not counted)
         stage(
             "ALIKED, descriptors",
-            heads,
+            head,
             lambda points: aliked.describe(levels, points, window),
             keypoints,
         )

@@ -228,6 +228,10 @@ class SDDH(_DescriptorHead):
     select = property(lambda self: self.sf_conv.weight.flatten(1).T)
     aggregate = property(lambda self: self.agg_weights.flatten(0, 1))
 
+    def offsets(self, patches: Tensor) -> Tensor:
+        """As declared; finite even if a training diverges, since they become indices."""
+        return super().offsets(patches).nan_to_num()
+
 
 class FoldedSDDH(Weighted, _DescriptorHead):
     """The descriptor head with folded weights."""
@@ -389,13 +393,18 @@ class FoldedALIKED(_Network):
         image: 1×H×W×C uint8. mask: H×W uint8, 0 = no keypoint. threshold: [1]. slots: K values
         that are not read; K is how many keypoints to return.
         """
+        parts, levels, window = self.encode(image)
+        score_map = window.of(self.score_map(parts))[0, 0]
+        keypoints, scores, count = self.detect(score_map, mask, threshold, slots.shape[0])
+        return keypoints, scores, self.describe(levels, keypoints, window), count
+
+    def encode(self, image: Tensor) -> tuple[list[Tensor], list[Tensor], Window]:
+        """``score_parts`` and ``levels`` of an image 1×H×W×C uint8, padded around the window."""
         # TensorRT's only operation on 8-bit inputs is the cast
         pixels = image.to(self.conv1.weight.dtype).permute(0, 3, 1, 2)
         padded, window = pad(pixels * (1 / PIXEL_SCALE))
         levels = self.levels(padded)
-        score_map = window.of(self.score_map(self.score_parts(levels)))[0, 0]
-        keypoints, scores, count = self.detect(score_map, mask, threshold, slots.shape[0])
-        return keypoints, scores, self.describe(levels, keypoints, window), count
+        return self.score_parts(levels), levels, window
 
 
 class Encoder(FoldedALIKED):

@@ -90,7 +90,8 @@ def _read(
             x, y = (torch.cat([p, drawn[:, axis] + NMS_RADIUS]) for axis, p in enumerate((x, y)))
         keypoints, scores, dispersities = aliked.refine(score_map, x, y)
         own = [level[number : number + 1] for level in levels]
-        descriptors = network.describe(own, keypoints, window)
+        # (of a training that diverges, only the loss is not finite: it names the pair)
+        descriptors = network.describe(own, keypoints.nan_to_num(), window)
         found.append(
             Detections(
                 keypoints, scores, dispersities, descriptors, window.width, window.height, detected

@@ -122,7 +122,7 @@ def test_what_is_missing_is_named(shared, tmp_path):
     sequence = data / "tum_fr1_xyz"
     (tmp_path / "untrue").mkdir()
     folder = copy_sequence(sequence, tmp_path / "untrue", "frames.csv", "calib.json")
-    with pytest.raises(SourceError, match="no ground truth"):
+    with pytest.raises(SourceError, match="no known ground truth"):
         evaluate(folder, output, "orb", mode="mono", limit=20)
     with pytest.raises(ConfigurationError, match="nothing"):
         evaluate(sequence, output, "nothing", limit=20)

@@ -42,7 +42,7 @@ EXECUTABLES = (
 )  # fmt: skip
 LAB = {"benchmark", "evaluation", "training"}  # folders that no node imports
 # Asked for where they are used; requirements/robot.in and docs/ say where they come from.
-OPTIONAL = {"onnx", "onnxscript", "plotly", "rerun", "torch", "triton"}
+OPTIONAL = {"evo", "onnx", "onnxscript", "plotly", "rerun", "torch", "triton"}
 BIN = Path(sys.executable).parent
 MADE = shutil.ignore_patterns(
     ".venv", ".git", "build", "install", "log", "demo_output", "__pycache__", ".*_cache",
