@@ -30,7 +30,7 @@ from aliked_ros.frontend.following import Detection, Images, Rows, advance, asso
 from aliked_ros.frontend.fusion import Filters, Float64Array, detection_noise
 from aliked_ros.frontend.keyframes import shared_rows
 from aliked_ros.frontend.matcher import EASY_SHARE, Matcher
-from aliked_ros.frontend.recovery import Recovery, smooth
+from aliked_ros.frontend.recovery import Recovery, give, smooth
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.verification import MIN_MATCHES, Verifier
 from aliked_ros.types import (
@@ -134,7 +134,9 @@ class Detector:
             matches = self.verifier.verify(
                 reference, features, matches, request.camera, noise=noise
             )
-            _add(ids, matches, known.reference_ids)
+            good = slice(None) if matches.inliers is None else matches.inliers
+            rows = matches.current_indices[good].astype(np.int64)
+            give(ids, rows, known.reference_ids[matches.reference_indices[good]])
         lost = np.count_nonzero(ids) < MIN_MATCHES
         normalized = None
         if request.camera is not None:
@@ -229,12 +231,3 @@ class Background:
         """Wait for the call that runs."""
         self._thread.shutdown()
         self._running = None
-
-
-def _add(ids: UInt64Array, matches: Matches, reference_ids: UInt64Array) -> None:
-    """Give rows without an id that of the reference's row, where no other row has it."""
-    good = slice(None) if matches.inliers is None else matches.inliers
-    rows = matches.current_indices[good].astype(np.int64)
-    found = reference_ids[matches.reference_indices[good]]
-    free = (ids[rows] == 0) & (found != 0) & ~np.isin(found, ids)
-    ids[rows[free]] = found[free]

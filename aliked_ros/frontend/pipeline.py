@@ -176,10 +176,8 @@ class Pipeline:
                 matches = self._verifier.verify(previous.features, features, matches, camera, rays)
             clock.lap("verify")
         ids = self._tracker.continued(len(features), matches)
-        reason = self._keyframes.reason(image.stamp, features, ids)
+        reason = self._keyframe_reason(image, features, ids, previous)
         lost = previous is not None and _lost(matches)
-        if previous is not None and _fewer(ids, previous) and not previous.is_keyframe:
-            self._keyframes.add_last_view(_keyframe(previous, self._picture))
         picture = smooth(grey(image.pixels)) if self._config.recover_tracks else None
         whole = lost or reason == "lost"
         ids = self._recovery.recover(
@@ -218,9 +216,7 @@ class Pipeline:
         normalized = None if camera is None else camera.normalize(features.keypoints)
         ids = carried.rows.ids
         matches = Matches.empty() if previous is None else carried.matches(previous)
-        reason = self._keyframes.reason(image.stamp, features, ids)
-        if previous is not None and _fewer(ids, previous) and not previous.is_keyframe:
-            self._keyframes.add_last_view(_keyframe(previous, self._picture))
+        reason = self._keyframe_reason(image, features, ids, previous)
         picture = smooth(carried.grey) if self._config.recover_tracks else None
         result = self._finish(
             image,
@@ -244,6 +240,15 @@ class Pipeline:
             self._previous = result
         carrier.keep(carried, request, result.tracks.ids, right_x)
         return result
+
+    def _keyframe_reason(
+        self, image: Image, features: Features, ids: UInt64Array, previous: FrameResult | None
+    ) -> str:
+        """Why the image is a keyframe, "" = it is none; keeps the last view of tracks that end."""
+        reason = self._keyframes.reason(image.stamp, features, ids)
+        if previous is not None and _fewer(ids, previous) and not previous.is_keyframe:
+            self._keyframes.add_last_view(_keyframe(previous, self._picture))
+        return reason
 
     def _finish(
         self,

@@ -127,7 +127,7 @@ class Recovery:
             return False
         rows = matches.current_indices[inliers].astype(np.int64)
         keyframe_rows = matches.reference_indices[inliers].astype(np.int64)
-        _give(ids, rows, keyframe.tracks.ids[keyframe_rows])
+        give(ids, rows, keyframe.tracks.ids[keyframe_rows])
         return True
 
     def _views(
@@ -167,7 +167,7 @@ class Recovery:
                 keypoints = view.keyframe.features.keypoints[lost]
                 good = aligned(view.keyframe.picture, picture, keypoints, features.keypoints[rows])
                 rows, lost = rows[good], lost[good]
-            _give(ids, rows, known[lost])
+            give(ids, rows, known[lost])
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +287,7 @@ def _undistorted(
     return rays.astype(np.float64) * float(np.sqrt(camera.matrix[0, 0] * camera.matrix[1, 1]))
 
 
-def _give(ids: UInt64Array, rows: IntArray, lost: UInt64Array) -> None:
-    """Set lost ids at rows that have none, unless another row has that id."""
-    free = (ids[rows] == 0) & ~np.isin(lost, ids)
+def give(ids: UInt64Array, rows: IntArray, lost: UInt64Array) -> None:
+    """Set ids of lost tracks (0 = none) at rows without one, unless another row has that id."""
+    free = (ids[rows] == 0) & (lost != 0) & ~np.isin(lost, ids)
     ids[rows[free]] = lost[free]
