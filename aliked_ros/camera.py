@@ -29,20 +29,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aliked_ros.errors import ConfigurationError
+from aliked_ros.lenses import LENSES, Lens
 from aliked_ros.types import Float32Array
 
-DISTORTION_MODELS = {
+DISTORTION_MODELS: dict[str, tuple[int, ...]] = {
     "plumb_bob": (0, 4, 5),
     "rational_polynomial": (4, 5, 8, 12, 14),  # 12: with a thin prism; 14: and a tilted sensor
-    "equidistant": (4,),
+    **{name: lens.counts for name, lens in LENSES.items()},
 }
-"""Names of REP-104's distortion models and how many coefficients each may have.
+"""Names of distortion models and how many coefficients each may have; empty = any number.
 
-More are welcome where they are 0.
+The first two and equidistant are REP-104's. More coefficients are welcome where they are 0.
 """
 
 _STEPS = 10  # of Newton's method, to reach the corners of wide lenses
-_ACCURACY = 1e-3  # pixels
+_ACCURACY = 1e-7  # pixels
 _FAILURE = 0.1  # pixels
 LARGEST_SIDE = 32767
 """Pixels; OpenCV's tables for rectification hold no larger images."""
@@ -54,6 +55,9 @@ _SYNONYMS = {
     "brown conrady": "plumb_bob",  # RealSense's SDK
     "fisheye": "equidistant",
     "kannala brandt4": "equidistant",
+    "ds": "double_sphere",
+    "omni": "omnidirectional",
+    "mei": "omnidirectional",
 }
 
 
@@ -64,8 +68,10 @@ class CameraModel:
     width, height: pixels.
     matrix: 3×3 float64, [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], pixels of the published image.
     distortion_model: one of DISTORTION_MODELS.
-    distortion: its coefficients, float64 (k1 k2 p1 p2 [k3 [k4 k5 k6 [s1..s4 [τx τy]]]], or k1..k4
-        equidistant).
+    distortion: its coefficients, float64. plumb_bob, rational_polynomial: k1 k2 p1 p2 [k3
+        [k4 k5 k6 [s1..s4 [τx τy]]]]. equidistant: k1 k2 k3 k4, or fewer, or more. eucm: α β.
+        double_sphere: ξ α. omnidirectional: ξ k1 k2 p1 p2. thin_prism_fisheye: k1 k2 p1 p2 k3 k4
+        sx1 sy1.
     """
 
     width: int
@@ -86,16 +92,21 @@ class CameraModel:
         if len(points) == 0:
             return np.zeros((0, 2), np.float32)
         pixels = points.astype(np.float64).reshape(-1, 1, 2)
-        if self.distortion_model == "equidistant":
-            rays = np.asarray(
-                cv2.fisheye.undistortPoints(pixels, self.matrix, self.distortion), np.float64
-            )
-        else:
-            rays = self._undistort(pixels)
+        lens = LENSES.get(self.distortion_model)
+        rays = self._undistort(pixels) if lens is None else self._undistort_lens(lens, pixels)
         with np.errstate(all="ignore"):
             missed = np.linalg.norm(pixels - self._project(rays), axis=-1)
         rays[~(missed < _FAILURE)] = np.nan
         return rays.reshape(-1, 2).astype(np.float32)
+
+    def _undistort_lens(self, lens: Lens, pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+        """N×1×2 → N×1×2."""
+        points = (pixels.reshape(-1, 2) - self.matrix[:2, 2]) / np.diag(self.matrix)[:2]
+        with np.errstate(all="ignore"):  # where no ray leads
+            directions = lens.undistort(points, self.distortion)
+            ahead = directions[:, 2:] > 0.0
+            rays = np.where(ahead, directions[:, :2] / directions[:, 2:], np.nan)
+        return rays.reshape(-1, 1, 2)
 
     def _undistort(self, pixels: NDArray[np.float64]) -> NDArray[np.float64]:
         """N×1×2 → N×1×2; OpenCV's five iterations leave pixels of error with wide lenses."""
@@ -123,9 +134,17 @@ class CameraModel:
 
     def _project(self, rays: NDArray[np.float64]) -> NDArray[np.float64]:
         """N×1×2 → N×1×2."""
-        if self.distortion_model == "equidistant":
-            return np.asarray(cv2.fisheye.distortPoints(rays, self.matrix, self.distortion))
-        return self._project_pinhole(rays)[0]
+        lens = LENSES.get(self.distortion_model)
+        if lens is None:
+            return self._project_pinhole(rays)[0]
+        directions = np.column_stack([rays.reshape(-1, 2), np.ones(len(rays))])
+        return self._project_lens(lens, directions).reshape(-1, 1, 2)
+
+    def _project_lens(self, lens: Lens, directions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Directions N×3 → pixels N×2, NaN where the lens does not see them."""
+        with np.errstate(all="ignore"):
+            points = lens.distort(directions, self.distortion)
+        return points * np.diag(self.matrix)[:2] + self.matrix[:2, 2]
 
     def _project_pinhole(
         self, rays: NDArray[np.float64]
@@ -146,11 +165,18 @@ class CameraModel:
         rotation: 3×3, from this optical frame to the rectified one. matrix, size: intrinsics 3×3
         and (width, height) of the rectified image. kind: of the maps.
         """
-        module = cv2.fisheye if self.distortion_model == "equidistant" else cv2
-        x, y = module.initUndistortRectifyMap(
-            self.matrix, self.distortion, rotation, matrix, size, kind
-        )
-        return x, y
+        lens = LENSES.get(self.distortion_model)
+        if lens is None:
+            x, y = cv2.initUndistortRectifyMap(
+                self.matrix, self.distortion, rotation, matrix, size, kind
+            )
+            return x, y
+        columns, rows = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+        rectified = np.stack([columns.ravel(), rows.ravel(), np.ones(columns.size)])
+        directions = np.asarray((np.linalg.inv(matrix @ rotation) @ rectified).T, np.float64)
+        pixels = np.nan_to_num(self._project_lens(lens, directions), nan=-1e4)  # outside
+        x, y = np.moveaxis(pixels.astype(np.float32).reshape(size[1], size[0], 2), 2, 0)
+        return cv2.convertMaps(x, y, kind) if kind != cv2.CV_32FC1 else (x, y)
 
     @classmethod
     def from_info(cls, info: Any, rectified: bool) -> CameraModel:
@@ -217,14 +243,17 @@ def create_camera(
         raise ConfigurationError(
             f"distortion_model is {distortion_model!r}; choose {', '.join(DISTORTION_MODELS)}."
         )
-    counts = [n for n in DISTORTION_MODELS[name] if n <= len(distortion)]
+    allowed = DISTORTION_MODELS[name] or range(len(distortion) + 1)
+    counts = [n for n in allowed if n <= len(distortion)]
     fitting = [n for n in counts if not distortion[n:].any()]
     if not fitting:
         raise ConfigurationError(
             f"{name} has {len(distortion)} distortion coefficients; it takes "
-            f"{' or '.join(map(str, DISTORTION_MODELS[name]))}, and more only if they are 0."
+            f"{' or '.join(map(str, allowed))}, and more only if they are 0."
         )
     distortion = distortion[: fitting[-1]]
+    if name in LENSES and (problem := LENSES[name].check(distortion)):
+        raise ConfigurationError(f"{name} is impossible: {problem}. Correct the calibration.")
     if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or not np.isfinite(distortion).all():
         raise ConfigurationError(f"The camera matrix is {matrix.tolist()}; it must be 3×3, finite.")
     if matrix[0, 0] <= 0 or matrix[1, 1] <= 0:

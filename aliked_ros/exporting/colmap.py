@@ -39,6 +39,7 @@ from aliked_ros.camera import CameraModel
 from aliked_ros.errors import OutputError
 from aliked_ros.exporting.recording import RecordedFrame, RecordedMatches, RecordingReader
 from aliked_ros.io.results import output_path
+from aliked_ros.lenses import LENSES
 from aliked_ros.types import UInt64Array
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,11 @@ _DESCRIPTOR_TYPES = {
     "aliked-n32": pycolmap.FeatureExtractorType.ALIKED_N32,
 }
 _CENTRE = 0.5  # COLMAP's origin is the corner of the top-left pixel, ours its centre
+_LENSES = {
+    "equidistant": ("OPENCV_FISHEYE", 4),
+    "eucm": ("EUCM", 2),
+    "thin_prism_fisheye": ("THIN_PRISM_FISHEYE", 8),
+}  # COLMAP's name, and how many coefficients it has
 _BLOCK = 500  # pairs verified between two progress reports
 
 Report = Callable[[str, float], None]
@@ -144,22 +150,23 @@ def colmap_camera(camera: CameraModel) -> pycolmap.Camera:
         matrix[0, 2] + _CENTRE,
         matrix[1, 2] + _CENTRE,
     ]
-    coefficients = np.zeros(14)
-    coefficients[: len(camera.distortion)] = camera.distortion
-    if coefficients[8:].any():
+    lens, coefficients = camera.distortion_model, camera.distortion
+    wide, most = _LENSES.get(lens, ("", 0 if lens in LENSES else 8))
+    if coefficients[most:].any():
         raise OutputError(
-            f"COLMAP has no camera with the {len(camera.distortion)} distortion coefficients "
-            f"{camera.distortion.tolist()}; record rectified images, or calibrate with 8 at most."
+            f"COLMAP has no camera of model {lens} with the {len(coefficients)} coefficients "
+            f"{coefficients.tolist()}; record rectified images, or calibrate with another model."
         )
-    coefficients = coefficients[:8]
-    if camera.distortion_model == "equidistant":
-        model, extra = "OPENCV_FISHEYE", coefficients[:4]
-    elif not coefficients.any():
-        model, extra = "PINHOLE", coefficients[:0]
-    elif not coefficients[4:].any():
-        model, extra = "OPENCV", coefficients[:4]
+    extra = np.zeros(most)
+    extra[: len(coefficients[:most])] = coefficients[:most]
+    if wide:
+        model = wide
+    elif not extra.any():
+        model, extra = "PINHOLE", extra[:0]
+    elif not extra[4:].any():
+        model, extra = "OPENCV", extra[:4]
     else:
-        model, extra = "FULL_OPENCV", coefficients
+        model = "FULL_OPENCV"
     return pycolmap.Camera(
         model=model,
         width=camera.width,

@@ -40,6 +40,7 @@ from aliked_ros.sources.base import (
     rate_of,
     read_image,
 )
+from aliked_ros.sources.calibration_files import euroc_calibration
 from aliked_ros.sources.files import (
     ImageFiles,
     Step,
@@ -70,12 +71,6 @@ _TUM_CALIBRATIONS = {
 _KITTI_IMAGES = 1_000_000  # maximum: names have six digits; longer ones are times
 _KITTI_RATE = 10.0  # Hz, if times.txt is missing
 _EUROC_TOLERANCE = 0.002  # seconds between the two cameras' images, which share a trigger
-_EUROC_MODELS = {
-    "radial-tangential": "plumb_bob",
-    "radtan": "plumb_bob",
-    "none": "plumb_bob",
-    "equidistant": "equidistant",
-}
 
 
 def is_known(path: Path) -> bool:
@@ -324,17 +319,7 @@ def euroc_sensor(path: Path) -> tuple[CameraModel, NDArray[np.float64]] | None:
         text = path.read_text(encoding="utf-8-sig")
         # OpenCV's first line is not valid YAML 1.1.
         sensor = yaml.safe_load(text.removeprefix("%YAML:1.0"))
-        width, height = sensor["resolution"]
-        fx, fy, cx, cy = (float(value) for value in sensor["intrinsics"])
-        model = str(sensor["distortion_model"])
-        calibration = {
-            "width": int(width),
-            "height": int(height),
-            **{"fx": fx, "fy": fy, "cx": cx, "cy": cy},
-            "distortion_model": _EUROC_MODELS.get(model, model),
-            "distortion": [float(value) for value in sensor["distortion_coefficients"]],
-        }
-        camera = CameraModel.from_calibration(calibration)
+        camera = CameraModel.from_calibration(euroc_calibration(sensor))
         pose = np.array(sensor["T_BS"]["data"], np.float64).reshape(4, 4)
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, ConfigurationError) as error:
         raise SourceError(

@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -42,6 +41,7 @@ from aliked_ros.sources.base import (
     read_image,
     warn_of_another_size,
 )
+from aliked_ros.sources.calibration_files import find_calibration, read_calibration
 from aliked_ros.types import Image
 
 logger = logging.getLogger("aliked_ros.sources")
@@ -203,17 +203,21 @@ def nanoseconds_of(seconds: str) -> int | None:
     return nanoseconds if abs(nanoseconds) < _LATEST else None
 
 
-def calibration_file(path: Path) -> dict[str, Any] | None:
-    """The calib.json of a folder, None = absent; SourceError if it is invalid."""
-    path = path / "calib.json"
-    if not path.is_file():
+def calibration_file(folder: Path) -> dict[str, Any] | None:
+    """The calibration in a folder (``calibration_files.NAMES``), as in calib.json; None = none.
+
+    Raises SourceError for an invalid calib.json; another tool's file is left out with a warning.
+    """
+    path = find_calibration(folder)
+    if path is None:
         return None
     try:
-        calibration = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path} cannot be read as JSON: {error}.") from error
-    if not isinstance(calibration, dict):
-        raise SourceError(f"{path} must hold a JSON object, not a {type(calibration).__name__}.")
+        calibration = read_calibration(path)
+    except SourceError as error:
+        if path.suffix == ".json":
+            raise
+        logger.warning("%s The camera is not calibrated.", error)
+        return None
     rate = calibration.get("rate_hz") or 0.0
     if not isinstance(rate, int | float) or not 0.0 <= rate < np.inf:  # also refuses NaN
         raise SourceError(

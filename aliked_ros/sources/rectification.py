@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, SourceError
+from aliked_ros.lenses import LENSES
 from aliked_ros.sources.base import calibration_of
 from aliked_ros.types import Image, UInt8Array
 
@@ -84,34 +85,33 @@ def rectify(left: CameraModel, right: CameraModel, right_from_left: Matrix) -> R
     """The rectification of two separately calibrated cameras.
 
     right_from_left: 4×4, p_right = R·p_left + t, metres. Both images are scaled so that no border
-    is empty; images of an equidistant lens keep the scale at the centre and lose their border.
-    Raises ConfigurationError for cameras of different sizes or kinds of lens.
+    is empty; images of a wide lens (``aliked_ros.lenses``) keep the scale at the centre and lose
+    their border.
+    Raises ConfigurationError for cameras of different sizes.
     """
     if not right.fits(left.width, left.height):
         raise ConfigurationError(
             f"the left images have {left.width}×{left.height} pixels, the right ones "
             f"{right.width}×{right.height}; rectification needs one size."
         )
-    fisheye = left.distortion_model == "equidistant"
-    if fisheye != (right.distortion_model == "equidistant"):
-        raise ConfigurationError("one camera is equidistant and the other is not.")
     rotation, translation = right_from_left[:3, :3].copy(), right_from_left[:3, 3:].copy()
     size = (left.width, left.height)
-    lenses = (left.matrix, left.distortion, right.matrix, right.distortion)
-    if fisheye:
-        turned: Any = cv2.fisheye.stereoRectify(
-            *lenses, size, rotation, translation, cv2.CALIB_ZERO_DISPARITY
-        )
-        r1, r2 = (np.asarray(one, np.float64) for one in turned[:2])
-        # OpenCV's own P shrinks a wide lens's image drastically, to show all of it.
+    wide = [camera.distortion_model in LENSES for camera in (left, right)]
+    bent = [
+        np.zeros(5) if is_wide else camera.distortion
+        for camera, is_wide in zip((left, right), wide, strict=True)
+    ]
+    turned: Any = cv2.stereoRectify(
+        left.matrix, bent[0], right.matrix, bent[1], size, rotation, translation, alpha=0.0
+    )
+    r1, r2, p1, p2 = (np.asarray(one, np.float64) for one in turned[:4])
+    if any(wide):
+        # OpenCV's own P would show all of a wide lens's image, drastically shrunk, or none of it.
         p1 = np.zeros((3, 4))
         p1[:, :3] = (left.matrix + right.matrix) / 2
         p1[0, 0] = p1[1, 1] = (p1[0, 0] + p1[1, 1]) / 2
         p2 = p1.copy()
         p2[0, 3] = p1[0, 0] * (r2 @ translation)[0, 0]
-    else:
-        turned = cv2.stereoRectify(*lenses, size, rotation, translation, alpha=0.0)
-        r1, r2, p1, p2 = (np.asarray(one, np.float64) for one in turned[:4])
     return Rectification(View(left, r1, p1), View(right, r2, p2))
 
 

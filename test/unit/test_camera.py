@@ -25,6 +25,7 @@ import pytest
 
 from aliked_ros.camera import CameraModel, create_camera
 from aliked_ros.errors import ConfigurationError
+from aliked_ros.lenses import LENSES as FAMILIES
 
 MATRIX = np.array([[520.0, 0.0, 318.0], [0.0, 518.0, 250.0], [0.0, 0.0, 1.0]])
 LENSES = {
@@ -88,7 +89,10 @@ def test_no_points() -> None:
     [
         (np.zeros((3, 3)), "plumb_bob", np.zeros(5), "not calibrated"),
         (MATRIX, "thin_prism", np.zeros(5), "thin_prism.*equidistant"),
-        (MATRIX, "equidistant", np.full(5, 0.1), "5 distortion coefficients; it takes 4"),
+        (MATRIX, "eucm", np.full(5, 0.1), "eucm has 5 distortion coefficients; it takes 2"),
+        (MATRIX, "eucm", np.array([1.5, 1.0]), "alpha is 1.5"),
+        (MATRIX, "double_sphere", np.array([-2.0, 0.5]), "xi is -2"),
+        (MATRIX, "omnidirectional", np.array([-1.0, 0.0, 0.0, 0.0, 0.0]), "xi is -1"),
         (MATRIX, "plumb_bob", np.full(8, 0.1), "8 distortion coefficients; it takes 0 or 4 or 5"),
         (MATRIX, "plumb_bob", np.array([0.0] * 5 + [np.nan]), "6 distortion coefficients"),
         (MATRIX, "Inverse Brown Conrady", np.full(5, 0.1), "distortion_model is 'Inverse"),
@@ -105,7 +109,9 @@ def test_nonsense(matrix: np.ndarray, model: str, distortion: np.ndarray, messag
     [
         ("plumb_bob", [0.1, 0.2, 0.0, 0.0, 0.3, 0.0, 0.0, 0.0], [0.1, 0.2, 0.0, 0.0, 0.3]),
         ("plumb_bob", [0.0], []),
-        ("equidistant", [0.1, 0.2, 0.3, 0.4, 0.0], [0.1, 0.2, 0.3, 0.4]),
+        ("equidistant", [], []),
+        ("equidistant", [0.1, 0.2], [0.1, 0.2]),
+        ("eucm", [0.6, 1.1, 0.0, 0.0], [0.6, 1.1]),
         ("rational_polynomial", [0.1, 0.2, 0.0, 0.0, 0.3], [0.1, 0.2, 0.0, 0.0, 0.3]),
         ("rational_polynomial", [0.1] * 8 + [0.0] * 6, [0.1] * 8 + [0.0] * 6),
         ("rational_polynomial", [0.01] * 12, [0.01] * 12),
@@ -161,3 +167,97 @@ def test_no_ray_leads_beyond_the_field_of_view(
     known = np.isfinite(camera.normalize(pixels)).all(axis=1)
     assert known[away < 0.98 * radius].all()
     assert not known[away > 1.02 * radius].any()
+
+
+LENS_MATRIX = np.array([[300.0, 0.0, 639.5], [0.0, 301.0, 479.5], [0.0, 0.0, 1.0]])
+WIDE_LENSES = {
+    "equidistant": [-0.012, 0.03, -0.02, 0.004, 0.001],
+    "eucm": [0.6, 1.1],
+    "double_sphere": [-0.2, 0.6],
+    "omnidirectional": [1.2, -0.2, 0.05, 1e-3, -5e-4],
+    "thin_prism_fisheye": [-0.02, 0.01, 1e-3, -2e-3, 1e-3, -5e-4, 2e-3, 1e-3],
+}
+COLMAP_NAMES = {
+    "equidistant": "OPENCV_FISHEYE", "eucm": "EUCM", "thin_prism_fisheye": "THIN_PRISM_FISHEYE",
+}  # fmt: skip
+
+
+def wide(model: str, count: int | None = None) -> CameraModel:
+    return create_camera(1280, 960, LENS_MATRIX, model, np.array(WIDE_LENSES[model][:count]))
+
+
+@pytest.mark.parametrize("model", WIDE_LENSES)
+def test_directions_come_back_from_the_image_also_from_behind_the_camera(model: str) -> None:
+    camera, lens = wide(model), FAMILIES[model]
+    angle, turn = np.meshgrid(np.radians(np.linspace(0.0, 110.0, 23)), np.linspace(0.0, 6.2, 40))
+    directions = np.stack(
+        [np.sin(angle) * np.cos(turn), np.sin(angle) * np.sin(turn), np.cos(angle)], axis=-1
+    ).reshape(-1, 3)
+    points = lens.distort(directions, camera.distortion)
+    assert np.isfinite(points).all()
+    back = lens.undistort(points, camera.distortion)
+    back /= np.linalg.norm(back, axis=1, keepdims=True)
+    np.testing.assert_allclose(back, directions, atol=1e-9)
+    pixels = (points * 300.0)[angle.ravel() < np.radians(80.0)]
+    assert np.abs(300.0 * lens.distort(back, camera.distortion) - points * 300.0).max() < 1e-6
+    assert np.ptp(pixels, axis=0).min() > 300.0  # the lens is a wide one
+
+
+@pytest.mark.parametrize("model", WIDE_LENSES)
+def test_pixels_of_a_wide_lens_come_back_from_their_rays(model: str) -> None:
+    camera = wide(model)
+    x, y = np.meshgrid(np.linspace(0, 1279, 30), np.linspace(0, 959, 20))
+    pixels = np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
+    rays = camera.normalize(pixels)
+    seen = np.isfinite(rays).all(axis=1)
+    assert seen[np.hypot(*(pixels - [639.5, 479.5]).T) < 200].all()  # less than 90° off axis
+    assert not seen[0]  # a corner: farther
+    # to 0.05 pixels: coordinates are float32, and large near 90°
+    assert np.abs(camera.project(rays[seen]) - pixels[seen]).max() < 0.05
+
+
+@pytest.mark.parametrize("model", COLMAP_NAMES)
+def test_wide_lenses_agree_with_colmap(model: str) -> None:
+    pycolmap = pytest.importorskip("pycolmap")
+    camera = wide(model, 4 if model == "equidistant" else None)
+    from aliked_ros.exporting.colmap import colmap_camera
+
+    theirs = colmap_camera(camera)
+    assert theirs.model_name == COLMAP_NAMES[model]
+    assert isinstance(theirs, pycolmap.Camera)
+    rays = np.random.default_rng(0).uniform(-1.2, 1.2, (200, 2))
+    expected = [theirs.img_from_cam(ray) for ray in np.insert(rays, 2, 1.0, axis=1)]
+    ours = camera.project(rays.astype(np.float32))
+    np.testing.assert_allclose(ours + 0.5, np.reshape(expected, (-1, 2)), atol=1e-3)
+
+
+def test_a_fisheye_agrees_with_opencv() -> None:
+    camera = wide("equidistant", 4)
+    rays = np.random.default_rng(0).uniform(-1.5, 1.5, (200, 2))
+    theirs = cv2.fisheye.distortPoints(rays[:, None], camera.matrix, camera.distortion)[:, 0]
+    np.testing.assert_allclose(camera.project(rays.astype(np.float32)), theirs, atol=1e-3)
+    x, y = camera.rectification_maps(np.eye(3), camera.matrix, (1280, 960))
+    expected = cv2.fisheye.initUndistortRectifyMap(
+        camera.matrix, camera.distortion, np.eye(3), camera.matrix, (1280, 960), cv2.CV_32FC1
+    )
+    np.testing.assert_allclose(x, expected[0], atol=1e-3)
+    np.testing.assert_allclose(y, expected[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("model", ["double_sphere", "omnidirectional"])
+def test_without_coefficients_a_unified_lens_is_a_pinhole(model: str) -> None:
+    nothing = np.zeros(FAMILIES[model].counts[0])
+    camera = create_camera(1280, 960, LENS_MATRIX, model, nothing)
+    pinhole = create_camera(1280, 960, LENS_MATRIX, "plumb_bob", np.zeros(5))
+    rays = np.random.default_rng(0).uniform(-1.5, 1.5, (50, 2)).astype(np.float32)
+    np.testing.assert_allclose(camera.project(rays), pinhole.project(rays), atol=1e-3)
+    np.testing.assert_allclose(camera.normalize(pinhole.project(rays)), rays, atol=1e-5)
+
+
+def test_a_double_sphere_by_hand() -> None:
+    """Usenko et al., equations 40 to 43, for the direction (1, 0, 1)."""
+    camera = create_camera(1280, 960, LENS_MATRIX, "double_sphere", np.array([0.5, 0.25]))
+    shifted = 0.5 * 2**0.5 + 1.0
+    expected = 300.0 / (0.25 * (1.0 + shifted**2) ** 0.5 + 0.75 * shifted) + 639.5
+    found = camera.project(np.array([[1.0, 0.0]], np.float32))[0]
+    np.testing.assert_allclose(found, [expected, 479.5], atol=1e-3)
