@@ -34,11 +34,12 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 from builtin_interfaces.msg import Time
 from catkin_pkg.package import parse_package
 from rclpy.serialization import serialize_message
+from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 import aliked_ros
 from aliked_msgs.msg import FeatureFrame
-from aliked_ros.ros.conversions import feature_frame
+from aliked_ros.ros.conversions import feature_frame, image_message
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
 from helpers.ros import RELIABLE, Probe, environment
 
@@ -95,6 +96,38 @@ def test_the_python_subscriber_reads_a_publisher():
         "longest track 2 images, descriptors 400×128 float16",
         "7.000000002: 400 features, 400 tracked, 2 came back, median motion 5.00 px, "
         "longest track 3 images, descriptors 0×0 float32",
+    ]
+
+
+@pytest.mark.ros
+def test_message_filters_pair_each_image_with_its_features():
+    pytest.importorskip("message_filters", reason="message_filters comes with ROS, not from wheels")
+    probe = Probe()
+    images = probe.node.create_publisher(Image, "image", RELIABLE)
+    frames = probe.node.create_publisher(FeatureFrame, "aliked_frontend/features", RELIABLE)
+    remap = ["--ros-args", "-r", "features:=aliked_frontend/features"]
+    process = subprocess.Popen(
+        [sys.executable, EXAMPLES / "synchronized.py", *remap],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
+    try:
+        probe.wait(lambda: frames.get_subscription_count() == 2)  # the probe's own is one
+        probe.wait(lambda: images.get_subscription_count() == 1)
+        probe.spin(0.3)
+        for index in range(4):
+            header = Header(stamp=Time(sec=7, nanosec=index))
+            images.publish(image_message(np.full((480, 640), 10 * index, np.uint8), header))
+            if index != 2:  # the front-end skipped one
+                frames.publish(feature_frame(result(index), header, "float16"))
+        probe.spin(1.0)
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        probe.close()
+    assert process.returncode == 0, errors
+    assert said.splitlines() == [
+        f"7.{index:09d}: 400 features, mean brightness {10 * index:.1f}" for index in (0, 1, 3)
     ]
 
 
