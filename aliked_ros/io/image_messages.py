@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,13 +137,22 @@ def depth_from_message(message: Any) -> Float32Array:
     return depth_in_metres(stored.astype(dtype, copy=False))
 
 
-def mask_from_message(message: Any) -> UInt8Array:
-    """H×W uint8 mask of a mono8 image, 0 = ignore; ImageError for another encoding."""
-    if message.encoding not in ("mono8", "8UC1"):
+def mask_from_message(message: Any, ignored: Sequence[int] = (0,)) -> UInt8Array:
+    """H×W uint8 mask, 0 = ignore, of a mask or of an image of class labels.
+
+    message: mono8 or 8UC1; labels may also be mono16 or 16UC1. ignored: values that mean ignore.
+    Raises ImageError for another encoding.
+    """
+    types = {"mono8": np.uint8, "8UC1": np.uint8, "mono16": np.uint16, "16UC1": np.uint16}
+    if message.encoding not in types:
         raise ImageError(
-            f"mask has encoding {message.encoding!r}; publish mono8, where 0 means ignore."
+            f"mask has encoding {message.encoding!r}; publish mono8 or mono16, where "
+            f"{' or '.join(map(str, ignored))} means ignore."
         )
-    return image_from_message(message).pixels
+    dtype = np.dtype(types[message.encoding])
+    rows = np.ascontiguousarray(_rows(message, dtype.itemsize))
+    labels = rows.view(dtype.newbyteorder(">" if message.is_bigendian else "<"))
+    return np.where(np.isin(labels, ignored), np.uint8(0), np.uint8(255))
 
 
 def _unpack(message: Any, encoding: _Encoding) -> UInt8Array:

@@ -26,6 +26,7 @@ from rclpy.lifecycle import LifecycleNode
 from aliked_ros.backends.base import OpenBackend
 from aliked_ros.errors import BackendError
 from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.ros.masks import mask_values
 from aliked_ros.ros.numbering import Epochs
 from aliked_ros.ros.outputs import advertise
 from aliked_ros.ros.parameters import NodeParameters
@@ -51,6 +52,7 @@ class Configured:
         self._node = node
         self._epochs = epochs
         self.config = settings.frontend_config()
+        mask_values(settings["mask_values"])  # refuses nonsense now rather than when active
         mask_file = settings["mask_file"]
         self.static_mask = read_mask(Path(mask_file)) if mask_file else None
         self._lock = threading.Lock()

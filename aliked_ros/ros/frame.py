@@ -41,6 +41,7 @@ class Frame:
 
     message: as received. received: when that was (``time.perf_counter``).
     partner: the right image (stereo) or the depth image (RGB-D); None = none came in time.
+    mask: its own, with ``mask_sync: stamped``; None = none came in time.
     stages: seconds spent in each stage so far.
     image, result, reference_stamp: set by ``Session.process``. The result is numbered as
         published; the stamp is that of the image it was matched with.
@@ -49,6 +50,7 @@ class Frame:
     message: AnyImage
     received: float
     partner: AnyImage | None = None
+    mask: ImageMessage | None = None
     stages: dict[str, float] = field(default_factory=dict)
     image: Image = field(init=False)
     result: FrameResult = field(init=False)

@@ -126,6 +126,29 @@ DECLARATIONS: tuple[Declaration, ...] = (
         change=Change.UNCONFIGURED,
     ),
     Declaration(
+        "mask_sync",
+        "latched",
+        "Which images a message on mask is for: 'latched' = all that follow, 'stamped' = the one "
+        "of its stamp (a segmentation of each image), which waits for it as for a partner: sync, "
+        "sync_tolerance, sync_wait.",
+        choices=("latched", "stamped"),
+        change=Change.UNCONFIGURED,
+    ),
+    Declaration(
+        "mask_missing",
+        "latest",
+        "With mask_sync stamped, an image whose mask does not come: 'latest' = uses the mask "
+        "before, 'none' = is not masked.",
+        choices=("latest", "none"),
+        change=Change.UNCONFIGURED,
+    ),
+    Declaration(
+        "mask_values",
+        "0",
+        "Values of the mask topic to ignore, with commas: classes of a segmentation, say.",
+        change=Change.UNCONFIGURED,
+    ),
+    Declaration(
         "mask_border",
         False,
         "Rectified images: no features in the border that rectification left empty, from "

@@ -34,7 +34,8 @@ from aliked_ros.ros.conversions import image_from_message, seconds
 from aliked_ros.ros.declarations import Settings
 from aliked_ros.ros.frame import AnyImage, Frame
 from aliked_ros.ros.masks import Masks
-from aliked_ros.ros.partners import Deliver, Mono, Partners
+from aliked_ros.ros.pairing import Pair
+from aliked_ros.ros.partners import Deliver, Mono, Partners, Stream
 from aliked_ros.ros.status import Losses, Statistics
 from aliked_ros.ros.subscriptions import Subscriptions
 from aliked_ros.ros.warnings import Warnings
@@ -84,7 +85,8 @@ class Inputs:
             rectified,
             warnings,
         )
-        self._masks = Masks(static_mask, settings["mask_border"] and rectified, warnings)
+        border = settings["mask_border"] and rectified
+        self._masks = Masks(static_mask, border, settings, warnings)
         if settings["mask_border"] and not rectified:
             warnings.warn(
                 "mask_border",
@@ -96,6 +98,7 @@ class Inputs:
         self._subscriptions = Subscriptions(node, warnings)
         try:
             self._partners = self._subscribe(deliver)
+            self._stamped_masks = self._subscribe_masks()
         except BaseException:
             self._subscriptions.close()
             raise
@@ -114,7 +117,6 @@ class Inputs:
 
         self._images = subscribe("image", compressed, self.on_image)
         subscriptions.add_lasting(CameraInfo, "camera_info", self.calibration.set_info)
-        subscriptions.add_lasting(ImageMessage, "mask", self._masks.set_message, _MASK_QOS)
         if settings["input"] == "mono":
             return Mono(deliver)
         topic = "right/image" if self._stereo else "depth/image"
@@ -126,10 +128,32 @@ class Inputs:
             self._node, settings, self._images, others, self._statistics, self._warnings, deliver
         )
 
+    def _subscribe_masks(self) -> Stream[ImageMessage] | None:
+        """Masks for all images that follow; or, returned, the stream of each image's own."""
+        if self._settings["mask_sync"] == "latched":
+            self._subscriptions.add_lasting(
+                ImageMessage, "mask", self._masks.set_message, _MASK_QOS
+            )
+            return None
+        qos = QoSProfile(depth=10, reliability=_RELIABILITY[self._settings["input_reliability"]])
+        masks = self._subscriptions.add(ImageMessage, "mask", self.on_mask, qos)
+        latest = self._settings["mask_missing"] == "latest"
+        without = "images use the mask before" if latest else "images are not masked"
+
+        def release(pair: Pair[Frame, ImageMessage]) -> None:
+            pair.image.mask = pair.partner
+            pair.image.lap("mask")
+            self._partners.add(pair.image)
+
+        return Stream(
+            self._node, self._settings, self._images, masks, self._warnings, without, release
+        )
+
     def close(self) -> int:
-        """Unsubscribe; returns how many images still waited for their partner."""
+        """Unsubscribe; returns how many images still waited for their mask or partner."""
         self._subscriptions.close()
-        return self._partners.close()
+        waiting = self._stamped_masks.close() if self._stamped_masks else 0
+        return waiting + self._partners.close()
 
     @property
     def topic(self) -> str:
@@ -159,7 +183,7 @@ class Inputs:
         if 0.0 <= age <= _MAX_AGE:
             frame.stages["receive"] = age
         self._statistics.received()
-        self._partners.add(frame)
+        (self._stamped_masks or self._partners).add(frame)
 
     def on_partner(self, message: AnyImage, info: Mapping[str, Any]) -> None:
         """A right or depth image has come."""
@@ -167,6 +191,13 @@ class Inputs:
         self._partners.heard()
         if self._accept(message):
             self._partners.add_partner(message)
+
+    def on_mask(self, message: ImageMessage, info: Mapping[str, Any]) -> None:
+        """The mask of one image has come."""
+        assert self._stamped_masks is not None
+        self._stamped_masks.heard()
+        if self._accept(message):
+            self._stamped_masks.add_other(message)
 
     def _accept(self, message: AnyImage) -> bool:
         """Whether to use a message; with ``stamps: arrival`` this sets its stamp."""
@@ -222,6 +253,8 @@ class Inputs:
         """
         image = image_from_message(frame.message)
         height, width = image.pixels.shape[:2]
+        if self._stamped_masks is not None:
+            self._masks.attach(frame.mask)
         return self._partners.attach(replace(image, mask=self.mask(width, height)), frame)
 
     def mask(self, width: int, height: int) -> UInt8Array | None:

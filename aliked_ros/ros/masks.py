@@ -22,6 +22,7 @@ from sensor_msgs.msg import Image as ImageMessage
 from aliked_ros.errors import ConfigurationError, ImageError
 from aliked_ros.frontend.masks import combine
 from aliked_ros.ros.conversions import border_from_message, mask_from_message
+from aliked_ros.ros.declarations import Settings
 from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import UInt8Array
 
@@ -32,10 +33,15 @@ class Masks:
     A mask that does not fit the images is warned of and left out.
     """
 
-    def __init__(self, file: UInt8Array | None, border: bool, warnings: Warnings) -> None:
+    def __init__(
+        self, file: UInt8Array | None, border: bool, settings: Settings, warnings: Warnings
+    ) -> None:
         """``file``: the static mask. ``border``: mask what rectification left empty."""
         self._file = file
         self._border = border
+        self._ignored = mask_values(settings["mask_values"])
+        self._stamped = settings["mask_sync"] == "stamped"
+        self._keeps_latest = settings["mask_missing"] == "latest"
         self._warnings = warnings
         self._latest: UInt8Array | None = None
         self._known_border: tuple[CameraInfo, UInt8Array] | None = None
@@ -43,11 +49,18 @@ class Masks:
     def set_message(self, message: ImageMessage) -> None:
         """The mask of all following images, until another comes."""
         try:
-            self._latest = mask_from_message(message)
+            self._latest = mask_from_message(message, self._ignored)
         except ImageError as error:
             self._warnings.warn("mask", f"Mask ignored: {error}")
         else:
             self._warnings.clear("mask")
+
+    def attach(self, message: ImageMessage | None) -> None:
+        """With ``mask_sync: stamped``: the mask of the next image; None = none came in time."""
+        if message is not None:
+            self.set_message(message)
+        elif not self._keeps_latest:
+            self._latest = None
 
     def mask(self, width: int, height: int, info: CameraInfo | None) -> UInt8Array | None:
         """The mask of an image of this size, None = nothing is masked."""
@@ -82,3 +95,13 @@ class Masks:
             self._warnings.clear("mask_border")
             self._known_border = (info, border)
         return self._known_border[1]
+
+
+def mask_values(text: str) -> tuple[int, ...]:
+    """The values of parameter ``mask_values``; ConfigurationError if it is no list of numbers."""
+    try:
+        return tuple(int(one) for one in text.split(","))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"mask_values is {text!r}; give whole numbers and commas, such as '0' or '11,12,13'."
+        ) from error

@@ -12,18 +12,19 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The second stream of images: the right ones of a stereo camera, or the depth of an RGB-D one."""
+"""What images are paired with by stamp: a right image, a depth image, a mask of their own."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.subscription import Subscription
+from std_msgs.msg import Header
 
 from aliked_ros.errors import ImageError
 from aliked_ros.io.messages import nanoseconds
@@ -42,6 +43,117 @@ _ALONE = 10  # images in a row without their partner before the node warns
 Deliver = Callable[[Frame], None]
 
 
+class _Stamped(Protocol):
+    header: Header
+
+
+MessageT = TypeVar("MessageT", bound=_Stamped)
+
+
+class Stream(Generic[MessageT]):
+    """Holds each image until the message of its stamp has come on another topic, or is too late.
+
+    All is called by the executor's thread.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        settings: Settings,
+        images: Subscription,
+        others: Subscription,
+        warnings: Warnings,
+        without: str,
+        release: Callable[[Pair[Frame, MessageT]], None],
+    ) -> None:
+        """``images``, ``others``: the two subscriptions, whose messages come by ``add...``.
+
+        without: what becomes of images whose message does not come, for the warning. release:
+        called with each image, in order, once it has waited long enough.
+        """
+        self._node = node
+        self._images, self._others = images, others
+        self._warnings = warnings
+        self._without = without
+        self._hand_on = release
+        self._wait: float = settings["sync_wait"]
+        approximate = settings["sync"] == "approximate"
+        self._tolerance: float = settings["sync_tolerance"] if approximate else 0.0
+        self._pairing: Pairing[Frame, MessageT] = Pairing(self._tolerance, self._wait)
+        self._alone_in_a_row = 0
+        self._last = self._alone_since = time.perf_counter()
+        self._timer = node.create_timer(
+            self._wait, self._on_deadline, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+
+    def close(self) -> int:
+        """Stop waiting; returns how many images still waited."""
+        self._node.destroy_timer(self._timer)
+        return len(self._pairing)
+
+    def add(self, frame: Frame) -> None:
+        """An image has come."""
+        stamp = nanoseconds(frame.header.stamp)
+        self._release(self._pairing.add_image(stamp, frame, time.perf_counter()))
+
+    def heard(self) -> None:
+        """The other topic is alive."""
+        self._last = time.perf_counter()
+
+    def add_other(self, message: MessageT) -> None:
+        """A message of the other topic has come."""
+        stamp = nanoseconds(message.header.stamp)
+        self._release(self._pairing.add_partner(stamp, message, self._last))
+
+    def _on_deadline(self) -> None:
+        self._release(self._pairing.release(time.perf_counter()))
+
+    def _release(self, pairs: Sequence[Pair[Frame, MessageT]]) -> None:
+        now = time.perf_counter()
+        for pair in pairs:
+            self._check_synchronisation(pair, now)
+            self._hand_on(pair)
+        if self._pairing.deadline is None:
+            self._timer.cancel()
+        else:
+            self._timer.timer_period_ns = max(int((self._pairing.deadline - now) * 1e9), 1)
+            self._timer.reset()
+
+    def _check_synchronisation(self, pair: Pair[Frame, MessageT], now: float) -> None:
+        """Warn, with the reason, when images keep going on alone."""
+        image, other = self._images.topic_name, self._others.topic_name
+        key = f"synchronisation of {other}"
+        if pair.partner is not None:
+            self._alone_in_a_row = 0
+            self._warnings.clear(key)
+            return
+        self._alone_in_a_row += 1
+        if self._alone_in_a_row == 1:
+            self._alone_since = now
+        if self._alone_in_a_row < _ALONE:  # a single loss on the network needs no warning
+            return
+        order = "later" if pair.offset is not None and pair.offset > 0 else "earlier"
+        silence = now - self._last
+        if pair.offset is None or self._last < self._alone_since or silence > _SILENCE:
+            reason = (
+                f"no message on {other} for {silence:.1f} s "
+                f"({publisher_count(self._node, self._others)} matching publishers): "
+                f"{self._without}. Check the topic's name, and input_reliability against its QoS."
+            )
+        elif self._pairing.delay is not None:
+            reason = (
+                f"{other} comes {self._pairing.delay:.3f} s after its {image}, sync_wait is "
+                f"{self._wait:.3f} s: {self._without}. Raise sync_wait."
+            )
+        else:
+            reason = (
+                f"{other} is {abs(pair.offset):.3f} s {order} "
+                f"than {image} (tolerance {self._tolerance:.3f} s): {self._without}. "
+                "Synchronise the two, or set sync to approximate and a larger sync_tolerance."
+            )
+        self._warnings.warn(key, reason)
+
+
 class Mono:
     """Images without partners are delivered at once."""
 
@@ -58,7 +170,7 @@ class Mono:
 
 
 class Partners:
-    """Delivers each image with its partner, or alone when that does not come in time."""
+    """Delivers each image with its right or depth image, or alone when that is too late."""
 
     def __init__(
         self,
@@ -71,40 +183,23 @@ class Partners:
         deliver: Deliver,
     ) -> None:
         """``images``, ``partners``: the two subscriptions, whose messages come by ``add...``."""
-        self._node = node
         self._images, self._partners = images, partners
         self._stereo = settings["input"] == "stereo"
         self._statistics = statistics
         self._warnings = warnings
         self._deliver = deliver
-        self._wait: float = settings["sync_wait"]
-        approximate = settings["sync"] == "approximate"
-        self._tolerance: float = settings["sync_tolerance"] if approximate else 0.0
-        self._pairing: Pairing[Frame, AnyImage] = Pairing(self._tolerance, self._wait)
-        self._alone_in_a_row = 0
-        self._last_partner = self._alone_since = time.perf_counter()
-        self._timer = node.create_timer(
-            self._wait, self._on_deadline, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        stream: Stream[AnyImage] = Stream(
+            node, settings, images, partners, warnings, "images are processed alone", self._release
         )
+        self.add, self.close = stream.add, stream.close
+        self.heard, self.add_partner = stream.heard, stream.add_other
 
-    def close(self) -> int:
-        """Stop waiting; returns how many images still waited for their partner."""
-        self._node.destroy_timer(self._timer)
-        return len(self._pairing)
-
-    def add(self, frame: Frame) -> None:
-        """An image has come."""
-        stamp = nanoseconds(frame.header.stamp)
-        self._release(self._pairing.add_image(stamp, frame, frame.received))
-
-    def heard(self) -> None:
-        """The partners' topic is alive."""
-        self._last_partner = time.perf_counter()
-
-    def add_partner(self, message: AnyImage) -> None:
-        """A partner has come."""
-        stamp = nanoseconds(message.header.stamp)
-        self._release(self._pairing.add_partner(stamp, message, self._last_partner))
+    def _release(self, pair: Pair[Frame, AnyImage]) -> None:
+        self._statistics.paired(pair.offset)
+        frame = pair.image
+        frame.partner = pair.partner
+        frame.lap("pair")
+        self._deliver(frame)
 
     def attach(self, image: Image, frame: Frame) -> Image:
         """The worker's thread: the image with its partner; alone, and counted, without a good one.
@@ -142,53 +237,3 @@ class Partners:
             return None
         self._warnings.clear(topic)
         return partner
-
-    def _on_deadline(self) -> None:
-        self._release(self._pairing.release(time.perf_counter()))
-
-    def _release(self, pairs: Sequence[Pair[Frame, AnyImage]]) -> None:
-        now = time.perf_counter()
-        for pair in pairs:
-            self._check_synchronisation(pair, now)
-            pair.image.partner = pair.partner
-            pair.image.lap("pair")
-            self._deliver(pair.image)
-        if self._pairing.deadline is None:
-            self._timer.cancel()
-        else:
-            self._timer.timer_period_ns = max(int((self._pairing.deadline - now) * 1e9), 1)
-            self._timer.reset()
-
-    def _check_synchronisation(self, pair: Pair[Frame, AnyImage], now: float) -> None:
-        """Warn, with the reason, when images keep going on alone."""
-        self._statistics.paired(pair.offset)
-        if pair.partner is not None:
-            self._alone_in_a_row = 0
-            self._warnings.clear("synchronisation")
-            return
-        self._alone_in_a_row += 1
-        if self._alone_in_a_row == 1:
-            self._alone_since = now
-        if self._alone_in_a_row < _ALONE:  # a single loss on the network needs no warning
-            return
-        image, partner = self._images.topic_name, self._partners.topic_name
-        order = "later" if pair.offset is not None and pair.offset > 0 else "earlier"
-        silence = now - self._last_partner
-        if pair.offset is None or self._last_partner < self._alone_since or silence > _SILENCE:
-            reason = (
-                f"no message on {partner} for {silence:.1f} s "
-                f"({publisher_count(self._node, self._partners)} matching publishers): images are "
-                "processed alone. Check the topic's name, and input_reliability against its QoS."
-            )
-        elif self._pairing.delay is not None:
-            reason = (
-                f"{partner} comes {self._pairing.delay:.3f} s after its {image}, sync_wait is "
-                f"{self._wait:.3f} s: images are processed alone. Raise sync_wait."
-            )
-        else:
-            reason = (
-                f"{partner} is {abs(pair.offset):.3f} s {order} "
-                f"than {image} (tolerance {self._tolerance:.3f} s): images are processed alone. "
-                "Synchronise the cameras, or set sync to approximate and a larger sync_tolerance."
-            )
-        self._warnings.warn("synchronisation", reason)

@@ -54,7 +54,7 @@ ARGUMENTS = [
 ]
 INPUTS = {
     "input": "mono", "sync": "exact", "sync_wait": 0.1, "rectified": False, "mask_border": False,
-    "mask_file": "",
+    "mask_file": "", "mask_sync": "latched", "mask_missing": "latest", "mask_values": "0",
 }  # fmt: skip
 
 
@@ -413,6 +413,44 @@ def test_masks(rig, pair, tmp_path):
         assert not probe.transition("configure")
         probe.wait(lambda words=words: words in probe.status.last_error)
     rig.settings = {}
+
+
+def labels_of(shape: tuple[int, ...], side: int) -> ImageMessage:
+    """A segmentation: class 11 on one half of the image, 3 on the other."""
+    labels = np.full(shape, 3, np.uint8)
+    labels[:, : shape[1] // 2] = (11, 3)[side]
+    labels[:, shape[1] // 2 :] = (3, 11)[side]
+    return image_message(labels, Header())
+
+
+@pytest.mark.parametrize("missing", ["latest", "none"])
+def test_each_image_waits_for_the_mask_of_its_own_stamp(rig, pair, missing):
+    left, _ = pair
+    half = left.shape[1] // 2
+    rig.restart(mask_sync="stamped", mask_values="7,11", mask_missing=missing, sync_wait=5.0)
+    for side in (0, 1, 0):
+        x = rig.send(left, mask=labels_of(left.shape, side)).keypoints[::2]
+        assert len(x) > 20
+        assert min(x) > half - 3 if side == 0 else max(x) < half + 3
+    rig.restart(mask_sync="stamped", mask_values="7,11", mask_missing=missing, sync_wait=0.05)
+    rig.send(left, mask=labels_of(left.shape, 0))
+    x = rig.send(left, offset=-0.03, mask=labels_of(left.shape, 1)).keypoints[::2]  # of another
+    assert (min(x) > half - 3) == (missing == "latest")
+    for _ in range(10):
+        rig.send(left)
+    without = {"latest": "images use the mask before", "none": "images are not masked"}
+    rig.warning(without[missing])
+
+
+def test_mask_values_that_are_no_numbers_are_refused(rig, pair):
+    probe = rig.restart()
+    rig.settings = {}
+    assert probe.transition("deactivate")
+    assert probe.transition("cleanup")
+    assert probe.set_parameter("mask_values", "person") == ""
+    assert not probe.transition("configure")
+    probe.wait(lambda: "mask_values is 'person'; give whole numbers" in probe.status.last_error)
+    assert probe.set_parameter("mask_values", "0") == ""
 
 
 def test_what_is_fixed_to_the_camera_is_reported(rig, tum_images):

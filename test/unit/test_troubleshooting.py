@@ -115,7 +115,7 @@ def test_sentences_are_found():
     for words in (
         "Image refused (... so far): ...",  # logged
         "CameraInfo refused: ...",  # a warning
-        "Sync" + "hronise the cameras, or set sync to approximate",  # by way of a variable
+        "Sync" + "hronise the two, or set sync to approximate",  # by way of a variable
         "step is ... bytes, but a row of ... ... pixels takes ...",  # raised
     ):
         assert any(words in text for text in texts), words
