@@ -16,11 +16,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from helpers import ROOT
 from helpers.data import copy_sequence
 
 pytest.importorskip("pycolmap", reason="make setup GROUP=test")
@@ -127,3 +130,14 @@ def test_what_is_missing_is_named(shared, tmp_path):
     with pytest.raises(ConfigurationError, match="nothing"):
         evaluate(sequence, output, "nothing", limit=20)
     assert np.all([not output.exists() or not list(output.glob("odometry_*"))])
+
+
+def test_a_camera_that_rolls_fast_keeps_its_place(shared, tmp_path):
+    """Every third image of fr1_xyz, turned by 12 degrees each: no pose jumps to and fro."""
+    sequence = tmp_path / "turned"
+    tool = [sys.executable, ROOT / "tools" / "turn_sequence.py"]
+    source = shared / "data" / "tum_fr1_xyz"
+    subprocess.run([*tool, source, sequence], check=True, capture_output=True)
+    outcome = evaluate(sequence, tmp_path / "output", "aliked+lightglue", limit=20)
+    assert outcome.estimate(POSED, "aliked+lightglue").value == 1.0
+    assert outcome.estimate(RPE, "aliked+lightglue").value < 2.0  # cm; 3.5 with teeth
