@@ -28,6 +28,11 @@ from rclpy.node import Node
 
 from aliked_msgs.msg import FeatureFrame
 
+ENCODINGS = {
+    FeatureFrame.FLOAT32: np.float32,
+    FeatureFrame.FLOAT16: np.float16,
+    FeatureFrame.BINARY256: np.uint8,  # 32 bytes a row: compare by Hamming distance
+}
 
 class FeatureSubscriber(Node):
     """Prints, for each image, its tracks and how far they moved since the image before."""
@@ -41,9 +46,8 @@ class FeatureSubscriber(Node):
     def _on_features(self, message: FeatureFrame) -> None:
         keypoints = np.frombuffer(message.keypoints, np.float32).reshape(-1, 2)
         ids = np.frombuffer(message.track_ids, np.uint64).tolist()
-        half = message.descriptor_encoding == FeatureFrame.FLOAT16
-        descriptors = np.frombuffer(message.descriptors, np.float16 if half else np.float32)
-        descriptors = descriptors.reshape(-1, message.descriptor_dim or 1)
+        descriptors = np.frombuffer(message.descriptors, ENCODINGS[message.descriptor_encoding])
+        descriptors = descriptors.reshape(len(keypoints), -1 if len(descriptors) else 0)
 
         if message.epoch != self._epoch:  # ids of two epochs are unrelated
             self._epoch, self._positions = message.epoch, {}
@@ -60,7 +64,7 @@ class FeatureSubscriber(Node):
             f"{len(motions)} tracked, {sum(message.recovered)} came back, "
             f"median motion {np.median(motions or 0):.2f} px, "
             f"longest track {max(message.track_lengths, default=0)} images, "
-            f"descriptors {len(descriptors)}×{message.descriptor_dim} {descriptors.dtype}",
+            f"descriptors {len(descriptors)}×{descriptors.shape[1]} {descriptors.dtype}",
             flush=True,
         )
 

@@ -99,6 +99,11 @@ def _export(recording: RecordingReader, folder: Path, every: int, report: Report
         for index, frame in enumerate(recording.frames()):
             if index % every == 0:
                 writer.add(frame)
+            if frame.codes is not None and not index:
+                logger.warning(
+                    "%s has binary256 descriptors, which COLMAP does not know: the database has "
+                    "none. Record with descriptor_encoding: float32.", recording.path,
+                )  # fmt: skip
             report("features", (index + 1) / count)
         if writer.repeated:
             logger.warning(

@@ -35,13 +35,14 @@ from aliked_ros.errors import ConfigurationError, ImageError, SourceError
 from aliked_ros.io.bags import Bag, Topic
 from aliked_ros.io.image_messages import image_from_message
 from aliked_ros.io.messages import (
+    codes_from_message,
     features_from_message,
     matches_from_message,
     nanoseconds,
     optional_array,
     tracks_from_message,
 )
-from aliked_ros.types import Features, Float32Array, Matches, Tracks
+from aliked_ros.types import Features, Float32Array, Matches, Tracks, UInt8Array
 
 logger = logging.getLogger(__name__)
 
@@ -55,13 +56,18 @@ _PNG = b"\x89PNG"
 
 @dataclass(frozen=True, slots=True)
 class RecordedFrame:
-    """The features of one image. stamp: nanoseconds; other fields as in FrameResult."""
+    """The features of one image.
+
+    stamp: nanoseconds. codes: N×32 uint8 (``frontend.codes``) where they were recorded instead of
+    float descriptors, else None. Other fields as in FrameResult.
+    """
 
     stamp: int
     index: int
     features: Features
     tracks: Tracks
     normalized: Float32Array | None
+    codes: UInt8Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +147,7 @@ class RecordingReader:
                 features_from_message(message),
                 tracks_from_message(message),
                 optional_array(message.normalized, 2),
+                codes_from_message(message),
             )
 
     def matches(self) -> Iterator[RecordedMatches]:

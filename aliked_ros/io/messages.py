@@ -24,22 +24,27 @@ from typing import Any
 
 import numpy as np
 
-from aliked_ros.types import Features, Float32Array, Matches, Tracks
+from aliked_ros.errors import SourceError
+from aliked_ros.types import Features, Float32Array, Matches, Tracks, UInt8Array
 
 DESCRIPTOR_TYPES = (np.dtype("<f4"), np.dtype("<f2"))
 """By FeatureFrame.descriptor_encoding: FLOAT32, FLOAT16."""
+BINARY256 = 2
+"""FeatureFrame.descriptor_encoding of codes: 256 bits a row."""
 
 
 def features_from_message(message: Any) -> Features:
     """The features of a FeatureFrame; arrays are views of the message where types allow.
 
-    Messages without descriptors give N×0 descriptors.
+    Messages without descriptors, or with codes instead (``codes_from_message``), give N×0.
     """
+    has_codes = message.descriptor_encoding == BINARY256
+    nothing = np.empty((len(message.scores), 0), np.float32)
     ages: Any = getattr(message, "detection_age", ())  # older recordings have none
     return Features(
         keypoints=np.frombuffer(message.keypoints, np.float32).reshape(-1, 2),
         scores=np.frombuffer(message.scores, np.float32),
-        descriptors=descriptors_from_message(message),
+        descriptors=nothing if has_codes else descriptors_from_message(message),
         width=message.width,
         height=message.height,
         model=message.model,
@@ -49,10 +54,33 @@ def features_from_message(message: Any) -> Features:
 
 
 def descriptors_from_message(message: Any) -> Float32Array:
-    """The N×D float32 descriptors of a FeatureFrame in either encoding (N×0 if not published)."""
-    dtype = DESCRIPTOR_TYPES[message.descriptor_encoding]
+    """The N×D float32 descriptors of a FeatureFrame, from FLOAT32 or FLOAT16.
+
+    N×0 if not published. Raises SourceError for codes, and for an unknown encoding.
+    """
+    encoding = message.descriptor_encoding
+    if encoding >= len(DESCRIPTOR_TYPES):
+        raise SourceError(
+            f"descriptor_encoding is {encoding}, not floats; "
+            + (
+                "read the codes with codes_from_message, or publish 'float32'."
+                if encoding == BINARY256
+                else "update aliked_ros to read it."
+            )
+        )
+    dtype = DESCRIPTOR_TYPES[encoding]
     rows = np.frombuffer(message.descriptors, dtype)
     return rows.reshape(len(message.scores), message.descriptor_dim).astype(np.float32, copy=False)
+
+
+def codes_from_message(message: Any) -> UInt8Array | None:
+    """The N×32 codes of a FeatureFrame; None unless it has BINARY256 descriptors.
+
+    Those of float descriptors: :func:`aliked_ros.frontend.codes.encode`.
+    """
+    if message.descriptor_encoding != BINARY256 or not message.descriptor_dim:
+        return None
+    return np.frombuffer(message.descriptors, np.uint8).reshape(len(message.scores), 32)
 
 
 def optional_array(values: Any, columns: int = 1) -> Float32Array | None:

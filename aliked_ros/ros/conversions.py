@@ -37,6 +37,7 @@ from std_msgs.msg import Header
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, Keyframe, RelocalizationCandidate
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, ImageError
+from aliked_ros.frontend import codes
 from aliked_ros.frontend.masks import rectified_border
 from aliked_ros.io.image_messages import ENCODINGS as ENCODINGS
 from aliked_ros.io.image_messages import depth_from_message as depth_from_message
@@ -51,7 +52,11 @@ from aliked_ros.types import (
     UInt8Array,
 )
 
-DESCRIPTOR_ENCODINGS = {"float32": FeatureFrame.FLOAT32, "float16": FeatureFrame.FLOAT16}
+DESCRIPTOR_ENCODINGS = {
+    "float32": FeatureFrame.FLOAT32,
+    "float16": FeatureFrame.FLOAT16,
+    "binary256": FeatureFrame.BINARY256,
+}
 
 
 def baseline_from_message(message: CameraInfo) -> float | None:
@@ -115,7 +120,7 @@ def feature_frame(
     """The message of one image's features.
 
     header: the source image's, republished unchanged.
-    descriptor_encoding: ``float32`` or ``float16``; None leaves the descriptors out.
+    descriptor_encoding: ``float32``, ``float16`` or ``binary256``; None leaves descriptors out.
     """
     features, tracks = result.features, result.tracks
     message = FeatureFrame(header=header)
@@ -140,7 +145,11 @@ def feature_frame(
         _fill(message.detection_age, features.detection_age.astype(np.uint32, copy=False))
     if features.covariances is not None:
         _fill(message.covariances, features.covariances.astype(np.float32, copy=False))
-    if descriptor_encoding is not None:
+    if descriptor_encoding == "binary256":
+        message.descriptor_encoding = FeatureFrame.BINARY256
+        message.descriptor_dim = codes.BITS
+        _fill(message.descriptors, codes.encode(features.descriptors))
+    elif descriptor_encoding is not None:
         message.descriptor_encoding = DESCRIPTOR_ENCODINGS[descriptor_encoding]
         message.descriptor_dim = int(features.descriptors.shape[1])
         dtype = DESCRIPTOR_TYPES[message.descriptor_encoding]

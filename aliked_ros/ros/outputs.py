@@ -46,9 +46,19 @@ class Features(Maker):
 
     def message(self, frame: Frame) -> FeatureFrame:
         """Keypoints, tracks and, if asked for, descriptors."""
-        settings = self.context.settings
-        encoding = settings["descriptor_encoding"] if settings["publish_descriptors"] else None
-        return feature_frame(frame.result, frame.header, encoding)
+        encoding = self.encoding() if self.context.settings["publish_descriptors"] else None
+        message = feature_frame(frame.result, frame.header, encoding)
+        calibration = self.context.calibration
+        camera = calibration.camera
+        if frame.result.normalized is not None and camera is not None:
+            message.focal_length = float(camera.matrix[0, 0])
+        if frame.result.right_x is not None:
+            message.baseline = calibration.baseline or 0.0
+        return message
+
+    def encoding(self) -> str:
+        """Of the descriptors."""
+        return str(self.context.settings["descriptor_encoding"])
 
 
 class Matches(Maker):
@@ -70,6 +80,11 @@ class Keyframes(Features):
             return None
         features = super().message(frame)
         return keyframe_message(features, frame.result.keyframe_reason, frame.image.pixels)
+
+    def encoding(self) -> str:
+        """Of the descriptors; by default that of ``~/features``."""
+        own = str(self.context.settings["keyframe_descriptor_encoding"])
+        return super().encoding() if own == "same" else own
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ def test_the_python_subscriber_reads_a_publisher():
     try:
         probe.wait(lambda: publisher.get_subscription_count() == 2)  # the probe's own is one
         probe.spin(0.3)
-        for index, encoding in enumerate(("float32", "float16", None)):
+        for index, encoding in enumerate(("float32", "float16", None, "binary256")):
             header = Header(stamp=Time(sec=7, nanosec=index))
             one = result(index)
             came_back = replace(one.tracks, recovered=np.arange(400) < index)
@@ -95,7 +95,9 @@ def test_the_python_subscriber_reads_a_publisher():
         "7.000000001: 400 features, 400 tracked, 1 came back, median motion 5.00 px, "
         "longest track 2 images, descriptors 400×128 float16",
         "7.000000002: 400 features, 400 tracked, 2 came back, median motion 5.00 px, "
-        "longest track 3 images, descriptors 0×0 float32",
+        "longest track 3 images, descriptors 400×0 float32",
+        "7.000000003: 400 features, 400 tracked, 3 came back, median motion 5.00 px, "
+        "longest track 4 images, descriptors 400×32 uint8",
     ]
 
 

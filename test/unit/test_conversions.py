@@ -39,7 +39,8 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, Keyframe, RelocalizationCandidate
-from aliked_ros.errors import ConfigurationError, ImageError
+from aliked_ros.errors import ConfigurationError, ImageError, SourceError
+from aliked_ros.frontend.codes import encode
 from aliked_ros.io import messages
 from aliked_ros.io.images import decode_image
 from aliked_ros.ros import conversions
@@ -494,6 +495,29 @@ def test_features_survive_the_wire(count, dimension, seed, encoding):
     assert tracks.recovered is None
 
 
+@given(count=st.integers(0, 40), dimension=st.sampled_from([64, 128]), seed=RNG_SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_codes_survive_the_wire(count, dimension, seed):
+    result = result_of(count, dimension, seed, inliers=False)
+    sent = conversions.feature_frame(result, Header(), "binary256")
+    message = deserialize_message(serialize_message(sent), FeatureFrame)
+    assert (message.descriptor_encoding, message.descriptor_dim) == (FeatureFrame.BINARY256, 256)
+    codes = messages.codes_from_message(message)
+    np.testing.assert_array_equal(codes, encode(result.features.descriptors))
+    assert messages.features_from_message(message).descriptors.shape == (count, 0)
+    with pytest.raises(SourceError, match=r"not floats; read the codes with codes_from_message"):
+        messages.descriptors_from_message(message)
+    floats = conversions.feature_frame(result, Header())
+    assert messages.codes_from_message(floats) is None
+
+
+def test_an_encoding_of_the_future_is_refused():
+    message = conversions.feature_frame(result_of(3, 128, 0, inliers=False), Header())
+    message.descriptor_encoding = 9
+    with pytest.raises(SourceError, match="descriptor_encoding is 9.*update aliked_ros"):
+        messages.features_from_message(message)
+
+
 def test_tracks_that_came_back_survive_the_wire():
     result = result_of(5, 128, 0, inliers=False)
     recovered = np.array([False, True, False, False, True])
@@ -607,7 +631,7 @@ def test_candidates_survive_the_wire(metric):
         assert (turned.z, turned.w) == pytest.approx((np.sin(angle / 2), np.cos(angle / 2)))
 
 
-@pytest.mark.parametrize("encoding", ["float32", "float16"])
+@pytest.mark.parametrize("encoding", ["float32", "float16", "binary256"])
 def test_packing_takes_less_than_a_millisecond(encoding):
     """From buffers; element by element it would take ten."""
     result = result_of(1000, 128, 0, inliers=True)

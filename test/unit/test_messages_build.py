@@ -73,7 +73,7 @@ def test_hash_of_rosidl_equals_hash_of_rosbags(typestore, name):
 
 def test_encodings_of_descriptors_have_the_documented_values():
     frame = aliked_msgs.FeatureFrame
-    assert (frame.FLOAT32, frame.FLOAT16) == (0, 1)
+    assert (frame.FLOAT32, frame.FLOAT16, frame.BINARY256) == (0, 1, 2)
 
 
 def test_bytes_of_rclpy_are_read_by_rosbags(typestore):
