@@ -16,11 +16,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +41,7 @@ from std_msgs.msg import Header
 
 import aliked_ros
 from aliked_msgs.msg import FeatureFrame
+from aliked_ros.frontend.codes import encode, projection
 from aliked_ros.ros.conversions import feature_frame, image_message
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
 from helpers.ros import RELIABLE, Probe, environment
@@ -149,32 +152,42 @@ def test_the_cpp_package_is_described():
 
 
 @pytest.fixture(scope="module")
-def convert(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Command that converts a serialized FeatureFrame by the header of examples/cpp.
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
+    """Builds a program of test/lab/cpp with the headers of examples/cpp; gives its command.
 
-    Built with the installed messages, and with OpenCV's headers, or a stand-in where it has none.
+    With the installed messages, and with OpenCV's headers, or a stand-in where it has none.
     """
     if (compiler := shutil.which("c++")) is None:
         pytest.skip("no C++ compiler (c++) on PATH")
     headers = "include/aliked_msgs/aliked_msgs/msg/feature_frame.hpp"
     if not any((prefix / headers).is_file() for prefix in PREFIXES):
         pytest.skip(f"C++ messages are not installed: no {headers} under {PREFIXES}")
-    program = tmp_path_factory.mktemp("cpp") / "convert"
     includes = [f"-I{folder}" for prefix in PREFIXES for folder in (prefix / "include").glob("*/")]
     libraries = [folder for prefix in PREFIXES if (folder := prefix / "lib").is_dir()]
     opencv = _opencv() or [f"-I{CPP / 'opencv_stand_in'}"]
-    command = [
-        compiler, "-std=c++17", "-Wall", "-Wextra", "-Werror", "-O1", CPP / "convert.cpp",
-        "-o", program, f"-I{EXAMPLES / 'cpp' / 'include'}",
-        *(flag.replace("-I", "-isystem") for flag in includes), *opencv,
-        *(f"-L{folder}" for folder in libraries), *(f"-Wl,-rpath,{f}" for f in libraries),
-        "-laliked_msgs__rosidl_typesupport_cpp", "-lrmw_fastrtps_cpp", "-lrmw", "-lrcutils",
-        "-Wl,--allow-shlib-undefined",
-    ]  # fmt: skip
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
     path = os.pathsep.join([*map(str, libraries), os.environ.get("LD_LIBRARY_PATH", "")])
-    return ["env", f"LD_LIBRARY_PATH={path}", str(program)]
+
+    def command(name: str) -> list[str]:
+        program = tmp_path_factory.mktemp("cpp") / name
+        command = [
+            compiler, "-std=c++17", "-Wall", "-Wextra", "-Werror", "-O1", "-pthread",
+            CPP / f"{name}.cpp", "-o", program, f"-I{EXAMPLES / 'cpp' / 'include'}",
+            *(flag.replace("-I", "-isystem") for flag in includes), *opencv,
+            *(f"-L{folder}" for folder in libraries), *(f"-Wl,-rpath,{f}" for f in libraries),
+            "-laliked_msgs__rosidl_typesupport_cpp", "-lrmw_fastrtps_cpp", "-lrmw", "-lrcutils",
+            "-Wl,--allow-shlib-undefined",
+        ]  # fmt: skip
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return ["env", f"LD_LIBRARY_PATH={path}", str(program)]
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def convert(build: Callable[[str], list[str]]) -> list[str]:
+    """Command that converts a serialized FeatureFrame by feature_frame.hpp."""
+    return build("convert")
 
 
 def _opencv() -> list[str]:
@@ -198,17 +211,19 @@ def converted(convert: list[str], message: FeatureFrame, folder: Path) -> dict[s
         read += values.nbytes
         return values
 
-    count, dimension = take(np.uint64, 2).tolist()
+    count, columns, item = take(np.uint64, 3).tolist()
     arrays = {"keypoints": take(np.float32, count, 3), "ids": take(np.uint64, count)}
-    arrays["descriptors"] = take(np.float32, count, dimension)
-    rays, right, depth = take(np.uint64, 3).tolist()
+    arrays["descriptors"] = take(np.float32 if item == 4 else np.uint8, count, columns)
+    rays, right, depth, ages, covariances = take(np.uint64, 5).tolist()
     arrays |= {"normalized": take(np.float32, rays, 2), "right_x": take(np.float32, right)}
-    arrays |= {"depth": take(np.float32, depth), "recovered": take(np.bool_, count)}
+    arrays |= {"depth": take(np.float32, depth), "detection_age": take(np.uint32, ages)}
+    arrays |= {"covariances": take(np.float32, covariances, 3)}
+    arrays |= {"recovered": take(np.bool_, count)}
     assert read == len(data)
     return arrays
 
 
-@pytest.mark.parametrize("encoding", ["float32", "float16", None])
+@pytest.mark.parametrize("encoding", ["float32", "float16", "binary256", None])
 def test_cpp_keypoints_ids_and_descriptors_are_those_of_the_message(convert, tmp_path, encoding):
     one = result(3)
     message = feature_frame(one, Header(), encoding)
@@ -220,24 +235,29 @@ def test_cpp_keypoints_ids_and_descriptors_are_those_of_the_message(convert, tmp
         assert arrays[name].size == 0
     if encoding is None:
         assert arrays["descriptors"].size == 0
+    elif encoding == "binary256":
+        np.testing.assert_array_equal(arrays["descriptors"], encode(one.features.descriptors))
     else:
         expected = one.features.descriptors.astype(encoding).astype(np.float32)
         np.testing.assert_array_equal(arrays["descriptors"], expected)
 
 
-def test_cpp_has_rays_stereo_depth_and_what_came_back(convert, tmp_path):
+def test_cpp_has_rays_stereo_depth_flow_and_what_came_back(convert, tmp_path):
     one = result(3)
     rng = np.random.default_rng(5)
     depth = np.where(rng.random(400) < 0.5, np.nan, rng.random(400)).astype(np.float32)
     recovered = rng.random(400) < 0.1
+    ages = rng.integers(0, 9, 400).astype(np.uint32)
+    covariances = rng.random((400, 3)).astype(np.float32)
     one = replace(
         one, normalized=one.features.keypoints / 500, right_x=depth * 7, depth=depth,
         tracks=replace(one.tracks, recovered=recovered),
+        features=replace(one.features, detection_age=ages, covariances=covariances),
     )  # fmt: skip
     arrays = converted(convert, feature_frame(one, Header()), tmp_path)
     for name, expected in (
         ("normalized", one.normalized), ("right_x", one.right_x), ("depth", depth),
-        ("recovered", recovered),
+        ("recovered", recovered), ("detection_age", ages), ("covariances", covariances),
     ):  # fmt: skip
         np.testing.assert_array_equal(arrays[name], expected)
 
@@ -270,6 +290,90 @@ def test_cpp_refuses_a_frame_that_contradicts_itself(convert, tmp_path, field, w
     assert done.returncode == 1
     assert "400 scores" in done.stderr
     assert words in done.stderr
+
+
+@pytest.mark.parametrize("dimension", [64, 128])
+def test_cpp_codes_are_those_of_python(build, dimension):
+    descriptors = result(0, 2000, dimension).features.descriptors
+    data = subprocess.run(
+        [*build("codes"), str(dimension)], input=descriptors.tobytes(), capture_output=True,
+        check=True,
+    ).stdout  # fmt: skip
+    codes = np.frombuffer(data, np.uint8).reshape(2000, 32)
+    differ = np.unpackbits(codes ^ encode(descriptors), axis=1, bitorder="little").astype(bool)
+    projected = descriptors.astype(np.float64) @ projection(dimension).T
+    assert (np.abs(projected[differ]) < 1e-4).all()  # of sums of `dimension` numbers around 1
+    assert differ.mean() < 1e-5
+
+
+@pytest.fixture(scope="module")
+def extract(build: Callable[[str], list[str]]) -> list[str]:
+    """Command that asks an OrbExtractor for the features of one image."""
+    return build("extract")
+
+
+@pytest.fixture
+def stereo_file(tmp_path: Path) -> tuple[FrameResult, Path]:
+    """A stereo image's result, and its message of 1.7e9 s and 123456789 ns in a file."""
+    one = result(0)
+    right = (one.features.keypoints[:, 0] - 5).astype(np.float32)
+    one = replace(one, right_x=right, depth=np.ones(400, np.float32))
+    header = Header(stamp=Time(sec=1_700_000_000, nanosec=123_456_789))
+    file = tmp_path / "frame.cdr"
+    file.write_bytes(serialize_message(feature_frame(one, header, "binary256")))
+    return one, file
+
+
+def test_cpp_extractor_answers_an_orb_extractors_call(extract, stereo_file):
+    """In a double's precision of today's stamps, when the message comes after the image."""
+    one, file = stereo_file
+    image = ["640", "480", repr(1_700_000_000.123456789), "100", "200", "100", "50"]
+    got = json.loads(subprocess.check_output([*extract, str(file), *image]))
+    x = one.features.keypoints[:, 0]
+    laps, allowed = (x >= 100) & (x <= 200), np.round(x) >= 50
+    order = np.concatenate([np.flatnonzero(allowed & ~laps), np.flatnonzero(allowed & laps)])
+    assert (got["outside"], got["missed"]) == ((allowed & ~laps).sum(), 0)
+    np.testing.assert_array_equal(np.float32(got["x"]), x[order])
+    np.testing.assert_array_equal(np.float32(got["right_x"]), one.right_x[order])
+    assert got["ids"] == one.tracks.ids[order].tolist()
+    codes = encode(one.features.descriptors)[order]
+    assert (got["columns"], bytes.fromhex(got["descriptors"])) == (32, codes.tobytes())
+    assert {*got["angles"], *got["octaves"]} == {0}
+
+
+def test_cpp_extractor_keeps_checks_by_scale_open(extract, stereo_file):
+    """By the rules of ORB-SLAM's map points and matchers, for distances of 0.42 to 2.3 times."""
+    _, file = stereo_file
+    image = ["640", "480", "1700000000.1234567", "0", "0", "0", "0"]
+    got = json.loads(subprocess.check_output([*extract, str(file), *image]))
+    factors, levels = got["factors"], got["levels"]
+    assert len(factors) == len(got["variances"]) == levels
+    assert set(got["variances"]) == {1}
+    longest = factors[0]  # times the first distance, of a keypoint in octave 0
+    shortest = longest / factors[levels - 1]
+    for distance in np.linspace(0.42, 2.3, 50):
+        assert 0.8 * shortest < distance < 1.2 * longest
+        predicted = int(np.ceil(np.log(longest / distance) / np.log(got["factor"])))
+        predicted = min(max(predicted, 0), levels - 1)
+        assert 0 in (predicted - 1, predicted)
+
+
+@pytest.mark.parametrize("seconds", ["1700000000.2", "1699999999.9"])
+def test_cpp_extractor_gives_up_on_an_image_without_a_message(extract, stereo_file, seconds):
+    """After its patience, or at once when a later message shows that the image was left out."""
+    _, file = stereo_file
+    image = ["640", "480", seconds, "0", "0", "0", "0"]
+    got = json.loads(subprocess.check_output([*extract, str(file), *image]))
+    assert (got["outside"], got["missed"], got["x"]) == (0, 1, [])
+    assert got["descriptors"] == ""
+
+
+def test_cpp_extractor_refuses_a_scaled_image(extract, stereo_file):
+    _, file = stereo_file
+    image = ["320", "240", "1700000000.1234567", "0", "0", "0", "0"]
+    done = subprocess.run([*extract, str(file), *image], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "the image has 320x240 pixels, the front-end's images 640x480" in done.stderr
 
 
 @pytest.mark.long

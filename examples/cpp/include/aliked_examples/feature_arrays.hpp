@@ -45,12 +45,25 @@ inline float float_from_half(std::uint16_t half)
   return value;
 }
 
+/// Bytes of one descriptor, 0 when there are none. Throws std::invalid_argument for an encoding that
+/// is not known.
+template<typename FeatureFrame>
+std::size_t descriptor_bytes(const FeatureFrame & frame)
+{
+  switch (frame.descriptor_encoding) {
+    case FeatureFrame::FLOAT32: return frame.descriptor_dim * 4;
+    case FeatureFrame::FLOAT16: return frame.descriptor_dim * 2;
+    case FeatureFrame::BINARY256: return frame.descriptor_dim / 8;
+    default: throw std::invalid_argument(
+              "descriptor_encoding " + std::to_string(frame.descriptor_encoding) + " is not known");
+  }
+}
+
 /// Number of keypoints. Throws std::invalid_argument for arrays whose lengths contradict each other.
 template<typename FeatureFrame>
 std::size_t feature_count(const FeatureFrame & frame)
 {
   const std::size_t count = frame.scores.size();
-  const std::size_t item = frame.descriptor_encoding == FeatureFrame::FLOAT16 ? 2 : 4;
   const auto check = [count](const char * name, std::size_t size, std::size_t expected) {
       if (size != expected) {
         throw std::invalid_argument(
@@ -64,14 +77,16 @@ std::size_t feature_count(const FeatureFrame & frame)
   check("coordinates", frame.keypoints.size(), 2 * count);
   check("ids", frame.track_ids.size(), count);
   check("recovered", frame.recovered.size(), count);
-  check("descriptor bytes", frame.descriptors.size(), count * frame.descriptor_dim * item);
+  check("descriptor bytes", frame.descriptors.size(), count * descriptor_bytes(frame));
   check_optional("normalized coordinates", frame.normalized.size(), 2 * count);
   check_optional("right_x", frame.right_x.size(), count);
   check_optional("depths", frame.depth.size(), count);
+  check_optional("detection ages", frame.detection_age.size(), count);
+  check_optional("covariances", frame.covariances.size(), 3 * count);
   return count;
 }
 
-/// Write the N×D descriptors, row by row, whatever their encoding. The frame must be consistent.
+/// Write the N×D descriptors, row by row, from FLOAT32 or FLOAT16. The frame must be consistent.
 template<typename FeatureFrame>
 void copy_descriptors(const FeatureFrame & frame, float * rows)
 {

@@ -13,11 +13,14 @@
 // limitations under the License.
 
 // Stands in for OpenCV's header where it is not installed: of its names only those, with only the
-// meaning, that aliked_examples/feature_frame.hpp uses.
+// meaning, that the headers of aliked_examples use.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
+#define CV_8U 0
 #define CV_32F 5
 
 namespace cv
@@ -40,18 +43,34 @@ struct KeyPoint
 
 struct Mat
 {
-  void create(int height, int width, int)
+  Mat() = default;
+  Mat(int height, int width, int type) {create(height, width, type);}
+
+  void create(int height, int width, int type)
   {
     rows = height;
     cols = width;
-    values.resize(static_cast<std::size_t>(height) * width);
+    type_ = type;
+    bytes.resize(static_cast<std::size_t>(height) * width * elemSize());
   }
 
   template<typename T>
-  T * ptr() {return values.data();}
+  T * ptr(int row = 0) {return reinterpret_cast<T *>(bytes.data() + row * cols * elemSize());}
+  template<typename T>
+  const T * ptr(int row = 0) const {return const_cast<Mat *>(this)->ptr<T>(row);}
 
-  int rows = 0, cols = 0;
-  std::vector<float> values;
+  bool empty() const {return bytes.empty();}
+  int type() const {return type_;}
+  std::size_t elemSize() const {return type_ == CV_8U ? 1 : 4;}
+  void release() {*this = Mat();}
+  void copyTo(Mat & other) const {other = *this;}
+  const Mat & getMat() const {return *this;}
+
+  int rows = 0, cols = 0, type_ = CV_8U;
+  std::vector<std::uint8_t> bytes;
 };
+
+typedef const Mat & InputArray;
+typedef Mat & OutputArray;
 
 }  // namespace cv
