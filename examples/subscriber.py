@@ -34,6 +34,7 @@ ENCODINGS = {
     FeatureFrame.BINARY256: np.uint8,  # 32 bytes a row: compare by Hamming distance
 }
 
+
 class FeatureSubscriber(Node):
     """Prints, for each image, its tracks and how far they moved since the image before."""
 

@@ -30,7 +30,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from aliked_ros.cli import bench, evaluate, models
+from aliked_ros.cli import bench, evaluate, models, vocabulary
 from aliked_ros.cli.features import extract, match, track
 from aliked_ros.cli.programs import demo, doctor, soak
 from aliked_ros.cli.recordings import export_recording, report, view
@@ -64,7 +64,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="ALIKED features, LightGlue matches and tracks, from the command line.",
 )
-for group, name in ((models.app, "models"), (bench.app, "bench"), (evaluate.app, "evaluate")):
+for group, name in (
+    (models.app, "models"),
+    (bench.app, "bench"),
+    (evaluate.app, "evaluate"),
+    (vocabulary.app, "vocabulary"),
+):
     app.add_typer(group, name=name)
 for command, name, example in (
     (train, "train", "config/train_images.yaml"),

@@ -161,15 +161,16 @@ DECLARATIONS: tuple[Declaration, ...] = (
     Declaration(
         "descriptor_encoding",
         "float32",
-        "Type of the descriptors in ~/features: 'float16' takes half the bytes, 'binary256' 32 bytes "
-        "each: bits for code that compares by Hamming distance, as ORB's.",
+        "Type of the descriptors in ~/features: 'float16' takes half the bytes, 'binary256' 32 "
+        "bytes each: bits for code that compares by Hamming distance, as ORB's.",
         choices=("float32", "float16", "binary256"),
         change=Change.ANYTIME,
     ),
     Declaration(
         "keyframe_descriptor_encoding",
         "same",
-        "Type of the descriptors in ~/keyframes; 'same' = as in ~/features. LightGlue needs floats.",
+        "Type of the descriptors in ~/keyframes; 'same' = as in ~/features. LightGlue needs "
+        "floats.",
         choices=("same", "float32", "float16", "binary256"),
         change=Change.ANYTIME,
     ),

@@ -68,5 +68,5 @@ def test_bits_are_those_of_the_documented_order():
 
 def test_no_descriptors_and_unknown_ones():
     assert encode(np.empty((0, 64), np.float32)).shape == (0, 32)
-    with pytest.raises(ModelError, match="have 32 elements.*descriptor_encoding to 'float32'"):
+    with pytest.raises(ModelError, match=r"have 32 elements.*descriptor_encoding to 'float32'"):
         encode(unit_rows(3, 32))

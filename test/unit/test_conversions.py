@@ -514,7 +514,7 @@ def test_codes_survive_the_wire(count, dimension, seed):
 def test_an_encoding_of_the_future_is_refused():
     message = conversions.feature_frame(result_of(3, 128, 0, inliers=False), Header())
     message.descriptor_encoding = 9
-    with pytest.raises(SourceError, match="descriptor_encoding is 9.*update aliked_ros"):
+    with pytest.raises(SourceError, match=r"descriptor_encoding is 9.*update aliked_ros"):
         messages.features_from_message(message)
 
 
