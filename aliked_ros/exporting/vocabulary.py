@@ -98,7 +98,8 @@ def score(bag: csr_array, bags: csr_array) -> NDArray[np.float64]:
     dense = np.zeros(bags.shape[1])
     dense[bag.indices] = bag.data
     common = np.minimum(bags.data, dense[bags.indices])
-    return np.add.reduceat(np.append(common, 0.0), bags.indptr[:-1]) * (np.diff(bags.indptr) > 0)
+    sums = np.add.reduceat(np.append(common, 0.0), bags.indptr[:-1])
+    return np.where(np.diff(bags.indptr) > 0, sums, 0.0)  # an empty row gets another's number
 
 
 def train(

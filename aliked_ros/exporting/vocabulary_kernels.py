@@ -87,7 +87,7 @@ def split(data, rows, branching, seed):
             while distances[chosen] == 0:  # rounding
                 chosen -= 1
         centres[count] = data[rows[chosen]]
-        total = 0.0
+        total = np.float64(0)
         for i in range(n):
             _, away = _nearest(data[rows[i]], centres[count : count + 1], 1)
             distances[i] = min(distances[i], away)
