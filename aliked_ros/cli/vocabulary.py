@@ -51,6 +51,9 @@ def train_vocabulary(
     ],
     branching: Annotated[int, typer.Option(help="Children of a node, 2 to 20.")] = 10,
     depth: Annotated[int, typer.Option(help="Levels, 1 to 10.")] = 6,
+    per_word: Annotated[
+        int, typer.Option(min=1, help="Split a node only for so many descriptors a child.")
+    ] = 20,
     every: Every = 1,
     topics: Topics = None,
     as_json: AsJson = False,
@@ -65,7 +68,7 @@ def train_vocabulary(
         check_suffix(path)  # before the work
     with share_progress(console()) as report:
         images = read_images(recordings, every, topics or (), report)
-        vocabulary = train([image.codes for image in images], branching, depth, report)
+        vocabulary = train([image.codes for image in images], branching, depth, per_word, report)
     for path in outputs:
         save(vocabulary, path)
     facts = {

@@ -39,6 +39,9 @@ from aliked_ros.types import BoolArray, Float32Array, IntArray, UInt8Array, UInt
 
 MAX_BRANCHING, MAX_DEPTH = 20, 10
 """What ORB-SLAM's reader accepts."""
+PER_WORD = 20
+"""Descriptors a child that a node needs to be split. With fewer, words fit the training images: two
+views of a point, which differ by a fifth of their bits, then seldom share one."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +109,13 @@ def train(
     images: Sequence[UInt8Array],
     branching: int = 10,
     depth: int = 6,
+    per_word: int = PER_WORD,
     report: Callable[[str, float], None] = lambda *_: None,
 ) -> Vocabulary:
     """A vocabulary from the codes (N×32) of images; the same each time for the same images.
 
-    branching, depth: at most branching ** depth words; fewer where the images have too little to
-    tell so many apart: up to ``branching`` descriptors are one word. report: called with a stage's
+    branching, depth: at most branching ** depth words. per_word: a node is split only if it has so
+    many descriptors for each child, so fewer images give fewer words. report: called with a stage's
     name and its progress, 0 to 1. Raises ConfigurationError for settings that back-ends cannot
     read, SourceError for fewer than two different codes.
     """
@@ -142,7 +146,7 @@ def train(
                 parents.append(np.full(len(sizes), node))
                 centres.append(found)
                 count += len(sizes)
-            level = [one for one in below if len(one[1]) > branching]
+            level = [one for one in below if len(one[1]) >= per_word * branching]
     if count == 1:
         raise SourceError(
             f"{len(data)} descriptors of {len(images)} images hold no two different ones; give "
