@@ -202,7 +202,7 @@ def test_reference_stamps_are_exact_also_when_matches_were_off(node, probe, came
     assert len(probe.matches) == 3
     assert probe.set_parameter("publish_matches", True) == ""
     current = probe.send(camera.message(frames[6]))
-    probe.wait(lambda: len(probe.matches) == 4)
+    probe.wait(lambda: len(probe.matches) == 5)
     assert probe.matches[-1].header == current.header
     assert probe.matches[-1].reference_index == references[-1].frame_index == 2
     assert probe.matches[-1].reference_stamp == references[-1].header.stamp
@@ -307,6 +307,8 @@ def test_parameters_that_may_change_do_so_at_once(node, probe, camera, frames):
     half = probe.send(camera.message(frames[0]))
     assert half.descriptor_encoding == half.FLOAT16
     assert len(half.descriptors) == 2 * 128 * len(half.scores)
+    assert probe.set_parameter("descriptor_encoding", "binary256") == ""
+    assert len(probe.send(camera.message(frames[0])).descriptors) == 32 * len(half.scores)
     assert probe.set_parameter("publish_descriptors", False) == ""
     assert len(probe.send(camera.message(frames[0])).descriptors) == 0
     assert probe.set_parameter("score_threshold", 0.5) == ""
@@ -316,7 +318,7 @@ def test_parameters_that_may_change_do_so_at_once(node, probe, camera, frames):
     assert len(probe.matches[-1].inliers) == len(probe.matches[-1].scores) > 0
     assert probe.set_parameter("verification", "none") == ""
     probe.send(camera.message(frames[0]))
-    probe.wait(lambda: len(probe.matches) == 5)
+    probe.wait(lambda: len(probe.matches) == 6)
     assert len(probe.matches[-1].scores) > len(probe.matches[-1].inliers) == 0
     for name, value in (
         ("score_threshold", 0.0), ("publish_descriptors", True), ("descriptor_encoding", "float32"),

@@ -35,8 +35,9 @@ from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame, Keyframe
 from aliked_msgs.srv import Relocalize
+from aliked_ros.frontend.codes import distances, encode
 from aliked_ros.io.images import grey
-from aliked_ros.io.messages import optional_array
+from aliked_ros.io.messages import codes_from_message, descriptors_from_message, optional_array
 from aliked_ros.ros.conversions import (
     image_from_message,
     image_message,
@@ -207,8 +208,10 @@ def test_stereo_of_kitti(rig, shared):
         assert known.mean() > 0.4
         assert (x - right_x)[known].min() > 0.0
         np.testing.assert_array_equal(known, np.isfinite(depth))
+        assert frame.focal_length == pytest.approx(718.856)
+        assert frame.baseline == pytest.approx(0.5371657)
         np.testing.assert_allclose(
-            depth[known], 718.856 * 0.5371657 / (x - right_x)[known], rtol=1e-4
+            depth[known], frame.focal_length * frame.baseline / (x - right_x)[known], rtol=1e-4
         )
         assert 3.0 < np.nanpercentile(depth, 5) < np.nanmedian(depth) < 40.0
     status = probe.status
@@ -251,7 +254,8 @@ def test_depth_of_tum(rig, shared):
     frames = rig.play(6, f"source:={source}", "publish:=rgbd")
     for frame in frames:
         depth = optional_array(frame.depth)
-        assert len(frame.right_x) == 0
+        assert len(frame.right_x) == frame.baseline == 0
+        assert frame.focal_length == pytest.approx(517.306, abs=1e-3)
         assert np.isfinite(depth).mean() > 0.6
         assert 0.4 < np.nanmin(depth) < np.nanmedian(depth) < 3.0
     assert probe.status.frames_alone == 0
@@ -543,6 +547,18 @@ def test_keyframes_and_relocalization(rig, tum_images):
     request.image.encoding = "nonsense"
     answer = probe.call(Relocalize, name, request)
     assert (answer.success, "nonsense" in answer.message) == (False, True)
+
+
+def test_keyframes_may_have_other_descriptors(rig, tum_images):
+    probe = rig.restart(descriptor_encoding="binary256", keyframe_descriptor_encoding="float16")
+    frame = rig.send(tum_images(0))
+    keyframe = probe.wait(lambda: probe.received["keyframes"])[0].features
+    assert frame.descriptor_encoding == frame.BINARY256
+    assert keyframe.descriptor_encoding == keyframe.FLOAT16
+    floats = descriptors_from_message(keyframe)
+    codes = codes_from_message(frame)
+    assert np.diag(distances(encode(floats), codes)).max() < 3  # rounded to float16
+    assert (frame.focal_length, frame.baseline) == (0, 0)  # no CameraInfo
 
 
 def test_images_go_on_while_relocalization_works(rig, tum_images):
