@@ -67,7 +67,7 @@ class BackEnd:
         depth = np.frombuffer(message.depth, np.float32)
         if not message.is_keyframe:
             return
-        if not len(depth) or not message.focal_length:
+        if not len(depth) or not getattr(message, "focal_length", 0.0):  # older recordings
             print("a keyframe without depth or camera_info is left out", file=sys.stderr)
             return
         fx, baseline = message.focal_length, message.baseline or RGBD_BASELINE

@@ -35,7 +35,7 @@ from aliked_ros.sources.virtual import VirtualCamera
 
 COMMANDS = (
     "extract", "match", "track", "export", "doctor", "bench", "demo", "soak", "view", "report",
-    "models list", "models fetch", "models build",
+    "models list", "models fetch", "models build", "vocabulary train", "vocabulary test",
 )  # fmt: skip
 PROGRAM = [sys.executable, "-m", "aliked_ros.cli"]
 

@@ -57,6 +57,7 @@ from aliked_ros.exporting.colmap import (
 )
 from aliked_ros.exporting.recording import RecordedFrame, RecordedMatches, RecordingReader
 from aliked_ros.exporting.tum import export_tum
+from aliked_ros.frontend.codes import encode
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.ros.conversions import (
     feature_frame,
@@ -162,7 +163,11 @@ class Scene:
 
 
 def record(
-    path: Path, results: list[FrameResult], *others: tuple[str, Any], matches: bool = True
+    path: Path,
+    results: list[FrameResult],
+    *others: tuple[str, Any],
+    matches: bool = True,
+    encoding: str = "float32",
 ) -> Path:
     """Features and matches, and with each image the other messages under its header."""
     recording = Recording(path)
@@ -173,7 +178,7 @@ def record(
     for result, stamp in zip(results, stamps, strict=True):
         header = Header(stamp=stamp, frame_id="camera")
         reference = stamps[result.index if result.reference_index is None else result.index - 1]
-        messages = [("/aliked_frontend/features", feature_frame(result, header))]
+        messages = [("/aliked_frontend/features", feature_frame(result, header, encoding))]
         if matches:
             messages.append(
                 ("/aliked_frontend/matches", feature_matches(result, header, reference))
@@ -274,6 +279,18 @@ def test_the_database_holds_what_was_recorded(run, tmp_path):
             ids = [results[i].tracks.ids for i in (first, second)]
             assert len(matches) == len(np.intersect1d(*ids)) > 50
             np.testing.assert_array_equal(ids[0][matches[:, 0]], ids[1][matches[:, 1]])
+
+
+def test_binary_descriptors_are_left_out_with_a_warning(tmp_path, caplog):
+    results = Scene(model_of("PINHOLE"), 3).results()
+    path = record(tmp_path / "run.mcap", results, encoding="binary256")
+    with RecordingReader(path) as reader:
+        for frame, result in zip(reader.frames(), results, strict=True):
+            assert frame.features.descriptors.shape == (len(result.features), 0)
+            np.testing.assert_array_equal(frame.codes, encode(result.features.descriptors))
+    facts = export(path, tmp_path / "sfm")
+    assert facts["descriptors"] == 0 < facts["keypoints"]
+    assert "binary256 descriptors, which COLMAP does not know" in caplog.text
 
 
 def test_the_mapper_reconstructs_the_scene_to_scale(run, tmp_path):
