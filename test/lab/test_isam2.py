@@ -17,8 +17,10 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -37,6 +39,7 @@ import aliked_msgs.msg
 from aliked_ros.ros.conversions import feature_frame, pose_message, stamp_from_seconds
 from aliked_ros.ros.recording import Recording
 from aliked_ros.types import Features, FrameResult, Matches, Pose, Tracks
+from helpers.ros import RELIABLE, Probe, environment
 
 EXAMPLE = ROOT / "examples" / "isam2.py"
 FX, BASELINE, LAP, COUNT = 400.0, 0.1, 24, 28
@@ -50,15 +53,11 @@ def camera(index: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]]), 2.5 * np.array([sin, 0, cos - 1])
 
 
-def record(path: Path, tracks_return: bool, loop: bool) -> None:
+def frames(tracks_return: bool) -> Iterator[aliked_msgs.msg.FeatureFrame]:
     """A lap and four more keyframes; pixels and disparities with noise of 0.5 px."""
     rng = np.random.default_rng(0)
     walls = rng.uniform(-6, 6, (2500, 3)) * [1, 0.25, 1]
     walls[np.arange(2500), rng.choice([0, 2], 2500)] = rng.choice([-6, 6], 2500)
-    recording = Recording(path)
-    recording.add_topic("/aliked_frontend/features", aliked_msgs.msg.FeatureFrame)
-    if loop:
-        recording.add_topic("/aliked_frontend/loops", LOOP)
     for index in range(COUNT):
         rotation, centre = camera(index)
         local = (walls - centre) @ rotation
@@ -82,9 +81,19 @@ def record(path: Path, tracks_return: bool, loop: bool) -> None:
         )  # fmt: skip
         message = feature_frame(result, Header(stamp=stamp_from_seconds(index)), None)
         message.focal_length, message.baseline = FX, BASELINE
+        yield message
+
+
+def record(path: Path, tracks_return: bool, loop: bool) -> None:
+    """The frames; loop: with a LoopCandidate of the first keyframe after the lap."""
+    recording = Recording(path)
+    recording.add_topic("/aliked_frontend/features", aliked_msgs.msg.FeatureFrame)
+    if loop:
+        recording.add_topic("/aliked_frontend/loops", LOOP)
+    for index, message in enumerate(frames(tracks_return)):
         recording.add("/aliked_frontend/features", serialize_message(message), index, index)
         if loop and index == LAP:
-            turn, place = camera(0)
+            (turn, place), (rotation, centre) = camera(0), camera(index)
             found = LOOP(header=message.header, keyframe_stamp=stamp_from_seconds(0))
             found.has_pose = found.metric = True
             shift = turn.T @ (centre - place)
@@ -138,3 +147,30 @@ def test_the_program_draws_both_trajectories(tmp_path):
     _, green, red = picture.reshape(-1, 3).T
     assert ((red - green) > 100).sum() > 300
     assert ((green - red) > 100).sum() > 300
+
+
+@pytest.mark.ros
+def test_the_program_listens_until_it_is_interrupted(tmp_path):
+    probe = Probe()
+    publisher = probe.node.create_publisher(
+        aliked_msgs.msg.FeatureFrame, "aliked_frontend/features", RELIABLE
+    )
+    command = [sys.executable, EXAMPLE, "--live", tmp_path / "way.png", "--ros-args", "-r"]
+    process = subprocess.Popen(
+        [*map(str, command), "features:=aliked_frontend/features"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
+    try:
+        probe.wait(lambda: publisher.get_subscription_count() == 2)  # the probe's own is one
+        probe.spin(0.5)
+        for _, message in zip(range(4), frames(True), strict=False):
+            publisher.publish(message)
+        probe.spin(3.0)
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        probe.close()
+    assert process.returncode == 0, errors
+    assert said.startswith("4 keyframes, moved by up to 0.")
+    assert (tmp_path / "way.png").stat().st_size > 1000
