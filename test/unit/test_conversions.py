@@ -217,10 +217,18 @@ def test_depth_in_both_encodings_with_any_step_and_byte_order(size, padding, big
         np.testing.assert_allclose(depth, expected, rtol=1e-6)
 
 
-def test_masks_are_mono8():
-    samples = np.array([[0, 255, 1]], np.uint8)[..., None]
-    message = message_of(samples, "mono8", 5, False)
-    np.testing.assert_array_equal(conversions.mask_from_message(message), samples[..., 0])
+@pytest.mark.parametrize(
+    ("encoding", "kind", "ignored", "kept"),
+    [
+        ("mono8", np.uint8, (0,), [0, 255, 255, 255]),
+        ("mono8", np.uint8, (3, 11), [255, 0, 0, 255]),
+        ("mono16", np.uint16, (11,), [255, 255, 0, 255]),
+    ],
+)
+def test_masks_and_class_labels(encoding, kind, ignored, kept):
+    labels = np.array([[0, 3, 11, 255]], kind)[..., None]
+    message = message_of(labels, encoding, 9, False)
+    assert conversions.mask_from_message(message, ignored).tolist() == [kept]
 
 
 @pytest.mark.parametrize("convert", ["depth_from_message", "mask_from_message"])
