@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ from aliked_ros.evaluation.baselines import Frontend
 from aliked_ros.evaluation.failures import FAILURES, reason_of
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
 from aliked_ros.evaluation.methods import Method, open_methods, question_of
-from aliked_ros.evaluation.poses import read_truth, true_poses
+from aliked_ros.evaluation.poses import true_poses
 from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
 from aliked_ros.evaluation.trajectories import (
     Aligned,
@@ -46,7 +46,6 @@ from aliked_ros.evaluation.trajectories import (
     write_tum,
 )
 from aliked_ros.odometry import Estimate, Observation, Odometry
-from aliked_ros.odometry.geometry import Transform
 from aliked_ros.sources import Partner, Source, open_source
 from aliked_ros.types import FrameResult, UInt8Array
 
@@ -63,22 +62,6 @@ METRICS = (
 )
 
 Carry = Callable[[FrameResult], Observation]
-
-
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """Distances of a trajectory, aligned as a whole, from ground truth; metres.
-
-    poses: number compared. ate: root mean square of the absolute trajectory error; ate_max: its
-    largest value. rpe: root mean square of the translation error from pose to pose. scale: factor
-    applied to the trajectory; 1 if it is in metres.
-    """
-
-    poses: int
-    ate: float
-    ate_max: float
-    rpe: float
-    scale: float
 
 
 def as_observation(result: FrameResult) -> Observation:
@@ -124,35 +107,6 @@ def follow(observations: Iterable[Observation], use_depth: bool) -> list[Estimat
         if (estimate := odometry.process(seen)) is not None:
             estimates += [*odometry.earlier, estimate]
     return estimates
-
-
-def measure_odometry(observations: Iterable[Observation], truth: Path, use_depth: bool) -> Accuracy:
-    """Run the back-end and compare; see :func:`follow` and :func:`compare`."""
-    estimates = follow(observations, use_depth)
-    return compare(
-        [estimate.stamp for estimate in estimates],
-        [estimate.camera for estimate in estimates],
-        truth,
-        metric=_metric(estimates),
-    )
-
-
-def compare(
-    stamps: Sequence[float], cameras: Sequence[Transform], truth: Path, metric: bool
-) -> Accuracy:
-    """Poses (world_from_camera) against a file that ``poses.read_truth`` reads.
-
-    Aligned rigidly if ``metric``, otherwise by similarity. Raises SourceError if that is
-    impossible: too few poses, or no motion.
-    """
-    found = align(read_truth(truth), trajectory(stamps, cameras), metric)
-    return Accuracy(
-        poses=len(found.stamps),
-        ate=found.ate,
-        ate_max=float(found.errors.max()),
-        rpe=found.rpe,
-        scale=found.scale,
-    )
 
 
 def offered_mode(sequence: str) -> Mode:

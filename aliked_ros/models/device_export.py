@@ -28,7 +28,10 @@ import numpy as np
 
 from aliked_ros.errors import ConfigurationError, ModelError
 from aliked_ros.models import graphs
-from aliked_ros.models.graphs import LIGHTGLUE
+from aliked_ros.models.published import LARGEST_TOP_K as LARGEST_TOP_K
+from aliked_ros.models.published import LIGHTGLUE, SMALLEST_SIDE
+from aliked_ros.models.published import SEGMENT_LAYERS as SEGMENT_LAYERS
+from aliked_ros.models.published import segments as segments
 from aliked_ros.models.registry import entry_of
 
 if TYPE_CHECKING:
@@ -38,17 +41,6 @@ GraphPrecision = Literal["float32", "float16"]
 
 FORMAT = 5
 """Grows whenever the graphs change, so that engines built of older ones are not used."""
-
-LARGEST_TOP_K = 3840
-"""Most keypoints that TensorRT's TopK gives."""
-
-SMALLEST_SIDE = 33
-"""Pixels: the coarsest level, of stride 32, needs two rows and columns to be read between."""
-
-SEGMENT_LAYERS = 3
-"""LightGlue layers between two checks of the exit criterion."""
-
-_LAYERS = 9  # of LightGlue
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +70,6 @@ class DeviceGraph:
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
     identity: dict[str, Any]
-
-
-def segments(precision: str) -> dict[str, range]:
-    """LightGlue's parts as whole graphs, by the names of their files: the layers of each."""
-    starts = range(0, _LAYERS, SEGMENT_LAYERS)
-    parts = (range(start, min(start + SEGMENT_LAYERS, _LAYERS)) for start in starts)
-    return {f"layers_{part[0]}_{part[-1]}-{precision}": part for part in parts}
 
 
 def extractor_graph(

@@ -39,8 +39,14 @@ from onnxscript import opset19 as op
 from torch import Tensor, nn
 
 from aliked_ros.errors import ModelError
-from aliked_ros.models import device_export
-from aliked_ros.models.graphs import LIGHTGLUE, VARIANTS, Expected
+from aliked_ros.models.published import (
+    LARGEST_TOP_K,
+    LIGHTGLUE,
+    SMALLEST_SIDE,
+    VARIANTS,
+    Expected,
+    segments,
+)
 from aliked_ros.models.registry import weights_path
 from aliked_ros.networks import aliked, fold, lightglue
 from aliked_ros.networks.aliked import ALIKED
@@ -81,8 +87,8 @@ def published() -> Iterator[tuple[str, str, Callable[[], tuple[bytes, Expected]]
             (f"extractor_{k}-{precision}" for k in kinds for precision in _PRECISIONS),
         ):
             yield variant, part, partial(make_aliked, shape, part)
-    segments = (device_export.segments(precision) for precision in _PRECISIONS)
-    for part in chain(_LIGHTGLUE_PARTS, *segments):
+    whole = (segments(precision) for precision in _PRECISIONS)
+    for part in chain(_LIGHTGLUE_PARTS, *whole):
         yield LIGHTGLUE, part, partial(make_lightglue, part)
 
 
@@ -96,10 +102,9 @@ def make_aliked(shape: AlikedShape, part: str) -> tuple[bytes, Expected]:
     if part.startswith("extractor"):
         weights = fold.extractor(state, channels)
         height, width = (
-            torch.export.Dim(n, min=device_export.SMALLEST_SIDE, max=_LARGEST_SIDE)
-            for n in ("h", "w")
+            torch.export.Dim(n, min=SMALLEST_SIDE, max=_LARGEST_SIDE) for n in ("h", "w")
         )
-        count = torch.export.Dim("k", min=2, max=device_export.LARGEST_TOP_K)
+        count = torch.export.Dim("k", min=2, max=LARGEST_TOP_K)
         return _template(
             aliked.FoldedALIKED(weights, shape, half=part.endswith("float16")),
             weights,
@@ -138,7 +143,7 @@ def make_lightglue(part: str) -> tuple[bytes, Expected]:
     state, shape = fold.read_lightglue(weights_path(LIGHTGLUE))
     if part not in _LIGHTGLUE_PARTS:
         precision = part.partition("-")[2]
-        layers = device_export.segments(precision)[part]
+        layers = segments(precision)[part]
         return _segment(state, layers, shape, precision == "float16")
     count = torch.export.Dim("n", min=2, max=_LARGEST_SIDE)
     if part == "embedding":
@@ -170,7 +175,7 @@ def _segment(
     state: State, layers: range, shape: LightGlueShape, half: bool
 ) -> tuple[bytes, Expected]:
     rows = 72  # an example, unlike any size within the network
-    k = torch.export.Dim("k", min=2, max=device_export.LARGEST_TOP_K)
+    k = torch.export.Dim("k", min=2, max=LARGEST_TOP_K)
     inputs = lightglue.segment_inputs(shape, layers, rows, half)
     weights = fold.matcher(state, layers, shape.layers)
     return _template(

@@ -32,23 +32,13 @@ from typing import Any
 import numpy as np
 
 from aliked_ros.errors import ModelError, WeightsError
+from aliked_ros.models.published import LIGHTGLUE as LIGHTGLUE
+from aliked_ros.models.published import VARIANTS, Expected
 from aliked_ros.models.registry import weights_path
 from aliked_ros.networks import fold
 from aliked_ros.networks.checkpoint import State
 from aliked_ros.networks.fold import AlikedShape, Array, Weights
 from aliked_ros.system.share import share_path
-
-LIGHTGLUE = "aliked-lightglue"
-
-Expected = dict[str, tuple[str, tuple[int, ...]]]
-"""The weights that a graph lacks: NumPy type and shape by name."""
-
-VARIANTS = {
-    AlikedShape((8, 16, 32, 64), 64, 3, 16): "aliked-t16",
-    AlikedShape((16, 32, 64, 128), 128, 3, 16): "aliked-n16",  # N16rot too
-    AlikedShape((16, 32, 64, 128), 128, 3, 32): "aliked-n32",
-}
-"""Folders of ALIKED's published graphs by the sizes of the network."""
 
 
 class _Read(Mapping[str, Array]):

@@ -174,7 +174,9 @@ def test_what_is_wrong_is_said_in_one_line():
 @pytest.mark.long
 def test_behind_a_front_end_a_camera_is_followed(probe, shared: Path, tmp_path):
     """Player → front-end → odometry, with depth; evo compares with ground truth."""
-    evo = pytest.importorskip("aliked_ros.evaluation.odometry", reason="evo is not installed")
+    why = "evo is not installed"
+    trajectories = pytest.importorskip("aliked_ros.evaluation.trajectories", reason=why)
+    read_truth = pytest.importorskip("aliked_ros.evaluation.poses", reason=why).read_truth
     sequence = shared / "data" / "tum_fr1_xyz"
     processes = [
         RosProcess(MODULE, tmp_path / "odometry"),
@@ -195,15 +197,13 @@ def test_behind_a_front_end_a_camera_is_followed(probe, shared: Path, tmp_path):
     poses = probe.received["odometry/odometry"]
     assert {str(m.header.stamp) for m in poses} <= {str(f.header.stamp) for f in probe.features}
     assert len(poses) >= 0.9 * len(probe.features) > 20
-    found = evo.compare(
+    poses = trajectories.trajectory(
         [seconds(message.header.stamp) for message in poses],
         [Transform(orientation(m).as_matrix(), position(m)) for m in poses],
-        sequence / "groundtruth_tum.txt",
-        metric=True,
     )
-    print(
-        f"fr1_xyz 0-39 through three processes: ATE {found.ate * 100:.1f} cm, {found.poses} poses"
-    )
+    truth = read_truth(sequence / "groundtruth_tum.txt")
+    found = trajectories.align(truth, poses, metric=True)
+    print(f"fr1_xyz 0-39 through three processes: ATE {found.ate * 100:.1f} cm")
     assert found.ate < 0.03
     for process in processes:
         assert process.stop(signal.SIGINT) == 0, process.text()

@@ -249,10 +249,10 @@ def test_a_metric_map_goes_on_without_depth(room):
 
 @pytest.mark.parametrize("text", ["", "1 2 3\n", "0 0 0 0 0 0 0 one\n"])
 def test_a_ground_truth_of_another_form_is_named(tmp_path, text):
-    compare = pytest.importorskip("aliked_ros.evaluation.odometry").compare
+    read_truth = pytest.importorskip("aliked_ros.evaluation.poses").read_truth
     (tmp_path / "truth.txt").write_text(text)
     with pytest.raises(SourceError, match=r"truth\.txt"):
-        compare([0.0, 1.0], 2 * [Transform.identity()], tmp_path / "truth.txt", metric=True)
+        read_truth(tmp_path / "truth.txt")
 
 
 def view_of(room: Room, index: int, tracks: list[int], camera: Transform | None = None) -> View:
