@@ -158,10 +158,7 @@ def compare_reports(
             remarks.append(f"{suite}: only in {here[0]}")
             continue
         before, after = (dict(_contenders(suite, one["suites"][suite])) for one in (old, new))
-        if suite == "memory":
-            growth = (one["suites"][suite]["growth_mib_after_warm_up"] for one in (old, new))
-            remarks.append("memory: grew by {} MiB, now {}; not compared".format(*growth))
-        elif not before or not after:
+        if not before or not after:
             remarks.append(f"{suite}: its figures cannot be compared")
         for part, others in ((before, after), (after, before)):
             missing = [name for name in part if name not in others]
@@ -175,7 +172,7 @@ def compare_reports(
                     remarks.append(f"{suite}: {name}: no common figure to compare")
                 else:
                     changes.append(change)
-    if not changes and "memory" not in old["suites"]:
+    if not changes:
         raise SourceError(
             f"{names[0]} and {names[1]} have no contender in common (suites "
             f"{', '.join(old['suites']) or 'none'}, and {', '.join(new['suites']) or 'none'})."

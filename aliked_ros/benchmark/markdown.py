@@ -34,7 +34,7 @@ def as_text(results: dict[str, Any]) -> str:
         elif "factors" in suite:
             lines += _scaling(suite)
         else:
-            lines += _node(suite) if "rates" in suite else _memory(suite)
+            lines += _node(suite)
     return "\n".join(lines)
 
 
@@ -69,23 +69,12 @@ def _left_out(reasons: dict[str, str]) -> list[str]:
 
 
 def _timings(suite: dict[str, Any]) -> list[str]:
-    first = suite["timings"][0]
-    unit = f" of {suite['unit']}" if "unit" in suite else ""
-    heads = [
-        f"{first['rounds']} rounds",
-        f"median ms{unit}",
-        "p90 ms",
-        "times as fast as the first [95 %]",
-    ]
-    if "verified" in first:
-        heads += ["verified matches", "LightGlue's share"]
+    rounds = suite["timings"][0]["rounds"]
+    heads = [f"{rounds} rounds", "median ms", "p90 ms", "times as fast as the first [95 %]"]
     rows = []
     for t in suite["timings"]:
         speedup = _between(t["speedup"], t["speedup_low"], t["speedup_high"])
-        row = [t["name"], f"{t['median_ms']:.1f}", f"{t['p90_ms']:.1f}", speedup]
-        if "verified" in t:
-            row += [f"{t['verified']}", f"{t['lightglue_share']:.0%}"]
-        rows.append(row)
+        rows.append([t["name"], f"{t['median_ms']:.1f}", f"{t['p90_ms']:.1f}", speedup])
     return table(heads, rows)
 
 
@@ -207,16 +196,6 @@ def _scaling(suite: dict[str, Any]) -> list[str]:
             )
         lines += [*table(heads, rows), *_left_out(factor["left_out"]), ""]
     return lines[:-1]
-
-
-def _memory(suite: dict[str, Any]) -> list[str]:
-    lines = [
-        f"Growth after warm-up over {suite['frames']} images: "
-        f"{suite['growth_mib_after_warm_up']} MiB.",
-        "",
-    ]
-    rows = [[f"{sample['frame']}", f"{sample['rss_mib']}"] for sample in suite["samples"]]
-    return lines + table(["image", "resident MiB"], rows)
 
 
 def _node(suite: dict[str, Any]) -> list[str]:

@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -26,7 +25,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import psutil
 
 from aliked_ros.benchmark.gpu import HEIGHT, WIDTH, device_suite
 from aliked_ros.benchmark.peers import dense_exports, peers_suite
@@ -39,7 +37,7 @@ from aliked_ros.frontend.matcher import Matcher, create_matcher
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.models.registry import weights_path
 from aliked_ros.sources import default_source, open_source
-from aliked_ros.types import Features, Image, Matches, UInt8Array
+from aliked_ros.types import Features, Image, UInt8Array
 
 Progress = Callable[[str, float], None]
 Suite = Callable[[list[UInt8Array], int, Callable[[float], None]], dict[str, Any]]
@@ -190,66 +188,6 @@ def frontend_suite(
             pipeline.close()
 
 
-def adaptive_suite(
-    images: list[UInt8Array], rounds: int, progress: Callable[[float], None]
-) -> dict[str, Any]:
-    """Processor time and verified matches of the matchers, 512 points, over consecutive images."""
-    pipelines = {
-        matcher: Pipeline(FrontendConfig(max_keypoints=512, matcher=matcher))
-        for matcher in ("lightglue", "adaptive", "nearest")
-    }
-    order = _there_and_back(len(images))
-    seen: dict[str, list[Matches]] = {matcher: [] for matcher in pipelines}
-
-    def contender(matcher: str) -> Run:
-        def process(i: int) -> None:
-            image = Image(images[order[i % len(order)]], float(i))
-            seen[matcher].append(pipelines[matcher].process(image).matches)
-
-        return process
-
-    timings = compare(
-        {matcher: contender(matcher) for matcher in pipelines},
-        rounds,
-        burst=_STREAM,
-        progress=progress,
-        clock=time.process_time,
-    )
-    table = _table(timings) | {"unit": "processor time"}
-    for row in table["timings"]:
-        matches = seen[row["name"]]
-        row["verified"] = sum(int(m.inliers.sum()) for m in matches if m.inliers is not None)
-        row["lightglue_share"] = float(
-            np.mean([m.matcher == "lightglue" for m in matches if m.matcher])
-        )
-        pipelines[row["name"]].close()
-    return table
-
-
-def memory_suite(
-    images: list[UInt8Array], rounds: int, progress: Callable[[float], None]
-) -> dict[str, Any]:
-    """Resident memory over ``20 × rounds`` images (2,000 at the default 100 rounds)."""
-    frames = 20 * rounds
-    process = psutil.Process()
-    order = _there_and_back(len(images))
-    pipeline = Pipeline(FrontendConfig(max_keypoints=512))
-    samples = []
-    for i in range(frames):
-        pipeline.process(Image(images[order[i % len(order)]], float(i)))
-        if (i + 1) % rounds == 0:
-            samples.append({"frame": i + 1, "rss_mib": round(process.memory_info().rss / 2**20, 1)})
-            progress((i + 1) / frames)
-    pipeline.close()
-    # the first tenth warms caches and allocators
-    settled = [s["rss_mib"] for s in samples[len(samples) // 10 :]]
-    return {
-        "frames": frames,
-        "growth_mib_after_warm_up": round(settled[-1] - settled[0], 1),
-        "samples": samples,
-    }
-
-
 def node_suite(
     images: list[UInt8Array], rounds: int, progress: Callable[[float], None]
 ) -> dict[str, Any]:
@@ -268,8 +206,6 @@ SUITES: dict[str, Suite] = {
     "extractor": extractor_suite,
     "matcher": matcher_suite,
     "frontend": frontend_suite,
-    "adaptive": adaptive_suite,
-    "memory": memory_suite,
     "peers": peers_suite,
     "scaling": scaling_suite,
     "node": node_suite,

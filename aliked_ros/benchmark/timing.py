@@ -70,10 +70,9 @@ def compare(
     warm_up: int = 3,
     burst: int = 1,
     progress: Callable[[float], None] | None = None,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> list[Timing]:
     """Time all contenders together; the first one is the baseline. See ``measure``."""
-    return summarise(measure(contenders, rounds, warm_up, burst, progress, clock))
+    return summarise(measure(contenders, rounds, warm_up, burst, progress))
 
 
 def measure(
@@ -82,13 +81,11 @@ def measure(
     warm_up: int = 3,
     burst: int = 1,
     progress: Callable[[float], None] | None = None,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, NDArray[Any]]:
     """Seconds per run, by contender and round.
 
     burst: consecutive runs averaged into one measurement; for streams, which would otherwise find
-    another contender's data in the caches. clock: seconds; ``time.process_time`` counts all
-    threads.
+    another contender's data in the caches.
     """
     names = list(contenders)
     for run in contenders.values():
@@ -99,10 +96,10 @@ def measure(
     for i in range(rounds):
         for name in order.permutation(names):
             time.sleep(_PAUSE)
-            begin = clock()
+            begin = time.perf_counter()
             for j in range(burst):
                 contenders[name](i * burst + j)
-            seconds[name][i] = (clock() - begin) / burst
+            seconds[name][i] = (time.perf_counter() - begin) / burst
         if progress is not None:
             progress((i + 1) / rounds)
     return seconds

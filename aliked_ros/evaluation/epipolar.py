@@ -33,12 +33,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from aliked_ros.benchmark.timing import machine
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import SourceError
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
-from aliked_ros.evaluation.methods import Method, Pairs, View, open_methods, question_of
+from aliked_ros.evaluation.methods import Method, Pairs, View, described, open_methods, question_of
 from aliked_ros.evaluation.poses import has_truth, true_poses
 from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
 from aliked_ros.odometry.geometry import Transform
@@ -199,10 +198,7 @@ def evaluate_epipolar(
             ],
             partial(report, "tracks"),
         )
-        facts = question | {
-            "descriptions": {method.name: method.description for method in methods},
-            "machine": machine(),
-        }
+        facts = described(question, methods)
     method_rows = [row for row in rows if row["method"]]
     metrics = [m for m in PAIR_METRICS if truth or not m.key.startswith("true")]
     pair_table = ResultTable(

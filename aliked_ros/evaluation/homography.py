@@ -32,11 +32,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from aliked_ros.benchmark.timing import machine
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.evaluation.layouts import HomographyPair, homography_pairs
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
-from aliked_ros.evaluation.methods import Method, View, open_methods, question_of
+from aliked_ros.evaluation.methods import Method, View, described, open_methods, question_of
 from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
 from aliked_ros.evaluation.statistics import area_under_recall
 from aliked_ros.sources import read_image
@@ -95,11 +94,7 @@ def evaluate_homography(
             for method in methods
         ]
         rows = ledger.measure(units, partial(report, "pairs"))
-        facts = question | {
-            "methods": list(names),
-            "descriptions": {method.name: method.description for method in methods},
-            "machine": machine(),
-        }
+        facts = described(question, methods)
     table = ResultTable(facts, rows, METRICS, list(names), groups=("kind",), remarks=REMARKS)
     table.write(output)
     return table

@@ -51,6 +51,7 @@ from aliked_ros.frontend.matcher import Matcher, build_matcher
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.io.images import grey
 from aliked_ros.models.registry import entry_of
+from aliked_ros.system.provenance import machine
 from aliked_ros.types import Features, Float32Array, UInt8Array
 
 Progress = Callable[[str], None]
@@ -303,6 +304,15 @@ def question_of(
     }
 
 
+def described(question: Row, methods: Sequence[Method]) -> Row:
+    """A table's facts: the question, the methods that answer it, and the machine."""
+    return question | {
+        "methods": [method.name for method in methods],
+        "descriptions": {method.name: method.description for method in methods},
+        "machine": machine(),
+    }
+
+
 def _parts(name: str) -> tuple[str, str]:
     model, _, matcher = name.rpartition("+")
     return model, matcher
@@ -320,7 +330,6 @@ def open_methods(
 ) -> Iterator[list[Method]]:
     """The methods of these names, in this order; the first is the one others are compared with.
 
-    names: of METHODS; or a model's name, or a checkpoint's path, with ``+lightglue``,
     names: of METHODS; or a model's name, or a checkpoint's path, with ``+lightglue``,
     ``+nearest``, ``+adaptive`` (which is LightGlue for pairs that are no sequence) or ``+flow``.
     config: model, number of keypoints, verification and backend of all; its matcher is not looked

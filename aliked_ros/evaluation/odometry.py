@@ -24,14 +24,13 @@ from typing import Any, Literal
 
 from evo.core.trajectory import PoseTrajectory3D
 
-from aliked_ros.benchmark.timing import machine
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError, OutputError, SourceError
 from aliked_ros.evaluation.baselines import Frontend
 from aliked_ros.evaluation.failures import FAILURES, reason_of
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
-from aliked_ros.evaluation.methods import Method, open_methods, question_of
+from aliked_ros.evaluation.methods import Method, described, open_methods, question_of
 from aliked_ros.evaluation.poses import true_poses
 from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
 from aliked_ros.evaluation.trajectories import (
@@ -172,11 +171,7 @@ def evaluate_odometry(
             )
 
         rows = ledger.measure([unit(method) for method in methods], lambda _share: None)
-        facts = question | {
-            "methods": list(names),
-            "descriptions": {method.name: method.description for method in methods},
-            "machine": machine(),
-        }
+        facts = described(question, methods)
     common = _add_errors(rows, truth, output)
     remarks = [*_remarks(rows, common), _ALIGNMENT[mode == "mono"]]
     table = ResultTable(facts, rows, METRICS, list(names), blocks=_BLOCKS, remarks=remarks)

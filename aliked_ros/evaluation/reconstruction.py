@@ -27,13 +27,12 @@ import numpy as np
 import pycolmap
 from evo.core.trajectory import PoseTrajectory3D
 
-from aliked_ros.benchmark.timing import machine
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError, OutputError, SourceError
 from aliked_ros.evaluation.failures import FAILURES, reason_of
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
-from aliked_ros.evaluation.methods import Method, open_methods, question_of
+from aliked_ros.evaluation.methods import Method, described, open_methods, question_of
 from aliked_ros.evaluation.odometry import calibrate, open_calibrated
 from aliked_ros.evaluation.poses import has_truth, true_poses
 from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
@@ -152,12 +151,9 @@ def evaluate_reconstruction(
         units = [Unit(one.name, partial(_rows, one, task, report)) for one in methods]
         rows = ledger.measure(units, lambda _share: None)
         common = _add_errors(rows, task)
-        facts = question | {
+        facts = described(question, methods) | {
             "mapped": len(chosen),
             "pairs": len(task.pairs()),
-            "methods": list(names),
-            "descriptions": {method.name: method.description for method in methods},
-            "machine": machine(),
         }
     table = ResultTable(
         facts,

@@ -25,13 +25,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from aliked_ros.benchmark.timing import machine
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError, OutputError, SourceError
 from aliked_ros.evaluation.failures import FAILURES, reason_of
 from aliked_ros.evaluation.ledger import Ledger, Row, Unit
-from aliked_ros.evaluation.methods import Method, open_methods, question_of
+from aliked_ros.evaluation.methods import Method, described, open_methods, question_of
 from aliked_ros.evaluation.odometry import Mode, offered_mode, open_calibrated
 from aliked_ros.evaluation.poses import true_poses
 from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
@@ -165,14 +164,11 @@ def evaluate_relocalization(
     with Ledger(output, question, restart) as ledger, open_methods(names, config, say) as methods:
         units = [Unit(one.name, partial(_rows, one, task, report)) for one in methods]
         rows = ledger.measure(units, lambda _share: None)
-        facts = question | {
+        facts = described(question, methods) | {
             "queries": len(task.queries),
             "harder_half": "first" if halves.first else "second",
             "sharpness": [round(value, 1) for value in halves.sharpness],
             "speed_m_s": [round(value, 3) for value in halves.speed],
-            "methods": list(names),
-            "descriptions": {method.name: method.description for method in methods},
-            "machine": machine(),
         }
     table = ResultTable(
         facts, rows, METRICS, list(names), ("keyframes",), _BLOCKS, _remarks(facts, rows)

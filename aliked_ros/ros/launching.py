@@ -86,108 +86,52 @@ def cameras() -> list[Any]:
 
 def common_arguments() -> list[DeclareLaunchArgument]:
     """Arguments of every launch file that starts a front-end."""
-    return [
-        DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes"),
-        DeclareLaunchArgument(
-            "profile",
-            default_value="cpu",
-            choices=["cpu", "desktop", "robot"],
-            description="Parameters: config/PROFILE.yaml of this package",
-        ),
-        DeclareLaunchArgument(
-            _PARAMETER_FILE,
-            default_value=[
-                PathJoinSubstitution([_SHARE, "config", LaunchConfiguration("profile")]),
-                ".yaml",
-            ],
-            description="Your own parameter file, instead of a profile",
-        ),
-        DeclareLaunchArgument(
-            "use_sim_time",
-            default_value="false",
-            choices=SWITCH,
-            description="Take the time from /clock: simulation, or a recording that plays it",
-        ),
-        DeclareLaunchArgument(
-            "respawn",
-            default_value="true",
-            choices=SWITCH,
-            description="Start the front-end again when its process has ended",
-        ),
-        DeclareLaunchArgument(
-            "log_level",
-            default_value="info",
-            choices=["debug", "info", "warn", "error", "fatal"],
-            description="Least severity that is logged",
-        ),
-    ]
+    file = [PathJoinSubstitution([_SHARE, "config", LaunchConfiguration("profile")]), ".yaml"]
+    return _declared(
+        ("namespace", "", None, "Namespace of all nodes"),
+        ("profile", "cpu", ["cpu", "desktop", "robot"],
+         "Parameters: config/PROFILE.yaml of this package"),
+        (_PARAMETER_FILE, file, None, "Your own parameter file, instead of a profile"),
+        ("use_sim_time", "false", SWITCH,
+         "Take the time from /clock: simulation, or a recording that plays it"),
+        ("respawn", "true", SWITCH, "Start the front-end again when its process has ended"),
+        ("log_level", "info", ["debug", "info", "warn", "error", "fatal"],
+         "Least severity that is logged"),
+    )  # fmt: skip
 
 
 def _frontend_arguments() -> list[DeclareLaunchArgument]:
+    as_in_file = "empty: as the parameter file says"
+    return _declared(
+        ("image", "image", None, "Camera image topic"),
+        ("camera_info", "camera_info", None, "Its CameraInfo topic"),
+        ("mask", "mask", None, "Mask topic, mono8: no features where it is 0"),
+        ("input", "", ["", "mono", "stereo", "rgbd"],
+         f"What is paired with the images; {as_in_file}"),
+        ("right_image", "right/image", None,
+         "With input stereo: right image topic, both rectified"),
+        ("right_camera_info", "right/camera_info", None,
+         "With input stereo: CameraInfo topic of the right camera"),
+        ("depth_image", "depth/image", None,
+         "With input rgbd: depth image topic, registered to the images"),
+        ("sync", "", ["", "exact", "approximate"],
+         f"With input stereo or rgbd: pair equal stamps, or near ones; {as_in_file}"),
+        ("image_transport", "", ["", "raw", "compressed"],
+         f"'compressed' subscribes to IMAGE/compressed; {as_in_file}"),
+        ("autostart", "", ["", *SWITCH],
+         "Configure and activate at start; 'false' leaves it to a lifecycle manager; "
+         f"{as_in_file}"),
+        ("odometry", "false", SWITCH, "Start the reference back-end, too: visual odometry"),
+        ("rviz", "false", SWITCH,
+         "Start rviz, too: the tracks, with odometry path and map as well"),
+    )  # fmt: skip
+
+
+def _declared(*rows: tuple[str, Any, list[str] | None, str]) -> list[DeclareLaunchArgument]:
+    """Arguments of these names, defaults, choices (None: any value) and descriptions."""
     return [
-        DeclareLaunchArgument("image", default_value="image", description="Camera image topic"),
-        DeclareLaunchArgument(
-            "camera_info", default_value="camera_info", description="Its CameraInfo topic"
-        ),
-        DeclareLaunchArgument(
-            "mask",
-            default_value="mask",
-            description="Mask topic, mono8: no features where it is 0",
-        ),
-        DeclareLaunchArgument(
-            "input",
-            default_value="",
-            choices=["", "mono", "stereo", "rgbd"],
-            description="What is paired with the images; empty: as the parameter file says",
-        ),
-        DeclareLaunchArgument(
-            "right_image",
-            default_value="right/image",
-            description="With input stereo: right image topic, both rectified",
-        ),
-        DeclareLaunchArgument(
-            "right_camera_info",
-            default_value="right/camera_info",
-            description="With input stereo: CameraInfo topic of the right camera",
-        ),
-        DeclareLaunchArgument(
-            "depth_image",
-            default_value="depth/image",
-            description="With input rgbd: depth image topic, registered to the images",
-        ),
-        DeclareLaunchArgument(
-            "sync",
-            default_value="",
-            choices=["", "exact", "approximate"],
-            description="With input stereo or rgbd: pair equal stamps, or near ones; "
-            "empty: as the parameter file says",
-        ),
-        DeclareLaunchArgument(
-            "image_transport",
-            default_value="",
-            choices=["", "raw", "compressed"],
-            description="'compressed' subscribes to IMAGE/compressed; "
-            "empty: as the parameter file says",
-        ),
-        DeclareLaunchArgument(
-            "autostart",
-            default_value="",
-            choices=["", *SWITCH],
-            description="Configure and activate at start; 'false' leaves it to a lifecycle "
-            "manager; empty: as the parameter file says",
-        ),
-        DeclareLaunchArgument(
-            "odometry",
-            default_value="false",
-            choices=SWITCH,
-            description="Start the reference back-end, too: visual odometry",
-        ),
-        DeclareLaunchArgument(
-            "rviz",
-            default_value="false",
-            choices=SWITCH,
-            description="Start rviz, too: the tracks, with odometry path and map as well",
-        ),
+        DeclareLaunchArgument(name, default_value=default, choices=choices, description=text)
+        for name, default, choices, text in rows
     ]
 
 

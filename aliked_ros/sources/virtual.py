@@ -167,10 +167,6 @@ class VirtualCamera:
         """4×4 T_world_camera at the frame, metres."""
         return self._pose(index / self.rate)
 
-    def exposure_time(self, index: int) -> float:
-        """Seconds the shutter is open for the frame."""
-        return self._exposure_time(index / self.rate)
-
     def _exposure_time(self, time: float) -> float:
         return float(self._shutter * 2.0 ** np.sin(0.7 * time + self._phases[-1]))
 

@@ -40,13 +40,12 @@ def test_the_extractor_is_timed_against_the_published_form():
     assert "aliked_ros, float32" in names
 
 
-@pytest.mark.parametrize("name", ["adaptive", "memory"])
-def test_a_suite_of_pipelines_gives_a_table(name, monkeypatch):
+def test_a_suite_of_pipelines_gives_a_table(monkeypatch):
     monkeypatch.setattr(suites, "_STREAM", 1)
-    results = run([name], rounds=1, source="virtual")
+    results = run(["frontend"], rounds=1, source="virtual")
     text = as_text(results)
-    assert f"### {name}" in text
-    for row in results["suites"][name].get("timings", ()):
+    assert "### frontend" in text
+    for row in results["suites"]["frontend"]["timings"]:
         assert row["median_low_ms"] <= row["median_ms"] <= row["median_high_ms"]
         assert row["name"] in text
 
