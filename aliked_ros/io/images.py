@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +55,9 @@ _JPEG = b"\xff\xd8"
 _SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _END_OF_IMAGE = b"\xff\xd9"
 _EXIF, _SCAN = b"\xff\xe1", b"\xff\xda"
+_LIBJPEG = b"Corrupt JPEG data: "  # what its warnings of damage begin with
+_BLOCK = 8  # pixels, side of a JPEG's blocks
+_stderr = threading.Lock()
 _ORIENTATION = 0x0112  # tag of EXIF
 _MOST_ENTRIES = 1000
 _PNM = re.compile(rb"P[2356]" + rb"(?:\s+(?:#[^\n]*\n\s*)*)(\d+)" * 3 + rb"\s")
@@ -96,6 +101,10 @@ def decode_image(data: Buffer, upright: bool = True) -> UInt8Array:
                 pixels = cv2.imdecode(_without_profile(view) if is_png else encoded, flags)
         except cv2.error:  # some decoders raise where others return None
             pixels = None
+        if is_jpeg and pixels is not None and _may_end_early(pixels, upright):
+            said = _libjpeg_warning(encoded, flags)
+            if said:
+                pixels, problem = None, f"libjpeg reports {said}"
     if pixels is None:
         raise ImageError(f"encoded image of {encoded.size} bytes cannot be decoded: {problem}.")
     pixels = _scaled(pixels, largest)
@@ -198,6 +207,38 @@ def damage_of(image: memoryview) -> str:
         if zlib.crc32(chunk[4:-4]) != _big_endian(chunk[-4:]):
             return f"the checksum of its chunk {name.decode(errors='replace')} is wrong"
     return "" if name == b"IEND" else "its end is missing"
+
+
+def _may_end_early(pixels: NDArray[Any], turned: bool) -> bool:
+    """Whether the lowest blocks are one colour, as libjpeg fills what a damaged JPEG lacks.
+
+    turned: they may lie at any side.
+    """
+    sides = [pixels[-_BLOCK:]]
+    if turned:
+        sides += [pixels[:_BLOCK], pixels[:, :_BLOCK], pixels[:, -_BLOCK:]]
+    return any(bool((side == side[:1, :1]).all()) for side in sides)
+
+
+def _libjpeg_warning(jpeg: NDArray[np.uint8], flags: int) -> str:
+    """What libjpeg says of damage while it decodes; empty = nothing.
+
+    It says so on standard error alone, which is redirected meanwhile. So this decodes again, only
+    what is suspicious, and passes on what other threads wrote.
+    """
+    with _stderr, tempfile.TemporaryFile() as file, quiet_opencv():
+        kept = os.dup(2)
+        try:
+            os.dup2(file.fileno(), 2)
+            cv2.imdecode(jpeg, flags)
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        file.seek(0)
+        lines = file.read().splitlines(keepends=True)
+    os.write(2, b"".join(line for line in lines if not line.startswith(_LIBJPEG)))
+    found = [line for line in lines if line.startswith(_LIBJPEG)]
+    return found[-1].decode().strip().removeprefix(_LIBJPEG.decode()) if found else ""
 
 
 def _chunks(png: memoryview) -> Iterator[tuple[bytes, memoryview]]:

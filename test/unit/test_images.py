@@ -69,6 +69,18 @@ def test_every_way_to_write_a_jpeg(flags: tuple[int, ...], picture: np.ndarray) 
         decode_image(data[:-2])
 
 
+def test_a_jpeg_that_lost_its_middle_is_refused_in_libjpegs_words(picture: np.ndarray, capfd):
+    data = encoded(".jpg", picture)
+    half = len(data) // 2
+    with pytest.raises(ImageError, match="libjpeg reports premature end of data segment"):
+        decode_image(data[:half] + data[half + 1500 :])
+    capfd.readouterr()
+    flat = picture.copy()
+    flat[-20:] = 0
+    assert decode_image(encoded(".jpg", flat)).shape == picture.shape  # black there, and whole
+    assert capfd.readouterr().err == ""
+
+
 def test_a_whole_thumbnail_does_not_make_a_jpeg_whole(picture: np.ndarray) -> None:
     data, thumbnail = encoded(".jpg", picture), encoded(".jpg", picture[::8, ::8])
     segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
