@@ -23,7 +23,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,12 +73,12 @@ _METHODS = "aliked+lightglue,aliked+nearest,sift,orb,gftt+lk,disk+lightglue,xfea
 SECTIONS = (
     _evaluation(
         "homography", "oxford_affine", "Matching across viewpoint, zoom, blur and light",
-        "Oxford affine regions: how many matches are correct, and is the resulting homography?",
+        "Oxford affine regions: how many matches and homographies are correct?",
         "--methods", _METHODS,
     ),
     _evaluation(
-        "homography", "oxford_affine", "The same with the model for rotations",
-        "ALIKED-N16rot instead of N16.",
+        "homography", "oxford_affine", "The same with ALIKED-N16rot",
+        "The model trained for in-plane rotation, instead of N16.",
         "--methods", "aliked+lightglue,aliked+nearest,sift", "--model", "aliked-n16rot",
         name="homography_rotation",
     ),
@@ -89,8 +88,8 @@ SECTIONS = (
         "last?",
     ),
     _evaluation(
-        "epipolar", "realsense_desk/rgb", "The same where motion is fast and images are blurred",
-        "A hand-held RealSense in an office; there is no ground truth.",
+        "epipolar", "realsense_desk/rgb", "The same with fast motion and motion blur",
+        "A hand-held RealSense in an office, without ground truth.",
     ),
     _evaluation(
         "odometry", "tum_fr1_xyz", "Odometry, RGB-D",
@@ -98,43 +97,45 @@ SECTIONS = (
     ),
     _evaluation(
         "odometry", "tum_fr1_xyz", "Odometry, one camera",
-        "The same without depth.",
+        "The same sequence without depth.",
         "--mode", "mono", name="odometry_mono",
     ),
     _evaluation(
         "odometry", "kitti_00_first40", "Odometry, stereo",
-        "KITTI 00 from image 12 on: the published poses of the first ones are up to 20 % too far "
-        "apart (stereo, ORB and one camera backwards agree on it).",
+        "KITTI 00 from image 12 on. The published poses of the earlier images are up to 20 % too "
+        "far apart, as stereo, ORB and one camera played backwards all show.",
         "--first", "12",
     ),
     _evaluation(
         "reconstruction", "tum_fr1_xyz", "Structure from motion",
-        "COLMAP's incremental mapping on each front-end's tracks and matches.",
+        "COLMAP's incremental mapping, from each front-end's tracks and matches.",
     ),
     _evaluation(
-        "relocalization", "tum_fr1_xyz", "Finding a place again",
-        "The harder half of the sequence against 10, 3 and 1 keyframes of the other half.",
+        "relocalization", "tum_fr1_xyz", "Relocalization",
+        "Images of the harder half of the sequence are located in 10, 3 and 1 keyframes of the "
+        "other half.",
         "--every", "2",
     ),
     Section(
         "peers", "Speed against other implementations",
-        "The same work by others, interleaved in one run; more than 1 is faster than the first.",
+        "All implementations take turns in one run. Above 1 = faster than the first row.",
         ("bench", "peers", "--rounds", "15"),
     ),
     Section(
-        "scaling", "Speed over size, keypoints, model, backend, threads",
-        "One factor at a time, around 640×480 with 1000 keypoints on all cores.",
+        "scaling", "Speed by image size, keypoints, model, backend and threads",
+        "One setting varies at a time; the others are 640×480, 1000 keypoints and all cores.",
         ("bench", "scaling", "--rounds", "5"),
     ),
     Section(
         "node", "Through ROS 2",
-        "From the image's publication to the features' arrival, with more or fewer subscribers.",
+        "Latency from an image's publication to its features' arrival, by number of subscribers.",
         ("bench", "node", "--rounds", "3"),
     ),
 )  # fmt: skip
 
 
 def write_document(
+    program: Sequence[str],
     data: Path,
     output: Path,
     work: Path,
@@ -145,10 +146,10 @@ def write_document(
 ) -> dict[str, Any]:
     """Run unfinished sections and write the page; returns each section's name → state.
 
-    data: folder of the shared data. output: folder for REPORT.md and its pictures. work: folder
-    for each section's results between runs. only: names of sections to run now; the page has all
-    finished ones. restart: rerun finished sections. say: called with a line per section. sections:
-    of the page.
+    program: the command line that the sections' arguments follow. data: folder of the shared data.
+    output: folder for REPORT.md and its pictures. work: folder for each section's results between
+    runs. only: names of sections to run now; the page has all finished ones. restart: rerun
+    finished sections. say: called with a line per section. sections: of the page.
     Raises SourceError for an unknown section, OutputError if nothing can be written.
     """
     known = [section.name for section in sections]
@@ -166,12 +167,12 @@ def write_document(
             states[section.name] = "kept"
         else:
             say(f"{section.name} ...")
-            states[section.name] = _run(section, data, folder, restart)
+            states[section.name] = _run(program, section, data, folder, restart)
     _write_page(output, work, sections)
     return states
 
 
-def _run(section: Section, data: Path, folder: Path, restart: bool) -> str:
+def _run(program: Sequence[str], section: Section, data: Path, folder: Path, restart: bool) -> str:
     """Run a section's command; returns its state."""
     if restart and folder.exists():
         shutil.rmtree(folder)
@@ -179,12 +180,7 @@ def _run(section: Section, data: Path, folder: Path, restart: bool) -> str:
     benchmark = section.arguments[0] == "bench"
     target = folder / "results.json" if benchmark else folder
     begin = time.monotonic()
-    command = [
-        sys.executable,
-        "-m",
-        "aliked_ros.cli",
-        *section.command(str(data), str(target)),
-    ]
+    command = [*program, *section.command(str(data), str(target))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         return f"failed with status {done.returncode}"
@@ -199,9 +195,9 @@ def _write_page(output: Path, work: Path, sections: Sequence[Section]) -> None:
     lines = [
         "# Report",
         "",
-        "Every evaluation and benchmark on the shared data, made by `make report` "
-        "(`aliked_ros bench report`), which runs the command that stands above each table. What is "
-        "measured, and how: [evaluation](../evaluation.md), [benchmarks](README.md).",
+        "Every evaluation and benchmark on the shared data. `make report` (`aliked_ros bench "
+        "report`) makes this page: it runs the command above each table. The methods are "
+        "described in [evaluation](../evaluation.md) and [benchmarks](README.md).",
     ]
     for section in sections:
         folder = work / section.name

@@ -79,7 +79,7 @@ def _timings(suite: dict[str, Any]) -> list[str]:
 
 
 def _device(suite: dict[str, Any]) -> list[str]:
-    lines = [suite["setting"] + ". Image and results in the computer's memory.", ""]
+    lines = [suite["setting"] + ". Images and results are in host memory.", ""]
     for part in suite["parts"]:
         heads = [
             part["title"],
@@ -104,7 +104,7 @@ def _device(suite: dict[str, Any]) -> list[str]:
     if "stages" not in suite:
         return lines
     rates = suite["rates"]
-    heads = ["stage, on the GPU alone", "ms", "GFLOP", "MB at least", "floor, ms", "floor's share"]
+    heads = ["stage, GPU time", "ms", "GFLOP", "least MB", "floor, ms", "floor / ms"]
     rows = [
         [
             row["name"],
@@ -118,8 +118,8 @@ def _device(suite: dict[str, Any]) -> list[str]:
     ]
     floor = (
         f"Floor: at the {rates['gb_per_s']:.0f} GB/s and {rates['tflop_per_s']:.0f} TFLOP/s that a "
-        "copy of 268 MB and a product of matrices reached in this run (what lies in a cache is "
-        "faster). GFLOP: of convolutions and products outside Triton's kernels."
+        "copy of 268 MB and a matrix product reached in this run (cached data are faster). GFLOP: "
+        "convolutions and products outside Triton's kernels."
     )
     return [*lines, "", *table(heads, rows), "", floor]
 
@@ -134,9 +134,9 @@ def _peers(suite: dict[str, Any]) -> list[str]:
             "median ms",
             "p90 ms",
             "times as fast as the first [95 %]",
-            f"'{part['ours']}' is this many times as fast [95 %]",
+            f"times as fast: '{part['ours']}' [95 %]",
             what,
-            f"the first's {what} found, too",
+            f"the first's {what} also found",
         ]
         rows = []
         for t in part["timings"]:
@@ -158,8 +158,8 @@ def _peers(suite: dict[str, Any]) -> list[str]:
 
 def _scaling(suite: dict[str, Any]) -> list[str]:
     lines = [
-        f"Around: {suite['setting']}. Each row is a process of its own. Memory: at most, more than "
-        "before the front-end was loaded; images of other sizes are scaled ones.",
+        f"Other settings: {suite['setting']}. Each row ran in its own process. Memory: peak, above "
+        "that before the front-end was loaded. Images of other sizes are scaled.",
         "",
     ]
     stages = ("extract", "match", "verify", "track")
@@ -210,7 +210,7 @@ def _node(suite: dict[str, Any]) -> list[str]:
             "dropped for a newer one",
             "lost before, after the node",
             "cores busy",
-            "processor time, ms an image",
+            "CPU time, ms an image",
         ]
         rows = []
         for row in rate["listeners"]:
@@ -240,7 +240,7 @@ def _node(suite: dict[str, Any]) -> list[str]:
     topics = suite["topics"]
     heads = [
         f"one subscriber at {topics['images_hz']:.0f} images/s, to",
-        "the node's processor time, ms an image",
+        "the node's CPU time, ms an image",
         "more than with nobody, ms [95 %]",
     ]
     rows = [

@@ -132,7 +132,8 @@ def report(
     """
     from aliked_ros.benchmark.document import write_document
 
-    states = write_document(data, output, work, only or (), restart, say)
+    program = [sys.executable, "-m", "aliked_ros.cli"]
+    states = write_document(program, data, output, work, only or (), restart, say)
     if as_json:
         print(json.dumps(states, indent=2))
     else:

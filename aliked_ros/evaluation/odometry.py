@@ -44,7 +44,7 @@ from aliked_ros.evaluation.trajectories import (
     trajectory,
     write_tum,
 )
-from aliked_ros.odometry import Estimate, Observation, Odometry
+from aliked_ros.odometry import Estimate, Observation, Odometry, pixel_size
 from aliked_ros.sources import Partner, Source, open_source
 from aliked_ros.types import FrameResult, UInt8Array
 
@@ -67,8 +67,9 @@ def as_observation(result: FrameResult) -> Observation:
     """A result as a back-end's observation, without a message."""
     if result.normalized is None:
         raise SourceError("there is no model of the camera; odometry needs a calibrated one.")
-    tracks = result.tracks
-    return Observation(result.stamp, tracks.ids, result.normalized, tracks.epoch, result.depth)
+    tracks, rays = result.tracks, result.normalized
+    pixel = pixel_size(result.features.keypoints, rays)
+    return Observation(result.stamp, tracks.ids, rays, tracks.epoch, result.depth, pixel)
 
 
 def calibration_of(source: Source, name: str) -> dict[str, Any]:

@@ -20,6 +20,6 @@ on. It has no loop closing and no global map.
 """
 
 from aliked_ros.odometry.adjustment import Noise
-from aliked_ros.odometry.estimator import Estimate, Observation, Odometry
+from aliked_ros.odometry.estimator import Estimate, Observation, Odometry, pixel_size
 
-__all__ = ["Estimate", "Noise", "Observation", "Odometry"]
+__all__ = ["Estimate", "Noise", "Observation", "Odometry", "pixel_size"]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 
 import numpy as np
@@ -59,7 +59,8 @@ class Observation:
 
     stamp: seconds. ids: N uint64, 0 = untracked. rays: N×2, undistorted, on the plane z = 1,
     NaN = unknown. epoch: ids of two epochs are unrelated. depth: N metres along the optical
-    axis, NaN = none; None without.
+    axis, NaN = none; None without. pixel: size of a pixel on that plane, 1 / focal length; 0 =
+    unknown.
     """
 
     stamp: float
@@ -67,6 +68,7 @@ class Observation:
     rays: Float32Array
     epoch: int = 0
     depth: Float32Array | None = None
+    pixel: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,10 @@ class Odometry:
     """
 
     def __init__(self, noise: Noise | None = None) -> None:
-        self._noise = noise or Noise()
-        self._tolerance = TOLERANCE * self._noise.ray
+        """noise: of the observations; with ``ray`` 0 (the default) it is a pixel of theirs."""
+        noise = noise or Noise(ray=0.0)
+        self._noise_is_a_pixel = noise.ray == 0.0
+        self._noise = replace(noise, ray=noise.ray or Noise().ray)
         self._map: LocalMap | None = None
         self._map_index = -1
         self._waiting: deque[tuple[float, View]] = deque(
@@ -117,6 +121,10 @@ class Odometry:
         return np.zeros((0, 3)) if self._map is None else self._map.points()
 
     @property
+    def _tolerance(self) -> float:
+        return TOLERANCE * self._noise.ray
+
+    @property
     def earlier(self) -> list[Estimate]:
         """Poses of earlier images, known since the latest image started their map."""
         return self._earlier
@@ -131,6 +139,8 @@ class Odometry:
                 return None
         self._last = (observation.epoch, observation.stamp)
         self._earlier = []
+        if self._map is None and self._noise_is_a_pixel and observation.pixel:
+            self._noise = replace(self._noise, ray=observation.pixel)
         view = _view(observation, self._camera)
         has_depth = np.count_nonzero(may_begin_point(view, self._noise)) >= _LEAST_START
         if self._map is not None and has_depth and not self._map.metric:
@@ -288,6 +298,19 @@ class Odometry:
         assert self._map is not None
         pose = self._camera.inverse()
         return Estimate(stamp, pose, self._map.metric, is_keyframe, self._map_index, points)
+
+
+def pixel_size(keypoints: Float32Array, rays: Float32Array) -> float:
+    """Size of a pixel on the plane z = 1, from N×2 pixels and their N×2 rays; 0 = unknown."""
+    known = np.isfinite(rays).all(1)
+    if np.count_nonzero(known) < _LEAST_POINTS:
+        return 0.0
+    here, there = (
+        np.linalg.norm(points[known] - np.median(points[known], axis=0), axis=1)
+        for points in (keypoints, rays)
+    )
+    spread = float(np.median(here))
+    return float(np.median(there)) / spread if spread > 0.0 else 0.0
 
 
 def _view(observation: Observation, camera: Transform) -> View:

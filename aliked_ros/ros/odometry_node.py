@@ -42,7 +42,7 @@ from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame
 from aliked_ros.errors import ConfigurationError
-from aliked_ros.odometry import Estimate, Noise, Observation, Odometry
+from aliked_ros.odometry import Estimate, Noise, Observation, Odometry, pixel_size
 from aliked_ros.odometry.geometry import Float64Array, Transform
 from aliked_ros.ros import running
 from aliked_ros.ros.conversions import feature_frame, seconds, stamp_from_seconds
@@ -55,9 +55,10 @@ _DECLARATIONS = (
     Declaration("frame_id", "odom", "Frame of the poses and of the map."),
     Declaration(
         "ray_noise",
-        Noise().ray,
-        "Standard deviation of a keypoint on the plane z = 1: pixels / focal length.",
-        limits=(1e-5, 0.1),
+        0.0,
+        "Standard deviation of a keypoint on the plane z = 1: pixels / focal length; 0 = of one "
+        "pixel, whose size there follows from the features.",
+        limits=(0.0, 0.1),
     ),
     Declaration(
         "inverse_depth_noise",
@@ -86,7 +87,10 @@ def observation_from_message(message: FeatureFrame) -> Observation | None:
     rays = np.frombuffer(message.normalized, np.float32).reshape(-1, 2)
     known = 0 < len(ids) == len(message.depth)
     depth = np.frombuffer(message.depth, np.float32) if known else None
-    return Observation(seconds(message.header.stamp), ids, rays, message.epoch, depth)
+    pixel = 0.0
+    if len(message.keypoints) == rays.size:
+        pixel = pixel_size(np.frombuffer(message.keypoints, np.float32).reshape(-1, 2), rays)
+    return Observation(seconds(message.header.stamp), ids, rays, message.epoch, depth, pixel)
 
 
 def by_message(result: FrameResult) -> Observation:

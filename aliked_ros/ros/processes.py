@@ -37,6 +37,7 @@ from aliked_msgs.msg import FrontendStatus
 from aliked_ros.errors import AlikedError
 from aliked_ros.ros.compatibility import THIS_MACHINE_ONLY
 from aliked_ros.system.share import share_path
+from aliked_ros.system.transport import profile_variable
 
 FRONTEND = "aliked_frontend"
 _FIRST_PORT, _PORTS = 7400, 250  # of a DDS domain
@@ -180,12 +181,7 @@ def join_private_domain() -> int:
     """Set up this process and its children for an unused domain of this machine."""
     domain = free_domain()
     profile = str(share_path("config/fastdds_large_messages.xml"))
-    os.environ.update(
-        ROS_DOMAIN_ID=str(domain),
-        **THIS_MACHINE_ONLY,
-        FASTRTPS_DEFAULT_PROFILES_FILE=profile,
-        FASTDDS_DEFAULT_PROFILES_FILE=profile,
-    )
+    os.environ |= {"ROS_DOMAIN_ID": str(domain), profile_variable(): profile, **THIS_MACHINE_ONLY}
     return domain
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import xml.etree.ElementTree as ElementTree
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 
 from aliked_ros.system.share import share_path
 
@@ -39,7 +40,13 @@ def profile() -> str | None:
 
 def profile_variable() -> str:
     """The variable that this distribution's Fast DDS reads; from Kilted on the old one warns."""
-    return PROFILE_VARIABLES[os.environ.get("ROS_DISTRO", "jazzy") >= "kilted"]
+    distribution = os.environ.get("ROS_DISTRO")
+    if distribution is not None:
+        return PROFILE_VARIABLES[distribution >= "kilted"]
+    try:  # ROS from wheels
+        return PROFILE_VARIABLES[int(version("ros-fastrtps").partition(".")[0]) >= 3]
+    except PackageNotFoundError:
+        return PROFILE_VARIABLES[0]
 
 
 def profile_command() -> str:

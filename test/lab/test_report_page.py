@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -25,6 +26,7 @@ pytest.importorskip("evo", reason="make setup GROUP=test")
 from aliked_ros.benchmark.document import PAGE, SECTIONS, Section, write_document
 from aliked_ros.errors import SourceError
 
+PROGRAM = [sys.executable, "-m", "aliked_ros.cli"]
 COMMAND = ("evaluate", "homography", "DATA/oxford_affine", "--methods", "orb", "--limit", "2")
 
 
@@ -36,7 +38,7 @@ def test_sections_are_run_once_and_shown_with_their_commands(shared, tmp_path):
     )
     data, output, work = shared / "data", tmp_path / "docs", tmp_path / "work"
     said = []
-    states = write_document(data, output, work, say=said.append, sections=sections)
+    states = write_document(PROGRAM, data, output, work, say=said.append, sections=sections)
     assert states["good"].startswith("done in")
     assert states["bad"] == "failed with status 2"
     assert states["absent"].startswith("left out: no not_here in")
@@ -50,14 +52,16 @@ def test_sections_are_run_once_and_shown_with_their_commands(shared, tmp_path):
     assert all(f"(report/{name})" in page for name in pictures)
     done = json.loads((work / "good" / "done.json").read_text())
     assert done["machine"]["date"] in page
-    again = write_document(data, output, work, only=["good"], sections=sections)
+    again = write_document(PROGRAM, data, output, work, only=["good"], sections=sections)
     assert again["good"] == "kept"
     assert again["bad"] == "not run"
-    anew = write_document(data, output, work, only=["good"], restart=True, sections=sections)
+    anew = write_document(
+        PROGRAM, data, output, work, only=["good"], restart=True, sections=sections
+    )
     assert anew["good"].startswith("done in")
     assert said == ["good ...", "bad ..."]
     with pytest.raises(SourceError, match=r"no section 'speed'.*good, bad, absent"):
-        write_document(data, output, work, only=["speed"], sections=sections)
+        write_document(PROGRAM, data, output, work, only=["speed"], sections=sections)
 
 
 def test_each_section_has_its_own_name_and_a_command_that_is_known():

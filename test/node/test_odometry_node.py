@@ -166,9 +166,9 @@ def test_features_without_calibration_are_named_once(probe, tmp_path):
 
 
 def test_what_is_wrong_is_said_in_one_line():
-    name, noise = refusals(MODULE, [["frontend:=no name"], ["ray_noise:=0.0"]])
+    name, noise = refusals(MODULE, [["frontend:=no name"], ["ray_noise:=-1.0"]])
     assert "parameter frontend is 'no name'" in name
-    assert "parameter ray_noise is 0.0; it must lie in" in noise
+    assert "parameter ray_noise is -1.0; it must lie in" in noise
 
 
 @pytest.mark.long

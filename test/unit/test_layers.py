@@ -30,10 +30,7 @@ from helpers import ROOT
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
 PACKAGE = ROOT / "aliked_ros"
-STARTERS = {
-    "console/executables.py",  # the entry points of all programs; nothing imports them
-    "benchmark/document.py",  # repeats the commands that a user would type
-}
+STARTERS = {"console/executables.py"}  # the entry points of all programs; nothing imports them
 
 
 def layers() -> dict[str, tuple[int, bool]]:

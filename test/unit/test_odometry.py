@@ -27,8 +27,9 @@ from helpers.odometry import COUNT, PIXEL, Room
 
 pytest.importorskip("pycolmap", reason="pycolmap is not installed")
 
+from aliked_ros.camera import CameraModel
 from aliked_ros.errors import SourceError
-from aliked_ros.odometry import Estimate, Noise, Observation, Odometry
+from aliked_ros.odometry import Estimate, Noise, Observation, Odometry, pixel_size
 from aliked_ros.odometry.adjustment import View, adjust
 from aliked_ros.odometry.geometry import (
     Transform,
@@ -245,6 +246,33 @@ def test_a_metric_map_goes_on_without_depth(room):
         estimate = odometry.process(seen if index < 5 else without_depth(seen))
         assert estimate.metric
         assert room.error(index, estimate) < 0.03
+
+
+@pytest.mark.parametrize("focal", [262.5, 525.0, 5000.0])
+def test_the_size_of_a_pixel_follows_from_the_features(focal):
+    camera = CameraModel.from_calibration(
+        {
+            "width": 640, "height": 480, "fx": focal, "fy": focal, "cx": 300.0, "cy": 250.0,
+            "distortion_model": "radtan", "distortion": [-0.1, 0.02, 0.0, 0.0],
+        }
+    )  # fmt: skip
+    keypoints = np.random.default_rng(0).uniform(0, [639, 479], (300, 2)).astype(np.float32)
+    rays = camera.normalize(keypoints)
+    rays[::7] = np.nan
+    assert pixel_size(keypoints, rays) == pytest.approx(1 / focal, rel=0.1)
+    assert pixel_size(keypoints[:3], rays[:3]) == 0.0
+
+
+def test_the_noise_of_a_long_lens_is_that_of_its_pixels(room):
+    """Tracks that jump by ten of its pixels are outliers, by two of a usual lens they are not."""
+    found = {}
+    for pixel in (0.0, PIXEL / 5):
+        odometry = Odometry()
+        odometry.process(replace(room.observation(0), pixel=pixel))
+        seen = room.observation(1)
+        seen.rays[::4] += 2 * PIXEL
+        found[pixel] = odometry.process(replace(seen, pixel=pixel)).points
+    assert found[PIXEL / 5] <= 0.8 * COUNT < found[0.0]
 
 
 @pytest.mark.parametrize("text", ["", "1 2 3\n", "0 0 0 0 0 0 0 one\n"])
