@@ -16,8 +16,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
+import sys
 
 os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -27,6 +29,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,6 +40,40 @@ from aliked_ros.system.cache import cache_dir
 from aliked_ros.types import UInt8Array
 from helpers.data import read_rgb, shared_folder
 from helpers.parity import Reference
+
+
+class NoExports:
+    """An import hook: ``torch.onnx.export`` fails in unit and node tests, where it takes minutes."""
+
+    allowed = False
+
+    def find_spec(self, name: str, *_: object) -> Any:
+        if name != "torch.onnx":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            load(module)
+            export = module.export
+
+            def guarded(*args: Any, **kwargs: Any) -> Any:
+                assert self.allowed, "an export with PyTorch: this test belongs in test/lab"
+                return export(*args, **kwargs)
+
+            module.export = guarded
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+EXPORTS = NoExports()
+sys.meta_path.insert(0, EXPORTS)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    EXPORTS.allowed = not {"unit", "node"} & set(item.path.parts)
 
 
 @pytest.fixture(scope="session")
