@@ -43,7 +43,7 @@ from helpers.parity import Reference
 
 
 class NoExports:
-    """An import hook: ``torch.onnx.export`` fails in unit and node tests, where it takes minutes."""
+    """An import hook: ``torch.onnx.export`` fails in unit and node tests, which it slows down."""
 
     allowed = False
 

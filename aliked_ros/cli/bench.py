@@ -40,7 +40,7 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     cls=_Commands,
-    help="Time ours against others, interleaved in one run; compare two runs.\n\n"
+    help="Time this package and others in turns, in one run; compare two runs.\n\n"
     "Without a command: run. Example: aliked_ros bench extractor matcher --rounds 50 --json",
 )
 
@@ -54,7 +54,9 @@ def run(
             "default: the first three, with --backend the last."
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=3, help="Every contender runs once a round.")] = 40,
+    rounds: Annotated[
+        int, typer.Option(min=3, help="Number of rounds; each contender runs once in each.")
+    ] = 40,
     backend: Annotated[
         Literal["tensorrt", "torch"] | None,
         typer.Option(help="Time a GPU: image to matches, memory, stages (suite 'device')."),
@@ -71,7 +73,7 @@ def run(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Time ours against the published form, other implementations and settings."""
+    """Time this package against the published code, other implementations and settings."""
     from aliked_ros.benchmark.markdown import as_text
     from aliked_ros.benchmark.suites import run
     from aliked_ros.console.progress import share_progress
@@ -90,13 +92,13 @@ def run(
 @app.command(epilog="Example: aliked_ros bench compare before.json after.json")
 def compare(
     old: Annotated[Path, typer.Argument(help="JSON of 'bench --output', from before.")],
-    new: Annotated[Path, typer.Argument(help="And from after.")],
+    new: Annotated[Path, typer.Argument(help="The same, from after.")],
     tolerance: Annotated[
-        float, typer.Option(min=0.0, help="Share by which two runs may differ anyhow.")
+        float, typer.Option(min=0.0, help="Difference to ignore: 0.1 = 10 %.")
     ] = 0.1,
     as_json: AsJson = False,
 ) -> None:
-    """Show what became slower or faster; status 1: something slower beyond interval and tolerance.
+    """Show what became slower or faster; exit status 1 if something is significantly slower.
 
     Compares ratios to PyTorch's networks if the run has them, otherwise milliseconds on machines of
     one kind, otherwise ratios within the run.
@@ -123,12 +125,12 @@ def report(
     only: Annotated[
         list[str] | None, typer.Option(help="Run this section only; may be given again.")
     ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Run again what is there.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Rerun finished sections.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run all evaluations and benchmarks on the shared data, to one page; status 1: one failed.
+    """Run all evaluations and benchmarks on the shared data; exit status 1 if one fails.
 
-    Finished results of an earlier run are kept.
+    Writes one page. Finished results of an earlier run are kept.
     """
     from aliked_ros.benchmark.document import write_document
 

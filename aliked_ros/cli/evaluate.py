@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="How good: against ground truth, and against ORB, SIFT and optical flow in the same run.",
+    help="Measure accuracy against ground truth, beside ORB, SIFT and optical flow.",
 )
 
 _DEFAULTS = FrontendConfig()
@@ -124,7 +124,7 @@ _COMMON: dict[str, tuple[Any, Any]] = {
         _DEFAULTS.model,
     ),
     "limit": (
-        Annotated[int | None, typer.Option(min=1, help="Only so many, for a short run.")],
+        Annotated[int | None, typer.Option(min=1, help="Maximum number of pairs or images.")],
         None,
     ),
     "restart": (
@@ -160,8 +160,10 @@ def homography(
 def epipolar(
     sequence: Annotated[str, typer.Argument(help="As for 'track'.")],
     options: Options,
-    gap: Annotated[str, typer.Option(help="Images between the two of a pair.")] = "1,5,10",
-    first: Annotated[int, typer.Option(min=0, help="Number of the image to begin with.")] = 0,
+    gap: Annotated[
+        str, typer.Option(help="How many images the two of a pair are apart.")
+    ] = "1,5,10",
+    first: Annotated[int, typer.Option(min=0, help="Number of the first image.")] = 0,
 ) -> None:
     """Sequences: precision and coverage of matches against true poses, how long tracks last."""
     _require_libraries()
@@ -180,10 +182,11 @@ def odometry(
     sequence: Annotated[str, typer.Argument(help="As for 'track', with calibration and truth.")],
     options: Options,
     mode: Annotated[
-        str | None, typer.Option(help="mono, stereo, rgbd; default: the best that is there.")
+        str | None,
+        typer.Option(help="mono, stereo or rgbd; default: the best that the sequence supports."),
     ] = None,
     first: Annotated[
-        int, typer.Option(min=0, help="Number of the image from which on poses are compared.")
+        int, typer.Option(min=0, help="Number of the first image whose pose is compared.")
     ] = 0,
 ) -> None:
     """The reference back-end on each front-end's tracks: trajectory errors, by evo."""
@@ -201,7 +204,7 @@ def odometry(
 def reconstruction(
     sequence: Annotated[str, typer.Argument(help="As for 'track', with a calibration.")],
     options: Options,
-    every: Annotated[int, typer.Option(min=1, help="One of so many images is mapped.")] = 3,
+    every: Annotated[int, typer.Option(min=1, help="Map one in N images.")] = 3,
 ) -> None:
     """COLMAP's incremental mapping on each front-end's tracks and matches."""
     _require_libraries()
@@ -221,14 +224,14 @@ def relocalization(
     ],
     options: Options,
     keyframes: Annotated[
-        str, typer.Option(help="How many of the other half; each number is a task of its own.")
+        str, typer.Option(help="Numbers of keyframes from the other half, one table each.")
     ] = "10,3,1",
-    every: Annotated[int, typer.Option(min=1, help="Ask for one of so many images.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Search for one in N images.")] = 1,
     mode: Annotated[
-        str | None, typer.Option(help="stereo or rgbd; default: what is there.")
+        str | None, typer.Option(help="stereo or rgbd; default: what the sequence supports.")
     ] = None,
 ) -> None:
-    """The harder half of a sequence against keyframes of the other half: recall of the pose."""
+    """Locate images of the harder half of a sequence in keyframes of the other half: recall."""
     _require_libraries()
     from aliked_ros.evaluation.relocalization import evaluate_relocalization, plot_relocalization
 

@@ -103,13 +103,13 @@ def match(
         ),
     ] = None,
     all_matches: Annotated[
-        bool, typer.Option("--all", help="Draw and write the matches that are no inliers, too.")
+        bool, typer.Option("--all", help="Also draw and write matches that are not inliers.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Match two images; the inliers agree with one motion of the camera.
 
-    Where few do, the second image is turned by 90, 180 and 270 degrees.
+    With few inliers, the second image is also tried turned by 90, 180 and 270 degrees.
     """
     import numpy as np
 
@@ -189,7 +189,7 @@ def track(
             help="Folder for tracks.mp4, tracks.npz (frame, id, x, y), summary.json.",
         ),
     ],
-    limit: Annotated[int | None, typer.Option(help="Stop after so many images.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Maximum number of images.")] = None,
     mask: MaskFile = None,
     mask_static: MaskStatic = _MASK_STATIC,
     as_json: AsJson = False,

@@ -25,10 +25,12 @@ import typer
 from aliked_ros.cli.shared import AsJson, console, help_of, say, show
 from aliked_ros.configuration import FrontendConfig, parse_image_size
 
-app = typer.Typer(no_args_is_help=True, help="Weights and networks: list, fetch, export.")
+app = typer.Typer(
+    no_args_is_help=True, help="Weights and networks: list, fetch, build TensorRT engines."
+)
 
 Names = Annotated[list[str] | None, typer.Argument(help="Names as in 'models list'; default: all.")]
-Force = Annotated[bool, typer.Option("--force", help="Even what is there already.")]
+Force = Annotated[bool, typer.Option("--force", help="Also what is already there.")]
 
 
 class EnginePrecision(str, Enum):
@@ -45,7 +47,7 @@ class EnginePrecision(str, Enum):
 
 @app.command("list", epilog="Example: aliked_ros models list --json")
 def list_models(as_json: AsJson = False) -> None:
-    """What there is, its licence, and whether it is fetched."""
+    """List the models, their licences, and which are fetched."""
     from aliked_ros.errors import WeightsError
     from aliked_ros.models.registry import MODELS, weights_path
 

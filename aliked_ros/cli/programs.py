@@ -37,7 +37,7 @@ def doctor(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is installed, what will run, and what is missing and how to get it."""
+    """Show what is installed, which backend will run, and how to get what is missing."""
     from dataclasses import asdict
 
     from aliked_ros.cli.doctor import FAIL, OK, WARN, examine
@@ -58,24 +58,24 @@ def doctor(
 
 def demo(
     source: Source = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Play at most so many images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo_output"),
     rate: Annotated[
         float | None,
         typer.Option(
             min=0.1,
             max=1000.0,
-            help="Play so many images per second, in real time; default: as fast as this machine "
+            help="Images per second, in real time; default: as fast as this machine "
             "processes them, at most at the source's own rate.",
         ),
     ] = None,
     profile: Annotated[Profile, typer.Option(help="Parameters: config/PROFILE.yaml.")] = "cpu",
     view_page: Annotated[
-        bool, typer.Option("--view", help="Show it live on a page in the browser, too.")
+        bool, typer.Option("--view", help="Also show it live in the browser.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Play a sequence through the ROS 2 node in real time: MCAP, video, contact sheet, figures."""
+    """Play a sequence through the ROS 2 node: MCAP, video, contact sheet, figures."""
     require_ros("the demo needs")
     from aliked_ros.ros.demo import show_demo
 
@@ -85,7 +85,7 @@ def demo(
 def soak(
     minutes: Annotated[float, typer.Option(min=0.1, help="How long.")] = 10.0,
     source: Annotated[str | None, typer.Option(help="Images as for 'demo'.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides what is injected, in which order.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random faults and their order.")] = 0,
     output: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write the JSON to this file too.")
     ] = None,
@@ -94,7 +94,7 @@ def soak(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run the real node while everything around it goes wrong; status 1 when it does not hold."""
+    """Run the real node while faults are injected; exit status 1 if it does not hold."""
     require_ros("the soak test needs")
     from aliked_ros.ros.soak.runner import show_soak
 

@@ -46,7 +46,7 @@ def export_recording(
         ExportFormat,
         typer.Option("--format", help="COLMAP database with images, or odometry as TUM text."),
     ],
-    every: Annotated[int, typer.Option(min=1, help="colmap: one of so many images.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="colmap: export one in N images.")] = 1,
     topics: Annotated[
         list[str] | None,
         typer.Option("--topic", help="Topic to read where several have the same type; repeatable."),
@@ -80,12 +80,15 @@ def view(
     frontend: Annotated[str, typer.Option(help="Name of the front-end.")] = "aliked_frontend",
     odometry: Annotated[str, typer.Option(help="Name of the odometry node, live.")] = "odometry",
     image: Annotated[str, typer.Option(help="Topic of the image, live.")] = "image",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0: any.")] = 9090,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the page; 0: any free one.")
+    ] = 9090,
     memory_limit: Annotated[
-        str, typer.Option(help="Of what is kept for the page; the oldest goes first.")
+        str, typer.Option(help="Memory for the page; the oldest data are dropped first.")
     ] = "500MB",
     open_browser: Annotated[
-        bool, typer.Option("--open/--no-open", help="Open the page, where there is a display.")
+        bool,
+        typer.Option("--open/--no-open", help="Open the page in a browser if there is a display."),
     ] = True,
 ) -> None:
     """Show tracks, stage times, drops and map on a page in the browser: live, or a recording."""
@@ -119,7 +122,7 @@ def view(
 def report(
     recording: Annotated[Path, typer.Argument(help="A .mcap file or rosbag2 folder.")],
     output: Annotated[
-        Path, typer.Option(dir_okay=False, help="The page: one file, nothing outside of it.")
+        Path, typer.Option(dir_okay=False, help="The page, one self-contained file.")
     ] = Path("report.html"),
     frontend: Annotated[str, typer.Option(help="Name of the front-end.")] = "aliked_frontend",
     as_json: AsJson = False,
