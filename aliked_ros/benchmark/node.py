@@ -47,6 +47,7 @@ from aliked_msgs.msg import FrontendStatus
 from aliked_ros.benchmark.listener import TOPICS
 from aliked_ros.benchmark.timing import interval
 from aliked_ros.io.messages import seconds
+from aliked_ros.ros.camera_output import camera_info
 from aliked_ros.ros.conversions import image_message
 from aliked_ros.ros.processes import (
     FRONTEND,
@@ -342,7 +343,15 @@ def _camera(watcher: Watcher, images: list[UInt8Array], rate: float) -> Iterator
     infos = watcher.node.create_publisher(CameraInfo, "camera_info", qos)
     messages = [image_message(pixels, Header(frame_id="camera")) for pixels in images]
     messages += messages[-2:0:-1]
-    info = _camera_info(images[0])
+    height, width = images[0].shape[:2]
+    info = camera_info(  # what needs a calibration is published then, too
+        {
+            "width": width, "height": height, "fx": _FOCAL, "fy": _FOCAL,
+            "cx": (width - 1) / 2, "cy": (height - 1) / 2,
+        }
+    )  # fmt: skip
+    assert info is not None
+    info.header.frame_id = "camera"
     stamps: list[int] = []
     ended = threading.Event()
 
@@ -367,17 +376,3 @@ def _camera(watcher: Watcher, images: list[UInt8Array], rate: float) -> Iterator
         for one in (publisher, infos):
             with suppress(Exception):  # shutting down: it is gone already
                 watcher.node.destroy_publisher(one)
-
-
-def _camera_info(pixels: UInt8Array) -> CameraInfo:
-    """Of a camera without distortion: what needs a calibration is then published, too."""
-    height, width = pixels.shape[:2]
-    info = CameraInfo(
-        header=Header(frame_id="camera"), height=height, width=width, distortion_model="plumb_bob"
-    )
-    x, y = (width - 1) / 2, (height - 1) / 2
-    info.d = [0.0] * 5
-    info.k = [_FOCAL, 0.0, x, 0.0, _FOCAL, y, 0.0, 0.0, 1.0]
-    info.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-    info.p = [_FOCAL, 0.0, x, 0.0, 0.0, _FOCAL, y, 0.0, 0.0, 0.0, 1.0, 0.0]
-    return info

@@ -175,10 +175,10 @@ def frontend_suite(
         "t16, 1000 points, nearest": {"model": "aliked-t16", "matcher": "nearest"},
     }
     pipelines = {name: Pipeline(FrontendConfig(**options)) for name, options in settings.items()}
-    order = _there_and_back(len(images))
+    stream = images + images[-2:0:-1]  # forward and back, so that repeating it never jumps
 
     def contender(pipeline: Pipeline) -> Run:
-        return lambda i: pipeline.process(Image(images[order[i % len(order)]], float(i)))
+        return lambda i: pipeline.process(Image(stream[i % len(stream)], float(i)))
 
     contenders = {name: contender(pipeline) for name, pipeline in pipelines.items()}
     try:
@@ -228,8 +228,3 @@ def _load_images(spec: str) -> list[UInt8Array]:
 
 def _pairs(features: list[Features], gap: int) -> list[tuple[Features, Features]]:
     return list(zip(features, features[gap:], strict=False))
-
-
-def _there_and_back(count: int) -> list[int]:
-    """Frame numbers forward and back, so that repeating them never jumps."""
-    return [*range(count), *range(count - 2, 0, -1)]

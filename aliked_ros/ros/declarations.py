@@ -23,10 +23,17 @@ from enum import Enum
 from typing import Any, Protocol
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
+from rclpy.validate_topic_name import validate_topic_name
 
 from aliked_ros.configuration import Setting, Value
 from aliked_ros.errors import ConfigurationError
+
+_NAMES = {
+    "node": "aliked_frontend or /robot1/aliked_frontend",
+    "topic": "image or /camera/image_raw",
+}
 
 
 class Change(Enum):
@@ -49,11 +56,13 @@ class Settings(Protocol):
 class Declaration(Setting):
     """One parameter.
 
-    needs: a ROS package of messages without which it cannot be true.
+    needs: a ROS package of messages without which it cannot be true. names: what it is the name
+    of, ``node`` or ``topic``, if it is not empty.
     """
 
     change: Change = Change.AT_START
     needs: str = ""
+    names: str = ""
 
     def descriptor(self) -> ParameterDescriptor:
         """What ``ros2 param describe`` shows."""
@@ -91,6 +100,14 @@ class Declaration(Setting):
                 f"parameter {self.name} is {value!r}; it must be of type {kind.__name__}."
             )
         self.check(value, f"parameter {self.name}")
+        if self.names and value:
+            try:
+                validate_topic_name(str(value))
+            except InvalidTopicNameException as error:
+                raise ConfigurationError(
+                    f"parameter {self.name} is {value!r}; it must be the name of a {self.names}, "
+                    f"such as {_NAMES[self.names]}. {error}"
+                ) from error
         if self.needs and value:
             try:
                 importlib.import_module(f"{self.needs}.msg")

@@ -31,7 +31,6 @@ import numpy as np
 from geometry_msgs.msg import Point, Pose, PoseArray, PoseStamped, Quaternion
 from nav_msgs.msg import Odometry as OdometryMessage
 from nav_msgs.msg import Path
-from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -51,7 +50,9 @@ from aliked_ros.ros.parameters import declare
 from aliked_ros.types import FrameResult
 
 _DECLARATIONS = (
-    Declaration("frontend", "aliked_frontend", "Name of the front-end node to listen to."),
+    Declaration(
+        "frontend", "aliked_frontend", "Name of the front-end node to listen to.", names="node"
+    ),
     Declaration("frame_id", "odom", "Frame of the poses and of the map."),
     Declaration(
         "ray_noise",
@@ -124,13 +125,7 @@ class OdometryNode(Node):
         self._keyframe_poses = self.create_publisher(PoseArray, "~/keyframes", _QOS)
         self._map = self.create_publisher(PointCloud2, "~/map", _QOS)
         topic = f"{settings['frontend']}/features"
-        try:
-            self.create_subscription(FeatureFrame, topic, self._process, _INPUT_QOS)
-        except InvalidTopicNameException as error:
-            raise ConfigurationError(
-                f"parameter frontend is {settings['frontend']!r}; it must be the name of a node, "
-                f"such as aliked_frontend or /robot1/aliked_frontend. {error}"
-            ) from error
+        self.create_subscription(FeatureFrame, topic, self._process, _INPUT_QOS)
 
     def run(self, executor: SingleThreadedExecutor) -> None:
         """Follow the camera until shutdown."""

@@ -20,11 +20,9 @@ import time
 from collections.abc import Callable
 
 from builtin_interfaces.msg import Time as Stamp
-from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
 
 from aliked_msgs.msg import FeatureFrame, FrontendStatus
-from aliked_ros.errors import ConfigurationError
 
 _SETTLING_TIME = 1.0  # seconds in which an image can be on its way to the front-end
 _TIMEOUT = 20.0  # seconds for one image
@@ -39,10 +37,7 @@ class Pacing:
     """
 
     def __init__(self, node: Node, frontend: str, done: Callable[[], None]) -> None:
-        """frontend: name of its node. done: called when the latest image has been waited for.
-
-        Raises ConfigurationError when that can be no node's name.
-        """
+        """frontend: name of its node. done: called when the latest image has been waited for."""
         self._log = node.get_logger()
         self._frontend = frontend
         self._done = done
@@ -50,14 +45,8 @@ class Pacing:
         self._since = 0.0
         self._answers = True
         self._failed = 0
-        try:
-            node.create_subscription(FeatureFrame, f"{frontend}/features", self._hear, 10)
-            node.create_subscription(FrontendStatus, f"{frontend}/status", self._look, 10)
-        except InvalidTopicNameException as error:
-            raise ConfigurationError(
-                f"parameter wait_for_frontend is {frontend!r}; it must be the name of a node, such "
-                "as aliked_frontend or /robot1/aliked_frontend."
-            ) from error
+        node.create_subscription(FeatureFrame, f"{frontend}/features", self._hear, 10)
+        node.create_subscription(FrontendStatus, f"{frontend}/status", self._look, 10)
 
     def published(self, stamp: Stamp) -> None:
         """An image has left for the front-end."""

@@ -146,6 +146,7 @@ _DECLARATIONS = (
         "",
         "Name of a front-end, e.g. aliked_frontend: each image waits until it has processed the "
         "one before, so that a slow machine drops none; empty = play in time.",
+        names="node",
     ),
 )
 _PARTNERS: dict[str, Partner] = {"mono": "none", "stereo": "right", "rgbd": "depth"}

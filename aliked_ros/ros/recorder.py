@@ -61,8 +61,10 @@ from aliked_ros.system.provenance import machine
 
 _DECLARATIONS = (
     Declaration("output", "recording.mcap", "File to write; ends in .mcap."),
-    Declaration("frontend", "aliked_frontend", "Name of the front-end node to record."),
-    Declaration("odometry", "odometry", "Name of the odometry node to record."),
+    Declaration(
+        "frontend", "aliked_frontend", "Name of the front-end node to record.", names="node"
+    ),
+    Declaration("odometry", "odometry", "Name of the odometry node to record.", names="node"),
     Declaration(
         "record_images",
         "none",
@@ -142,14 +144,8 @@ class RecorderNode(Node):
     def _subscribe(self, settings: dict[str, Any]) -> None:
         reliable = QoSProfile(depth=_LONGEST_QUEUE, reliability=ReliabilityPolicy.RELIABLE)
         for parameter, topics in _OUTPUTS.items():
-            try:
-                for topic, kind in topics.items():
-                    self._record(f"{settings[parameter]}/{topic}", kind, reliable)
-            except InvalidTopicNameException as error:
-                raise ConfigurationError(
-                    f"parameter {parameter} is {settings[parameter]!r}; it must be the name of a "
-                    f"node, such as aliked_frontend or /robot1/aliked_frontend. {error}"
-                ) from error
+            for topic, kind in topics.items():
+                self._record(f"{settings[parameter]}/{topic}", kind, reliable)
         self._stamped = self._resolved(f"{settings['frontend']}/features")
         try:
             self._awaited = {self._resolved(name) for name in settings["topics"].split()}

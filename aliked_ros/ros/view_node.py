@@ -28,7 +28,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nav_msgs.msg import Odometry
-from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -36,7 +35,6 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
 from sensor_msgs.msg import Image as ImageMessage
 
 from aliked_msgs.msg import FeatureFrame, FeatureMatches, FrontendStatus
-from aliked_ros.errors import ConfigurationError
 from aliked_ros.io.image_messages import image_from_message
 from aliked_ros.io.messages import nanoseconds
 from aliked_ros.ros import running
@@ -45,12 +43,13 @@ from aliked_ros.ros.parameters import declare
 from aliked_ros.viewing.server import DEFAULT_PORT, require_viewer
 
 _DECLARATIONS = (
-    Declaration("frontend", "aliked_frontend", "Name of the front-end node."),
-    Declaration("odometry", "odometry", "Name of the odometry node."),
+    Declaration("frontend", "aliked_frontend", "Name of the front-end node.", names="node"),
+    Declaration("odometry", "odometry", "Name of the odometry node.", names="node"),
     Declaration(
         "image",
         "image",
         "The front-end's image topic; IMAGE/compressed is used when it has no publisher.",
+        names="topic",
     ),
     Declaration("port", DEFAULT_PORT, "Of the page.", limits=(0, 65535)),
     Declaration("memory_limit", "500MB", "Of what is kept for the page."),
@@ -80,13 +79,7 @@ class ViewNode(Node):
         self._shown: dict[str, float] = {}
         self._last_features = time.monotonic()
         self._page = Page("live", settings["port"], settings["memory_limit"], live=True)
-        try:
-            self._subscribe(settings)
-        except InvalidTopicNameException as error:
-            self._page.close()
-            raise ConfigurationError(
-                f"frontend, odometry or image is not a valid name of a node or topic: {error}"
-            ) from error
+        self._subscribe(settings)
         self.create_timer(_LOOK_PERIOD, self._look)
         self.get_logger().info(f"The page is at {self._page.url} (Ctrl-C ends it)")
         if settings["open_browser"]:

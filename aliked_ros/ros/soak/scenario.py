@@ -20,6 +20,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,8 @@ class Soak:
         self._process = psutil.Process(node.pid)
         self._ros = watcher.node
         self._stamp = time.time_ns()
-        self._number = self._marks = 0
+        self._pixels = cycle([*frames, *frames[-2:0:-1]])  # there and back
+        self._marks = 0
         self._sent: Counter[str] = Counter()  # since the last balance: good, bad
         self._base = FrontendStatus()
         self._camera = self._ros.create_publisher(ImageMessage, "image", _RELIABLE)
@@ -200,12 +202,7 @@ class Soak:
             self._watcher.spin(_PERIOD)
 
     def _good(self) -> ImageMessage:
-        return image_message(self._next_pixels(), self._header())
-
-    def _next_pixels(self) -> UInt8Array:
-        self._number += 1
-        there_and_back = self._number % (2 * len(self._images) - 1)
-        return self._images[min(there_and_back, 2 * len(self._images) - 2 - there_and_back)]
+        return image_message(next(self._pixels), self._header())
 
     def _header(self) -> Header:
         self._stamp += int(_PERIOD * 1e9)
@@ -350,7 +347,7 @@ class Soak:
     def _encodings_and_sizes(self) -> None:
         for _ in range(self._rng.randrange(3, 6)):
             self.injected["  images of another encoding or size"] += 1
-            message = faults.varied(self._rng, self._next_pixels(), self._header())
+            message = faults.varied(self._rng, next(self._pixels), self._header())
             for _ in range(2):
                 self._send(message)
                 self._watcher.spin(0.1)
