@@ -19,7 +19,7 @@ Everything is computed from the recorded messages alone, as a subscriber saw the
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,11 +46,11 @@ from aliked_ros.ros.conversions import (
     seconds,
 )
 from aliked_ros.types import UInt8Array
-from aliked_ros.viewing.recorded import result_of
+from aliked_ros.viewing import recorded
+from aliked_ros.viewing.recorded import RecordedRun, result_of
 
 _KINDS = (FeatureFrame, FeatureMatches, FrontendStatus, ImageMessage, CompressedImage)
 _SHEET_PICTURES = 9
-_WAITING = 30  # frames that wait for the image of the first of them
 
 
 @dataclass(slots=True)
@@ -158,39 +158,20 @@ def _rate(times: list[float]) -> float:
 def pictures(recording: Path) -> Iterator[UInt8Array]:
     """The processed images with their tracks drawn, H×W×3 RGB, in order."""
     trails = Trails()
-    for item, pixels in _frames_with_images(recording):
-        result = result_of(item.message)
-        trails.update(result)
-        if pixels is not None:
-            caption = f"{caption_of(result)}, {(item.received - result.stamp) * 1e3:.0f} ms"
-            yield draw_tracks(pixels, result, trails, caption=caption)
-
-
-def _frames_with_images(recording: Path) -> Iterator[tuple[Recorded, UInt8Array | None]]:
-    """Each FeatureFrame with its image, which a busy recorder may have got after it; None: lost."""
-    images: dict[float, UInt8Array] = {}
-    frames: deque[Recorded] = deque()
-
-    def first() -> tuple[Recorded, UInt8Array | None]:
-        item = frames.popleft()
-        stamp = seconds(item.message.header.stamp)
-        pixels = images.get(stamp)
-        for older in [other for other in images if other <= stamp]:
-            del images[older]
-        return item, pixels
-
-    for item in read_recording(recording, (FeatureFrame, ImageMessage, CompressedImage)):
-        message = item.message
-        if item.kind is FeatureFrame:
-            frames.append(item)
-        else:
-            images[seconds(message.header.stamp)] = image_from_message(message).pixels
-        while frames and (
-            seconds(frames[0].message.header.stamp) in images or len(frames) > _WAITING
-        ):
-            yield first()
-    while frames:
-        yield first()
+    image: Any = None
+    with RecordedRun(recording) as run:
+        for item in run.items():
+            if item.kind == recorded.IMAGE:
+                image = item.message
+            elif item.kind == recorded.FEATURES:
+                result = result_of(item.message)
+                trails.update(result)
+                if image is not None:
+                    latency = item.time * 1e-9 - result.stamp
+                    caption = f"{caption_of(result)}, {latency * 1e3:.0f} ms"
+                    pixels = image_from_message(image).pixels
+                    yield draw_tracks(pixels, result, trails, caption=caption)
+                image = None
 
 
 def write_pictures(recording: Path, video: Path, sheet: Path, count: int, rate: float) -> None:

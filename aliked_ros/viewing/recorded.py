@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ _OF_FRONTEND = (FEATURES, MATCHES, STATUS)
 # words in names of topics that are not the camera image
 _OTHER_IMAGES = re.compile(r"(^|[/_])(right|depth|mask)([/_]|$)")
 _WAITING = 300  # images waiting for their features
+_LATE = 60  # messages after features in which a busy recorder may have written their image
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +97,18 @@ class RecordedRun:
         Skips images that were not processed. Raises SourceError for damage.
         """
         kinds = {topic: kind for kind, topic in self.topics.items()}
-        waiting: dict[int, Item] = {}
+        late = _LATE if IMAGE in self.topics else 0
+        images: dict[int, Any] = {}
+        held: deque[Item] = deque()
         for time, topic, message in self._bag.messages(list(kinds)):
-            item = Item(time, kinds[topic], message)
-            if item.kind == IMAGE:
-                waiting[nanoseconds(message.header.stamp)] = item
-                if len(waiting) > _WAITING:
-                    del waiting[next(iter(waiting))]
-                continue
-            if item.kind == FEATURES:
-                stamp = nanoseconds(message.header.stamp)
-                if stamp in waiting:
-                    yield Item(time, IMAGE, waiting[stamp].message)
-                    waiting = {key: value for key, value in waiting.items() if key > stamp}
-            yield item
+            if kinds[topic] == IMAGE:
+                images[nanoseconds(message.header.stamp)] = message
+                if len(images) > _WAITING:
+                    del images[next(iter(images))]
+            else:
+                held.append(Item(time, kinds[topic], message))
+            yield from _released(held, images, late)
+        yield from _released(held, images, 0)
 
     def _choose(self, frontend: str) -> tuple[dict[str, str], dict[str, int]]:
         topics: dict[str, str] = {}
@@ -139,6 +139,21 @@ class RecordedRun:
             f"{self.path} has no features (aliked_msgs/msg/FeatureFrame); {self._bag.contents} "
             "Record a running front-end: 'ros2 run aliked_ros recorder'."
         )
+
+
+def _released(held: deque[Item], images: dict[int, Any], late: int) -> Iterator[Item]:
+    """The items up to the first features whose image may yet come, within ``late`` items."""
+    while held:
+        item = held[0]
+        if item.kind == FEATURES:
+            stamp = nanoseconds(item.message.header.stamp)
+            if stamp in images:
+                yield Item(item.time, IMAGE, images[stamp])
+                for older in [other for other in images if other <= stamp]:
+                    del images[older]
+            elif len(held) <= late:
+                return
+        yield held.popleft()
 
 
 def result_of(frame: Any, matches: Any = None) -> FrameResult:

@@ -116,6 +116,7 @@ def test_no_picture_is_lost_to_a_busy_recorder(tmp_path):
         late = Recorded(tmp_path / f"late{delay}.mcap", run.results, run.pixels)
         write(late, image_last=True, image_delay=delay)
         assert len(list(pictures(late.path))) == 12
+        assert len(read_run(late.path, "aliked_frontend", lambda *_: None).pictures) == 6
     cut = tmp_path / "cut.mcap"  # which is read as it was written
     cut.write_bytes((tmp_path / "late0.0.mcap").read_bytes()[:-100])
     assert len(read_run(cut, "aliked_frontend", lambda *_: None).pictures) == 6
