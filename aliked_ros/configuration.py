@@ -102,9 +102,8 @@ class FrontendConfig:
     )
     backend: str = _setting(
         "auto",
-        "Where the networks run; 'auto': 'tensorrt' where a GPU and TensorRT are there and work, "
-        "else 'cpu'. The reason is in the log and in ~/status. 'torch': PyTorch, on the GPU where "
-        "it can use one.",
+        "Where the networks run; 'auto': 'tensorrt' if a GPU and TensorRT are available and work, "
+        "else 'cpu'; the log and ~/status say why. 'torch': PyTorch, on the GPU if it can use one.",
         choices=("auto", "tensorrt", "cpu", "torch"),
         backend=True,
     )
@@ -116,8 +115,8 @@ class FrontendConfig:
     )
     precision: str = _setting(
         "auto",
-        "'bfloat16' runs the convolutions and LightGlue in bfloat16 where the CPU has it; "
-        "'float16' is the GPU's; 'auto' is the one of the two that is supported, else 'float32'.",
+        "'bfloat16': convolutions and LightGlue in bfloat16, if the CPU supports it; 'float16': "
+        "the same on a GPU; 'auto': the one of the two that is supported, else 'float32'.",
         choices=("auto", "float32", "bfloat16", "float16"),
         backend=True,
     )
@@ -189,9 +188,9 @@ class FrontendConfig:
     )
     detection: str = _setting(
         "every",
-        "Which images ALIKED looks at: 'every' one, without optical flow; each Nth for a number "
-        "'N', while flow follows the tracks; 'behind': in a thread of its own, the newest image "
-        "whenever the last is done, while flow follows the tracks and no image waits.",
+        "Images in which ALIKED detects: 'every' one, without optical flow; a number 'N': each "
+        "Nth, while flow follows the tracks; 'behind': in a separate thread, always the newest "
+        "image, while flow follows the tracks and no image waits.",
         choices=("every", "behind"),
         other=(is_interval, "a number of images from 1 to 999"),
     )
@@ -217,8 +216,8 @@ class FrontendConfig:
     )
     keyframe_tracked: float = _setting(
         0.6,
-        "An image becomes a keyframe when less than this share is still tracked of what could be "
-        "followed since the last one. A dark image without features never does.",
+        "An image becomes a keyframe when less than this share of the last keyframe's tracks that "
+        "could be followed remains. A dark image without features never does.",
         limits=(0.0, 1.0),
         live=True,
     )
