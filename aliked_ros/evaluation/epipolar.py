@@ -69,9 +69,9 @@ PAIR_METRICS = (
     Metric("true_precision_3", "at 3 px of true poses", percent=True),
 )
 TRACK_METRICS = (
-    Metric("right", "right, of what goes on", percent=True),
+    Metric("right", "correct, of continued tracks", percent=True),
     *(Metric(f"tracked_{n}", f"points tracked over {n} images or more", digits=0) for n in _AGES),
-    Metric("age", "mean age of what is tracked, images"),
+    Metric("age", "mean age of tracked points, images"),
 )
 TRACK_REMARKS = (
     "Units are images. At equal precision: a track counts from its first observation, or from the "
