@@ -55,7 +55,8 @@ _JPEG = b"\xff\xd8"
 _SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _END_OF_IMAGE = b"\xff\xd9"
 _EXIF, _SCAN = b"\xff\xe1", b"\xff\xda"
-_LIBJPEG = b"Corrupt JPEG data: "  # what its warnings of damage begin with
+_LIBJPEG = b"Corrupt JPEG data: "  # its warnings; some cameras' whole images cause others
+_ENDS_EARLY = b"premature end of data segment"
 _BLOCK = 8  # pixels, side of a JPEG's blocks
 _stderr = threading.Lock()
 _ORIENTATION = 0x0112  # tag of EXIF
@@ -101,10 +102,9 @@ def decode_image(data: Buffer, upright: bool = True) -> UInt8Array:
                 pixels = cv2.imdecode(_without_profile(view) if is_png else encoded, flags)
         except cv2.error:  # some decoders raise where others return None
             pixels = None
-        if is_jpeg and pixels is not None and _may_end_early(pixels, upright):
-            said = _libjpeg_warning(encoded, flags)
-            if said:
-                pixels, problem = None, f"libjpeg reports {said}"
+        suspicious = is_jpeg and pixels is not None and _may_end_early(pixels, upright)
+        if suspicious and _ends_early(encoded, flags):
+            pixels, problem = None, f"libjpeg reports {_ENDS_EARLY.decode()}"
     if pixels is None:
         raise ImageError(f"encoded image of {encoded.size} bytes cannot be decoded: {problem}.")
     pixels = _scaled(pixels, largest)
@@ -220,8 +220,8 @@ def _may_end_early(pixels: NDArray[Any], turned: bool) -> bool:
     return any(bool((side == side[:1, :1]).all()) for side in sides)
 
 
-def _libjpeg_warning(jpeg: NDArray[np.uint8], flags: int) -> str:
-    """What libjpeg says of damage while it decodes; empty = nothing.
+def _ends_early(jpeg: NDArray[np.uint8], flags: int) -> bool:
+    """Whether libjpeg finds too few data for the image.
 
     It says so on standard error alone, which is redirected meanwhile. So this decodes again, only
     what is suspicious, and passes on what other threads wrote.
@@ -237,8 +237,7 @@ def _libjpeg_warning(jpeg: NDArray[np.uint8], flags: int) -> str:
         file.seek(0)
         lines = file.read().splitlines(keepends=True)
     os.write(2, b"".join(line for line in lines if not line.startswith(_LIBJPEG)))
-    found = [line for line in lines if line.startswith(_LIBJPEG)]
-    return found[-1].decode().strip().removeprefix(_LIBJPEG.decode()) if found else ""
+    return any(line.startswith(_LIBJPEG + _ENDS_EARLY) for line in lines)
 
 
 def _chunks(png: memoryview) -> Iterator[tuple[bytes, memoryview]]:

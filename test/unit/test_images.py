@@ -79,6 +79,8 @@ def test_a_jpeg_that_lost_its_middle_is_refused_in_libjpegs_words(picture: np.nd
     flat[-20:] = 0
     assert decode_image(encoded(".jpg", flat)).shape == picture.shape  # black there, and whole
     assert capfd.readouterr().err == ""
+    padded = encoded(".jpg", flat)[:-2] + bytes(100) + b"\xff\xd9"  # as some cameras pad them
+    assert decode_image(padded).shape == picture.shape
 
 
 def test_a_whole_thumbnail_does_not_make_a_jpeg_whole(picture: np.ndarray) -> None:
