@@ -106,7 +106,7 @@ class Declaration(Setting):
             except InvalidTopicNameException as error:
                 raise ConfigurationError(
                     f"parameter {self.name} is {value!r}; it must be the name of a {self.names}, "
-                    f"such as {_NAMES[self.names]}. {error}"
+                    f"such as {_NAMES[self.names]}."
                 ) from error
         if self.needs and value:
             try:
