@@ -22,7 +22,9 @@ from helpers import ROOT
 
 
 def test_every_file_names_its_licence():
-    copyright = pytest.importorskip("ament_copyright.main", reason="it is not installed")
+    copyright = pytest.importorskip(
+        "ament_copyright.main", reason="ament_copyright is not installed"
+    )
     folders = ("aliked_ros", "aliked_msgs", "docs", "examples", "launch", "test", "tools")
     paths = [str(ROOT / name) for name in (*folders, "LICENSE", "CONTRIBUTING.md")]
     assert copyright.main(argv=paths) == 0, "ament_copyright --add-missing adds what is missing"

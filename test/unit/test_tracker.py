@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aliked_ros.frontend.tracker import Tracker
@@ -52,6 +52,7 @@ def match_sequences(draw: st.DrawFn) -> list[tuple[int, Matches | None]]:
 
 
 @given(match_sequences())
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # of a busy machine
 def test_ids_and_lengths(frames: list[tuple[int, Matches | None]]) -> None:
     tracker = Tracker()
     alive: dict[int, int] = {}  # id → length, in the frame before
