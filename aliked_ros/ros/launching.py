@@ -177,6 +177,11 @@ def _frontend_arguments() -> list[DeclareLaunchArgument]:
             "manager; empty: as the parameter file says",
         ),
         DeclareLaunchArgument(
+            "map",
+            default_value="",
+            description="Map to load and save to, a .mcap file; empty: as the parameter file says",
+        ),
+        DeclareLaunchArgument(
             "odometry",
             default_value="false",
             choices=SWITCH,
@@ -221,7 +226,7 @@ def _frontend_nodes(context: LaunchContext) -> list[Node]:
         )
 
     values: dict[str, Any] = {
-        name: given(name) for name in ("input", "sync", "image_transport") if given(name)
+        name: given(name) for name in ("input", "sync", "image_transport", "map") if given(name)
     }
     if given("autostart"):
         values["autostart"] = given("autostart") == "true"
