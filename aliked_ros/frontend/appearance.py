@@ -41,6 +41,7 @@ DIMENSION = _CENTRES * _PROJECTED
 """Numbers in a vector: 82 MB in float32 for 10,000 of them."""
 
 _TRAINED_DIM = 128
+_PART = 1000  # vectors that are compared at once
 
 
 def encode(descriptors: ArrayLike) -> Float32Array:
@@ -59,7 +60,12 @@ def encode(descriptors: ArrayLike) -> Float32Array:
 
 def by_likeness(vectors: Float32Array, vector: Float32Array) -> NDArray[np.intp]:
     """Rows of ``vectors`` N×DIMENSION, the one most like ``vector`` first."""
-    return np.argsort(-similarities(vectors, vector[None])[:, 0], kind="stable")
+    # in parts, since the matching of images waits for each
+    parts = [
+        similarities(vectors[begin : begin + _PART], vector[None])[:, 0]
+        for begin in range(0, len(vectors), _PART)
+    ]
+    return np.argsort(-np.concatenate(parts), kind="stable")
 
 
 @cache

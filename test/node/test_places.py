@@ -170,7 +170,13 @@ def test_a_bad_map_is_named_and_mapping_goes_on(probe, world, tmp_path):
     process = started(probe, tmp_path / "log", f"map:={path}")
     assert "The map is not loaded: " in process.text()
     world.show(VIEWS[0])
-    answer = probe.call(MapFile, "aliked_frontend/save_map")
+    answer = probe.wait(
+        lambda: (
+            (a := probe.call(MapFile, "aliked_frontend/save_map"))
+            and "no keyframe is remembered" not in a.message
+            and a
+        )
+    )
     assert not answer.success, "what is there may be somebody's"
     assert "noise.mcap" in answer.message
     other = MapFile.Request(path=str(tmp_path / "new.mcap"))
