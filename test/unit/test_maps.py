@@ -17,17 +17,22 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
+from aliked_ros.cli.main import app
 from aliked_ros.errors import ConfigurationError, OutputError, SourceError
 from aliked_ros.exporting import maps
 from aliked_ros.exporting.maps import MapFile, MapReader, definitions_of
@@ -202,3 +207,61 @@ def test_what_cannot_be_used_is_refused_with_the_reason(saved, tmp_path, definit
     monkeypatch.setattr(maps, "VERSION", 0)
     with pytest.raises(SourceError, match="version 1; this release reads versions up to 0"):
         MapFile(saved).load(database)
+
+
+def run(*words: object) -> dict:
+    """What ``aliked_ros map ... --json`` prints."""
+    done = CliRunner().invoke(app, ["map", *map(str, words), "--json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_commands_look_at_maps_merge_and_thin_them(saved, tmp_path, definitions):
+    other, both = tmp_path / "other.mcap", tmp_path / "both.mcap"
+    with MapFile(other) as file:
+        file.save(filled(6, first=4), definitions)
+    facts = run("info", saved)
+    assert (facts["keyframes"], facts["version"], facts["complete"]) == (8, 1, True)
+    assert (facts["models"], facts["images"], facts["calibrated"]) == ("aliked-n16", "640x480", 8)
+    merged = run("merge", saved, other, "--output", both)
+    assert merged["keyframes"] == 10, "four are in both"
+    assert run("prune", both, "--keep", 5, "--output", tmp_path / "few.mcap")["removed"] == 5
+    assert run("info", both)["keyframes"] == 10
+    assert run("prune", both, "--keep", 5)["keyframes"] == 5
+    assert run("info", both)["keyframes"] == 5
+    assert run("show", saved, "--output", tmp_path / "sheet.png")["keyframes"] == 4
+    assert cv2.imread(str(tmp_path / "sheet.png")) is not None
+
+
+def test_a_recording_with_keyframes_is_a_map(tmp_path):
+    from nav_msgs.msg import Odometry
+    from rclpy.serialization import serialize_message
+    from std_msgs.msg import Header
+
+    from aliked_msgs.msg import Keyframe
+    from aliked_ros.configuration import FrontendConfig
+    from aliked_ros.frontend.pipeline import Pipeline
+    from aliked_ros.ros.conversions import feature_frame, keyframe_message, stamp_from_seconds
+    from aliked_ros.ros.recording import Recording
+    from aliked_ros.sources import open_source
+
+    path = tmp_path / "run.mcap"
+    recording = Recording(path)
+    recording.add_topic("/aliked_frontend/keyframes", Keyframe)
+    recording.add_topic("/odometry/odometry", Odometry)
+    with closing(Pipeline(FrontendConfig(max_keypoints=300, matcher="nearest"))) as pipeline:
+        for number, image in enumerate(open_source("virtual", 3)):
+            result = pipeline.process(image)
+            header = Header(stamp=stamp_from_seconds(1e9 + number), frame_id="camera")
+            message = keyframe_message(feature_frame(result, header), "time", image.pixels)
+            pose = Odometry(header=Header(stamp=header.stamp, frame_id="odom"))
+            pose.pose.pose.position.x = float(number)
+            time = (1_000_000_000 + number) * 10**9
+            recording.add("/aliked_frontend/keyframes", serialize_message(message), time, time)
+            recording.add("/odometry/odometry", serialize_message(pose), time + 1, time + 1)
+    recording.finish()
+    database = KeyframeDatabase()
+    with MapFile(path) as file:
+        assert file.load(database).added == 3
+    assert [place.pose.position[0] for place in database] == [0.0, 1.0, 2.0]
+    assert [place.index for place in database] == [0, 1, 2]
