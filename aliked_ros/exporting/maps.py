@@ -290,7 +290,8 @@ class MapReader:
         for _, topic, message in self._bag.messages(list(self._kinds)):
             kind = self._kinds[topic]
             if kind == CAMERA_INFO:
-                key = (message.width, message.height, bytes(message.k), bytes(message.d))
+                key = (message.width, message.height, message.distortion_model)
+                key += (bytes(message.k), bytes(message.d))
                 if key != info:
                     camera, info = _camera(message), key
             elif kind == ODOMETRY:

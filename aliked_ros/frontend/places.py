@@ -64,7 +64,7 @@ class GivenPose:
     body: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Place:
     """A keyframe, as compact as matching allows. The arrays are not to be changed in place.
 

@@ -234,9 +234,9 @@ def loop_message(loop: Loop) -> LoopCandidate:
     place, earlier, matches = loop.place, loop.earlier, loop.candidate.matches.verified()
     stamp = stamp_from_nanoseconds(place.nanoseconds)
     message = LoopCandidate(header=Header(stamp=stamp, frame_id=place.frame))
-    message.frame_index, message.epoch = place.index, place.epoch
+    message.frame_index, message.epoch = int(place.index), int(place.epoch)
     message.keyframe_stamp = stamp_from_nanoseconds(earlier.nanoseconds)
-    message.keyframe_index, message.keyframe_epoch = earlier.index, earlier.epoch
+    message.keyframe_index, message.keyframe_epoch = int(earlier.index), int(earlier.epoch)
     _fill(message.keyframe_indices, matches.reference_indices.astype(np.uint32, copy=False))
     _fill(message.current_indices, matches.current_indices.astype(np.uint32, copy=False))
     _fill(message.scores, matches.scores.astype(np.float32, copy=False))
