@@ -176,7 +176,7 @@ DECLARATIONS: tuple[Declaration, ...] = (
     Declaration(
         "max_places",
         MAX_PLACES,
-        "Keyframes remembered, 150 KB each; beyond it the redundant ones are removed.",
+        "Keyframes remembered, 160 KB each; beyond it the redundant ones are removed.",
         limits=(10, 1_000_000),
         change=Change.UNCONFIGURED,
     ),
