@@ -290,10 +290,12 @@ class MapReader:
         for _, topic, message in self._bag.messages(list(self._kinds)):
             kind = self._kinds[topic]
             if kind == CAMERA_INFO:
-                key = (message.width, message.height, message.distortion_model)
-                key += (bytes(message.k), bytes(message.d))
-                if key != info:
-                    camera, info = _camera(message), key
+                told = (
+                    message.width, message.height, message.distortion_model,
+                    bytes(message.k), bytes(message.d),
+                )  # fmt: skip
+                if told != info:
+                    camera, info = _camera(message), told
             elif kind == ODOMETRY:
                 pose = nanoseconds(message.header.stamp), _pose(message)
             else:
@@ -322,8 +324,8 @@ class MapReader:
         features = features_from_message(frame)
         if features.descriptors.shape[1] == 0:
             raise SourceError(
-                f"the keyframes of {self.path} have no descriptors; record with the parameter "
-                "publish_descriptors true."
+                f"the keyframes of {self.path} have no float descriptors; record with "
+                "publish_descriptors true and descriptor_encoding float16."
             )
         result = FrameResult(
             index=frame.frame_index,
