@@ -24,9 +24,11 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from nav_msgs.msg import Odometry
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -89,19 +91,14 @@ class Places:
         self._loops: LifecyclePublisher | None = None
         self._session: Session | None = None
         self._active = ExitStack()
-        for kind, name, answer in (
-            (Relocalize, "relocalize", self._on_relocalize),
-            (Localize, "localize", self._on_localize),
-            (MapFileService, "save_map", self._on_save),
-            (MapFileService, "load_map", self._on_load),
-        ):
-            node.create_service(
-                kind,
-                f"~/{name}",
-                answer,
-                qos_profile=_CALLS_QOS,
-                callback_group=MutuallyExclusiveCallbackGroup(),  # its own: the others continue
-            )
+        self._create_service(Relocalize, "~/relocalize", self._on_relocalize)
+        self._create_service(Localize, "~/localize", self._on_localize)
+        self._create_service(MapFileService, "~/save_map", self._on_save)
+        self._create_service(MapFileService, "~/load_map", self._on_load)
+
+    def _create_service(self, kind: type, name: str, answer: Callable[..., Any]) -> None:
+        group = MutuallyExclusiveCallbackGroup()  # its own: the others continue
+        self._node.create_service(kind, name, answer, qos_profile=_CALLS_QOS, callback_group=group)
 
     def configure(self, model: str) -> None:
         """Take over the parameters, load the map; a problem with it is logged.
