@@ -26,6 +26,9 @@ from aliked_ros.errors import ConfigurationError
 Value: TypeAlias = bool | int | float | str
 T = TypeVar("T", bound=Value)
 
+MAX_PLACES = 10_000
+"""Keyframes that are remembered, unless a parameter says otherwise."""
+
 MODELS = ("aliked-t16", "aliked-n16", "aliked-n16rot", "aliked-n32")
 
 

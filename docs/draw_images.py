@@ -30,7 +30,7 @@ from aliked_ros.frontend.matcher import build_matcher
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.io.drawing import LONG_TRACK, Trails, draw_matches, draw_tracks
 from aliked_ros.sources.virtual import VirtualCamera
-from aliked_ros.types import Features, FrameResult, Matches, Tracks, UInt8Array
+from aliked_ros.types import Features, FrameResult, Keyframe, Matches, Tracks, UInt8Array
 
 IMAGES = Path(__file__).parent / "images"
 CONFIG = FrontendConfig(max_keypoints=600)
@@ -69,6 +69,23 @@ def matches() -> None:
     save("matches.png", cv2.resize(picture, (960, 360), interpolation=cv2.INTER_AREA))
 
 
+def places() -> None:
+    """A place seen again: on another path, in other light, with 30° of roll."""
+    pipeline = Pipeline(replace(CONFIG, max_keypoints=300))
+    again = VirtualCamera(noise=0.3, seed=3, stops=1.5, roll=float(np.radians(30.0)))
+    first, second = CAMERA.render(0), again.render(40)
+    earlier = pipeline.process(first)
+    features = pipeline.extract(second.pixels)
+    keyframe = Keyframe(0, 0.0, earlier.features, earlier.tracks)
+    found = pipeline.find_candidate(features, keyframe)
+    assert found is not None
+    caption = f"{found.inliers} verified matches"
+    picture = draw_matches(
+        first.pixels, earlier.features, second.pixels, features, found.matches, caption=caption
+    )
+    save("places.png", cv2.resize(picture, (960, 360), interpolation=cv2.INTER_AREA))
+
+
 def legend() -> None:
     """One dot for each of some lengths, with its tail, above the colour scale."""
     lengths = np.array([1, 5, 10, 15, 20, 25, LONG_TRACK], np.uint32)
@@ -90,4 +107,5 @@ def legend() -> None:
 if __name__ == "__main__":
     tracks()
     matches()
+    places()
     legend()

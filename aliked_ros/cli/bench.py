@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from aliked_ros.cli.shared import AsJson, console, say
+from aliked_ros.cli.shared import AsJson, console, require_ros, say, show
 
 _DEFAULT = "run"
 
@@ -87,6 +87,21 @@ def run(
     print(json.dumps(results, indent=2) if as_json else as_text(results), flush=True)
     if output is not None:
         _draw(results, output)
+
+
+@app.command(epilog="Example: aliked_ros bench places --count 1000")
+def places(
+    count: Annotated[int, typer.Option(min=100, help="Synthetic keyframes to remember.")] = 10_000,
+    as_json: AsJson = False,
+) -> None:
+    """Memory of many keyframes; time to find one, to save and to load them. Needs ROS 2."""
+    require_ros("the definitions of a map's messages need")
+    from aliked_ros.benchmark.places import time_places
+    from aliked_ros.console.progress import share_progress
+
+    with share_progress(console()) as report:
+        facts = time_places(count, lambda share: report("places", share))
+    show(facts, as_json)
 
 
 @app.command(epilog="Example: aliked_ros bench compare before.json after.json")

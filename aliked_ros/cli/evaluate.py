@@ -214,6 +214,25 @@ def reconstruction(
     options.run(sequence, evaluate_reconstruction, plot_reconstruction, every=every)
 
 
+@app.command(epilog="Example: aliked_ros evaluate places rgbd_dataset_freiburg1_xyz")
+@_of_sequences
+def places(
+    sequence: Annotated[
+        str, typer.Argument(help="As for 'track', with calibration, truth, and depth or stereo.")
+    ],
+    options: Options,
+    every: Annotated[int, typer.Option(min=1, help="One of so many images is a keyframe.")] = 5,
+    strangers: Annotated[
+        str, typer.Option(help="A sequence of another place, whose images must not be found.")
+    ] = "",
+) -> None:
+    """Places seen again: recall where (nearly) all answers are right, and the poses there."""
+    _require_libraries()
+    from aliked_ros.evaluation.places import evaluate_places, plot_places
+
+    options.run(sequence, evaluate_places, plot_places, every=every, strangers=strangers)
+
+
 @app.command(
     epilog="Example: aliked_ros evaluate relocalization rgbd_dataset_freiburg1_xyz --keyframes 5,1"
 )

@@ -30,7 +30,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from aliked_ros.cli import bench, evaluate, models, vocabulary
+from aliked_ros.cli import bench, evaluate, maps, models, vocabulary
 from aliked_ros.cli.features import extract, match, track
 from aliked_ros.cli.programs import demo, doctor, soak
 from aliked_ros.cli.recordings import export_recording, report, view
@@ -66,6 +66,7 @@ app = typer.Typer(
 )
 for group, name in (
     (models.app, "models"),
+    (maps.app, "map"),
     (bench.app, "bench"),
     (evaluate.app, "evaluate"),
     (vocabulary.app, "vocabulary"),

@@ -303,11 +303,16 @@ class Pipeline:
         """
         return (2,) if self._backend.identity["backend"] == "tensorrt" else QUARTERS
 
-    def find_candidate(self, features: Features, keyframe: Keyframe) -> Candidate | None:
-        """What an image shares with a keyframe, and its pose there; None with too little."""
+    def find_candidate(
+        self, features: Features, keyframe: Keyframe, camera: CameraModel | None = None
+    ) -> Candidate | None:
+        """What an image shares with a keyframe, and its pose there; None with too little.
+
+        camera: of the image, where it is another than the pipeline's.
+        """
         with self._networks:
             return find_candidate(
-                features, keyframe, self.camera, self._any_matcher, self._verifier
+                features, keyframe, camera or self.camera, self._any_matcher, self._verifier
             )
 
     def relocalize(

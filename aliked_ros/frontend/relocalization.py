@@ -47,12 +47,14 @@ def find_candidate(
     rays, pixel = None, 1.0
     if camera is not None and camera.fits(features.width, features.height):
         there = keyframe.normalized
-        if there is None:  # taken before the camera was known
-            there = camera.normalize(keyframe.features.keypoints)
-        rays = (there, camera.normalize(features.keypoints))
-        pixel = 1.0 / float(camera.matrix[0, 0])
+        if there is None and camera.fits(keyframe.features.width, keyframe.features.height):
+            there = camera.normalize(keyframe.features.keypoints)  # taken before it was known
+        if there is not None:
+            rays = (there, camera.normalize(features.keypoints))
+            pixel = 1.0 / float(camera.matrix[0, 0])
     matches = matcher.match(keyframe.features, features)
-    matches = verifier.verify(keyframe.features, features, matches, camera, rays)
+    known = camera if rays is not None else None
+    matches = verifier.verify(keyframe.features, features, matches, known, rays)
     if matches.inlier_count < MIN_MATCHES:
         return None
     pose = None if rays is None else _pose(keyframe, rays, matches, pixel)

@@ -34,11 +34,19 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
-from aliked_msgs.msg import FeatureFrame, FeatureMatches, Keyframe, RelocalizationCandidate
+from aliked_msgs.msg import (
+    FeatureFrame,
+    FeatureMatches,
+    Keyframe,
+    LoopCandidate,
+    RelocalizationCandidate,
+)
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, ImageError
 from aliked_ros.frontend import codes
+from aliked_ros.frontend.loops import Loop
 from aliked_ros.frontend.masks import rectified_border
+from aliked_ros.frontend.places import Place
 from aliked_ros.io.image_messages import ENCODINGS as ENCODINGS
 from aliked_ros.io.image_messages import depth_from_message as depth_from_message
 from aliked_ros.io.image_messages import image_from_message as image_from_message
@@ -188,12 +196,13 @@ def keyframe_message(features: FeatureFrame, reason: str, pixels: UInt8Array) ->
 
 
 def candidate_message(
-    candidate: Candidate, keyframe_index: int, keyframe_stamp: Time
+    candidate: Candidate, keyframe_index: int, keyframe_epoch: int, keyframe_stamp: Time
 ) -> RelocalizationCandidate:
-    """The message of one candidate; index and stamp of the keyframe as on ``~/keyframes``."""
+    """The message of one candidate; names of the keyframe as on ``~/keyframes``."""
     matches = candidate.matches
     message = RelocalizationCandidate(keyframe_stamp=keyframe_stamp)
     message.keyframe_index = int(keyframe_index)
+    message.keyframe_epoch = int(keyframe_epoch)
     _fill(message.keyframe_indices, matches.reference_indices.astype(np.uint32, copy=False))
     _fill(message.current_indices, matches.current_indices.astype(np.uint32, copy=False))
     _fill(message.scores, matches.scores.astype(np.float32, copy=False))
@@ -204,6 +213,40 @@ def candidate_message(
         message.has_pose = True
         message.metric = bool(candidate.pose.metric)
         message.pose = pose_message(candidate.pose)
+    return message
+
+
+def place_candidate_message(candidate: Candidate, place: Place) -> RelocalizationCandidate:
+    """The message of a candidate that is a remembered place, with its pose where it has one."""
+    stamp = stamp_from_nanoseconds(place.nanoseconds)
+    message = candidate_message(candidate, place.index, place.epoch, stamp)
+    if place.pose is not None:
+        message.map_frame, message.body_frame = place.pose.frame, place.pose.body
+        x, y, z = place.pose.position
+        message.keyframe_pose.position = Point(x=x, y=y, z=z)
+        x, y, z, w = place.pose.orientation
+        message.keyframe_pose.orientation = Quaternion(x=x, y=y, z=z, w=w)
+    return message
+
+
+def loop_message(loop: Loop) -> LoopCandidate:
+    """The message of a loop; its covariance is 0 where it is not known."""
+    place, earlier, matches = loop.place, loop.earlier, loop.candidate.matches.verified()
+    stamp = stamp_from_nanoseconds(place.nanoseconds)
+    message = LoopCandidate(header=Header(stamp=stamp, frame_id=place.frame))
+    message.frame_index, message.epoch = int(place.index), int(place.epoch)
+    message.keyframe_stamp = stamp_from_nanoseconds(earlier.nanoseconds)
+    message.keyframe_index, message.keyframe_epoch = int(earlier.index), int(earlier.epoch)
+    _fill(message.keyframe_indices, matches.reference_indices.astype(np.uint32, copy=False))
+    _fill(message.current_indices, matches.current_indices.astype(np.uint32, copy=False))
+    _fill(message.scores, matches.scores.astype(np.float32, copy=False))
+    message.inlier_count = len(matches)
+    if loop.candidate.pose is not None:
+        message.has_pose = True
+        message.metric = bool(loop.candidate.pose.metric)
+        message.pose.pose = pose_message(loop.candidate.pose)
+        if loop.covariance is not None:
+            message.pose.covariance = loop.covariance.ravel()
     return message
 
 
@@ -224,5 +267,9 @@ def _fill(target: array[int] | array[float], values: NDArray[np.generic]) -> Non
 
 def stamp_from_seconds(time: float) -> Time:
     """A ROS time of seconds since the epoch."""
-    nanoseconds = whole_nanoseconds(time)
+    return stamp_from_nanoseconds(whole_nanoseconds(time))
+
+
+def stamp_from_nanoseconds(nanoseconds: int) -> Time:
+    """A ROS time of nanoseconds since the epoch."""
     return Time(sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000)

@@ -23,15 +23,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile
 from std_srvs.srv import Trigger
 
-from aliked_msgs.srv import Relocalize
 from aliked_ros.backends.base import OpenBackend
 from aliked_ros.backends.create import create_backend
 from aliked_ros.ros import running
@@ -40,13 +37,11 @@ from aliked_ros.ros.frontend_parameters import DECLARATIONS
 from aliked_ros.ros.managed_node import ManagedNode, reported
 from aliked_ros.ros.numbering import Epochs
 from aliked_ros.ros.parameters import NodeParameters
-from aliked_ros.ros.relocalization import relocalized
+from aliked_ros.ros.places import Places
 from aliked_ros.ros.reporter import Reporter
 from aliked_ros.ros.session import Session
 from aliked_ros.ros.warnings import reason
 from aliked_ros.system.cpu import limit_heaps
-
-_CALLS_QOS = QoSProfile(depth=100)  # calls that may wait; more are lost silently
 
 
 class FrontendNode(ManagedNode):
@@ -66,6 +61,7 @@ class FrontendNode(ManagedNode):
         self._epochs = Epochs()
         self._settings = NodeParameters(self, lambda: self._configured is not None)
         self.reporter = Reporter(self, self._settings)
+        self._places = Places(self, self._settings)
         self._timer = self.create_timer(
             self._settings["status_period"],
             self.publish_status,
@@ -74,23 +70,18 @@ class FrontendNode(ManagedNode):
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(Trigger, "~/pause", self._on_pause)
         self.create_service(Trigger, "~/resume", self._on_resume)
-        self.create_service(
-            Relocalize,
-            "~/relocalize",
-            self._on_relocalize,
-            qos_profile=_CALLS_QOS,
-            callback_group=MutuallyExclusiveCallbackGroup(),  # its own: the others continue
-        )
 
     def close(self) -> None:
         """End the threads and free the networks, whatever state the node is in."""
         self._end_session()
+        self._places.cleanup()
         configured, self._configured = self._configured, None
         if configured is not None:
             configured.close()
 
     def _end_session(self) -> None:
         session, self._session = self._session, None
+        self._places.close()
         if session is not None:
             session.close()
 
@@ -112,6 +103,7 @@ class FrontendNode(ManagedNode):
             self.enter("unconfigured")
             return TransitionCallbackReturn.FAILURE
         self._configured = configured
+        self._places.configure(configured.config.model)
         if not self.context.ok():
             raise ExternalShutdownException
         self.reporter.failure = ""
@@ -131,6 +123,7 @@ class FrontendNode(ManagedNode):
         self.reporter.statistics.clear()
         session = Session(self, self._settings, self._configured, self._epochs, self.reporter)
         self._session = session
+        self._places.open(session)
         result = super().on_activate(state)
         self.reporter.failure = ""
         self.get_logger().info(f"Active: waiting for images on {session.inputs.topic}")
@@ -215,14 +208,6 @@ class FrontendNode(ManagedNode):
         self._session.inputs.paused = False
         self.publish_status()
         return _answer(response, True, "active")
-
-    async def _on_relocalize(
-        self, request: Relocalize.Request, response: Relocalize.Response
-    ) -> Relocalize.Response:
-        session = self._session
-        if session is None:
-            return _answer(response, False, f"no keyframes in state {self.state}")
-        return await relocalized(self, session, request, response)
 
     def parameters_set(self, parameters: Sequence[Parameter]) -> None:
         """Take over what can change while working."""

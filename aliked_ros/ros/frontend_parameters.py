@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from aliked_ros.configuration import SETTINGS, Setting
+from aliked_ros.configuration import MAX_PLACES, SETTINGS, Setting
 from aliked_ros.ros.declarations import Change, Declaration
 
 
@@ -153,6 +153,31 @@ DECLARATIONS: tuple[Declaration, ...] = (
         False,
         "Rectified images: no features in the border that rectification left empty, from "
         "CameraInfo's K, D, R and P.",
+        change=Change.UNCONFIGURED,
+    ),
+    Declaration(
+        "places",
+        False,
+        "Remember every keyframe, for ~/save_map and ~/localize; so do loops and map.",
+        change=Change.UNCONFIGURED,
+    ),
+    Declaration(
+        "loops",
+        False,
+        "Publish on ~/loops which keyframes show a place seen before.",
+        change=Change.UNCONFIGURED,
+    ),
+    Declaration(
+        "map",
+        "",
+        "Map to load at configure, where it exists, and to save to; ends in .mcap.",
+        change=Change.UNCONFIGURED,
+    ),
+    Declaration(
+        "max_places",
+        MAX_PLACES,
+        "Keyframes remembered, 160 KB each; beyond it the redundant ones are removed.",
+        limits=(10, 1_000_000),
         change=Change.UNCONFIGURED,
     ),
     Declaration(

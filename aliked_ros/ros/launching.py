@@ -121,6 +121,7 @@ def _frontend_arguments() -> list[DeclareLaunchArgument]:
         ("autostart", "", ["", *SWITCH],
          "Configure and activate at start; 'false' leaves it to a lifecycle manager; "
          f"{as_in_file}"),
+        ("map", "", None, f"Map to load and save to, a .mcap file; {as_in_file}"),
         ("odometry", "false", SWITCH, "Start the reference back-end, too: visual odometry"),
         ("rviz", "false", SWITCH,
          "Start rviz, too: the tracks, with odometry path and map as well"),
@@ -165,7 +166,7 @@ def _frontend_nodes(context: LaunchContext) -> list[Node]:
         )
 
     values: dict[str, Any] = {
-        name: given(name) for name in ("input", "sync", "image_transport") if given(name)
+        name: given(name) for name in ("input", "sync", "image_transport", "map") if given(name)
     }
     if given("autostart"):
         values["autostart"] = given("autostart") == "true"

@@ -63,6 +63,10 @@ class Numbering:
         """The number, counted from activation, of an image by the pipeline's own number."""
         return index - (self._first_index or 0)
 
+    def epoch(self, epoch: int) -> int:
+        """The number to publish for an epoch of the pipeline."""
+        return self._epochs.number(epoch)
+
     def renumbered(
         self, result: FrameResult, stamp: Time, keyframes: Iterable[Keyframe]
     ) -> FrameResult:

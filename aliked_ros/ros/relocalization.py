@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from rclpy.node import Node
@@ -36,18 +37,25 @@ from aliked_ros.ros.session import Session
 from aliked_ros.ros.warnings import reason
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
 
+Response = TypeVar("Response", bound=Any)
+
 _TURN = 0.001  # seconds
 
 
 async def relocalized(
     node: Node, session: Session, request: Relocalize.Request, response: Relocalize.Response
 ) -> Relocalize.Response:
-    """The response, from its own thread: images and other calls are served meanwhile."""
+    """The response to a call of ``~/relocalize``."""
+    return await answered(node, response, lambda: _relocalize(session, request, response))
+
+
+async def answered(node: Node, response: Response, fill: Callable[[], None]) -> Response:
+    """The response, filled in its own thread: images and other calls are served meanwhile."""
     done: Future = Future()
 
     def work() -> None:
         try:
-            _relocalize(session, request, response)
+            fill()
         except Exception as error:
             response.success = False
             response.message = reason(error)
@@ -55,8 +63,8 @@ async def relocalized(
         if node.executor is not None:
             node.executor.wake()
 
-    threading.Thread(target=work, name="relocalizing", daemon=True).start()
-    return await done
+    threading.Thread(target=work, name="answering", daemon=True).start()
+    return await done  # type: ignore[no-any-return]
 
 
 def _relocalize(
@@ -73,14 +81,14 @@ def _relocalize(
         mask = session.inputs.mask(width, height)
 
         def attempt(turns: int) -> tuple[Features, _Found]:
-            with _turn(session) as pipeline:
+            with turn(session) as pipeline:
                 features = pipeline.extract(image.pixels, mask, turns)
             return features, _look(session, features)
 
-        with _turn(session) as pipeline:
+        with turn(session) as pipeline:
             quarters = pipeline.quarters
         features, found = best_turn(attempt, lambda looked: looked.most_inliers, quarters)
-        result = _untracked(features, image.stamp, session.inputs.calibration.camera)
+        result = untracked(features, image.stamp, session.inputs.calibration.camera)
         response.features = feature_frame(result, request.image.header)
     elif session.latest:
         (latest,) = session.latest
@@ -112,7 +120,7 @@ def _look(session: Session, features: Features, own_index: int | None = None) ->
     own_index: of the image, if it may be a keyframe itself.
     """
     numbering = session.numbering
-    with _turn(session) as pipeline:
+    with turn(session) as pipeline:
         keyframes = pipeline.keyframes
         numbers = [numbering.index(keyframe.index) for keyframe in keyframes]
         stamps = [
@@ -123,22 +131,23 @@ def _look(session: Session, features: Features, own_index: int | None = None) ->
     for keyframe, number, stamp in zip(keyframes, numbers, stamps, strict=True):
         if number == own_index:  # every image looks like itself
             continue
-        with _turn(session) as pipeline:
+        with turn(session) as pipeline:
             candidate = pipeline.find_candidate(features, keyframe)
         if candidate is not None:
-            found.append(candidate_message(candidate, number, stamp))
+            epoch = numbering.epoch(keyframe.tracks.epoch)
+            found.append(candidate_message(candidate, number, epoch, stamp))
     return _Found(sorted(found, key=lambda candidate: -candidate.inlier_count), len(keyframes))
 
 
 @contextmanager
-def _turn(session: Session) -> Iterator[Pipeline]:
+def turn(session: Session) -> Iterator[Pipeline]:
     """The pipeline, between two images."""
     with session.configured.pipeline() as pipeline:
         yield pipeline
     time.sleep(_TURN)  # the lock is not fair: let the images have it
 
 
-def _untracked(features: Features, stamp: float, camera: CameraModel | None) -> FrameResult:
+def untracked(features: Features, stamp: float, camera: CameraModel | None) -> FrameResult:
     """The result of an image outside the sequence: its keypoints have no ids."""
     none = np.zeros(len(features), np.uint32)
     normalized = None

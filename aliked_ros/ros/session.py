@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from rclpy.lifecycle import LifecycleNode
@@ -42,6 +43,8 @@ class Session:
     (worker's thread): to image → pipeline → messages → publish.
 
     latest: the frame processed last; empty before the first.
+    listeners: called with each processed frame after its messages are published, in the worker's
+        thread; they return at once.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Session:
         self.warnings = Warnings(node.get_logger().warning, self._statistics.error)
         self.numbering = Numbering(epochs)
         self.latest: deque[Frame] = deque(maxlen=1)
+        self.listeners: list[Callable[[Frame], None]] = []
         with ExitStack() as opened:
             self.inputs = Inputs(
                 node, settings, configured.static_mask, self._statistics, self.warnings,
@@ -123,3 +127,5 @@ class Session:
         frame.stages["total"] = frame.elapsed
         self._statistics.processed(frame.result, frame.stages | self._outputs.drawing())
         self._outputs.draw(frame)
+        for listener in self.listeners:
+            listener(frame)

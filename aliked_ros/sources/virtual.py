@@ -75,6 +75,7 @@ class VirtualCamera:
     shutter: mean exposure time in seconds (varies by a factor of two); 0 = no motion blur.
     stops: largest exposure change either way, in factors of two; 0 = constant.
     noise: 1 = as of a small sensor, 0 = none.
+    roll: mean angle about the optical axis, radians; large ones see beyond the photograph.
 
     Raises SourceError if the photograph is not installed.
     """
@@ -89,6 +90,7 @@ class VirtualCamera:
         shutter: float = 0.012,
         stops: float = 0.8,
         noise: float = 1.0,
+        roll: float = 0.0,
     ) -> None:
         self.name = "virtual"
         self.rate = rate
@@ -100,6 +102,7 @@ class VirtualCamera:
         self._shutter = shutter
         self._stops = stops
         self._noise = noise
+        self._roll = roll
         width, height = size
         random = np.random.default_rng(seed)
         self._phases = random.uniform(0.0, 2.0 * np.pi, len(_MOTION) + 3)
@@ -222,7 +225,8 @@ class VirtualCamera:
         right = np.cross([0.0, 1.0, 0.0], forward)
         right /= np.linalg.norm(right)
         down = np.cross(forward, right)
-        cosine, sine = np.cos(at["roll"]), np.sin(at["roll"])
+        angle = self._roll + at["roll"]
+        cosine, sine = np.cos(angle), np.sin(angle)
         pose = np.eye(4)
         pose[:3, 0] = cosine * right + sine * down
         pose[:3, 1] = cosine * down - sine * right

@@ -239,7 +239,7 @@ def test_every_topic_and_service_that_the_nodes_make_is_named():
     pages = [ROOT / "docs" / f"{name}.md" for name in ("topics", "odometry", "player_recorder")]
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     names = set()
-    for stem in ("frontend_node", "reporter", "inputs", "odometry_node", "player"):
+    for stem in ("frontend_node", "places", "reporter", "inputs", "odometry_node", "player"):
         tree = ast.parse((ROOT / "aliked_ros" / "ros" / f"{stem}.py").read_text(encoding="utf-8"))
         for call in ast.walk(tree):
             if not isinstance(call, ast.Call):
@@ -251,7 +251,7 @@ def test_every_topic_and_service_that_the_nodes_make_is_named():
                     for argument in call.args
                     if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
                 }
-    assert {"~/status", "~/relocalize", "~/odometry", "mask"} <= names
+    assert {"~/status", "~/relocalize", "~/loops", "~/odometry", "mask"} <= names
     assert not {name for name in names if f"`{name}`" not in text}
 
 

@@ -38,14 +38,23 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
-from aliked_msgs.msg import FeatureFrame, FeatureMatches, Keyframe, RelocalizationCandidate
+from aliked_msgs.msg import (
+    FeatureFrame,
+    FeatureMatches,
+    Keyframe,
+    LoopCandidate,
+    RelocalizationCandidate,
+)
 from aliked_ros.errors import ConfigurationError, ImageError, SourceError
 from aliked_ros.frontend.codes import encode
+from aliked_ros.frontend.loops import Loop
+from aliked_ros.frontend.places import GivenPose
 from aliked_ros.io import messages
 from aliked_ros.io.images import decode_image
 from aliked_ros.ros import conversions
 from aliked_ros.types import Candidate, Features, FrameResult, Matches, Pose, Tracks
 from aliked_ros.types import Keyframe as CoreKeyframe
+from helpers.places import synthetic_place
 
 RNG_SEEDS = st.integers(0, 2**32 - 1)
 SIZES = st.tuples(st.integers(1, 20), st.integers(1, 20))
@@ -622,10 +631,11 @@ def test_candidates_survive_the_wire(metric):
     pose = None if metric is None else Pose(turn, np.array([1.0, 2.0, 3.0]), metric)
     keyframe = CoreKeyframe(7, 1.5, result.features, result.tracks)
     sent = conversions.candidate_message(
-        Candidate(keyframe, result.matches, pose), 5, Time(sec=1, nanosec=2)
+        Candidate(keyframe, result.matches, pose), 5, 8, Time(sec=1, nanosec=2)
     )
     message = deserialize_message(serialize_message(sent), RelocalizationCandidate)
-    assert (message.keyframe_index, message.keyframe_stamp) == (5, Time(sec=1, nanosec=2))
+    assert (message.keyframe_index, message.keyframe_epoch) == (5, 8)
+    assert message.keyframe_stamp == Time(sec=1, nanosec=2)
     np.testing.assert_array_equal(message.keyframe_indices, result.matches.reference_indices)
     np.testing.assert_array_equal(message.current_indices, result.matches.current_indices)
     np.testing.assert_array_equal(message.scores, result.matches.scores)
@@ -663,3 +673,30 @@ def test_image_message_round_trip(picture):
 def test_stamps_survive_seconds(sec, nanosec):
     back = conversions.stamp_from_seconds(conversions.seconds(Time(sec=sec, nanosec=nanosec)))
     assert abs((back.sec - sec) * 10**9 + back.nanosec - nanosec) < 300
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_loops_and_the_poses_of_places_survive_the_wire(known):
+    place, earlier = synthetic_place(9), synthetic_place(4)
+    rows = np.arange(40, dtype=np.uint32)
+    matches = Matches(rows, rows[::-1].copy(), np.ones(40, np.float32), rows % 2 == 0)
+    pose = Pose(np.eye(3), np.array([1.0, 2.0, 3.0]), metric=True) if known else None
+    covariance = np.arange(36.0).reshape(6, 6) if known else None
+    candidate = Candidate(earlier.keyframe(), matches, pose)
+    sent = conversions.loop_message(Loop(place, earlier, candidate, covariance))
+    message = deserialize_message(serialize_message(sent), LoopCandidate)
+    assert (message.epoch, message.frame_index) == place.key
+    assert (message.keyframe_epoch, message.keyframe_index) == earlier.key
+    assert messages.nanoseconds(message.header.stamp) == place.nanoseconds
+    assert messages.nanoseconds(message.keyframe_stamp) == earlier.nanoseconds
+    assert list(message.keyframe_indices) == rows[::2].tolist()
+    assert list(message.current_indices) == rows[::-1][::2].tolist()
+    assert message.inlier_count == 20
+    assert message.has_pose == message.metric == known
+    assert message.pose.covariance.tolist() == (list(range(36)) if known else [0.0] * 36)
+    posed = GivenPose((1.0, 2.0, 3.0), (0.0, 0.0, 0.6, 0.8), "map", "base_link")
+    there = replace(earlier, pose=posed if known else None)
+    answer = conversions.place_candidate_message(candidate, there)
+    answer = deserialize_message(serialize_message(answer), RelocalizationCandidate)
+    assert answer.map_frame == ("map" if known else "")
+    assert answer.keyframe_pose.position.y == (2.0 if known else 0.0)

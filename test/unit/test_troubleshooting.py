@@ -38,6 +38,7 @@ SOURCES = [
     *sorted((ROOT / "aliked_ros" / "ros").glob("*.py")),
     *(ROOT / "aliked_ros" / f"{name}.py" for name in ("io/image_messages", "io/images", "camera")),
     ROOT / "aliked_ros" / "frontend" / "extractor.py",
+    ROOT / "aliked_ros" / "exporting" / "maps.py",
     ROOT / "aliked_ros" / "backends" / "cpu" / "backend.py",
 ]
 # Said by programs that a person runs by hand, who sees them end with the sentence, remedy included.
