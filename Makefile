@@ -19,7 +19,7 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup:  ## make .venv for GROUP=demo|view|evaluate|train|docs|gpu|test (does only what is missing)
+setup:  ## make .venv for GROUP=demo|view|evaluate|train|docs|gpu|fleet|test (does only what is missing)
 	@command -v $(FIND_PYTHON) >/dev/null || { echo "error: there is no $(FIND_PYTHON); install \
 	Python 3.10 to 3.14 (Debian, Ubuntu: apt install python3 python3-venv python3-dev), or name \
 	it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }

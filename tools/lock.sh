@@ -11,7 +11,7 @@ lock() {  # NAME, then more arguments for uv
     --output-file "$1.txt" "$1.in" "${@:2}" > /dev/null
 }
 
-for name in test demo view evaluate train docs gpu; do
+for name in test demo view evaluate train docs gpu fleet; do
   lock "$name" --python-version 3.10 $([ "$name" = test ] || echo --constraint test.txt)
   # pyproject.toml names the one platform and the newest Python that all of it is for; and PyTorch's
   # CUDA build pins the libraries it needs itself, which its CPU build does without
