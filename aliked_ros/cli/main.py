@@ -15,8 +15,9 @@
 """The command ``aliked_ros``.
 
 Results go to standard output (as JSON with ``--json``), progress and errors to standard error.
-Exit status: 0 done, 1 the doctor found something broken, or a comparison something slower, 2 bad
-input or set-up (one line says what and how to go on), 130 interrupted.
+Exit status: 0 done, 1 the doctor found something broken, a comparison something slower, or
+recordings of a batch failed, 2 bad input or set-up (one line says what and how to go on), 130
+interrupted.
 
 Whatever takes long to import is imported inside the command that needs it, so ``--help`` is quick.
 """
@@ -31,6 +32,7 @@ import typer
 from typer.core import TyperGroup
 
 from aliked_ros.cli import bench, evaluate, maps, models, vocabulary
+from aliked_ros.cli.batch import batch
 from aliked_ros.cli.features import extract, match, track
 from aliked_ros.cli.programs import demo, doctor, soak
 from aliked_ros.cli.recordings import export_recording, report, view
@@ -73,6 +75,7 @@ for group, name in (
 ):
     app.add_typer(group, name=name)
 for command, name, example in (
+    (batch, "batch", "track 'bags/*.mcap' --output results/"),
     (train, "train", "config/train_images.yaml"),
     (extract, "extract", "photo.jpg --top-k 2000 --output features.npz"),
     (match, "match", "a.jpg b.jpg --output matches.png --npz matches.npz"),

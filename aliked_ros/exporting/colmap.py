@@ -195,16 +195,21 @@ class DatabaseWriter:
     """
 
     def __init__(
-        self, database: pycolmap.Database, camera: CameraModel | None, suffix: str = ".png"
+        self,
+        database: pycolmap.Database,
+        camera: CameraModel | None,
+        suffix: str = ".png",
+        prefix: str = "",
     ) -> None:
         """Write into an open database.
 
-        camera: for images of its size; for others the mapper estimates one. suffix: of the image
-        files.
+        camera: for images of its size; for others the mapper estimates one. suffix, prefix: of
+        the image files; a prefix that ends in ``/`` is their folder.
         """
         self._database = database
         self._camera = camera
         self._suffix = suffix
+        self._prefix = prefix
         self._camera_ids: dict[tuple[int, int], int] = {}
         self._numbers: dict[int, int] = {}  # by stamp; COLMAP's image ids are one higher
         self._frames: dict[tuple[int, int], int] = {}  # the same, by stamp and index
@@ -220,7 +225,8 @@ class DatabaseWriter:
             self.repeated += 1
             return
         features, tracks = frame.features, frame.tracks
-        name = f"{frame.stamp // 10**9}.{frame.stamp % 10**9:09d}{self._suffix}"
+        seconds, nanoseconds = divmod(frame.stamp, 10**9)
+        name = f"{self._prefix}{seconds}.{nanoseconds:09d}{self._suffix}"
         image = self._database.write_image(
             pycolmap.Image(name=name, camera_id=self._camera_id(features.width, features.height))
         )

@@ -61,6 +61,8 @@ class Source(Protocol):
         metre). It describes the images as delivered: pairs are rectified.
     skipped: unreadable images so far; at the end of a video also those that its container
         announces but that cannot be decoded.
+    first: number of the image to begin with; those before it are passed over without being decoded.
+        May be set before iterating; ``limit`` counts from image 0 all the same.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Source(Protocol):
     length: int | None
     calibration: dict[str, Any] | None
     skipped: int
+    first: int
 
     def __iter__(self) -> Iterator[Image]:
         """The images in order of time; SourceError if the source fails."""

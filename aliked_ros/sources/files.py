@@ -75,7 +75,7 @@ class ImageFiles:
         self.rate = rate
         self.length: int | None = len(paths)
         self.calibration = calibration
-        self.skipped = 0
+        self.skipped = self.first = 0
         self._frames = list(zip(paths, stamps, strict=True))
         self._complete = complete
         self._finish = finish
@@ -85,7 +85,8 @@ class ImageFiles:
         """Decode the files in turn; SourceError if none could be read."""
         self.skipped = 0
         turned = False
-        for number, (path, stamp) in enumerate(self._frames):
+        frames = self._frames[self.first :]
+        for number, (path, stamp) in enumerate(frames):
             try:
                 pixels = read_image(path, upright=not self._as_stored)
                 if self._as_stored and not turned and (turned := file_is_turned(path)):
@@ -96,7 +97,7 @@ class ImageFiles:
             except ImageError as error:
                 self.skipped += 1
                 logger.warning("skipped: %s", error)
-                if self.skipped == len(self._frames):
+                if self.skipped == len(frames):
                     raise SourceError(
                         f"none of the {self.skipped} images of {self.name} can be read; "
                         f"the last one: {error}"

@@ -36,10 +36,11 @@ class MaskedSource:
         self._source, self._mask = source, mask
         self.name, self.rate = source.name, source.rate
         self.length, self.calibration = source.length, source.calibration
-        self.skipped = 0
+        self.skipped, self.first = 0, source.first
 
     def __iter__(self) -> Iterator[Image]:
         """See ``Source``."""
+        self._source.first = self.first
         try:
             yield from self._masked()
         finally:

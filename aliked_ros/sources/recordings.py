@@ -87,7 +87,7 @@ class Recording:
         topics: of the images, and of the right or depth images; others are chosen automatically.
         """
         self.name = path.resolve().stem
-        self.skipped = 0
+        self.skipped = self.first = 0
         self._path = path
         self._limit = limit
         self._kind = partner
@@ -126,7 +126,7 @@ class Recording:
         pairs = self._pairs() if self._topics.partner else (
             (stamp, message, None) for stamp, message in self._messages(self._topics.image)
         )  # fmt: skip
-        for stamp, message, partner in islice(self._in_order(pairs), self._limit):
+        for stamp, message, partner in islice(self._in_order(pairs), self.first, self._limit):
             read += 1
             try:
                 image = image_at(image_from_message(message).pixels, stamp)

@@ -43,7 +43,7 @@ class Video:
     def __init__(self, path: Path, limit: int | None) -> None:
         self.name = path.stem
         self.calibration: dict[str, Any] | None = None
-        self.skipped = 0
+        self.skipped = self.first = 0
         self._path = path
         self._limit = limit
         capture = self._open()
@@ -84,9 +84,8 @@ class Video:
         try:
             previous = -1.0 / self.rate
             stamps: list[float] = []
-            for _ in islice(count(), self._limit):
-                good, pixels = capture.read()
-                if not good:
+            for number in islice(count(), self._limit):
+                if not capture.grab():
                     self._end(stamps)
                     return
                 stamp = capture.get(cv2.CAP_PROP_POS_MSEC) * 1e-3
@@ -94,6 +93,12 @@ class Video:
                     stamp = previous + 1.0 / self.rate
                 previous = stamp
                 stamps.append(stamp)
+                if number < self.first:
+                    continue
+                good, pixels = capture.retrieve()
+                if not good:
+                    self._end(stamps[:-1])
+                    return
                 yield Image(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8), stamp)
         finally:
             capture.release()
@@ -140,7 +145,7 @@ class Camera:
         self.name = f"camera{number}"
         self.length = limit
         self.calibration: dict[str, Any] | None = None
-        self.skipped = 0
+        self.skipped = self.first = 0
         self._number = number
         self._limit = limit
         capture = self._open()

@@ -95,7 +95,7 @@ class VirtualCamera:
         self.name = "virtual"
         self.rate = rate
         self.length: int | None = length
-        self.skipped = 0
+        self.skipped = self.first = 0
         self._frames = length
         self._seed = seed
         self._size = size
@@ -145,7 +145,7 @@ class VirtualCamera:
 
     def __iter__(self) -> Iterator[Image]:
         """Render one frame after another."""
-        return (self.render(index) for index in range(self._frames))
+        return (self.render(index) for index in range(self.first, self._frames))
 
     def render(self, index: int) -> Image:
         """Render a frame; its stamp is the middle of the exposure."""

@@ -1,0 +1,271 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The batch: its tasks on Ray, which places them, and repeats those of a worker that was lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import ray
+
+from aliked_ros.errors import AlikedError, BackendError
+from aliked_ros.fleet import work
+from aliked_ros.fleet.plan import Plan
+from aliked_ros.fleet.reductions import REDUCTIONS
+from aliked_ros.fleet.storage import Store
+from aliked_ros.system.cpu import cores
+from aliked_ros.system.provenance import machine
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"  # of the batch, beside the recordings' folders
+_STORE_MEMORY = 128 << 20  # bytes: tasks pass figures, never images or features
+_INTERVAL = 0.5  # seconds between two looks
+_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a task without a GPU may look for one
+    "RAY_agent_register_timeout_ms": "120000",  # 15 s are too few on a busy machine
+}
+_LASTING = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}  # of an actor
+_GPU_BACKENDS = ("auto", "tensorrt", "torch")
+
+Progress = Callable[["State"], None]
+
+
+@dataclass(slots=True)
+class State:
+    """How far a batch is.
+
+    recordings, done, unchanged: numbers of recordings. work, images: to go through, and gone
+    through, in the tasks known so far. failures: of recordings, each with a reason.
+    """
+
+    recordings: int
+    done: int = 0
+    unchanged: int = 0
+    work: int = 0
+    images: int = 0
+    failures: list[dict[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Where the tasks run.
+
+    address: ``auto`` or ``ray://...`` of a running cluster; empty = processes of this machine.
+    workers: of this machine, 0 = one for each ``threads`` cores. dashboard: Ray's page.
+    """
+
+    address: str = ""
+    workers: int = 0
+    dashboard: bool = False
+
+
+class _Counter:
+    """How many images each task has done; a task that is repeated counts once."""
+
+    def __init__(self) -> None:
+        self._done: dict[str, int] = {}
+
+    def set(self, task: str, images: int) -> None:
+        self._done[task] = max(images, self._done.get(task, 0))
+
+    def total(self) -> int:
+        return sum(self._done.values())
+
+
+def _reporting(counter: Any, task: str) -> work.Report:
+    """Reports to the counter, once a second."""
+    latest = time.monotonic()
+
+    def report(images: int) -> None:
+        nonlocal latest
+        if time.monotonic() - latest > 1.0:
+            latest = time.monotonic()
+            counter.set.remote(task, images)
+
+    return report
+
+
+def _survey(plan: Plan, key: str, name: str, recording: str) -> work.Survey:
+    return work.survey(plan, key, name, recording)
+
+
+def _extract(plan: Plan, found: work.Survey, number: int, counter: Any) -> dict[str, Any]:
+    return work.extract(plan, found, number, _reporting(counter, f"{found.name} {number}"))
+
+
+def _finish(
+    plan: Plan, key: str, found: work.Survey, counter: Any, *parts: dict[str, Any]
+) -> dict[str, Any]:
+    return work.finish(plan, key, found, list(parts), _reporting(counter, found.name))
+
+
+class _Spread:
+    """Starts functions as tasks; see ``reductions.Spread``."""
+
+    def __init__(self, **resources: Any) -> None:
+        self._resources = resources
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return ray.remote(function).options(**self._resources).remote(*arguments)
+
+    def get(self, handle: Any) -> Any:
+        return ray.get(handle)
+
+
+def run_batch(
+    plan: Plan, cluster: Cluster, say: Callable[[str], None], progress: Progress
+) -> dict[str, Any]:
+    """Do what is not done yet; returns the batch's manifest, which also lies in the output.
+
+    say: gets a line about where the tasks run. progress: called about twice a second.
+    Recordings that fail are listed under ``failures``; the others are complete.
+    Raises SourceError, ConfigurationError, OutputError, and BackendError if Ray does not start.
+    """
+    store, named, key = Store(plan.output), plan.named_recordings(), plan.key
+    begun = time.monotonic()
+    _start(plan, cluster, say)
+    try:
+        manifests, state = _run(plan, key, named, progress)
+        _reduce(plan, manifests, state)
+    finally:
+        ray.shutdown()
+    facts = {
+        "plan": asdict(plan),
+        "key": key,
+        "version": version("aliked_ros"),
+        "machine": machine(),
+        "seconds": round(time.monotonic() - begun, 3),
+        "recordings": len(named),
+        "complete": len(manifests),
+        "unchanged": state.unchanged,
+        "images": sum(manifest["images"] for manifest in manifests.values()),
+        "failures": state.failures,
+        "results": dict(sorted(manifests.items())),
+    }
+    store.write_json(MANIFEST, facts)
+    return facts
+
+
+def _start(plan: Plan, cluster: Cluster, say: Callable[[str], None]) -> None:
+    for name, value in _RAY.items():
+        os.environ.setdefault(name, value)
+    threads = plan.config.threads or cores()
+    options: dict[str, Any] = {"address": cluster.address}
+    if not cluster.address:
+        workers = cluster.workers or max(cores() // threads, 1)
+        options = {
+            "address": "local",
+            "num_cpus": workers * threads,
+            "object_store_memory": _STORE_MEMORY,
+            "include_dashboard": cluster.dashboard,
+        }
+    try:
+        context = ray.init(logging_level=logging.ERROR, **options)
+    except Exception as error:  # Ray's own have no common base
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise BackendError(f"Ray does not start: {text.rstrip('.')}.") from error
+    url = getattr(context, "dashboard_url", "")
+    if url:
+        say(f"Ray's dashboard: http://{url}")
+
+
+def _run(
+    plan: Plan, key: str, named: dict[str, str], progress: Progress
+) -> tuple[dict[str, dict[str, Any]], State]:
+    """Every recording through its tasks; the manifests of those that are complete, by name."""
+    resources: dict[str, Any] = {
+        "num_cpus": plan.config.threads or cores(),
+        "num_gpus": _gpus(plan),
+    }
+    survey = ray.remote(_survey).options(num_cpus=1)
+    extract = ray.remote(_extract).options(**resources)
+    finish = ray.remote(_finish).options(**resources)
+    counter, state = ray.remote(_Counter).options(**_LASTING).remote(), State(len(named))
+    plan_at = ray.put(plan)
+    surveys = {survey.remote(plan_at, key, name, one): name for name, one in named.items()}
+    waiting, manifests = dict(surveys), dict[str, dict[str, Any]]()
+    while waiting:
+        ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=_INTERVAL)
+        for task in ready:
+            name = waiting.pop(task)
+            try:
+                found = ray.get(task)
+            except (ray.exceptions.RayError, AlikedError, OSError) as error:
+                state.failures.append({"recording": named[name], "reason": _reason(error)})
+                logger.warning("%s failed: %s", named[name], state.failures[-1]["reason"])
+                continue
+            if isinstance(found, dict):
+                manifests[name] = found
+                state.done += 1
+            elif found.manifest is not None:
+                manifests[name] = found.manifest
+                state.done, state.unchanged = state.done + 1, state.unchanged + 1
+            else:
+                state.work += found.work
+                parts = [
+                    extract.remote(plan_at, found, n, counter) for n in range(len(found.parts))
+                ]
+                waiting[finish.remote(plan_at, key, found, counter, *parts)] = name
+        state.images = _total(counter, state.images)
+        progress(state)
+    state.failures.sort(key=lambda one: one["recording"])
+    return manifests, state
+
+
+def _reduce(plan: Plan, manifests: dict[str, dict[str, Any]], state: State) -> None:
+    """Make the reductions; one that fails is a failure like a recording's."""
+    spread = _Spread(num_cpus=1)
+    for name in plan.reductions:
+        reduction = REDUCTIONS[name]
+        if not manifests:
+            continue
+        try:
+            reduction.make(plan, manifests, state.failures, spread)
+        except (ray.exceptions.RayError, AlikedError, OSError, ImportError) as error:
+            state.failures.append({"recording": f"({name})", "reason": _reason(error)})
+
+
+def _gpus(plan: Plan) -> float:
+    if plan.gpus is not None:
+        return plan.gpus
+    cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return float("GPU" in cluster and plan.config.backend in _GPU_BACKENDS)
+
+
+def _total(counter: Any, before: int) -> int:
+    """Images done so far; the last known number while the counter is being restarted."""
+    try:
+        return int(ray.get(counter.total.remote(), timeout=_INTERVAL))
+    except ray.exceptions.RayError:
+        return before
+
+
+def _reason(error: BaseException) -> str:
+    """One line: what a task raised, or what became of its worker."""
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, AlikedError):
+        return str(cause)
+    if isinstance(cause, ray.exceptions.RayError):
+        lines = str(cause).strip().splitlines() or [type(cause).__name__]
+        return f"its worker was lost, also when Ray repeated the task: {lines[0]}"
+    return f"{type(cause).__name__}: {' '.join(str(cause).split())}"
