@@ -44,7 +44,7 @@ _RAY = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a task without a GPU may look for one
     "RAY_agent_register_timeout_ms": "120000",  # 15 s are too few on a busy machine
 }
-_LASTING = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}  # of an actor
+_LASTING = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
 _GPU_BACKENDS = ("auto", "tensorrt", "torch")
 
 Progress = Callable[["State"], None]
@@ -55,7 +55,7 @@ class State:
     """How far a batch is.
 
     recordings, done, unchanged: numbers of recordings. work, images: to go through, and gone
-    through, in the tasks known so far. failures: of recordings, each with a reason.
+    through, in the tasks known so far. seconds: spent in tasks. failures: of recordings, each with a reason.
     """
 
     recordings: int
@@ -63,6 +63,7 @@ class State:
     unchanged: int = 0
     work: int = 0
     images: int = 0
+    seconds: float = 0.0
     failures: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -142,10 +143,11 @@ def run_batch(
     Raises SourceError, ConfigurationError, OutputError, and BackendError if Ray does not start.
     """
     store, named, key = Store(plan.output), plan.named_recordings(), plan.key
-    begun = time.monotonic()
     _start(plan, cluster, say)
+    begun = time.monotonic()
     try:
         manifests, state = _run(plan, key, named, progress)
+        seconds = time.monotonic() - begun
         _reduce(plan, manifests, state)
     finally:
         ray.shutdown()
@@ -154,7 +156,8 @@ def run_batch(
         "key": key,
         "version": version("aliked_ros"),
         "machine": machine(),
-        "seconds": round(time.monotonic() - begun, 3),
+        "seconds": round(seconds, 3),
+        "task_seconds": round(state.seconds, 3),
         "recordings": len(named),
         "complete": len(manifests),
         "unchanged": state.unchanged,
@@ -217,6 +220,7 @@ def _run(
             if isinstance(found, dict):
                 manifests[name] = found
                 state.done += 1
+                state.seconds += sum(found["seconds"].values())
             elif found.manifest is not None:
                 manifests[name] = found.manifest
                 state.done, state.unchanged = state.done + 1, state.unchanged + 1

@@ -1,0 +1,207 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A batch on Ray: kills, damage, a cluster of several nodes; the results are always the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import psutil
+import pytest
+
+for package in ("ray", "pyarrow", "fsspec"):
+    pytest.importorskip(package, reason=f"{package} is not installed: make setup GROUP=fleet")
+
+from aliked_ros.fleet import work
+from aliked_ros.fleet.plan import Plan
+from aliked_ros.sources.virtual import VirtualCamera
+
+pytestmark = pytest.mark.long
+
+SETTINGS = {"max_keypoints": 128}
+OPERATIONS = ("extract", "track")
+IMAGES, SEGMENT = 12, 4
+PATIENCE = 600.0  # seconds
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two folders of small images of a moving camera."""
+    folders = []
+    for seed in range(2):
+        folder = tmp_path_factory.mktemp("recordings") / f"run{seed}"
+        folder.mkdir()
+        for index, image in enumerate(VirtualCamera(length=IMAGES, seed=seed, size=(160, 128))):
+            cv2.imwrite(str(folder / f"{index:02}.png"), image.pixels[..., ::-1])
+        folders.append(folder)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def expected(recordings: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The results without Ray, task by task."""
+    output = tmp_path_factory.mktemp("expected")
+    plan = plan_for(recordings, output)
+    for name, recording in plan.named_recordings().items():
+        found = work.survey(plan, plan.key, name, recording)
+        parts = [work.extract(plan, found, n, lambda _: None) for n in range(len(found.parts))]
+        work.finish(plan, plan.key, found, parts, lambda _: None)
+    return contents(output)
+
+
+def plan_for(recordings: list[Path], output: Path) -> Plan:
+    texts = tuple(map(str, recordings))
+    return Plan(texts, str(output), OPERATIONS, frontend=SETTINGS, segment=SEGMENT)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of the tables."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.parquet")}
+
+
+def start(folder: Path, recordings: list[Path]) -> subprocess.Popen[str]:
+    """The command, with a plan."""
+    plan = {
+        "recordings": list(map(str, recordings)), "output": "results", "segment": SEGMENT,
+        "operations": list(OPERATIONS), "frontend": SETTINGS,
+    }  # fmt: skip
+    (folder / "plan.yaml").write_text(json.dumps(plan))
+    command = [
+        sys.executable, "-m", "aliked_ros.cli", "batch", str(folder / "plan.yaml"),
+        "--workers", "2", "--json",
+    ]  # fmt: skip
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+
+
+def ended(process: subprocess.Popen[str], status: int) -> dict[str, Any]:
+    output, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == status, errors
+    found: dict[str, Any] = json.loads(output)
+    return found
+
+
+def awaited(condition: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+    """The first true value of a condition while the command runs."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline and process.poll() is None:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    return pytest.fail(f"nothing happened: {process.communicate()[1]}")
+
+
+def descendants(process: subprocess.Popen[str], title: str = "") -> list[psutil.Process]:
+    """Processes of Ray that the command started, by the beginning of their command line."""
+    found = []
+    for one in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if " ".join(one.cmdline()).startswith(title):
+                found.append(one)
+        except psutil.Error:  # has ended
+            continue
+    return found
+
+
+def test_a_killed_worker_and_damaged_recordings_leave_the_rest_whole(
+    recordings: list[Path], expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged.mcap"
+    damaged.write_bytes(b"\x89MCAP0\r\n" + b"nothing" * 50)
+    missing = tmp_path / "missing"
+    process = start(tmp_path, [recordings[0], damaged, missing, recordings[1]])
+    worker = awaited(lambda: descendants(process, "ray::_extract"), process)[0]
+    worker.send_signal(signal.SIGKILL)
+    facts = ended(process, status=1)
+    assert facts["complete"] == 2
+    reasons = {Path(one["recording"]): one["reason"] for one in facts["failures"]}
+    assert set(reasons) == {damaged, missing}
+    assert "does not exist" in reasons[missing]
+    assert contents(tmp_path / "results") == expected
+    page = (tmp_path / "results" / "report.html").read_text()
+    assert "damaged.mcap" in page
+    assert page.count("<figure>") == 2
+
+    again = ended(start(tmp_path, recordings), status=0)
+    assert again["unchanged"] == 2
+    assert contents(tmp_path / "results") == expected
+
+
+def test_after_a_killed_head_the_rest_is_done(
+    recordings: list[Path], expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    process = start(tmp_path, recordings)
+    first = awaited(lambda: list((tmp_path / "results").rglob("[0-9]*.parquet")), process)[0]
+    left = descendants(process)
+    written = first.stat().st_mtime_ns
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(left, timeout=60)
+    assert not alive  # Ray's processes end with the command
+    facts = ended(start(tmp_path, recordings), status=0)
+    assert facts["complete"] == 2
+    assert first.stat().st_mtime_ns == written
+    assert contents(tmp_path / "results") == expected
+
+
+def test_a_cluster_that_loses_a_node_gives_the_same(
+    recordings: list[Path], expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    from ray.cluster_utils import Cluster as Nodes
+
+    from aliked_ros.fleet.run import Cluster, State, run_batch
+
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
+    options = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    nodes = Nodes(initialize_head=True, head_node_args=options)
+    lost = nodes.add_node(**options)
+    removed = []
+
+    def progress(_: State) -> None:
+        if not removed and list(tmp_path.rglob("[0-9]*.parquet")):
+            removed.append(lost)
+            nodes.remove_node(lost, allow_graceful=False)
+
+    try:
+        plan = plan_for(recordings, tmp_path)
+        facts = run_batch(plan, Cluster(nodes.address), lambda _: None, progress)
+    finally:
+        nodes.shutdown()
+    assert removed
+    assert facts["complete"] == 2
+    assert not facts["failures"]
+    assert contents(tmp_path) == expected
+
+
+def test_ray_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "aliked_ros.cli", "batch", "track", "virtual", "--output",
+        str(tmp_path), "--address", "127.0.0.1:1",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE,
+        env={**os.environ, "RAY_gcs_rpc_server_reconnect_timeout_s": "1"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("error: Ray does not start")

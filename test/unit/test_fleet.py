@@ -1,0 +1,324 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A batch without Ray: plans, addresses, parts, and that joined parts equal one run."""
+
+from __future__ import annotations
+
+import os
+import resource
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("pyarrow", reason="pyarrow is not installed: make setup GROUP=fleet")
+pytest.importorskip("fsspec", reason="fsspec is not installed: make setup GROUP=fleet")
+
+import fsspec
+import pyarrow.parquet as pq
+
+from aliked_ros.errors import ConfigurationError, OutputError, SourceError
+from aliked_ros.fleet import work
+from aliked_ros.fleet.plan import Plan, name_of, plan_of, read_plan
+from aliked_ros.fleet.report import deviations
+from aliked_ros.fleet.storage import Store, checksum, expand, fingerprint, on_this_machine
+from aliked_ros.frontend.extractor import Extractor
+from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.sources import open_source
+from aliked_ros.sources.virtual import VirtualCamera
+
+SETTINGS = {"max_keypoints": 128}
+IMAGES = 9
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small images of a moving camera, one of them unreadable."""
+    folder = tmp_path_factory.mktemp("recording") / "run"
+    folder.mkdir()
+    camera = VirtualCamera(length=IMAGES, size=(160, 128), noise=0.3)
+    for index, image in enumerate(camera):
+        cv2.imwrite(str(folder / f"{index:02}.png"), image.pixels[..., ::-1])
+    (folder / "04.png").write_bytes(b"no picture")
+    return folder
+
+
+def plan_for(recording: Path | str, output: Path | str, **changes: object) -> Plan:
+    plan = Plan((str(recording),), str(output), ("track", "keyframes"), frontend=SETTINGS)
+    return replace(plan, **changes)  # type: ignore[arg-type]
+
+
+def run(plan: Plan) -> dict[str, object]:
+    """The tasks of the only recording, one after another; the last part first."""
+    ((name, recording),) = plan.named_recordings().items()
+    found = work.survey(plan, plan.key, name, recording)
+    if found.manifest is not None:
+        return found.manifest
+    numbers = range(len(found.parts))
+    parts = {n: work.extract(plan, found, n, lambda _: None) for n in reversed(numbers)}
+    return work.finish(plan, plan.key, found, [parts[n] for n in numbers], lambda _: None)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The results' bytes; manifests have times in them."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != work.MANIFEST
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of one task."""
+    output = tmp_path_factory.mktemp("whole")
+    run(plan_for(recording, output))
+    return output
+
+
+# Plans
+
+
+def test_a_plan_is_read_with_paths_from_its_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(
+        "recordings: [bags/*.mcap, 's3://fleet/run.mcap#/image', virtual]\n"
+        "output: results\noperations: track\nfrontend: {max_keypoints: 500}\n"
+    )
+    plan = read_plan(tmp_path / "plan.yaml")
+    assert plan.recordings == (
+        f"{tmp_path}/bags/*.mcap", "s3://fleet/run.mcap#/image", "virtual",
+    )  # fmt: skip
+    assert plan.output == f"{tmp_path}/results"
+    assert plan.operations == ("track",)
+    assert plan.config.max_keypoints == 500
+    assert plan.config.threads == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"operation": ["track"]}, "did you mean 'operations'"),
+        ({"operations": ["tracks"]}, "did you mean 'track'"),
+        ({"operations": []}, "no operations"),
+        ({"frontend": {"max_keypoint": 5}}, "did you mean 'max_keypoints'"),
+        ({"frontend": {"max_keypoints": "many"}}, "max_keypoints|frontend"),
+        ({"frontend": {"detection": "behind"}}, "depend on the machine's speed"),
+        ({"segment": 0}, "segment is 0"),
+        ({"limit": "all"}, "limit is 'all'"),
+        ({"reductions": ["colmap"]}, "operation 'export'"),
+        ({"recordings": 3}, "recordings is 3"),
+    ],
+)
+def test_a_wrong_plan_is_refused_by_name(change: dict[str, object], said: str) -> None:
+    content = {"recordings": ["a"], "output": "out", "operations": ["track"]} | change
+    with pytest.raises(ConfigurationError, match=said):
+        plan_of(content)
+
+
+def test_results_depend_on_settings_but_not_on_threads(tmp_path: Path) -> None:
+    plan = plan_for("virtual", tmp_path)
+    assert plan.key == replace(plan, frontend=SETTINGS | {"threads": 4}).key
+    assert plan.key == replace(plan, segment=5).key
+    assert plan.key != replace(plan, frontend={"max_keypoints": 64}).key
+    assert plan.key != replace(plan, operations=("track",)).key
+
+
+def test_recordings_of_one_name_keep_apart() -> None:
+    names = [name_of(f"s3://fleet/{day}/run.mcap#/image") for day in ("mon", "tue")]
+    assert len(set(names)) == 2
+    assert all(name.startswith("run.mcap-") for name in names)
+
+
+@pytest.mark.parametrize("operations", [("track",), ("extract", "track")])
+def test_parts_cover_a_recording_once(tmp_path: Path, operations: tuple[str, ...]) -> None:
+    plan = plan_for("virtual", tmp_path, operations=operations, segment=4)
+    assert work.parts_of(10, plan) == ((0, 4), (4, 8), (8, None))
+    assert work.parts_of(4, plan) == (((0, None),) if "extract" in operations else ())
+    assert work.parts_of(None, replace(plan, operations=("track",))) == ()
+
+
+# Addresses
+
+
+def test_wildcards_name_recordings_here_and_elsewhere(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    for name in ("a.mcap", "b.mcap", "c.txt"):
+        (tmp_path / name).write_text("")
+        memory.pipe_file(f"/bags/{name}", b"")
+    assert expand(f"{tmp_path}/*.mcap#/image") == [
+        f"{tmp_path}/a.mcap#/image", f"{tmp_path}/b.mcap#/image",
+    ]  # fmt: skip
+    found = expand("memory://bags/*.mcap")
+    assert [address.rpartition("/")[2] for address in found] == ["a.mcap", "b.mcap"]
+    assert all(fsspec.core.url_to_fs(address)[0].exists(address) for address in found)
+    with pytest.raises(SourceError, match="matches no recording"):
+        plan_for(f"{tmp_path}/*.bag", tmp_path).named_recordings()
+
+
+def test_recordings_in_an_archive_are_fetched_and_removed(recording: Path, tmp_path: Path) -> None:
+    import tarfile
+
+    with tarfile.open(tmp_path / "day.tar", "w") as archive:
+        archive.add(recording, "run")
+    address = f"tar://run::{tmp_path}/day.tar"
+    with on_this_machine(address) as local:
+        assert {path.name for path in Path(local).iterdir()} == set(os.listdir(recording))
+        assert checksum(local) == checksum(str(recording))
+    assert not Path(local).exists()
+    with pytest.raises(SourceError, match="cannot fetch"), on_this_machine("memory://none.mcap"):
+        pass
+
+
+def test_a_changed_recording_is_noticed(recording: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in recording.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    marks = fingerprint(str(copy)), checksum(str(copy))
+    os.utime(copy / "00.png", (1, 1))
+    assert fingerprint(str(copy)) != marks[0]
+    assert checksum(str(copy)) == marks[1]
+    (copy / "00.png").write_bytes(b"other")
+    assert checksum(str(copy)) != marks[1]
+
+
+def test_a_failed_file_leaves_nothing(tmp_path: Path) -> None:
+    for address in (str(tmp_path), "memory://out"):
+        store = Store(address)
+        with pytest.raises(ZeroDivisionError), store.writing("run/file") as path:
+            path.write_text(str(1 / 0))
+        assert store.sizes("run") == {}
+        store.write_json("run/file", {"a": 1})
+        assert store.read_json("run/file") == {"a": 1}
+        assert list(store.sizes("run")) == ["file"]
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OutputError, match="taken"):
+        Store(str(tmp_path)).write_json("taken/file", {})
+
+
+# Joining
+
+
+@pytest.mark.parametrize("segment", [2, 4])
+def test_joined_parts_are_the_bytes_of_one_run(
+    recording: Path, whole: Path, tmp_path: Path, segment: int
+) -> None:
+    manifest = run(plan_for(recording, tmp_path, segment=segment))
+    assert manifest["images"] == IMAGES - 1
+    assert contents(tmp_path) == contents(whole)
+
+
+def test_tracks_are_those_of_the_pipeline(recording: Path, whole: Path) -> None:
+    plan = plan_for(recording, whole)
+    table = pq.read_table(next(whole.glob("*/tracks.parquet")))
+    pipeline = Pipeline(plan.config)
+    results = [pipeline.process(image) for image in open_source(str(recording))]
+    pipeline.close()
+    for name, of in (
+        ("id", lambda r: r.tracks.ids), ("x", lambda r: r.features.keypoints[:, 0]),
+        ("score", lambda r: r.features.scores), ("length", lambda r: r.tracks.lengths),
+    ):  # fmt: skip
+        expected = np.concatenate([of(result) for result in results])
+        np.testing.assert_array_equal(table.column(name).to_numpy(), expected)
+    assert sorted(set(table.column("image").to_pylist())) == [0, 1, 2, 3, 5, 6, 7, 8]
+    rows = pq.read_table(next(whole.glob("*/keyframes.parquet"))).to_pylist()
+    assert [row["frame"] for row in rows] == [r.index for r in results if r.is_keyframe]
+
+
+def test_features_are_those_of_extract(recording: Path, tmp_path: Path) -> None:
+    from aliked_ros.backends.create import create_backend
+
+    plan = plan_for(recording, tmp_path, operations=("extract",), segment=4)
+    run(plan)
+    rows = pq.read_table(next(tmp_path.glob("*/features"))).to_pylist()
+    backend = create_backend(plan.config)
+    extractor = Extractor(plan.config, backend)
+    images = list(open_source(str(recording)))
+    assert len(rows) == len(images)
+    for row, image in zip(rows, images, strict=True):
+        features = extractor.extract(image.pixels)
+        for name in ("keypoints", "scores", "descriptors"):
+            expected = getattr(features, name).reshape(-1)
+            np.testing.assert_array_equal(np.array(row[name], np.float32), expected)
+    backend.close()
+
+
+def test_only_what_is_missing_or_changed_is_done(recording: Path, tmp_path: Path) -> None:
+    plan = plan_for(recording, tmp_path, segment=4)
+    ((name, one),) = plan.named_recordings().items()
+    run(plan)
+    before = contents(tmp_path)
+    again = work.survey(plan, plan.key, name, one)
+    assert again.manifest is not None
+    (next(tmp_path.glob("*/tracks.parquet"))).unlink()
+    (tmp_path / name / ".left.parquet").write_text("by a killed task")
+    assert work.survey(plan, plan.key, name, one).manifest is None
+    run(plan)
+    assert contents(tmp_path) == before
+    other = replace(plan, frontend={"max_keypoints": 64})
+    assert work.survey(other, other.key, name, one).manifest is None
+
+
+def test_parts_of_a_killed_run_are_used_again(recording: Path, tmp_path: Path) -> None:
+    plan = plan_for(recording, tmp_path, segment=4)
+    ((name, one),) = plan.named_recordings().items()
+    found = work.survey(plan, plan.key, name, one)
+    work.extract(plan, found, 0, lambda _: None)
+    path = tmp_path / name / "features" / "00000.parquet"
+    written = path.stat().st_mtime_ns
+    assert work.extract(plan, found, 0, lambda _: None)["seconds"] == 0.0
+    assert path.stat().st_mtime_ns == written
+    path.write_bytes(path.read_bytes()[:-9])  # as a full disk leaves it
+    assert work.extract(plan, found, 0, lambda _: None)["seconds"] > 0.0
+
+
+@pytest.mark.parametrize("task", ["extract", "finish"])
+def test_a_full_disk_is_reported_and_leaves_nothing(
+    recording: Path, tmp_path: Path, task: str
+) -> None:
+    plan = plan_for(recording, tmp_path, segment=4 if task == "extract" else 100)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"cannot write .*parquet"):
+            run(plan)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not contents(tmp_path)
+    run(plan)  # goes on once there is space
+
+
+def test_results_may_lie_elsewhere(recording: Path, whole: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    run(plan_for(recording, "memory://results", segment=4))
+    found = {
+        path.removeprefix("/results/"): memory.cat_file(path)
+        for path in memory.find("/results")
+        if not path.endswith(work.MANIFEST)
+    }
+    assert found == contents(whole)
+
+
+# Report
+
+
+def test_outliers_come_first() -> None:
+    figures = {f"run{n}": {"features an image": 900.0 + n} for n in range(6)}
+    figures["dark"] = {"features an image": 40.0}
+    found = {name: max(row.values(), default=0.0) for name, row in deviations(figures).items()}
+    assert max(found, key=lambda name: found[name]) == "dark"
+    assert found["dark"] > 3.5 > found["run5"]
