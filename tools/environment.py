@@ -48,7 +48,9 @@ ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
 
 # Each group, and the disk in GB that it takes with what is unpacked on the way.
-GROUPS = {"demo": 2, "view": 3, "evaluate": 3, "train": 4, "docs": 2, "gpu": 4, "fleet": 3, "test": 6}
+GROUPS = {
+    "demo": 2, "view": 3, "evaluate": 3, "train": 4, "docs": 2, "gpu": 4, "fleet": 4, "test": 6,
+}  # fmt: skip
 
 # A sourced ROS 2, or another environment, must not leak into this one.
 FOREIGN = (

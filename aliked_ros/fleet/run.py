@@ -55,7 +55,8 @@ class State:
     """How far a batch is.
 
     recordings, done, unchanged: numbers of recordings. work, images: to go through, and gone
-    through, in the tasks known so far. seconds: spent in tasks. failures: of recordings, each with a reason.
+    through, in the tasks known so far. seconds: spent in tasks. failures: of recordings, each with
+    a reason.
     """
 
     recordings: int

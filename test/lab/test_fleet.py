@@ -30,8 +30,9 @@ import cv2
 import psutil
 import pytest
 
-for package in ("ray", "pyarrow", "fsspec"):
-    pytest.importorskip(package, reason=f"{package} is not installed: make setup GROUP=fleet")
+pytest.importorskip("ray", reason="Ray is not installed: make setup GROUP=fleet")
+pytest.importorskip("pyarrow", reason="pyarrow is not installed: make setup GROUP=fleet")
+pytest.importorskip("fsspec", reason="fsspec is not installed: make setup GROUP=fleet")
 
 from aliked_ros.fleet import work
 from aliked_ros.fleet.plan import Plan
