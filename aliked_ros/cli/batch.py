@@ -17,7 +17,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from contextlib import redirect_stdout
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,7 +75,7 @@ def batch(
 
     plan = _plan(what, output, threads, limit)
     begun = time.monotonic()
-    with _bar() as bar:
+    with redirect_stdout(sys.stderr), _bar() as bar:  # Ray repeats its workers' lines there
         task = bar.add_task("starting", total=None, rate="")
 
         def show(state: State) -> None:

@@ -35,7 +35,7 @@ from aliked_ros.sources.virtual import VirtualCamera
 
 COMMANDS = (
     "extract", "match", "track", "export", "doctor", "bench", "demo", "soak", "view", "report",
-    "models list", "models fetch", "models build", "vocabulary train", "vocabulary test",
+    "batch", "models list", "models fetch", "models build", "vocabulary train", "vocabulary test",
     "map info", "map merge", "map prune", "map show", "evaluate places", "bench places",
 )  # fmt: skip
 PROGRAM = [sys.executable, "-m", "aliked_ros.cli"]
