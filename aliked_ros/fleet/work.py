@@ -196,8 +196,8 @@ def finish(
     files = {name.partition("/")[2] for name in written}
     for name in store.sizes(found.name).keys() - files:  # parts, and what killed tasks left
         store.remove(f"{found.name}/{name}")
-    for kind in {"features", "matches"} - {name.partition("/")[0] for name in files}:
-        store.remove(f"{found.name}/{kind}")
+    for folder in {"features", "matches"} - {name.partition("/")[0] for name in files}:
+        store.remove(f"{found.name}/{folder}")
     sizes = store.sizes(found.name)
     manifest = {
         "recording": found.recording,

@@ -21,9 +21,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from rosbags.rosbag2 import StoragePlugin
 
 from aliked_ros.errors import ImageError, SourceError
 from aliked_ros.sources import Partner, default_source, open_source, read_image
+from helpers import bags
 
 RED = (0, 0, 255)  # as OpenCV writes it
 
@@ -152,6 +154,39 @@ def test_video(tmp_path: Path) -> None:
     assert frames[5].pixels[32, 40, 0] == pytest.approx(200, abs=6)  # red first
     assert frames[5].pixels[32, 40, 2] == pytest.approx(50, abs=6)
     assert len(list(open_source(str(path), limit=3))) == 3
+
+
+@pytest.mark.parametrize("kind", ["folder", "video", "recording", "virtual"])
+def test_a_source_may_begin_later(tmp_path: Path, kind: str) -> None:
+    pictures = [np.full((64, 80, 3), 20 * value, np.uint8) for value in range(8)]
+    spec = kind
+    if kind == "folder":
+        spec = str(tmp_path)
+        for number, picture in enumerate(pictures):
+            assert cv2.imwrite(str(tmp_path / f"{number}.png"), picture)
+        truncate(tmp_path / "5.png")
+    elif kind == "video":
+        spec = str(tmp_path / "clip.mp4")
+        writer = cv2.VideoWriter(spec, cv2.VideoWriter.fourcc(*"mp4v"), 25.0, (80, 64))
+        for picture in pictures:
+            writer.write(picture)
+        writer.release()
+    elif kind == "recording":
+        stamps = [1_000_000_000 * (number + 1) for number in range(8)]
+        stamps[2:4] = stamps[3], stamps[3] - 500_000_000  # one arrived late
+        messages = [
+            ("/image", 1_000_000_000 * (number + 1), bags.image(picture, stamp, "rgb8"))
+            for number, (picture, stamp) in enumerate(zip(pictures, stamps, strict=True))
+        ]
+        spec = str(bags.write(tmp_path / "run", messages, StoragePlugin.MCAP))
+    whole = list(open_source(spec, 8))
+    source = open_source(spec, 7)
+    source.first = 3
+    later = list(source)
+    assert len(later) == 4 - (kind == "folder")
+    for one, other in zip(later, whole[3:], strict=False):
+        assert (one.stamp, one.nanoseconds) == (other.stamp, other.nanoseconds)
+        np.testing.assert_array_equal(one.pixels, other.pixels)
 
 
 def test_a_video_that_breaks_off_is_told_and_counted(
