@@ -35,7 +35,7 @@ from aliked_ros.models.registry import entry_of
 
 OPERATIONS = ("extract", "track", "keyframes", "odometry", "export")
 TRACKING = OPERATIONS[1:]  # they need the images in order
-REDUCTIONS = ("report", "colmap")
+REDUCTIONS = {"report": "", "colmap": "export"}  # with the operation that each builds on
 FORMAT = 1  # of the results; another one makes all of them anew
 _SEGMENT = 9000  # images: 5 minutes at 30 Hz
 _NO_MATTER = ("threads", "allow_fallback")  # settings that the results do not depend on
@@ -69,10 +69,12 @@ class Plan:
         for name in ("recordings", "operations"):
             if not getattr(self, name):
                 raise ConfigurationError(f"the plan has no {name}; give at least one.")
-        for name, known in (("operations", OPERATIONS), ("reductions", REDUCTIONS)):
-            for value in getattr(self, name):
-                if value not in known:
-                    raise ConfigurationError(_unknown(f"{name[:-1]}", value, known))
+        for value in self.operations:
+            if value not in OPERATIONS:
+                raise ConfigurationError(_unknown("operation", value, OPERATIONS))
+        for value in self.reductions:
+            if value not in REDUCTIONS:
+                raise ConfigurationError(_unknown("reduction", value, REDUCTIONS))
         for name in ("limit", "segment", "every"):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
@@ -81,10 +83,11 @@ class Plan:
             raise ConfigurationError(f"gpus is {self.gpus!r}; give a number from 0.")
         if not self.output or not isinstance(self.output, str):
             raise ConfigurationError(f"output is {self.output!r}; give a folder or a URI.")
-        if "colmap" in self.reductions and "export" not in self.operations:
-            raise ConfigurationError(
-                "the reduction 'colmap' joins what the operation 'export' writes; add it."
-            )
+        for name in self.reductions:
+            if (needed := REDUCTIONS[name]) and needed not in self.operations:
+                raise ConfigurationError(
+                    f"the reduction {name!r} joins what the operation {needed!r} writes; add it."
+                )
         if self.config.detection == "behind":
             raise ConfigurationError(
                 "detection is 'behind', whose results depend on the machine's speed; set it to "

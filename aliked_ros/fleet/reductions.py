@@ -14,9 +14,10 @@
 
 """What is made of all recordings together, once each of them is done.
 
-A reduction is one row of REDUCTIONS: a function of the plan, the manifests by name, and ``spread``,
-which runs a function on the cluster. A vocabulary, one map, or training pairs are further rows:
-each reads the files of the recordings that it names in ``needs`` (an operation).
+A reduction is a row of REDUCTIONS: its file in the output, and the function that makes it from the
+plan, the manifests by name, the failures, and ``spread``, which runs functions on the cluster. A
+vocabulary, a common map, or training pairs are further rows here and in ``plan.REDUCTIONS``, which
+names the operation whose files they read.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +35,9 @@ from aliked_ros.fleet.report import report_page
 from aliked_ros.fleet.storage import Store
 
 Manifests = dict[str, dict[str, Any]]
-Spread = Callable[..., Any]
-"""``spread(function, *arguments)`` starts a task, whose handle other tasks take as argument;
-``spread.get(handle)`` waits for its result."""
 
 DATABASE, REPORT = "colmap.db", "report.html"
 _MERGING = ".merging"  # folder of half-joined databases
-
-
-@dataclass(frozen=True, slots=True)
-class Reduction:
-    """A result over all recordings: its file in the output, and the operation it builds on."""
-
-    file: str
-    needs: str
-    make: Callable[[Plan, Manifests, list[dict[str, str]], Any], None]
 
 
 def _report(plan: Plan, manifests: Manifests, failures: list[dict[str, str]], _: Any) -> None:
@@ -59,7 +47,11 @@ def _report(plan: Plan, manifests: Manifests, failures: list[dict[str, str]], _:
 
 
 def _colmap(plan: Plan, manifests: Manifests, _: Any, spread: Any) -> None:
-    """One database: neighbours are joined two by two, so each is copied log2(N) times."""
+    """One database: neighbours are joined two by two, so each is copied log2(N) times.
+
+    spread: ``spread(function, *arguments)`` starts a task, whose handle other tasks take as an
+    argument; ``spread.get(handle)`` waits for its result.
+    """
     level: list[Any] = [f"{name}/{DATABASE_FILE}" for name in sorted(manifests)]
     step = 0
     while len(level) > 1:
@@ -97,8 +89,9 @@ def _merge(pycolmap: Any, paths: list[Path]) -> None:
         )
 
 
-REDUCTIONS = {
-    "report": Reduction(REPORT, "", _report),
-    "colmap": Reduction(DATABASE, "export", _colmap),
+Make = Callable[[Plan, Manifests, list[dict[str, str]], Any], None]
+REDUCTIONS: dict[str, tuple[str, Make]] = {
+    "report": (REPORT, _report),
+    "colmap": (DATABASE, _colmap),
 }
-"""By name, as in ``plan.REDUCTIONS``."""
+"""By name: file and function."""

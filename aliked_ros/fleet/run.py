@@ -122,7 +122,7 @@ def _finish(
 
 
 class _Spread:
-    """Starts functions as tasks; see ``reductions.Spread``."""
+    """Starts functions as tasks, for the reductions."""
 
     def __init__(self, **resources: Any) -> None:
         self._resources = resources
@@ -149,7 +149,7 @@ def run_batch(
     try:
         manifests, state = _run(plan, key, named, progress)
         seconds = time.monotonic() - begun
-        _reduce(plan, manifests, state)
+        _reduce(plan, store, manifests, state)
     finally:
         ray.shutdown()
     facts = {
@@ -237,15 +237,17 @@ def _run(
     return manifests, state
 
 
-def _reduce(plan: Plan, manifests: dict[str, dict[str, Any]], state: State) -> None:
-    """Make the reductions; one that fails is a failure like a recording's."""
+def _reduce(plan: Plan, store: Store, manifests: dict[str, dict[str, Any]], state: State) -> None:
+    """Make the reductions that are missing or out of date; failures are listed like recordings."""
+    before = store.read_json(MANIFEST) or {}
+    same = before.get("results") == manifests and before.get("failures") == state.failures
     spread = _Spread(num_cpus=1)
     for name in plan.reductions:
-        reduction = REDUCTIONS[name]
-        if not manifests:
+        file, make = REDUCTIONS[name]
+        if not manifests or (same and store.exists(file)):
             continue
         try:
-            reduction.make(plan, manifests, state.failures, spread)
+            make(plan, manifests, state.failures, spread)
         except (ray.exceptions.RayError, AlikedError, OSError, ImportError) as error:
             state.failures.append({"recording": f"({name})", "reason": _reason(error)})
 

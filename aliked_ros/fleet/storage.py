@@ -100,6 +100,10 @@ class Store:
         except (OSError, ValueError):
             return None
 
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file or folder."""
+        return bool(self._files.exists(f"{self._root}/{name}"))
+
     def sizes(self, folder: str) -> dict[str, int]:
         """Size in bytes of each file in a folder and those below, by its name there."""
         root = f"{self._root}/{folder}"

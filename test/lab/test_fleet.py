@@ -36,6 +36,7 @@ pytest.importorskip("fsspec", reason="fsspec is not installed: make setup GROUP=
 
 from aliked_ros.fleet import work
 from aliked_ros.fleet.plan import Plan
+from aliked_ros.fleet.reductions import REDUCTIONS
 from aliked_ros.sources.virtual import VirtualCamera
 
 pytestmark = pytest.mark.long
@@ -63,12 +64,18 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def expected(recordings: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The results without Ray, task by task."""
     output = tmp_path_factory.mktemp("expected")
-    plan = plan_for(recordings, output)
+    run_here(plan_for(recordings, output))
+    return contents(output)
+
+
+def run_here(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The tasks one after another; returns the manifests."""
+    manifests = {}
     for name, recording in plan.named_recordings().items():
         found = work.survey(plan, plan.key, name, recording)
         parts = [work.extract(plan, found, n, lambda _: None) for n in range(len(found.parts))]
-        work.finish(plan, plan.key, found, parts, lambda _: None)
-    return contents(output)
+        manifests[name] = work.finish(plan, plan.key, found, parts, lambda _: None)
+    return manifests
 
 
 def plan_for(recordings: list[Path], output: Path) -> Plan:
@@ -206,3 +213,37 @@ def test_ray_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: Ray does not start")
+
+
+def test_odometry_and_one_database_of_all(shared: Path, tmp_path: Path) -> None:
+    pycolmap = pytest.importorskip("pycolmap", reason="make setup GROUP=fleet")
+    pytest.importorskip("evo", reason="make setup GROUP=fleet")
+    data = shared / "data"
+    plan = Plan(
+        (str(data / "tum_fr1_xyz"), str(data / "kitti_00_first40")), str(tmp_path),
+        ("odometry", "export"), ("colmap",), {"max_keypoints": 400, "matcher": "nearest"},
+        limit=16,
+    )  # fmt: skip
+    manifests = run_here(plan)
+    for name, manifest in manifests.items():
+        poses = (tmp_path / name / "trajectory.tum").read_text().splitlines()
+        assert manifest["figures"]["odometry"]["poses"] == len(poses) > 8
+
+    class Here:
+        """Runs what a cluster would."""
+
+        def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+            return function(*arguments)
+
+        def get(self, result: Any) -> Any:
+            return result
+
+    REDUCTIONS["colmap"][1](plan, manifests, [], Here())
+    with pycolmap.Database.open(tmp_path / "colmap.db") as database:
+        names = [image.name for image in database.read_all_images()]
+        assert {name.partition("/")[0] for name in names} == set(manifests)
+        assert len(names) == 32
+        exported = [manifest["figures"]["export"] for manifest in manifests.values()]
+        assert database.num_verified_image_pairs() == sum(e["verified_pairs"] for e in exported)
+        assert database.num_keypoints() == sum(e["keypoints"] for e in exported)
+    assert not (tmp_path / ".merging").exists()
