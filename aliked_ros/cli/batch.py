@@ -73,6 +73,8 @@ def batch(
         raise BackendError(f"batch needs {', '.join(missing)}: run `make setup GROUP=fleet`.")
     from aliked_ros.fleet.run import Cluster, State, run_batch
 
+    if address not in ("", "auto") and not address.startswith("ray://"):
+        raise ConfigurationError(f"--address is {address!r}; give auto or ray://HOST:10001.")
     plan = _plan(what, output, threads, limit)
     begun = time.monotonic()
     with redirect_stdout(sys.stderr), _bar() as bar:  # Ray repeats its workers' lines there

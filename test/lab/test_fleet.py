@@ -105,9 +105,16 @@ def start(folder: Path, recordings: list[Path]) -> subprocess.Popen[str]:
 
 def ended(process: subprocess.Popen[str], status: int) -> dict[str, Any]:
     output, errors = process.communicate(timeout=PATIENCE)
+    skip_if_too_busy(errors)
     assert process.returncode == status, errors
     found: dict[str, Any] = json.loads(output)
     return found
+
+
+def skip_if_too_busy(errors: str) -> None:
+    """Ray gives itself 30 seconds to start, and has no setting for it."""
+    if "timed out during startup" in errors:
+        pytest.skip("this machine is too busy: Ray did not start within its 30 seconds")
 
 
 def awaited(condition: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
@@ -117,7 +124,8 @@ def awaited(condition: Callable[[], Any], process: subprocess.Popen[str]) -> Any
         if found := condition():
             return found
         time.sleep(0.05)
-    return pytest.fail(f"nothing happened: {process.communicate()[1]}")
+    skip_if_too_busy(process.communicate()[1])
+    return pytest.fail("nothing happened")
 
 
 def descendants(process: subprocess.Popen[str], title: str = "") -> list[psutil.Process]:
@@ -182,8 +190,12 @@ def test_a_cluster_that_loses_a_node_gives_the_same(
 
     os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
     options = {"num_cpus": 1, "object_store_memory": 80 << 20}
-    nodes = Nodes(initialize_head=True, head_node_args=options)
-    lost = nodes.add_node(**options)
+    try:
+        nodes = Nodes(initialize_head=True, head_node_args=options)
+        lost = nodes.add_node(**options)
+    except Exception as error:
+        skip_if_too_busy(str(error))
+        raise
     removed = []
 
     def progress(_: State) -> None:
@@ -202,17 +214,22 @@ def test_a_cluster_that_loses_a_node_gives_the_same(
     assert contents(tmp_path) == expected
 
 
-def test_ray_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("address", "said"), [("auto", "Ray does not start"), ("head:6379", "auto or ray://HOST:10001")]
+)
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path, address: str, said: str) -> None:
     command = [
         sys.executable, "-m", "aliked_ros.cli", "batch", "track", "virtual", "--output",
-        str(tmp_path), "--address", "127.0.0.1:1",
+        str(tmp_path / "results"), "--address", address,
     ]  # fmt: skip
+    variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=PATIENCE,
-        env={**os.environ, "RAY_gcs_rpc_server_reconnect_timeout_s": "1"},
+        env={**variables, "RAY_TMPDIR": str(tmp_path)},
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("error: Ray does not start")
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert said in done.stderr
 
 
 def test_odometry_and_one_database_of_all(shared: Path, tmp_path: Path) -> None:
