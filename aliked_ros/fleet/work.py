@@ -96,7 +96,7 @@ def survey(plan: Plan, key: str, name: str, recording: str) -> Survey:
     store, mark = Store(plan.output), fingerprint(recording)
     found = Survey(name, recording, f"{key} {mark}", mark)
     manifest = store.read_json(f"{name}/{MANIFEST}")
-    if manifest and manifest["key"] == key and _is_whole(store, name, manifest):
+    if manifest and manifest.get("key") == key and _is_whole(store, name, manifest):
         same = manifest["fingerprint"] == mark
         if not same:
             with on_this_machine(recording) as local:
@@ -134,11 +134,12 @@ def extract(plan: Plan, found: Survey, number: int, report: Report) -> dict[str,
     store, config = Store(plan.output), plan.config
     begun = time.monotonic()
     first, stop = found.parts[number]
+    made_from = f"{found.source} {first} {stop}"
     matching = _matches_ahead(plan)
     names = [_part(found.name, "features", number)]
     if matching:
         names.append(_part(found.name, "matches", number))
-    if figures := _written(store, names, found.source):
+    if figures := _written(store, names, made_from):
         return figures
     figures = {"images": 0, "features": 0}
     with ExitStack() as stack:
@@ -149,7 +150,7 @@ def extract(plan: Plan, found: Survey, number: int, report: Report) -> dict[str,
         matcher: Matcher | None = build_matcher(config, backend) if matching else None
         files = [
             stack.enter_context(
-                TableFile(stack.enter_context(store.writing(name)), schema, found.source)
+                TableFile(stack.enter_context(store.writing(name)), schema, made_from)
             )
             for name, schema in zip(names, (FEATURES, MATCHES), strict=False)
         ]

@@ -284,6 +284,9 @@ def test_parts_of_a_killed_run_are_used_again(recording: Path, tmp_path: Path) -
     assert path.stat().st_mtime_ns == written
     path.write_bytes(path.read_bytes()[:-9])  # as a full disk leaves it
     assert work.extract(plan, found, 0, lambda _: None)["seconds"] > 0.0
+    shorter = replace(plan, segment=3)
+    found = work.survey(shorter, shorter.key, name, one)
+    assert work.extract(shorter, found, 0, lambda _: None)["images"] == 3
 
 
 @pytest.mark.parametrize("task", ["extract", "finish"])
