@@ -176,7 +176,7 @@ def test_after_a_killed_head_the_rest_is_done(
     recordings: list[Path], expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     process = start(tmp_path, recordings)
-    first = awaited(lambda: list((tmp_path / "results").rglob("[0-9]*.parquet")), process)[0]
+    first = awaited(lambda: list((tmp_path / "results").glob("*/features/[0-9]*")), process)[0]
     left = descendants(process)
     written = first.stat().st_mtime_ns
     process.kill()
