@@ -31,6 +31,7 @@ import pytest
 from aliked_ros.backends.gpu import engine_builder, tensorrt, tensorrt_library
 from aliked_ros.backends.gpu.tensorrt_library import load_tensorrt
 from aliked_ros.errors import BackendError
+from helpers import ROOT
 
 # class: name: parameters ("=" marks those with a default); None: an attribute
 BOTH: dict[str, dict[str, tuple[str, ...] | None]] = {
@@ -172,3 +173,18 @@ def test_tensorrt_for_rtx_takes_the_same(kind: str) -> None:
         taken = [re.findall(r"(\w+): [^=,]*(=)?", text) for text in overloads]
         expected = [(p.rstrip("="), "=" if p.endswith("=") else "") for p in parameters]
         assert expected in taken, f"{kind}.{name}: {said}"
+
+
+def test_a_jetson_gets_what_a_robot_gets_but_for_openvino() -> None:
+    """Locked versions; pycuda is compiled there, for the NumPy of Ubuntu's modules."""
+    robot, jetson = (
+        set((ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines())
+        for name in ("robot.txt", "gpu_jetson.txt")
+    )
+    names = {re.split("[=; ]", line)[0] for line in jetson if not line.startswith("#")}
+    assert {"pycuda", "onnx", "onnxscript", "onnxruntime"} <= names
+    assert not {"openvino", "openvino-telemetry"} & names
+    assert "numpy==1.26.4 ; python_full_version < '3.13'" in jetson
+    lost = {re.split("[=; ]", line)[0] for line in robot - jetson}
+    # (the two after it: needed on every Python now, so their lines have other markers)
+    assert lost <= {"openvino", "openvino-telemetry", "mpmath", "sympy"}
