@@ -107,19 +107,21 @@ def blocks(run: Run) -> None:
     """ALIKED with other sizes of the Triton kernels' blocks."""
     from aliked_ros.backends.gpu import triton_aliked
 
-    usual = {name: getattr(triton_aliked, name) for name in ("_PIXELS", "_SLOTS", "_ROWS")}
-    for name, sizes in (
-        ("_PIXELS", (64, 128, 256, 512)),
-        ("_SLOTS", (8, 16, 32)),
-        ("_ROWS", (8, 16, 32)),
-    ):
+    tried = {
+        "_PIXELS": (64, 128, 256, 512),
+        "_CONVOLVED": (128, 256, 512, 1024),
+        "_SLOTS": (8, 16, 32),
+        "_ROWS": (8, 16, 32),
+    }
+    for name, sizes in tried.items():
+        usual = getattr(triton_aliked, name)
         for size in sizes:
             setattr(triton_aliked, name, size)
             _, network = next(_networks(run))
             run.report(
                 block=name.strip("_").lower(), size=size, aliked_ms=1e3 * _time(run, network)
             )
-        setattr(triton_aliked, name, usual[name])
+        setattr(triton_aliked, name, usual)
 
 
 def _device(run: Run) -> Any:
