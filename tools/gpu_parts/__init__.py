@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = "results.jsonl"
-SIZE_LIMIT = 60 << 20
+SIZE_LIMIT = 60_000_000
 """Bytes of a bundle."""
 
 
