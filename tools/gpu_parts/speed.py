@@ -32,10 +32,6 @@ ROUNDS = 15
 
 def benchmark(run: Run) -> None:
     """Image to matches against the published code; host time against the GPU's own."""
-    if run.on_gpu:
-        from aliked_ros.benchmark.gpu import device_suite
-
-        run.report(suite=device_suite(run.bundle.images(), ROUNDS, lambda share: None, "torch"))
     with closing(device_backend(run)) as backend:
         extractor = Extractor(backend.config, backend)
         matcher = LightGlueMatcher(backend.config, backend)
@@ -57,6 +53,10 @@ def benchmark(run: Run) -> None:
             )
     for name, network in _networks(run):
         run.report(stage=name, device_ms=1e3 * _time(run, network))
+    if run.on_gpu:
+        from aliked_ros.benchmark.gpu import device_suite
+
+        run.report(suite=device_suite(run.bundle.images(), ROUNDS, lambda share: None, "torch"))
 
 
 def kernel_table(run: Run) -> None:
