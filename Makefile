@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-gpu coverage lint docs bench report graphs lock clean
+.PHONY: help setup demo test test-all test-gpu gpu-bundle coverage lint docs bench report graphs lock clean
 
 BIN := .venv/bin
 FIND_PYTHON := $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
@@ -27,7 +27,7 @@ setup:  ## make .venv for GROUP=demo|view|evaluate|train|docs|gpu|fleet|test (do
 
 # Each of these sets up what it needs.
 demo: GROUP := $(if $(VIEW),view,demo)
-test test-all test-gpu coverage lint bench report: GROUP := test
+test test-all test-gpu gpu-bundle coverage lint bench report: GROUP := test
 docs: GROUP := docs
 
 demo: setup  ## a sequence through the real node, every image (SOURCE=, LIMIT=, RATE= for real time, PROFILE=, OUTPUT=, VIEW=1)
@@ -41,6 +41,9 @@ test: setup lint  ## lint, unit tests and tests of running nodes: minutes
 
 test-all: test  ## all checks and tests: also evaluation, training, packaging, exports, GPU
 	$(PYTEST) test/lab test/gpu
+
+gpu-bundle: setup  ## build/gpu_bundle/: a folder to try a GPU on a machine without network, data or ROS
+	@$(BIN)/python tools/gpu_bundle.py $(if $(OUTPUT),--output "$(OUTPUT)")
 
 test-gpu: setup  ## the tests that need an NVIDIA GPU, TensorRT and pycuda
 	$(PYTEST) test/gpu

@@ -22,4 +22,6 @@ done
 
 # A robot's ROS is its system's; aarch64 too.
 lock robot --python-version 3.10 --no-config
-sed -i -e "/sys_platform == 'win32'/d" robot.txt
+lock gpu_jetson --python-version 3.10 --no-config --no-binary pycuda --constraint robot.txt \
+  --overrides <(echo "openvino ; python_version < '3'")
+sed -i -e "/sys_platform == 'win32'/d" robot.txt gpu_jetson.txt

@@ -195,8 +195,8 @@ def _stages(device: TorchDevice) -> dict[str, Any]:
                     tensor.normal_()
             known = tensors | known
             given = [known[name] for name in tensors]
-            first, last = segment.identity["part"].split("_")[1:]
-            name = f"LightGlue, layers {first} to {last}"
+            what, *numbers = segment.identity["part"].split("_")
+            name = f"LightGlue, {what} {' to '.join(numbers)}"
             results = stage(name, [layers], layers, *given)
             names = (output.removeprefix("new_") for output in outputs)
             known |= dict(zip(names, results, strict=True))

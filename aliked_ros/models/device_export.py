@@ -31,7 +31,7 @@ from aliked_ros.models import graphs
 from aliked_ros.models.published import LARGEST_TOP_K as LARGEST_TOP_K
 from aliked_ros.models.published import LIGHTGLUE, SMALLEST_SIDE
 from aliked_ros.models.published import SEGMENT_LAYERS as SEGMENT_LAYERS
-from aliked_ros.models.published import segments as segments
+from aliked_ros.models.published import matcher_parts as matcher_parts
 from aliked_ros.models.registry import entry_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 GraphPrecision = Literal["float32", "float16"]
 
-FORMAT = 5
+FORMAT = 6
 """Grows whenever the graphs change, so that engines built of older ones are not used."""
 
 
@@ -112,29 +112,30 @@ def matcher_graphs(
     top_k: int,
     precision: GraphPrecision,
 ) -> list[DeviceGraph]:
-    """LightGlue for two images of ``top_k`` rows each, as segments of three layers.
+    """LightGlue for two images of ``top_k`` rows each: three layers, the matches, and so on.
+
+    The matches are wanted after the segment that the matching ends with, not after every one.
 
     first graph, inputs:  ``keypoints0``, ``keypoints1`` float32 K×2 pixels; ``descriptors0``,
         ``descriptors1`` K×128 (float32, or float16 by precision: what the extractor gives);
-        ``count0``, ``count1`` int32 [1]; ``size`` float32 [2]: width, height of both images;
-        ``match_threshold`` float32 [1].
-    the others, inputs:   ``state``, ``rotation`` (outputs of the graph before, same names with
-        the prefix ``new_`` removed; ``rotation`` comes from the first graph and stays),
-        ``count0``, ``count1``, ``match_threshold``.
-    outputs: ``new_state`` 2×K×256 (not from the last graph), ``rotation`` 2×K×64 (first graph of
-        several only), ``undecided`` float32 [1]: share of both images' points that are not sure
-        yet after this graph's last layer (exit when 1 - undecided > depth_confidence; not from the
-        last graph), ``matches`` int32 K: row in image 1 for each row of image 0, -1 = none;
+        ``count0``, ``count1`` int32 [1]; ``size`` float32 [2]: width, height of both images.
+    later segments, inputs: ``state``, ``rotation`` (outputs of the segment before, same names
+        with the prefix ``new_`` removed; ``rotation`` comes from the first graph and stays),
+        ``count0``, ``count1``.
+    their outputs: ``new_state`` 2×K×256, ``rotation`` 2×K×64 (first graph only), ``undecided``
+        float32 [1]: share of both images' points that are not sure yet after this graph's last
+        layer (exit when 1 - undecided > depth_confidence; not from the last segment).
+    matches, inputs: ``state``, ``count0``, ``count1``, ``match_threshold`` float32 [1].
+    their outputs: ``matches`` int32 K: row in image 1 for each row of image 0, -1 = none;
         ``match_scores`` float32 K: probability, 0 where none. Mutual best pairs above
         ``match_threshold`` only. With count 0 on either side: all -1.
 
     Raises as ``extractor_graph``.
     """
     check_top_k(top_k)
-    parts = segments(precision)
+    parts = matcher_parts(precision)
     made = []
-    for name, content in zip(parts, graphs.matcher_graphs(parts), strict=True):
-        part = name.partition("-")[0]
+    for part, content in zip(parts, graphs.matcher_graphs(parts, precision), strict=True):
         of = {"kind": "matcher", "part": part, "top_k": top_k, "precision": precision}
         made.append(_finish(LIGHTGLUE, f"{LIGHTGLUE}-{part}", _load(content), {"k": top_k}, of))
     return made

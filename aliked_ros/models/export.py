@@ -52,10 +52,11 @@ from aliked_ros.networks import aliked, fold, lightglue
 from aliked_ros.networks.aliked import ALIKED
 from aliked_ros.networks.checkpoint import State, state_of
 from aliked_ros.networks.constants import DIM, HEAD_DIM
-from aliked_ros.networks.fold import AlikedShape, LightGlueShape, Weights
+from aliked_ros.networks.fold import AlikedShape, Weights
 
 OPSET = 19  # the first with Resize and DeformConv as the networks need them
 _LARGEST_SIDE = 8192
+_ROWS = 72  # of points, as an example, unlike any size within LightGlue
 _PRECISIONS = ("float32", "float16")
 _MOST_CONSTANTS = 8192  # bytes in a graph that are not weights
 
@@ -88,7 +89,8 @@ def published() -> Iterator[tuple[str, str, Callable[[], tuple[bytes, Expected]]
         ):
             yield variant, part, partial(make_aliked, shape, part)
     whole = (segments(precision) for precision in _PRECISIONS)
-    for part in chain(_LIGHTGLUE_PARTS, *whole):
+    heads = (f"matches-{precision}" for precision in _PRECISIONS)
+    for part in chain(_LIGHTGLUE_PARTS, *whole, heads):
         yield LIGHTGLUE, part, partial(make_lightglue, part)
 
 
@@ -142,9 +144,24 @@ def make_lightglue(part: str) -> tuple[bytes, Expected]:
     """One graph of LightGlue, and the weights that it lacks; errors as ``make_aliked``."""
     state, shape = fold.read_lightglue(weights_path(LIGHTGLUE))
     if part not in _LIGHTGLUE_PARTS:
+        half = part.endswith("float16")
         precision = part.partition("-")[2]
+        if part.startswith("matches"):
+            head = fold.match_head(state, 0)
+            return _rows_template(
+                lightglue.MatchHead(head, half),
+                head,
+                lightglue.head_inputs(_ROWS, half),
+                [*lightglue.HEAD_OUTPUTS],
+            )
         layers = segments(precision)[part]
-        return _segment(state, layers, shape, precision == "float16")
+        weights = fold.matcher(state, layers, shape.layers)
+        return _rows_template(
+            lightglue.segment(weights, layers, shape, half),
+            weights,
+            lightglue.segment_inputs(shape, layers, _ROWS, half),
+            lightglue.segment_outputs(shape, layers),
+        )
     count = torch.export.Dim("n", min=2, max=_LARGEST_SIDE)
     if part == "embedding":
         weights = fold.embedding(state)
@@ -171,23 +188,15 @@ def make_lightglue(part: str) -> tuple[bytes, Expected]:
     return _template(lightglue.Layer(weights), weights, inputs, outputs, axes)
 
 
-def _segment(
-    state: State, layers: range, shape: LightGlueShape, half: bool
+def _rows_template(
+    module: nn.Module, weights: Weights, inputs: dict[str, Tensor], outputs: list[str]
 ) -> tuple[bytes, Expected]:
-    rows = 72  # an example, unlike any size within the network
+    """As ``_template``; every side of ``_ROWS`` is free."""
     k = torch.export.Dim("k", min=2, max=LARGEST_TOP_K)
-    inputs = lightglue.segment_inputs(shape, layers, rows, half)
-    weights = fold.matcher(state, layers, shape.layers)
-    return _template(
-        lightglue.segment(weights, layers, shape, half),
-        weights,
-        inputs,
-        lightglue.segment_outputs(shape, layers),
-        tuple(
-            {side: k for side, length in enumerate(x.shape) if length == rows}
-            for x in inputs.values()
-        ),
+    axes = tuple(
+        {side: k for side, length in enumerate(x.shape) if length == _ROWS} for x in inputs.values()
     )
+    return _template(module, weights, inputs, outputs, axes)
 
 
 def _any_weights(network: nn.Module) -> State:

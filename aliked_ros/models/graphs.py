@@ -157,12 +157,17 @@ def _kind(channels: int) -> str:
     return "grey" if channels == 1 else "rgb"
 
 
-def matcher_graphs(segments: Mapping[str, range]) -> Iterator[bytes]:
-    """LightGlue as one graph for each segment: its part's name and its layers."""
+def matcher_graphs(parts: Mapping[str, range], precision: str) -> Iterator[bytes]:
+    """LightGlue's graphs for a GPU: ``device_export.matcher_parts``."""
     path = weights_path(LIGHTGLUE)
     state, shape = fold.read_lightglue(path)
-    for part, numbers in segments.items():
-        yield fill(*template(LIGHTGLUE, part), fold.matcher(state, numbers, shape.layers))
+    for part, numbers in parts.items():
+        if part.startswith("matches"):  # one graph, with the weights of each layer
+            head = fold.match_head(state, numbers[-1])
+            yield fill(*template(LIGHTGLUE, f"matches-{precision}"), head)
+        else:
+            weights = fold.matcher(state, numbers, shape.layers)
+            yield fill(*template(LIGHTGLUE, f"{part}-{precision}"), weights)
 
 
 def aliked_template(shape: AlikedShape, part: str) -> tuple[bytes, Expected]:

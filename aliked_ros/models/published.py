@@ -47,3 +47,15 @@ def segments(precision: str) -> dict[str, range]:
     starts = range(0, _LAYERS, SEGMENT_LAYERS)
     parts = (range(start, min(start + SEGMENT_LAYERS, _LAYERS)) for start in starts)
     return {f"layers_{part[0]}_{part[-1]}-{precision}": part for part in parts}
+
+
+def matcher_parts(precision: str) -> dict[str, range]:
+    """LightGlue's graphs in their order, by names: each segment, and the matches after it.
+
+    The layers of each: for the matches only the one that they are taken after.
+    """
+    found = {}
+    for name, layers in segments(precision).items():
+        found[name.partition("-")[0]] = layers
+        found[f"matches_{layers[-1]}"] = layers[-1:]
+    return found

@@ -255,16 +255,31 @@ def assignment(state: Weights, index: int) -> dict[str, Array]:
 
 def matcher(state: Weights, numbers: range, layers: int) -> dict[str, Array]:
     """``lightglue.segment``: these of ``layers`` layers, with what comes before the first one."""
-    weights: dict[str, Array] = _within("assignment", assignment(state, numbers[-1]))
+    weights: dict[str, Array] = {}
     for i, number in enumerate(numbers):
-        last = number == numbers[-1]  # where the segment may end the matching
-        weights |= _within(f"layers.{i}", layer(state, number, layers, exits=last))
+        # where the matching may end early, of the exit heads the confidence
+        exits = number == numbers[-1] != layers - 1
+        of_layer = layer(state, number, layers, exits)
+        if exits:
+            of_layer["exits"] = of_layer["exits"][:, 1:]
+            of_layer["exits_bias"] = of_layer["exits_bias"][1:]
+        weights |= _within(f"layers.{i}", of_layer)
     if numbers.start:
         return weights
     return {
         **_within("embedding", embedding(state)),
         "angles": angles(state),
         **_within("matcher", weights),
+    }
+
+
+def match_head(state: Weights, index: int) -> dict[str, Array]:
+    """``lightglue.MatchHead`` after layer ``index``."""
+    head = f"log_assignment.{index}.matchability"
+    return {
+        **_within("assignment", assignment(state, index)),
+        "matchability": state[f"{head}.weight"].T,
+        "matchability_bias": state[f"{head}.bias"],
     }
 
 

@@ -214,16 +214,12 @@ def segment_inputs(
 ) -> dict[str, Tensor]:
     """Tensors as ``segment`` takes them, in its order, for images of ``rows`` points."""
     dtype = torch.float16 if half else torch.float32
-    ends = {
-        "count0": torch.full((1,), rows, dtype=torch.int32),
-        "count1": torch.full((1,), rows, dtype=torch.int32),
-        "match_threshold": torch.zeros(1),
-    }
+    counts = _full_counts(rows)
     if layers.start:
         return {
             "state": torch.zeros(2, rows, DIM, dtype=dtype),
             "rotation": torch.zeros(2, rows, HEAD_DIM, dtype=dtype),
-            **ends,
+            **counts,
         }
     return {
         "keypoints0": torch.zeros(rows, 2),
@@ -231,18 +227,35 @@ def segment_inputs(
         "descriptors0": torch.zeros(rows, shape.input_dim, dtype=dtype),
         "descriptors1": torch.zeros(rows, shape.input_dim, dtype=dtype),
         "size": torch.full((2,), 64.0),
-        **ends,
+        **counts,
     }
 
 
 def segment_outputs(shape: LightGlueShape, layers: range) -> list[str]:
     """Names of what ``segment`` returns, in its order."""
-    kept = ["new_state", *([] if layers.start else ["rotation"]), "undecided"]
-    return [*([] if layers.stop == shape.layers else kept), "matches", "match_scores"]
+    last = layers.stop == shape.layers
+    return ["new_state", *([] if layers.start else ["rotation"]), *([] if last else ["undecided"])]
+
+
+HEAD_OUTPUTS = ("matches", "match_scores")
+"""What ``MatchHead`` returns."""
+
+
+def head_inputs(rows: int, half: bool) -> dict[str, Tensor]:
+    """Tensors as ``MatchHead`` takes them, in its order, for images of ``rows`` points."""
+    return {
+        "state": torch.zeros(2, rows, DIM, dtype=torch.float16 if half else torch.float32),
+        **_full_counts(rows),
+        "match_threshold": torch.zeros(1),
+    }
+
+
+def _full_counts(rows: int) -> dict[str, Tensor]:
+    return {f"count{i}": torch.full((1,), rows, dtype=torch.int32) for i in (0, 1)}
 
 
 class Segment(nn.Module):
-    """Later layers of LightGlue for two images of K rows each, and the matches after the last."""
+    """Later layers of LightGlue for two images of K rows each."""
 
     def __init__(
         self, weights: Weights, layers: range, of: int, half: bool, operations: Operations = PLAIN
@@ -252,40 +265,55 @@ class Segment(nn.Module):
         self.layers = nn.ModuleList(
             Layer(part(weights, f"layers.{i}"), operations) for i in range(len(layers))
         )
-        self.assignment = Assignment(part(weights, "assignment"), operations)
-        self.is_last = layers.stop == of
         self.exit_threshold = exit_threshold(layers[-1], of)
         if half:
             self.half()
 
     def forward(
-        self,
-        state: Tensor,
-        rotation: Tensor,
-        count0: Tensor,
-        count1: Tensor,
-        match_threshold: Tensor,
+        self, state: Tensor, rotation: Tensor, count0: Tensor, count1: Tensor
     ) -> tuple[Tensor, ...]:
-        """State, undecided share [1] (neither from the last layer), matches K, their scores K.
+        """State, and undecided share [1] (not from the last layer).
 
-        state: 2×K×256. rotation: 2×K×64. count0, count1: [1], valid rows. match_threshold: [1].
+        state: 2×K×256. rotation: 2×K×64. count0, count1: [1], valid rows.
         See ``aliked_ros.models.device_export.matcher_graphs``.
         """
         valid, mask = _valid_rows(rotation, count0, count1)
         for layer in self.layers:
             state, *heads = layer(state, mask, *([] if layer.block is None else [rotation]))
-        (exits,) = heads  # of the last layer
-        matches = self._match(state, exits[..., 0].float(), valid, match_threshold)
-        if self.is_last:
-            return matches
-        unsure = (exits[..., 1].float() < self.exit_threshold) & valid
-        share = unsure.float().sum().reshape(1) / (count0 + count1).clamp(min=1)
-        return state, share, *matches
+        if not heads:
+            return (state,)
+        (confidence,) = heads  # of the last layer
+        unsure = (confidence[..., 0].float() < self.exit_threshold) & valid
+        return state, unsure.float().sum().reshape(1) / (count0 + count1).clamp(min=1)
 
-    def _match(
-        self, state: Tensor, matchability: Tensor, valid: Tensor, threshold: Tensor
+
+class MatchHead(_Block):
+    """Matches after a layer, of two images of K rows each: run once, after the layer of the exit.
+
+    It compares every row with every other, as much memory as several layers of attention.
+    """
+
+    matchability: Tensor
+    matchability_bias: Tensor
+
+    def __init__(self, weights: Weights, half: bool, operations: Operations = PLAIN) -> None:
+        """``weights``: from ``fold.match_head``."""
+        super().__init__(weights, operations)
+        self.assignment = Assignment(part(weights, "assignment"), operations)
+        if half:
+            self.half()
+
+    def forward(
+        self, state: Tensor, count0: Tensor, count1: Tensor, match_threshold: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Mutual best pairs of the soft assignment (section 3.2): see ``matcher_graphs``."""
+        """Mutual best pairs of the soft assignment (section 3.2): matches K, their scores K.
+
+        state: 2×K×256. count0, count1: [1], valid rows. match_threshold: [1].
+        See ``aliked_ros.models.device_export.matcher_graphs``.
+        """
+        valid, _ = _valid_rows(state, count0, count1)
+        logit = self.operations.linear(state, self.matchability, self.matchability_bias)
+        matchability = torch.sigmoid(logit)[..., 0].float()
         similarity = self.assignment(state[0], state[1]).float()
         pairs = valid[0][:, None] & valid[1]
         similarity = torch.where(pairs, similarity, torch.scalar_tensor(_IMPOSSIBLE))
@@ -298,7 +326,8 @@ class Segment(nn.Module):
         score = (best[:, 0] + row_term).exp()
         forward = forward[:, 0]
         rows = torch.arange(forward.shape[0])
-        kept = (backward[forward] == rows) & valid[0] & valid[1][forward] & (score > threshold)
+        kept = (backward[forward] == rows) & valid[0] & valid[1][forward]
+        kept = kept & (score > match_threshold)
         matches = torch.where(kept, forward, -1).to(torch.int32)
         return matches, torch.where(kept, score, torch.zeros(()))
 
@@ -326,7 +355,6 @@ class FirstSegment(nn.Module):
         size: Tensor,
         count0: Tensor,
         count1: Tensor,
-        match_threshold: Tensor,
     ) -> tuple[Tensor, ...]:
         """As ``Segment.forward``, and with the state the rotation.
 
@@ -337,16 +365,14 @@ class FirstSegment(nn.Module):
         rotation = torch.cat([angles.cos(), angles.sin()], dim=-1).to(descriptors0.dtype)
         _, mask = _valid_rows(rotation, count0, count1)
         state = self.embedding(torch.stack([descriptors0, descriptors1]), rotation, mask)
-        outputs = self.matcher(state, rotation, count0, count1, match_threshold)
-        if self.matcher.is_last:
-            return outputs
-        return outputs[0], rotation, *outputs[1:]
+        state, *share = self.matcher(state, rotation, count0, count1)
+        return state, rotation, *share
 
 
-def _valid_rows(rotation: Tensor, count0: Tensor, count1: Tensor) -> tuple[Tensor, Tensor]:
-    """Which rows hold points, 2×K, and what is added to the attention that they get."""
-    valid = torch.arange(rotation.shape[1]) < torch.stack([count0, count1])
-    mask = torch.where(valid, 0.0, _PADDING).to(rotation.dtype)
+def _valid_rows(rows: Tensor, count0: Tensor, count1: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the rows, 2×K×…, hold points, 2×K, and what is added to the attention they get."""
+    valid = torch.arange(rows.shape[1]) < torch.stack([count0, count1])
+    mask = torch.where(valid, 0.0, _PADDING).to(rows.dtype)
     return valid, mask[:, None, None]
 
 

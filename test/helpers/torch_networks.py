@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from aliked_ros.models.registry import weights_path
 from aliked_ros.networks import fold
 from aliked_ros.networks.aliked import FoldedALIKED
-from aliked_ros.networks.lightglue import PLAIN, Operations, segment
+from aliked_ros.networks.lightglue import PLAIN, MatchHead, Operations, segment
 
 Kind = TypeVar("Kind", bound=FoldedALIKED)
 
@@ -47,3 +47,9 @@ def device_matcher(layers: range, half: bool, operations: Operations = PLAIN) ->
     state, shape = fold.read_lightglue(path)
     weights = fold.matcher(state, layers, shape.layers)
     return segment(weights, layers, shape, half, operations)
+
+
+def device_match_head(layer: int, half: bool, operations: Operations = PLAIN) -> MatchHead:
+    """LightGlue's matches after a layer."""
+    state, _ = fold.read_lightglue(weights_path("aliked-lightglue"))
+    return MatchHead(fold.match_head(state, layer), half, operations)

@@ -30,6 +30,7 @@ from aliked_ros.networks.fold import AlikedShape
 
 # an operation takes 0.1 ms in the interpreter, on few or many numbers
 triton_aliked._PIXELS, triton_aliked._SLOTS, triton_aliked._ROWS = 4096, 128, 2048
+triton_aliked._CONVOLVED = 4096
 SHAPE = AlikedShape((8, 16, 32, 64), 64, 3, 16)
 OUTPUTS = {
     "deform_reads": [2], "join_scores": [3], "score_convolution": [2], "find_maxima": [1],

@@ -31,6 +31,7 @@ CHECKED = {
     *(f"aliked-n16/{part}" for part in ("encoder_rgb", "offsets", "aggregation")),
     "aliked-n16/extractor_rgb-float16", "aliked-t16/encoder_grey", "aliked-n32/aggregation",
     *(f"{LIGHTGLUE}/{part}" for part in ("embedding", "layer", "layers_3_5-float16")),
+    f"{LIGHTGLUE}/matches-float32",
 }  # fmt: skip
 
 

@@ -47,7 +47,7 @@ from aliked_ros.system.nvidia import GpuError
 from aliked_ros.types import Image, Matches, UInt8Array
 from helpers import ROOT
 from helpers.parity import common
-from helpers.torch_networks import device_extractor, device_matcher, distances
+from helpers.torch_networks import device_extractor, device_match_head, device_matcher, distances
 
 CONFIG = FrontendConfig(max_keypoints=256, precision="float32")
 SEGMENTS = (range(0, 3), range(3, 6), range(6, 9))
@@ -184,8 +184,13 @@ def test_the_operations_of_a_gpu_give_the_same_matches() -> None:
     with torch.inference_mode():
         expected = device_matcher(SEGMENTS[0], half=False)(*inputs.values())
         found = device_matcher(SEGMENTS[0], False, GpuOperations())(*inputs.values())
+        ends = (inputs["count0"], inputs["count1"], torch.full((1,), 0.01))
+        pairs = [
+            device_match_head(2, False, operations)(result[0], *ends)[0]
+            for operations, result in ((lightglue.PLAIN, expected), (GpuOperations(), found))
+        ]
     torch.testing.assert_close(found[0][:, :89], expected[0][:, :89], atol=2e-4, rtol=0)
-    assert torch.equal(found[3], expected[3])
+    assert torch.equal(*pairs)
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -199,6 +204,8 @@ def test_the_networks_never_leave_the_device(half: bool) -> None:
         )
         for layers in SEGMENTS
     ]
+    head = device_match_head(8, half, GpuOperations())
+    cases.append((head, lightglue.head_inputs(500, half)))
     for module, inputs in cases:
         with torch.inference_mode(), torch.device("meta"):
             outputs = module.to("meta")(*(tensor.to("meta") for tensor in inputs.values()))

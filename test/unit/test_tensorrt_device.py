@@ -24,6 +24,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,6 +49,7 @@ class PlayedGpu:
 
     failure: what waiting and taking memory raise. refused: what context changes raise. room: bytes.
     log: what was given back of TensorRT's. said: what TensorRT logs where it returns nothing.
+    compiled: how often TensorRT for RTX made kernels.
     recorded: by stream, what it is asked while that is recorded. graphs: by handle. launches: of
     graphs. unrecordable: recording fails.
     """
@@ -63,7 +65,7 @@ class PlayedGpu:
         self.stacks = threading.local()
         self.recorded: dict[int, list[Callable[[], None]]] = {}
         self.graphs: dict[int, list[Callable[[], None]]] = {}
-        self.launches = 0
+        self.launches = self.compiled = 0
         self.unrecordable = False
 
     @property
@@ -174,6 +176,9 @@ def played_pycuda(gpu: PlayedGpu) -> SimpleNamespace:
 
         stream.queue.append(copy)
 
+    def zero(target: int, value: int, size: int, stream: Stream) -> None:
+        stream.queue.append(lambda: gpu.memory[target][:size].fill(value))
+
     return SimpleNamespace(
         init=lambda: None,
         Device=Device,
@@ -183,6 +188,7 @@ def played_pycuda(gpu: PlayedGpu) -> SimpleNamespace:
         memcpy_htod_async=up,
         memcpy_dtoh_async=down,
         memcpy_dtod_async=across,
+        memset_d8_async=zero,
     )
 
 
@@ -211,12 +217,36 @@ def played_tensorrt(gpu: PlayedGpu) -> SimpleNamespace:
         def get_tensor_shape(self, name: str) -> tuple[int, ...]:
             return (-1, -1)
 
-        def create_execution_context(self) -> Any:
-            return ExecutionContext()
+        def create_execution_context(self, config: Any = None) -> Any:
+            return ExecutionContext(config)
+
+        def create_runtime_config(self) -> Any:
+            return RuntimeConfig()
+
+    class RuntimeConfig(Part):
+        cache: Any = None
+
+        def create_runtime_cache(self) -> Any:
+            return RuntimeCache()
+
+        def set_runtime_cache(self, cache: Any) -> bool:
+            self.cache = cache
+            return True
+
+    class RuntimeCache:
+        kernels = b""
+
+        def deserialize(self, blob: bytes) -> bool:
+            self.kernels = blob
+            return True
+
+        def serialize(self) -> memoryview:
+            return memoryview(self.kernels)
 
     class ExecutionContext(Part):
-        def __init__(self) -> None:
+        def __init__(self, config: Any) -> None:
             self.places: dict[str, int] = {}
+            self.config = config
 
         def set_tensor_address(self, name: str, address: int) -> bool:
             self.places[name] = address
@@ -228,6 +258,9 @@ def played_tensorrt(gpu: PlayedGpu) -> SimpleNamespace:
 
         def execute_async_v3(self, stream: int) -> bool:
             gpu.needs_context()
+            if self.config is not None and not self.config.cache.kernels:
+                gpu.compiled += 1
+                self.config.cache.kernels = b"kernels"
             x, y = (
                 gpu.view(self.places[name], (gpu.shapes["x"], np.float32)) for name in ("x", "y")
             )
@@ -296,9 +329,15 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PlayedGpu]:
     assert gpu.stack == [], "pycuda would end the process when this thread ends"
 
 
-def load(device: TensorRtDevice, size: tuple[int, int] = (3, 2), **given: Any) -> TensorRtNetwork:
+def load(
+    device: TensorRtDevice,
+    size: tuple[int, int] = (3, 2),
+    path: Path = Path("add.engine"),
+    sha256: str = "0123456789abcdef",
+    **given: Any,
+) -> TensorRtNetwork:
     free = {"x": TensorSpec((None, None), "float32")}, {"y": TensorSpec((None, None), "float32")}
-    engine = Engine(Path("add.engine"), b"plan", "0123456789abcdef", *free)
+    engine = Engine(path, b"plan", sha256, *free)
     with device.current("loading add.engine"):
         return TensorRtNetwork(device, engine, size, given)
 
@@ -342,11 +381,11 @@ def test_runs_are_launched_as_one_graph_where_that_can_be(
     gpu: PlayedGpu, unrecordable: bool
 ) -> None:
     device = TensorRtDevice()
-    network = load(device)
     gpu.unrecordable = unrecordable
+    network = load(device)
     for value in (1.0, 5.0, 6.0, 7.0):
         assert run(device, network, value).tolist() == [[value + 1] * 3] * 2
-    assert gpu.launches == (0 if unrecordable else 3)
+    assert gpu.launches == (0 if unrecordable else 4), "it was recorded when it was loaded"
     network.close()
     assert (gpu.graphs, gpu.recorded) == ({}, {})
     assert gpu.log == ["ExecutionContext", "CudaEngine", "Runtime"]
@@ -355,14 +394,34 @@ def test_runs_are_launched_as_one_graph_where_that_can_be(
 def test_nothing_is_recorded_while_an_engine_is_built(gpu: PlayedGpu) -> None:
     """The builder waits for the whole device, which would make the record invalid."""
     device = TensorRtDevice()
-    network = load(device)
     with tensorrt_device._BUILDING:
+        network = load(device)
         for value in (1.0, 2.0, 3.0):
             assert run(device, network, value)[0, 0] == value + 1
         assert gpu.launches == 0
     assert run(device, network, 4.0)[0, 0] == 5.0
     assert gpu.launches == 1
     network.close()
+
+
+def test_kernels_are_compiled_once_for_an_engine(gpu: PlayedGpu, tmp_path: Path) -> None:
+    """By TensorRT for RTX, which would do so at every start; a damaged file is not given to it."""
+    device = TensorRtDevice()
+    device.library = replace(device.library, rtx=True)
+    path = tmp_path / "add.engine"
+    for expected in (1, 1):
+        network = load(device, path=path)
+        assert gpu.compiled == expected
+        assert run(device, network, 2.0)[0, 0] == 3.0
+        network.close()
+    load(device, path=path, sha256="another engine").close()
+    assert gpu.compiled == 2
+    kept = path.with_suffix(".kernels")
+    kept.write_bytes(kept.read_bytes()[:-1] + b"!")
+    load(device, path=path, sha256="another engine").close()
+    assert gpu.compiled == 3
+    load(device, path=path, sha256="another engine").close()
+    assert gpu.compiled == 3
 
 
 def test_any_thread_may_use_it(gpu: PlayedGpu) -> None:

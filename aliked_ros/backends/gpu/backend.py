@@ -275,6 +275,8 @@ class DeviceExtractor:
 class DeviceLightGlue:
     """LightGlue in segments of three layers, with a look between them whether to go on.
 
+    The matches are computed once, after the last of them.
+
     users: how many cameras it serves, in turn.
     """
 
@@ -284,6 +286,7 @@ class DeviceLightGlue:
         """``rows``: the most keypoints that an image may have."""
         self._backend, self._rows = backend, rows
         self._segments: list[DeviceNetwork] = []
+        self._heads: list[DeviceNetwork] = []  # the matches after each segment
         self._settings: tuple[float, ...] = ()  # size and threshold as they are on the device
 
     def match(
@@ -303,31 +306,38 @@ class DeviceLightGlue:
         settings = (*size.tolist(), match_threshold)
         if settings != self._settings:
             device.write(first.inputs["size"], size)
-            device.write(first.inputs["match_threshold"], np.array([match_threshold], np.float32))
+            threshold = self._heads[0].inputs["match_threshold"]
+            device.write(threshold, np.array([match_threshold], np.float32))
             self._settings = settings
-        layers = 0
+        ended = 0  # segments
         for network in self._segments:
             network.run()
-            layers += SEGMENT_LAYERS
+            ended += 1
             if depth_confidence >= 0 and "undecided" in network.outputs:
                 (undecided,) = device.read(network.outputs["undecided"])
                 if 1.0 - float(undecided[0]) > depth_confidence:
                     break
-        columns, scores = device.read(network.outputs["matches"], network.outputs["match_scores"])
+        head = self._heads[ended - 1]
+        head.run()
+        columns, scores = device.read(head.outputs["matches"], head.outputs["match_scores"])
         rows = np.flatnonzero(columns[: len(reference)] >= 0)
         return Matches(
-            rows.astype(np.uint32), columns[rows].astype(np.uint32), scores[rows], layers=layers
+            rows.astype(np.uint32),
+            columns[rows].astype(np.uint32),
+            scores[rows],
+            layers=ended * SEGMENT_LAYERS,
         )
 
     def prepare(self) -> None:
-        """Load the segments, each on the outputs of the one before, where they are not loaded."""
+        """Load the networks, each on the outputs of the one before, where they are not loaded."""
         if self._segments:
             return
         known: dict[str, DeviceArray] = {}
         try:
             for wanted in matcher_networks(self._rows, self._backend.precision):
                 network = self._backend.load(wanted, given=known)
-                self._segments.append(network)
+                is_head = "matches" in network.outputs
+                (self._heads if is_head else self._segments).append(network)
                 known |= network.inputs
                 known |= {n.removeprefix("new_"): array for n, array in network.outputs.items()}
             self._admit()
@@ -343,15 +353,16 @@ class DeviceLightGlue:
             return
         first, second, expected = pair
         found = self.match(first, second, *admission.MATCHING)
-        last = self._segments[-1]
+        last = self._heads[-1]
         figures = admission.check_matches(last.label or "LightGlue", found, expected, precision)
         self._backend.admitted(last, "LightGlue", figures)
 
     def release(self) -> None:
         """Free the device's memory; the next pair of images takes it again."""
         self._settings = ()
-        while self._segments:
-            self._segments.pop().close()
+        for networks in (self._heads, self._segments):  # heads read what segments own
+            while networks:
+                networks.pop().close()
 
     def _write_points(self, side: str, features: Features, size: Float32Array) -> None:
         """One image's inputs: copied from the ring where they are on the device, else uploaded."""

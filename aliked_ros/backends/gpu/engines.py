@@ -44,7 +44,7 @@ from aliked_ros.models.device_export import (
     extractor_graph,
     made_of,
     matcher_graphs,
-    segments,
+    matcher_parts,
 )
 from aliked_ros.models.graphs import LIGHTGLUE
 from aliked_ros.models.registry import folder_name
@@ -133,15 +133,14 @@ def extractor_network(
 
 
 def matcher_networks(top_k: int, precision: GraphPrecision) -> list[Network]:
-    """LightGlue's segments, in their order."""
+    """LightGlue's graphs, in their order: each segment, and the matches after it."""
 
     @lru_cache(maxsize=1)
     def graphs() -> list[DeviceGraph]:  # they can be made together only
         return matcher_graphs(top_k, precision)
 
     found = []
-    for i, name in enumerate(segments(precision)):
-        part = name.partition("-")[0]
+    for i, part in enumerate(matcher_parts(precision)):
         identity = {"kind": "matcher", "part": part, "top_k": top_k, "precision": precision}
         found.append(
             Network(

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import threading
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,7 @@ from aliked_ros.backends.gpu.tensorrt_library import (
 )
 from aliked_ros.errors import BackendError
 from aliked_ros.models.device_export import LARGEST_TOP_K, TensorSpec
+from aliked_ros.system.cache import atomic_path
 from aliked_ros.system.nvidia import IN_USE, GpuError, explained, find_gpu
 
 Array = NDArray[Any]
@@ -117,6 +119,10 @@ class TensorRtDevice:
                 self._cuda.memcpy_dtoh_async(page_locked, int(array), self.stream)
             self._wait()
             return [self._page_locked(array).copy() for array in wanted]
+
+    def fill_with_zeros(self, array: TensorRtArray) -> None:
+        """Within ``current``."""
+        self._cuda.memset_d8_async(int(array), 0, array.nbytes, self.stream)
 
     def memory_in_use(self) -> int:
         """See ``Device``."""
@@ -230,15 +236,15 @@ class TensorRtNetwork:
         self._owned: list[DeviceArray] = []
         self._graph: CudaGraph | None = None
         self._config: Any = None
-        # runs until one is recorded: TensorRT prepares itself in the first
-        self._runs_left: int | None = None if device.library.rtx else 1
+        self._to_record = not device.library.rtx
         try:
             self._runtime = trt.Runtime(self._logger)
             self._engine = self._runtime.deserialize_cuda_engine(engine.plan)
             if self._engine is None:
                 raise self._failed("loading")
             self.scratch = int(self._engine.device_memory_size_v2)
-            self._context = self._make_context(trt, device.library.rtx)
+            compiled = _CompiledKernels(engine) if device.library.rtx else None
+            self._context = self._make_context(trt, compiled)
             if self._context is None:
                 raise self._failed("preparing")
             self.inputs: Mapping[str, DeviceArray] = {
@@ -250,6 +256,9 @@ class TensorRtNetwork:
             }
             for name, array in {**self.inputs, **self.outputs}.items():
                 self._bind(name, _own(array), name in engine.inputs)
+            self._run_first()
+            if compiled is not None:
+                compiled.save()
         except BaseException as error:
             self.close()
             if isinstance(error, TypeError):  # all that the bindings say of a Runtime that is none
@@ -259,14 +268,12 @@ class TensorRtNetwork:
     def run(self) -> None:
         """See ``DeviceNetwork``."""
         with self._device.current(f"running {self.label}"):
-            if self._runs_left == 0:
+            if self._to_record:
                 self._record()
             if self._graph is not None:
                 self._graph.launch()
-                return
-            self._launch()
-            if self._runs_left:
-                self._runs_left -= 1
+            else:
+                self._launch()
 
     def close(self) -> None:
         """See ``DeviceNetwork``."""
@@ -280,14 +287,24 @@ class TensorRtNetwork:
         while self._owned:
             self._owned.pop().free()
 
-    def _make_context(self, trt: Any, rtx: bool) -> Any:
+    def _make_context(self, trt: Any, compiled: _CompiledKernels | None) -> Any:
         """Where TensorRT for RTX runs, it records graphs itself: it compiles kernels meanwhile."""
-        if not rtx:
+        if compiled is None:
             return self._engine.create_execution_context()
         self._config = self._engine.create_runtime_config()
         if hasattr(trt, "CudaGraphStrategy"):  # since 1.2
             self._config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        self._config.set_runtime_cache(compiled.load(self._config.create_runtime_cache()))
         return self._engine.create_execution_context(self._config)
+
+    def _run_first(self) -> None:
+        """Prepare all that the first run prepares, so that no camera's image waits for it."""
+        for array in self._owned:  # else it would compute with whatever the memory held
+            self._device.fill_with_zeros(_own(array))
+        self._launch()
+        self._device.stream.synchronize()
+        if self._to_record:
+            self._record()
 
     def _launch(self) -> None:
         if not self._context.execute_async_v3(self._device.stream.handle):
@@ -298,7 +315,7 @@ class TensorRtNetwork:
         if not _BUILDING.acquire(blocking=False):
             return  # it comes to it later: a build would make the record invalid
         try:
-            self._runs_left = None
+            self._to_record = False
             self._graph = CudaGraph(self._device.stream.handle, self._launch)
         except BackendError:
             self._logger.errors.clear()
@@ -322,6 +339,39 @@ class TensorRtNetwork:
 
     def _failed(self, doing: str) -> BackendError:
         return explained(f"{doing} {self.label}", self._logger.errors)
+
+
+class _CompiledKernels:
+    """Kernels that TensorRT for RTX compiled for an engine, in a file beside it.
+
+    Compiling takes seconds at every start. The file holds a checksum of the engine and the kernels,
+    then the kernels; TensorRT itself refuses those of another GPU, driver or version.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._path, self._sha256 = engine.path.with_suffix(".kernels"), engine.sha256
+        self._cache: Any = None
+        self._loaded = b""
+
+    def load(self, cache: Any) -> Any:
+        """Fill TensorRT's cache from the file, if that fits; returns it."""
+        self._cache = cache
+        with suppress(OSError):
+            content = self._path.read_bytes()
+            kernels = content[hashlib.sha256().digest_size :]
+            if content == self._checked(kernels) and cache.deserialize(kernels):
+                self._loaded = kernels
+        return cache
+
+    def save(self) -> None:
+        """Write what was compiled since; without room on the disk the next start compiles again."""
+        kernels = bytes(self._cache.serialize())
+        if kernels != self._loaded:
+            with suppress(OSError), atomic_path(self._path) as written:
+                written.write_bytes(self._checked(kernels))
+
+    def _checked(self, kernels: bytes) -> bytes:
+        return hashlib.sha256(self._sha256.encode() + kernels).digest() + kernels
 
 
 def _own(array: DeviceArray) -> TensorRtArray:

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from aliked_ros.backends.gpu.device import BuildProgress, DeviceArray, DeviceNetwork
 from aliked_ros.backends.gpu.engines import Network
 from aliked_ros.errors import BackendError
+from aliked_ros.models.device_export import matcher_parts
 from aliked_ros.models.registry import weights_path
 from aliked_ros.networks import fold
 from aliked_ros.networks.fold import AlikedShape, Weights
@@ -193,13 +194,18 @@ class TorchDevice:
                 outputs = list(aliked.OUTPUTS)
             else:
                 state, sizes = fold.read_lightglue(weights)
-                first, last = (int(number) for number in of["part"].split("_")[1:])
-                layers = range(first, last + 1)
-                folded = fold.matcher(state, layers, sizes.layers)
+                layers = matcher_parts(of["precision"])[of["part"]]
                 operations = GpuOperations() if self.on_gpu else lightglue.PLAIN
-                module = lightglue.segment(folded, layers, sizes, half, operations)
-                inputs = lightglue.segment_inputs(sizes, layers, of["top_k"], half)
-                outputs = lightglue.segment_outputs(sizes, layers)
+                if of["part"].startswith("matches"):
+                    folded = fold.match_head(state, layers[-1])
+                    module = lightglue.MatchHead(folded, half, operations)
+                    inputs = lightglue.head_inputs(of["top_k"], half)
+                    outputs = [*lightglue.HEAD_OUTPUTS]
+                else:
+                    folded = fold.matcher(state, layers, sizes.layers)
+                    module = lightglue.segment(folded, layers, sizes, half, operations)
+                    inputs = lightglue.segment_inputs(sizes, layers, of["top_k"], half)
+                    outputs = lightglue.segment_outputs(sizes, layers)
         placed = {name: tensor.to(self.place) for name, tensor in inputs.items()}
         return module.eval().to(self.place), placed, outputs
 

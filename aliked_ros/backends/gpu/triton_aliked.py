@@ -36,6 +36,7 @@ from aliked_ros.networks.checkpoint import State, state_of
 from aliked_ros.networks.fold import PIXEL_SCALE, AlikedShape, Weights
 
 _PIXELS = 128  # of the image, or cells of it, that one program computes
+_CONVOLVED = 512  # the same of a score convolution, whose neighbours share most of what they read
 _SLOTS = 16  # keypoints that one program refines
 _ROWS = 16  # pixels whose features one program reads
 _USUAL = AlikedShape((16, 32, 64, 128), 128, 3, 16)
@@ -89,12 +90,13 @@ class TritonALIKED(FoldedALIKED):
         kernels.join_scores[block](
             tables, sizes, scales, planes, width, height, channels=channels, block=_PIXELS
         )
+        block = _blocks(height * width, _CONVOLVED)
         for weight in self.score_tail:
             outputs, inputs = weight.shape[:2]
             result = planes.new_empty(outputs, height, width)
             kernels.score_convolution[block](
                 planes, weight, result, width, height,
-                inputs=inputs, outputs=outputs, last=outputs == 1, block=_PIXELS,
+                inputs=inputs, outputs=outputs, last=outputs == 1, block=_CONVOLVED,
             )  # fmt: skip
             planes = result
         return planes[None]
