@@ -84,12 +84,20 @@ class Carrier:
     """Optical flow from image to image, and detections in their rhythm or behind it."""
 
     def __init__(
-        self, config: FrontendConfig, detector: Detector, verifier: Verifier, stereo: StereoMatcher
+        self,
+        config: FrontendConfig,
+        detector: Detector,
+        verifier: Verifier,
+        stereo: StereoMatcher,
+        background: Background | None,
     ) -> None:
-        """Tracks that disagree with the motion which ``verifier`` finds end."""
+        """Tracks that disagree with the motion which ``verifier`` finds end.
+
+        background: where detections run; None = between two images.
+        """
         self._config = config
         self._detector, self._verifier, self._stereo = detector, verifier, stereo
-        self._background = Background() if config.detection == "behind" else None
+        self._background = background
         self.reset()
 
     def reset(self) -> None:
@@ -107,11 +115,6 @@ class Carrier:
     def reconfigure(self, config: FrontendConfig) -> None:
         """Take over the thresholds of ``config``."""
         self._config = config
-
-    def close(self) -> None:
-        """Wait for the detection that runs, if any."""
-        if self._background is not None:
-            self._background.close()
 
     def follow(self, request: Request, previous: FrameResult | None, lap: Lap) -> Carried:
         """The tracks of the image before in this one, as far as flow and verification go."""
