@@ -82,11 +82,12 @@ def follow(
     near = np.linalg.norm(back - points, axis=1) < _RETURN
     found = seen & returned & inside & near
     there = np.where(found[:, None], there, points)
+    growth = _growth(points, there, found)
     patches = _patches(before, points)
-    residual, correlation = _compare(patches, _patches(now, there))
+    residual, correlation = _compare(patches, _patches(now, there, 1.0 + growth))
     covariances = _CORRELATED * residual[:, None, None] * np.linalg.inv(structure(patches))
     found &= correlation > _LEAST_CORRELATION
-    slide = _SLIDE * _growth(points, there, found)
+    slide = _SLIDE * growth
     covariances += (_FINEST**2 + slide**2)[:, None, None] * np.eye(2)
     return Flow(there, found, correlation, covariances)
 
@@ -132,12 +133,16 @@ def _growth(before: Float32Array, now: Float32Array, found: BoolArray) -> Float6
     return growth
 
 
-def _patches(image: UInt8Array, points: Float32Array) -> Float32Array:
-    """N×P×P around the points, edges replicated."""
-    offsets = np.arange(-_PATCH, _PATCH + 1, dtype=np.float32)
-    size = len(offsets)
-    x = np.broadcast_to(points[:, 0, None, None] + offsets, (len(points), size, size))
-    y = np.broadcast_to(points[:, 1, None, None] + offsets[:, None], x.shape)
+def _patches(
+    image: UInt8Array, points: Float32Array, scales: Float64Array | None = None
+) -> Float32Array:
+    """N×P×P around the points, edges replicated; scales: N, pixels of the image for each."""
+    offsets = np.tile(np.arange(-_PATCH, _PATCH + 1, dtype=np.float32), (len(points), 1))
+    if scales is not None:
+        offsets *= scales.astype(np.float32)[:, None]
+    size = offsets.shape[1]
+    x = np.broadcast_to((points[:, :1] + offsets)[:, None], (len(points), size, size))
+    y = np.broadcast_to((points[:, 1:] + offsets)[:, :, None], x.shape)
     if len(points) == 0:
         return np.zeros((0, size, size), np.float32)
     flat = (len(points), -1)
