@@ -41,7 +41,7 @@ from aliked_ros.types import (
 
 _HARD = 0.5  # of the tracks: where flow keeps fewer, the image asks for a detection at once
 
-_KEPT = 64  # images, at most, that a detection may be late
+_KEPT = 64  # images, at most, since the one that is being looked at
 _REMEMBERED = 5000  # tracks that have ended for good
 
 Lap = Callable[[str], None]
@@ -195,8 +195,13 @@ class Carrier:
             self._background.submit(partial(self._detector, request, known))
 
     def _until(self, request: Request, grey: UInt8Array) -> Images:
-        """The images since the one of the last detection, this one included."""
-        return (*self._images[1 - _KEPT :], (request.index, grey))
+        """The images since the one of the last detection, this one included.
+
+        While a detection takes long, ever fewer of the older ones.
+        """
+        images = (*self._images, (request.index, grey))
+        half = _KEPT // 2
+        return images if len(images) <= _KEPT else images[:half:2] + images[half:]
 
     def _detection(self, carried: Carried, request: Request) -> Detected | None:
         if self._background is not None:
