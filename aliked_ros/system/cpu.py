@@ -29,7 +29,7 @@ import psutil
 
 _M_ARENA_MAX = -8  # of malloc.h
 _HEAPS = 2
-_BEHIND = 5  # nice value: a third of the time of a thread that wants the same core; 10 starves it
+_BEHIND = 5  # nice value: a third of the time of a thread that wants the same core
 _EXTENSIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 
 
