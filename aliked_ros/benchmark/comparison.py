@@ -272,6 +272,8 @@ def _contenders(name: str, suite: dict[str, Any]) -> Iterator[tuple[str, Contend
             yield from _scaling(suite)
         elif "rates" in suite:
             yield from _node(suite)
+        elif "cameras" in suite:
+            yield from _detection(suite)
     except (KeyError, TypeError, ValueError, IndexError):
         return
 
@@ -314,6 +316,20 @@ def _node(suite: dict[str, Any]) -> Iterator[tuple[str, Contender]]:
             name = f"{row['name']} at {rate['images_hz']:.0f} images/s"
             latency = row.get("to_arrival") or row.get("to_publication")
             if latency:
+                ends = (latency["low_ms"], latency["high_ms"])
+                time = Figure(latency["median_ms"], *ends, _LOWER)
+                yield f"{name}, latency", Contender(time, None, False)
+            if row["name"] != suite["baseline"]:
+                ratio = Figure(row["of_baseline"], row["low"], row["high"], _HIGHER)
+                yield f"{name}, images processed", Contender(None, ratio, False)
+
+
+def _detection(suite: dict[str, Any]) -> Iterator[tuple[str, Contender]]:
+    for camera in suite["cameras"]:
+        width, height = camera["size"]
+        for row in camera["detections"]:
+            name = f"{row['name']} at {camera['images_hz']:.0f} images/s of {width}×{height}"
+            if latency := row.get("to_arrival"):
                 ends = (latency["low_ms"], latency["high_ms"])
                 time = Figure(latency["median_ms"], *ends, _LOWER)
                 yield f"{name}, latency", Contender(time, None, False)

@@ -33,6 +33,8 @@ def as_text(results: dict[str, Any]) -> str:
             lines += _peers(suite)
         elif "factors" in suite:
             lines += _scaling(suite)
+        elif "cameras" in suite:
+            lines += _detection(suite)
         else:
             lines += _node(suite)
     return "\n".join(lines)
@@ -196,6 +198,42 @@ def _scaling(suite: dict[str, Any]) -> list[str]:
             )
         lines += [*table(heads, rows), *_left_out(factor["left_out"]), ""]
     return lines[:-1]
+
+
+def _detection(suite: dict[str, Any]) -> list[str]:
+    lines = [f"{suite['setting']}; camera, node and subscriber share the cores.", ""]
+    for camera in suite["cameras"]:
+        width, height = camera["size"]
+        heads = [
+            f"{camera['images_hz']:.0f} images/s of {width}×{height}, "
+            f"{camera['detections'][0]['rounds']} rounds",
+            "image to features received, median ms (p90, p99)",
+            f"of '{suite['baseline']}' [95 %]",
+            "processed, Hz",
+            f"of '{suite['baseline']}' [95 %]",
+            "detections, Hz",
+            "processor time, ms an image",
+            f"of '{suite['baseline']}' [95 %]",
+        ]
+        rows = []
+        for row in camera["detections"]:
+            arrival = row.get("to_arrival")
+            rows.append(
+                [
+                    row["name"],
+                    f"{arrival['median_ms']:.1f} ({arrival['p90_ms']:.0f}, {arrival['p99_ms']:.0f})"
+                    if arrival
+                    else "–",
+                    _between(*row["latency_of_baseline"]),
+                    f"{row['processed_hz']:.1f}",
+                    _between(row["of_baseline"], row["low"], row["high"]),
+                    f"{row['detections_hz']:.1f}",
+                    f"{row['cpu_ms']:.0f}",
+                    _between(*row["cpu_of_baseline"]),
+                ]
+            )
+        lines += [*table(heads, rows), ""]
+    return lines
 
 
 def _node(suite: dict[str, Any]) -> list[str]:

@@ -46,7 +46,7 @@ from std_msgs.msg import Header
 from aliked_msgs.msg import FrontendStatus
 from aliked_ros.benchmark.listener import TOPICS
 from aliked_ros.benchmark.timing import interval
-from aliked_ros.io.messages import seconds
+from aliked_ros.io.messages import nanoseconds, seconds
 from aliked_ros.ros.camera_output import camera_info
 from aliked_ros.ros.conversions import image_message
 from aliked_ros.ros.processes import (
@@ -96,8 +96,9 @@ class Sample:
 
     took: seconds. published: number of images; received, processed and dropped (for a newer one)
     by the node. spent: processor seconds of the front-end. announced: seconds from the images'
-    stamps to their features' publication, as the node tells them. arrived: seconds from stamp to
-    arrival, of all subscribers; lost: messages missing among them.
+    stamps to their features' publication, as the node tells them. detections_hz: detections a
+    second, as the node tells them. arrived: seconds from stamp to arrival, of all subscribers;
+    lost: messages missing among them.
     """
 
     took: float
@@ -106,6 +107,7 @@ class Sample:
     dropped: int
     spent: float
     announced: list[float]
+    detections_hz: float
     published: int = 0
     arrived: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     lost: int = 0
@@ -139,19 +141,12 @@ def node_suite(
     try:
         with tempfile.TemporaryDirectory() as folder, children() as start:
             logs = Path(folder)
-            frontend: Child = start(
-                "front-end",
-                "aliked_ros.ros.frontend_node",
-                {"status_period": _STATUS_PERIOD},
-                logs / "frontend.log",
-                share_path("config/cpu.yaml"),
-            )
-            watcher.wait_for_start(_TIMEOUT, frontend)
+            frontend = start_frontend(start, watcher, logs, {})
             for _ in range(rounds):
                 for index in order.permutation(len(plan)):
                     key = list(plan)[index]
-                    sample = _sample(watcher, frontend, images, key[0], *plan[key], logs)
-                    samples[key].append(sample)
+                    found = sample(watcher, frontend, images, key[0], *plan[key], logs)
+                    samples[key].append(found)
                     done += 1
                     progress(done / total)
     finally:
@@ -174,7 +169,31 @@ def _topic(name: str) -> str:
     return f"only {name}"
 
 
-def _sample(
+def start_frontend(
+    start: Callable[..., Child], watcher: Watcher, logs: Path, parameters: dict[str, Any]
+) -> Child:
+    """The front-end, active, with profile ``cpu`` and these parameters besides.
+
+    start: see ``children``. Raises ProcessError.
+    """
+    begin = watcher.node.get_clock().now().nanoseconds
+    frontend: Child = start(
+        "front-end",
+        "aliked_ros.ros.frontend_node",
+        {"status_period": _STATUS_PERIOD, **parameters},
+        logs / "frontend.log",
+        share_path("config/cpu.yaml"),
+    )
+
+    def new() -> bool:  # not what a front-end before it said
+        return nanoseconds(watcher.status.header.stamp) > begin
+
+    watcher.wait(new, _TIMEOUT, "the front-end publishes no status", frontend)
+    watcher.wait_for_start(_TIMEOUT, frontend)
+    return frontend
+
+
+def sample(
     watcher: Watcher,
     frontend: Child,
     images: list[UInt8Array],
@@ -182,22 +201,28 @@ def _sample(
     count: int,
     topics: str,
     logs: Path,
+    settling: float = _SETTLING,
 ) -> Sample:
+    """A period of ``count`` subscribers to ``topics`` while a camera publishes at ``rate``.
+
+    logs: folder of what the processes write. settling: seconds before the period.
+    Raises ProcessError.
+    """
     with (
         _camera(watcher, images, rate) as stamps,
         _listeners(watcher, logs, count, topics) as files,
     ):
-        begin, end, sample = _measure(watcher, frontend)
-    sample.published = sum(begin <= stamp < end for stamp in stamps)
+        begin, end, found = _measure(watcher, frontend, settling)
+    found.published = sum(begin <= stamp < end for stamp in stamps)
     noted = [np.fromfile(file, np.int64).reshape(-1, 3) for file in files]
     noted = [table[(begin <= table[:, 0]) & (table[:, 0] < end)] for table in noted]
     for stamp, arrival, index in (table.T for table in noted if len(table)):
-        sample.arrived = np.append(sample.arrived, (arrival - stamp) * 1e-9)
-        sample.lost += int(index[-1] - index[0] + 1 - len(index))
-    return sample
+        found.arrived = np.append(found.arrived, (arrival - stamp) * 1e-9)
+        found.lost += int(index[-1] - index[0] + 1 - len(index))
+    return found
 
 
-def _measure(watcher: Watcher, frontend: Child) -> tuple[int, int, Sample]:
+def _measure(watcher: Watcher, frontend: Child, settling: float) -> tuple[int, int, Sample]:
     """Begin and end of the period, nanoseconds, and what the node did in it."""
     announced: list[float] = []
     counts: list[int] = []
@@ -208,7 +233,7 @@ def _measure(watcher: Watcher, frontend: Child) -> tuple[int, int, Sample]:
             announced.append(stages.get("receive", 0.0) + stages["total"])
         counts.append(status.frames_processed)
 
-    watcher.spin(_SETTLING)
+    watcher.spin(settling)
     process = psutil.Process(frontend.pid)
     subscription = watcher.node.create_subscription(FrontendStatus, f"{FRONTEND}/status", note, 10)
     try:
@@ -224,41 +249,43 @@ def _measure(watcher: Watcher, frontend: Child) -> tuple[int, int, Sample]:
         for name in ("frames_received", "frames_processed", "frames_dropped")
     )
     took = max((end - begin) * 1e-9, 1e-3)
-    return begin, end, Sample(took, received, processed, dropped, spent, announced)
+    detected = float(last.detection_rate)
+    return begin, end, Sample(took, received, processed, dropped, spent, announced, detected)
 
 
 def _rows(
     rate: float, samples: dict[tuple[float, str], list[Sample]], nobody: str
 ) -> list[dict[str, Any]]:
-    base = np.array([sample.processed_hz for sample in samples[rate, nobody]])
-    rows = []
-    for name in CONTENDERS:
-        found = samples[rate, name]
-        share, low, high = interval(np.array([s.processed_hz for s in found]) / base)
-        took, published, received = (
-            sum(getattr(s, name) for s in found) for name in ("took", "published", "received")
-        )
-        row: dict[str, Any] = {
-            "name": name,
-            "rounds": len(found),
-            "processed_hz": round(float(np.median([s.processed_hz for s in found])), 2),
-            "of_baseline": share,
-            "low": low,
-            "high": high,
-            "cpu_ms": round(float(np.median([s.cpu_ms for s in found])), 1),
-            "cpu_cores": round(sum(s.spent for s in found) / took, 2),
-            "published_hz": round(published / took, 2),
-            "not_received": _share(max(published - received, 0), published),
-            "dropped": _share(sum(s.dropped for s in found), received),
-            "to_publication": _latency([np.array(s.announced) for s in found]),
-        }
-        arrived = sum(len(s.arrived) for s in found)
-        if arrived:
-            lost = sum(s.lost for s in found)
-            row["to_arrival"] = _latency([s.arrived for s in found])
-            row["features_lost"] = _share(lost, arrived + lost)
-        rows.append(row)
-    return rows
+    return [describe(name, samples[rate, name], samples[rate, nobody]) for name in CONTENDERS]
+
+
+def describe(name: str, found: list[Sample], base: list[Sample]) -> dict[str, Any]:
+    """A contender's row: figures of all its rounds, and the share of the baseline's images."""
+    processed = np.array([sample.processed_hz for sample in found])
+    share, low, high = interval(processed / [sample.processed_hz for sample in base])
+    took, published, received = (
+        sum(getattr(s, name) for s in found) for name in ("took", "published", "received")
+    )
+    row: dict[str, Any] = {
+        "name": name,
+        "rounds": len(found),
+        "processed_hz": round(float(np.median(processed)), 2),
+        "of_baseline": share,
+        "low": low,
+        "high": high,
+        "cpu_ms": round(float(np.median([s.cpu_ms for s in found])), 1),
+        "cpu_cores": round(sum(s.spent for s in found) / took, 2),
+        "published_hz": round(published / took, 2),
+        "not_received": _share(max(published - received, 0), published),
+        "dropped": _share(sum(s.dropped for s in found), received),
+        "to_publication": _latency([np.array(s.announced) for s in found]),
+    }
+    arrived = sum(len(s.arrived) for s in found)
+    if arrived:
+        lost = sum(s.lost for s in found)
+        row["to_arrival"] = _latency([s.arrived for s in found])
+        row["features_lost"] = _share(lost, arrived + lost)
+    return row
 
 
 def _costs(samples: dict[tuple[float, str], list[Sample]], nobody: str) -> list[dict[str, Any]]:

@@ -192,13 +192,26 @@ def node_suite(
     images: list[UInt8Array], rounds: int, progress: Callable[[float], None]
 ) -> dict[str, Any]:
     """The running node and the cost of subscribers (``aliked_ros.benchmark.node``)."""
+    return _through_ros("node", images, rounds, progress)
+
+
+def detection_suite(
+    images: list[UInt8Array], rounds: int, progress: Callable[[float], None]
+) -> dict[str, Any]:
+    """The running node with and without optical flow (``aliked_ros.benchmark.detection``)."""
+    return _through_ros("detection", images, rounds, progress)
+
+
+def _through_ros(
+    name: str, images: list[UInt8Array], rounds: int, progress: Callable[[float], None]
+) -> dict[str, Any]:
     try:
-        module = import_module("aliked_ros.benchmark.node")
+        module = import_module(f"aliked_ros.benchmark.{name}")
     except ImportError as error:
         raise BackendError(
-            f"the benchmark 'node' needs ROS 2 ({error}): source it, or run 'make setup'."
+            f"the benchmark '{name}' needs ROS 2 ({error}): source it, or run 'make setup'."
         ) from error
-    results: dict[str, Any] = module.node_suite(images, rounds, progress)
+    results: dict[str, Any] = getattr(module, f"{name}_suite")(images, rounds, progress)
     return results
 
 
@@ -209,6 +222,7 @@ SUITES: dict[str, Suite] = {
     "peers": peers_suite,
     "scaling": scaling_suite,
     "node": node_suite,
+    "detection": detection_suite,
 }
 
 

@@ -50,7 +50,7 @@ def run(
     suites: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Of extractor, matcher, frontend, peers, scaling, node, device; "
+            help="Of extractor, matcher, frontend, peers, scaling, node, detection, device; "
             "default: the first three, with --backend the last."
         ),
     ] = None,

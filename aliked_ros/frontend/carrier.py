@@ -41,7 +41,7 @@ from aliked_ros.types import (
 
 _HARD = 0.5  # of the tracks: where flow keeps fewer, the image asks for a detection at once
 
-_KEPT = 64  # images, at most, that a detection may be late
+_KEPT = 64  # images, at most, since the one that is being looked at
 _REMEMBERED = 5000  # tracks that have ended for good
 
 Lap = Callable[[str], None]
@@ -84,12 +84,20 @@ class Carrier:
     """Optical flow from image to image, and detections in their rhythm or behind it."""
 
     def __init__(
-        self, config: FrontendConfig, detector: Detector, verifier: Verifier, stereo: StereoMatcher
+        self,
+        config: FrontendConfig,
+        detector: Detector,
+        verifier: Verifier,
+        stereo: StereoMatcher,
+        background: Background | None,
     ) -> None:
-        """Tracks that disagree with the motion which ``verifier`` finds end."""
+        """Tracks that disagree with the motion which ``verifier`` finds end.
+
+        background: where detections run; None = between two images.
+        """
         self._config = config
         self._detector, self._verifier, self._stereo = detector, verifier, stereo
-        self._background = Background() if config.detection == "behind" else None
+        self._background = background
         self.reset()
 
     def reset(self) -> None:
@@ -107,11 +115,6 @@ class Carrier:
     def reconfigure(self, config: FrontendConfig) -> None:
         """Take over the thresholds of ``config``."""
         self._config = config
-
-    def close(self) -> None:
-        """Wait for the detection that runs, if any."""
-        if self._background is not None:
-            self._background.close()
 
     def follow(self, request: Request, previous: FrameResult | None, lap: Lap) -> Carried:
         """The tracks of the image before in this one, as far as flow and verification go."""
@@ -192,8 +195,13 @@ class Carrier:
             self._background.submit(partial(self._detector, request, known))
 
     def _until(self, request: Request, grey: UInt8Array) -> Images:
-        """The images since the one of the last detection, this one included."""
-        return (*self._images[1 - _KEPT :], (request.index, grey))
+        """The images since the one of the last detection, this one included.
+
+        While a detection takes long, ever fewer of the older ones.
+        """
+        images = (*self._images, (request.index, grey))
+        half = _KEPT // 2
+        return images if len(images) <= _KEPT else images[:half:2] + images[half:]
 
     def _detection(self, carried: Carried, request: Request) -> Detected | None:
         if self._background is not None:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from aliked_ros.frontend.matcher import EASY_SHARE, Matcher
 from aliked_ros.frontend.recovery import Recovery, give, smooth
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.verification import MIN_MATCHES, Verifier
+from aliked_ros.system.cpu import lower_priority
 from aliked_ros.types import (
     Features,
     Float32Array,
@@ -42,6 +44,10 @@ from aliked_ros.types import (
     UInt8Array,
     UInt64Array,
 )
+
+T = TypeVar("T")
+
+_PASSES = 3  # each is a tenth of the last: to follow points takes less than images are apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +123,8 @@ class Detector:
             )
             laps.append(time.perf_counter())
         seconds = dict(zip(("extract", "stereo", "match"), np.diff(laps).tolist(), strict=True))
-        detection = advance(detection, known.images())  # as far as there are images by now
+        for _ in range(_PASSES):  # to the newest image; more come meanwhile
+            detection = advance(detection, known.images())
         return detection, seconds
 
     def _identified(
@@ -196,15 +203,20 @@ Detected = tuple[Detection, dict[str, float]]
 
 
 class Background:
-    """Runs one call after another in a thread of its own; who asks never waits.
+    """Runs one detection after another in a thread of its own; who asks never waits.
 
     There is one call at most: the next is taken when the last has ended, so that no queue grows.
+    The thread has a low priority, which the threads of the networks inherit if it loads them.
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="detection")
+        self._thread = ThreadPoolExecutor(1, "detection", initializer=lower_priority)
         self._running: Future[Detected] | None = None
         self._wanted = True
+
+    def wait_for(self, load: Callable[[], T]) -> T:
+        """The result of a call made in the thread, waited for."""
+        return self._thread.submit(load).result()
 
     @property
     def idle(self) -> bool:

@@ -48,7 +48,8 @@ _LEAST_COSINE = 0.7  # of a track's last descriptor and the detection's
 _SPACING = 4.0  # pixels from all tracks that a new point keeps
 _MERGED = 1.5  # pixels: two tracks this near are one
 _LOST = 1.5  # pixels: the standard deviation with which a track's place is no longer known
-_STALE = 3  # detections that miss a track before new points may take its place
+_STALE = 3  # detections that miss a track before new points may take its place, unless
+_GOOD = 0.8  # pixels: the standard deviation below which it keeps it
 _NOISE_FLOOR = 0.1  # pixels that every position is uncertain by: interpolation, rolling shutter
 _NEIGHBOURS = 3  # tracks whose displacement says how a new point near them moves
 
@@ -181,7 +182,7 @@ def carry(
     points = rows.points.astype(np.float32)
     flow = follow(before, now, points, points + rows.moved)
     rows = _moved(rows, flow)
-    found = flow.found & _unmasked(flow.points, mask) & _known(rows.filters)
+    found = flow.found & _unmasked(flow.points, mask) & _known(rows.filters, _LOST)
     return rows, found, flow.covariances
 
 
@@ -249,7 +250,7 @@ def merge(
     if len(rows):
         apart_by, _ = cKDTree(rows.points).query(new.points)
         new = new[((apart_by > _SPACING) | (new.ids != 0)) & ~np.isin(new.ids, rows.ids)]
-    stale = rows.missed >= _STALE
+    stale = (rows.missed >= _STALE) & ~_known(rows.filters, _GOOD)
     everything = rows[~stale] + new + rows[stale] if len(rows) else new
     return everything[np.arange(min(len(everything), most))]
 
@@ -319,9 +320,9 @@ def _moved(rows: Rows, flow: Flow) -> Rows:
     )
 
 
-def _known(filters: Filters) -> BoolArray:
-    """Whether a track's place is known well enough, N."""
-    return np.asarray(np.linalg.eigvalsh(filters.covariances)[:, 1] < _LOST**2)
+def _known(filters: Filters, deviation: float) -> BoolArray:
+    """Whether a track's place is known to less than so many pixels in any direction, N."""
+    return np.asarray(np.linalg.eigvalsh(filters.covariances)[:, 1] < deviation**2)
 
 
 def _unmasked(points: NDArray[np.floating[Any]], mask: UInt8Array | None) -> BoolArray:

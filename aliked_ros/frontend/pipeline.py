@@ -30,7 +30,7 @@ from aliked_ros.configuration import SETTINGS, FrontendConfig, is_checkpoint
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.frontend.carrier import Carrier
 from aliked_ros.frontend.depth import keypoint_depth
-from aliked_ros.frontend.detector import Detector, Request
+from aliked_ros.frontend.detector import Background, Detector, Request
 from aliked_ros.frontend.extractor import Extractor, check_image
 from aliked_ros.frontend.keyframes import Keyframes
 from aliked_ros.frontend.masks import StaticParts, combine
@@ -80,13 +80,14 @@ class Pipeline:
         Raises WeightsError, ModelError, BackendError.
         """
         self._config = config
-        self._backend = open_backend(config, progress)
+        self._background = Background() if config.detection == "behind" else None
         try:
-            self._extractor = Extractor(config, self._backend)
-            self._any_matcher = build_matcher(config, self._backend)
-            self._check_descriptors()
+            if self._background is None:
+                self._load(progress, open_backend)
+            else:
+                self._background.wait_for(lambda: self._load(progress, open_backend))
         except BaseException:
-            self._backend.close()
+            self._end_background()
             raise
         self._matcher: Matcher = self._any_matcher
         if config.matcher == "adaptive":
@@ -104,12 +105,24 @@ class Pipeline:
                 self._extractor, self._stereo, self._any_matcher, self._verifier, self._recovery,
                 always=config.matcher == "lightglue", lock=self._networks,
             )  # fmt: skip
-            self._carrier = Carrier(config, detector, self._verifier, self._stereo)
+            self._carrier = Carrier(
+                config, detector, self._verifier, self._stereo, self._background
+            )
         self.camera: CameraModel | None = None
         self.baseline: float | None = None
         self._index = 0
         self._previous: FrameResult | None = None
         self._picture: UInt8Array | None = None  # of the same image, for recovery
+
+    def _load(self, progress: Callable[[str], None] | None, open_backend: OpenBackend) -> None:
+        self._backend = open_backend(self._config, progress)
+        try:
+            self._extractor = Extractor(self._config, self._backend)
+            self._any_matcher = build_matcher(self._config, self._backend)
+            self._check_descriptors()
+        except BaseException:
+            self._backend.close()
+            raise
 
     @property
     def config(self) -> FrontendConfig:
@@ -359,11 +372,14 @@ class Pipeline:
 
     def close(self) -> None:
         """Release threads and models; the pipeline cannot be used any more."""
-        if self._carrier is not None:
-            self._carrier.close()
+        self._end_background()
         self._backend.close()
         del self._extractor, self._matcher, self._any_matcher, self._recovery
         self._previous = None
+
+    def _end_background(self) -> None:
+        if self._background is not None:
+            self._background.close()
 
     def _check_descriptors(self) -> None:
         """Say now, not at every image, that a checkpoint of one's own has others than LightGlue."""

@@ -119,3 +119,26 @@ def test_the_node_is_measured_with_and_without_listeners(monkeypatch, tmp_path):
     assert "one subscriber at 5 images/s" in text
     (path,) = write_plots(results, tmp_path)
     assert path.stat().st_size > 1000
+
+
+@pytest.mark.ros
+def test_the_node_is_measured_with_and_without_flow(monkeypatch, tmp_path):
+    pytest.importorskip("rclpy", reason="needs ROS 2")
+    from aliked_ros.benchmark import detection, node
+
+    monkeypatch.setattr(node, "_PERIOD", 2.0)
+    monkeypatch.setattr(detection, "CASES", (detection.Case(5.0, 320, 240, 3.0),))
+    monkeypatch.delitem(detection.SETTINGS, "behind, threads 1")
+    for name in ("ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE"):
+        monkeypatch.setenv(name, "")  # and thereby restored
+    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+        monkeypatch.setenv(name, "")
+    results = run(["detection"], rounds=1, source="virtual")
+    ((camera,),) = [results["suites"]["detection"]["cameras"]]
+    every, behind = camera["detections"]
+    assert every["latency_of_baseline"][0] == 1.0
+    for row in (every, behind):
+        assert row["processed_hz"] > 0.0
+        assert row["detections_hz"] > 0.0
+        assert row["to_arrival"]["median_ms"] > 1.0
+    assert "behind" in as_text(results)

