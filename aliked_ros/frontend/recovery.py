@@ -41,7 +41,7 @@ from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.keyframes import sees, shared_rows
 from aliked_ros.frontend.matcher import Matcher
 from aliked_ros.frontend.similarity import mutual_best_of
-from aliked_ros.frontend.verification import MIN_MATCHES, TwoViews, Verifier
+from aliked_ros.frontend.verification import MIN_MATCHES, MOST, TwoViews, Verifier
 from aliked_ros.types import (
     BoolArray,
     Features,
@@ -59,7 +59,6 @@ _NEIGHBOURS = 3  # tracks that predict where a lost one near them is
 _RADIUS = 0.0125  # of the image's longer side, around that place
 _LEAST_COSINE = 0.8  # where the place is known only so well
 _STRICT = 0.75  # of the inlier threshold, since a keyframe: errors from image to image add up
-_MOST = 0.7  # of the tracks in two images have to agree with a motion, or it is not known
 _MANY = 1.25  # times the tracks, with what came back: it is looked for again
 _PATCH = 17  # pixels
 _ALIGNED = 1.25  # pixels between a keypoint and where its patch of the keyframe fits best
@@ -206,7 +205,7 @@ class _View:
             return None
         motion = TwoViews.of(there[seen], here[rows], gate)
         good = motion.errors(there[seen], here[rows]) < gate
-        if np.count_nonzero(good) < max(MIN_MATCHES, _MOST * len(seen)):
+        if np.count_nonzero(good) < max(MIN_MATCHES, MOST * len(seen)):
             return None
         moved = here[rows[good]] - motion.carried(there[seen[good]])
         return cls(keyframe, there, motion, gate, seen[good], moved, rows[~good])
@@ -228,7 +227,8 @@ class _View:
             cKDTree(here[new]), radius, output_type="ndarray"
         )
         lost, new = lost[near["i"]], new[near["j"]]
-        agree = self.motion.errors(self.there[lost], here[new]) < self.gate
+        then, now = self.there[lost], here[new]
+        agree = self.motion.errors(then, now) < self.gate * self.motion.widening(then, now)
         found, rows = mutual_best_of(
             self.keyframe.features.descriptors,
             features.descriptors,
