@@ -156,10 +156,10 @@ class Recovery:
         here: Float64Array,
         picture: UInt8Array | None,
     ) -> None:
-        sought = ids[:0]  # once each, in the newest keyframe that has it: the most similar
+        sought = ids[ids != 0]  # once each, in the newest keyframe that has it: the most similar
         for view in views:
             known = view.keyframe.tracks.ids
-            lost = np.flatnonzero(~np.isin(known, ids) & ~np.isin(known, sought))
+            lost = np.flatnonzero(~np.isin(known, sought, assume_unique=True))
             sought = np.concatenate([sought, known[lost]])
             rows, lost = view.candidates(features, here, ids, lost)
             if picture is not None and view.keyframe.picture is not None:
@@ -219,10 +219,16 @@ class _View:
         if len(lost) == 0 or len(new) == 0:
             return new[:0], lost[:0]
         # the plane carries them across holes, the nearest tracks correct it for their depth
+        carried = self.motion.carried(self.there[lost])
+        radius = _RADIUS * max(features.width, features.height)
+        room = radius + np.abs(self.moved).max(0)
+        inside = ((carried > here[new].min(0) - room) & (carried < here[new].max(0) + room)).all(1)
+        lost, carried = lost[inside], carried[inside]
+        if len(lost) == 0:
+            return new[:0], lost
         _, nearest = cKDTree(self.there[self.seen]).query(self.there[lost], k=_NEIGHBOURS)
         beyond_plane = np.sort(self.moved[nearest], axis=1)[:, _NEIGHBOURS // 2]  # median
-        expected = self.motion.carried(self.there[lost]) + beyond_plane
-        radius = _RADIUS * max(features.width, features.height)
+        expected = carried + beyond_plane
         near = cKDTree(expected).sparse_distance_matrix(
             cKDTree(here[new]), radius, output_type="ndarray"
         )
@@ -289,5 +295,7 @@ def _undistorted(
 
 def give(ids: UInt64Array, rows: IntArray, lost: UInt64Array) -> None:
     """Set ids of lost tracks (0 = none) at rows without one, unless another row has that id."""
-    free = (ids[rows] == 0) & (lost != 0) & ~np.isin(lost, ids)
-    ids[rows[free]] = lost[free]
+    free = (ids[rows] == 0) & (lost != 0)
+    rows, lost = rows[free], lost[free]
+    absent = ~np.isin(lost, ids[ids != 0], assume_unique=True)
+    ids[rows[absent]] = lost[absent]

@@ -47,8 +47,8 @@ _SIGMAS = 3.0  # standard deviations that a match may be off
 _MODEL_NOISE = 0.35  # pixels: of the estimated motion itself
 _CONFIDENCE = 0.99  # 0.9999 takes twice as long and finds the same inliers
 _ITERATIONS = 1000
-_ENOUGH = 200  # points for least squares
-_ROUNDS = 3  # of reweighting them
+_ENOUGH = 200  # points for a plane by least squares
+_ROUNDS = 5  # of reweighted least squares
 
 
 class Verifier:
@@ -206,8 +206,8 @@ class TwoViews:
 
     It costs a tenth of a robust estimation, and does not find a minority.
     epipolar: 3×3, x2ᵀ·F·x1 = 0. plane: 3×3, x2 ~ H·x1. flat: whether the plane holds for most.
-    doubt: 9×8, square root of the covariance of the nine numbers of F, for points with a noise of
-        one pixel.
+    doubt: 8×3×3, by what F may be wrong: one standard deviation each, independent of each other,
+        for points with a noise of one pixel.
     """
 
     epipolar: Float64Array
@@ -227,7 +227,7 @@ class TwoViews:
         carried = cv2.perspectiveTransform(before[:, None], plane)[:, 0]
         on_plane = np.linalg.norm(carried - after, axis=1) < threshold
         flat = bool(on_plane.mean() >= _HOMOGRAPHY_SHARE)
-        epipolar, doubt = _fundamental(before, after, threshold / 1.5)
+        epipolar, doubt = _fundamental(before, after, threshold / 2)
         return cls(epipolar, plane, flat, doubt)
 
     def errors(self, before: Float64Array, after: Float64Array) -> Float64Array:
@@ -246,7 +246,7 @@ class TwoViews:
         """
         first, second = _homogeneous(before), _homogeneous(after)
         _, lengths = _to_lines(self.epipolar, first, second)
-        doubt = _products(first, second) @ self.doubt / lengths[:, None]
+        doubt = _products(first, second) @ self.doubt.reshape(-1, 9).T / lengths[:, None]
         return np.asarray(np.sqrt(1.0 + (doubt**2).sum(1)))
 
     def carried(self, points: Float64Array) -> Float64Array:
@@ -277,8 +277,8 @@ def _fundamental(
     left, singular, right = np.linalg.svd(matrix)
     matrix = left * (singular[0], singular[1], 0.0) @ right
     to_unit = np.array([[1.0, 0.0, -centre[0]], [0.0, 1.0, -centre[1]], [0.0, 0.0, size]]) / size
-    doubt = vectors[:, 1:] / np.sqrt(np.maximum(values[1:], 1e-12))
-    return to_unit.T @ matrix @ to_unit, np.kron(to_unit, to_unit).T @ doubt / size
+    doubt = vectors[:, 1:] / (size * np.sqrt(np.maximum(values[1:], 1e-12)))
+    return to_unit.T @ matrix @ to_unit, to_unit.T @ doubt.T.reshape(-1, 3, 3) @ to_unit
 
 
 def _products(first: Float64Array, second: Float64Array) -> Float64Array:
