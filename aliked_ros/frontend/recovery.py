@@ -15,11 +15,11 @@
 """Lost tracks get their ids back: what an image shows anew is looked for in recent keyframes.
 
 While some tracks go on, they predict where a lost one reappears. A keypoint there is a candidate if
-it agrees with the camera's motion since the keyframe; of the candidates, the most similar
-descriptor wins, and its patch has to align with the keyframe's: a similar descriptor alone is often
-a neighbour some pixels away. Where nothing goes on (darkness, blur, a jump), keyframes are matched
-as a whole and verified. (Matching every new keyframe this way finds no more, and LightGlue takes
-50 ms.)
+it agrees with the camera's motion since the keyframe, as well as that is known there: less well far
+from the tracks that go on. Of the candidates, the most similar descriptor wins, and its patch has
+to align with the keyframe's: a similar descriptor alone is often a neighbour some pixels away.
+Where nothing goes on (darkness, blur, a jump), keyframes are matched as a whole and verified.
+(Matching every new keyframe this way finds no more, and LightGlue takes 50 ms.)
 
 A track that disagrees with the motion since a keyframe that shows it ends: it has drifted to
 another point, or was recovered wrongly. So the next image confirms a recovery, or takes it back.

@@ -40,7 +40,7 @@ MIN_MATCHES = 16  # fewer cannot be judged
 _LEAST_INLIERS = 14  # so many of 40 random matches agree once in 400 times, of 24 in none of 1,000
 _STILL_MEDIAN = 0.5  # pixels; below it the parallax drowns in the noise of the keypoints
 MOST = 0.7  # of points have to agree with a geometry fitted to them, or it is not known
-_LIKELY = 0.5  # score of a match; with a lower one it is wrong rather than right
+_LIKELY = 0.5  # LightGlue's probability of a match; with less it is wrong rather than right
 _HOMOGRAPHY_SHARE = 0.9  # of the epipolar inliers: so many on one homography hold no more geometry
 _LEAST_SHARE = 0.2  # of the matches: fewer mean that the estimation failed
 _SIGMAS = 3.0  # standard deviations that a match may be off
@@ -100,6 +100,8 @@ class Verifier:
             return replace(matches, inliers=None, geometry="unverified")
         if geometry in ("epipolar", "homography"):
             likely = matches.scores[known] >= _LIKELY
+            if matches.matcher != "lightglue":  # other scores are no probabilities
+                likely[:] = True
             inliers = self._refined(before[known], after[known], inliers, likely)
         verified = np.zeros(len(matches), bool)
         verified[known] = inliers
@@ -151,11 +153,11 @@ class Verifier:
     def _refined(
         self, before: Float64Array, after: Float64Array, inliers: BoolArray, likely: BoolArray
     ) -> BoolArray:
-        """The inliers that agree with the geometry that fits those of them best that are likely.
+        """The inliers that agree with the geometry fitted by least squares to the likely ones.
 
-        Wrong matches come in groups, along an edge or on a pattern. A robust estimate gives way to
-        them. LightGlue is not sure of them: they do not count here, and have to agree twice as
-        well.
+        Wrong matches come in groups, along an edge or on a pattern, and pull a robust estimate
+        towards them. LightGlue is unsure of them: they are not fitted, and their gate is half as
+        wide.
         """
         fitted = inliers & likely
         if np.count_nonzero(fitted) < MIN_MATCHES:

@@ -249,7 +249,9 @@ def test_an_unlikely_match_has_to_agree_better() -> None:
         )
         for p in (before, after)
     )
-    verified = Verifier(CONFIG).verify(first, second, Matches(rows, rows, scores))
+    verified = Verifier(CONFIG).verify(
+        first, second, Matches(rows, rows, scores, matcher="lightglue")
+    )
     assert verified.inliers is not None
     assert verified.inliers[:20].mean() > 0.9
     assert verified.inliers[20:40].mean() < 0.1
