@@ -120,7 +120,8 @@ class Recovery:
         camera: CameraModel | None,
     ) -> bool:
         matches = self._matcher.match(keyframe.features, features)
-        matches = self._verifier.verify(keyframe.features, features, matches, camera)
+        # not refined: right matches across a gap are unlikely too; the next image checks them
+        matches = self._verifier.verify(keyframe.features, features, matches, camera, refine=False)
         inliers = matches.inliers
         if inliers is None or np.count_nonzero(inliers) < MIN_MATCHES:
             return False

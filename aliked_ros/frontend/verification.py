@@ -65,6 +65,7 @@ class Verifier:
         camera: CameraModel | None = None,
         rays: tuple[Float32Array, Float32Array] | None = None,
         noise: NDArray[np.float64] | None = None,
+        refine: bool = True,
     ) -> Matches:
         """``matches`` with ``inliers`` and ``geometry`` set, as far as that can be known.
 
@@ -74,6 +75,7 @@ class Verifier:
         rays: ``camera.normalize`` of the reference's and the current keypoints, where known.
         noise: K×2×2, covariances in pixels² of the matches' displacements, where known: a match
             has to agree with the geometry as well as they let expect, and within the threshold.
+        refine: inliers also agree with the geometry fitted to the likely ones.
 
         The geometry is ``unverified`` where it cannot be told: with fewer than MIN_MATCHES matches,
         whose inliers stay None, and where no motion explains a fair share of more; those are all
@@ -98,7 +100,7 @@ class Verifier:
         )
         if inliers is None:
             return replace(matches, inliers=None, geometry="unverified")
-        if geometry in ("epipolar", "homography"):
+        if refine and geometry in ("epipolar", "homography"):
             likely = matches.scores[known] >= _LIKELY
             if matches.matcher != "lightglue":  # other scores are no probabilities
                 likely[:] = True
