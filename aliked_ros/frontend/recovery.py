@@ -15,11 +15,11 @@
 """Lost tracks get their ids back: what an image shows anew is looked for in recent keyframes.
 
 While some tracks go on, they predict where a lost one reappears. A keypoint there is a candidate if
-it agrees with the camera's motion since the keyframe; of the candidates, the most similar
-descriptor wins, and its patch has to align with the keyframe's: a similar descriptor alone is often
-a neighbour some pixels away. Where nothing goes on (darkness, blur, a jump), keyframes are matched
-as a whole and verified. (Matching every new keyframe this way finds no more, and LightGlue takes
-50 ms.)
+it agrees with the camera's motion since the keyframe, as well as that is known there: less well far
+from the tracks that go on. Of the candidates, the most similar descriptor wins, and its patch has
+to align with the keyframe's: a similar descriptor alone is often a neighbour some pixels away.
+Where nothing goes on (darkness, blur, a jump), keyframes are matched as a whole and verified.
+(Matching every new keyframe this way finds no more, and LightGlue takes 50 ms.)
 
 A track that disagrees with the motion since a keyframe that shows it ends: it has drifted to
 another point, or was recovered wrongly. So the next image confirms a recovery, or takes it back.
@@ -41,7 +41,7 @@ from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.keyframes import sees, shared_rows
 from aliked_ros.frontend.matcher import Matcher
 from aliked_ros.frontend.similarity import mutual_best_of
-from aliked_ros.frontend.verification import MIN_MATCHES, TwoViews, Verifier
+from aliked_ros.frontend.verification import MIN_MATCHES, MOST, TwoViews, Verifier
 from aliked_ros.types import (
     BoolArray,
     Features,
@@ -59,7 +59,6 @@ _NEIGHBOURS = 3  # tracks that predict where a lost one near them is
 _RADIUS = 0.0125  # of the image's longer side, around that place
 _LEAST_COSINE = 0.8  # where the place is known only so well
 _STRICT = 0.75  # of the inlier threshold, since a keyframe: errors from image to image add up
-_MOST = 0.7  # of the tracks in two images have to agree with a motion, or it is not known
 _MANY = 1.25  # times the tracks, with what came back: it is looked for again
 _PATCH = 17  # pixels
 _ALIGNED = 1.25  # pixels between a keypoint and where its patch of the keyframe fits best
@@ -121,7 +120,8 @@ class Recovery:
         camera: CameraModel | None,
     ) -> bool:
         matches = self._matcher.match(keyframe.features, features)
-        matches = self._verifier.verify(keyframe.features, features, matches, camera)
+        # not refined: right matches across a gap are unlikely too; the next image checks them
+        matches = self._verifier.verify(keyframe.features, features, matches, camera, refine=False)
         inliers = matches.inliers
         if inliers is None or np.count_nonzero(inliers) < MIN_MATCHES:
             return False
@@ -157,10 +157,10 @@ class Recovery:
         here: Float64Array,
         picture: UInt8Array | None,
     ) -> None:
-        sought = ids[:0]  # once each, in the newest keyframe that has it: the most similar
+        sought = ids[ids != 0]  # once each, in the newest keyframe that has it: the most similar
         for view in views:
             known = view.keyframe.tracks.ids
-            lost = np.flatnonzero(~np.isin(known, ids) & ~np.isin(known, sought))
+            lost = np.flatnonzero(~np.isin(known, sought, assume_unique=True))
             sought = np.concatenate([sought, known[lost]])
             rows, lost = view.candidates(features, here, ids, lost)
             if picture is not None and view.keyframe.picture is not None:
@@ -206,7 +206,7 @@ class _View:
             return None
         motion = TwoViews.of(there[seen], here[rows], gate)
         good = motion.errors(there[seen], here[rows]) < gate
-        if np.count_nonzero(good) < max(MIN_MATCHES, _MOST * len(seen)):
+        if np.count_nonzero(good) < max(MIN_MATCHES, MOST * len(seen)):
             return None
         moved = here[rows[good]] - motion.carried(there[seen[good]])
         return cls(keyframe, there, motion, gate, seen[good], moved, rows[~good])
@@ -220,15 +220,22 @@ class _View:
         if len(lost) == 0 or len(new) == 0:
             return new[:0], lost[:0]
         # the plane carries them across holes, the nearest tracks correct it for their depth
+        carried = self.motion.carried(self.there[lost])
+        radius = _RADIUS * max(features.width, features.height)
+        room = radius + np.abs(self.moved).max(0)
+        inside = ((carried > here[new].min(0) - room) & (carried < here[new].max(0) + room)).all(1)
+        lost, carried = lost[inside], carried[inside]
+        if len(lost) == 0:
+            return new[:0], lost
         _, nearest = cKDTree(self.there[self.seen]).query(self.there[lost], k=_NEIGHBOURS)
         beyond_plane = np.sort(self.moved[nearest], axis=1)[:, _NEIGHBOURS // 2]  # median
-        expected = self.motion.carried(self.there[lost]) + beyond_plane
-        radius = _RADIUS * max(features.width, features.height)
+        expected = carried + beyond_plane
         near = cKDTree(expected).sparse_distance_matrix(
             cKDTree(here[new]), radius, output_type="ndarray"
         )
         lost, new = lost[near["i"]], new[near["j"]]
-        agree = self.motion.errors(self.there[lost], here[new]) < self.gate
+        then, now = self.there[lost], here[new]
+        agree = self.motion.errors(then, now) < self.gate * self.motion.widening(then, now)
         found, rows = mutual_best_of(
             self.keyframe.features.descriptors,
             features.descriptors,
@@ -289,5 +296,7 @@ def _undistorted(
 
 def give(ids: UInt64Array, rows: IntArray, lost: UInt64Array) -> None:
     """Set ids of lost tracks (0 = none) at rows without one, unless another row has that id."""
-    free = (ids[rows] == 0) & (lost != 0) & ~np.isin(lost, ids)
-    ids[rows[free]] = lost[free]
+    free = (ids[rows] == 0) & (lost != 0)
+    rows, lost = rows[free], lost[free]
+    absent = ~np.isin(lost, ids[ids != 0], assume_unique=True)
+    ids[rows[absent]] = lost[absent]

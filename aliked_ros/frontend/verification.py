@@ -39,14 +39,16 @@ Float64Array = NDArray[np.float64]
 MIN_MATCHES = 16  # fewer cannot be judged
 _LEAST_INLIERS = 14  # so many of 40 random matches agree once in 400 times, of 24 in none of 1,000
 _STILL_MEDIAN = 0.5  # pixels; below it the parallax drowns in the noise of the keypoints
+MOST = 0.7  # of points have to agree with a geometry fitted to them, or it is not known
+_LIKELY = 0.5  # LightGlue's probability of a match; with less it is wrong rather than right
 _HOMOGRAPHY_SHARE = 0.9  # of the epipolar inliers: so many on one homography hold no more geometry
 _LEAST_SHARE = 0.2  # of the matches: fewer mean that the estimation failed
 _SIGMAS = 3.0  # standard deviations that a match may be off
 _MODEL_NOISE = 0.35  # pixels: of the estimated motion itself
 _CONFIDENCE = 0.99  # 0.9999 takes twice as long and finds the same inliers
 _ITERATIONS = 1000
-_ENOUGH = 200  # points for least squares
-_ROUNDS = 3  # of reweighting them
+_ENOUGH = 200  # points for a plane by least squares
+_ROUNDS = 5  # of reweighted least squares
 
 
 class Verifier:
@@ -63,6 +65,7 @@ class Verifier:
         camera: CameraModel | None = None,
         rays: tuple[Float32Array, Float32Array] | None = None,
         noise: NDArray[np.float64] | None = None,
+        refine: bool = True,
     ) -> Matches:
         """``matches`` with ``inliers`` and ``geometry`` set, as far as that can be known.
 
@@ -72,6 +75,7 @@ class Verifier:
         rays: ``camera.normalize`` of the reference's and the current keypoints, where known.
         noise: K×2×2, covariances in pixels² of the matches' displacements, where known: a match
             has to agree with the geometry as well as they let expect, and within the threshold.
+        refine: inliers also agree with the geometry fitted to the likely ones.
 
         The geometry is ``unverified`` where it cannot be told: with fewer than MIN_MATCHES matches,
         whose inliers stay None, and where no motion explains a fair share of more; those are all
@@ -96,6 +100,11 @@ class Verifier:
         )
         if inliers is None:
             return replace(matches, inliers=None, geometry="unverified")
+        if refine and geometry in ("epipolar", "homography"):
+            likely = matches.scores[known] >= _LIKELY
+            if matches.matcher != "lightglue":  # other scores are no probabilities
+                likely[:] = True
+            inliers = self._refined(before[known], after[known], inliers, likely)
         verified = np.zeros(len(matches), bool)
         verified[known] = inliers
         return replace(matches, inliers=verified, geometry=geometry)
@@ -143,6 +152,24 @@ class Verifier:
             return on_plane | agreeing, "homography"
         return agreeing, "epipolar"
 
+    def _refined(
+        self, before: Float64Array, after: Float64Array, inliers: BoolArray, likely: BoolArray
+    ) -> BoolArray:
+        """The inliers that agree with the geometry fitted by least squares to the likely ones.
+
+        Wrong matches come in groups, along an edge or on a pattern, and pull a robust estimate
+        towards them. LightGlue is unsure of them: they are not fitted, and their gate is half as
+        wide.
+        """
+        fitted = inliers & likely
+        if np.count_nonzero(fitted) < MIN_MATCHES:
+            return inliers
+        threshold = self._config.inlier_threshold
+        errors = TwoViews.of(before[fitted], after[fitted], threshold).errors(before, after)
+        agreeing = inliers & (errors < np.where(likely, threshold, threshold / 2))
+        enough = np.count_nonzero(agreeing) >= MOST * np.count_nonzero(inliers)
+        return agreeing if enough else inliers
+
     def _epipolar(
         self, before: Float64Array, after: Float64Array, focal: float | None
     ) -> tuple[Float64Array, BoolArray] | None:
@@ -183,11 +210,14 @@ class TwoViews:
 
     It costs a tenth of a robust estimation, and does not find a minority.
     epipolar: 3×3, x2ᵀ·F·x1 = 0. plane: 3×3, x2 ~ H·x1. flat: whether the plane holds for most.
+    doubt: 8×3×3, by what F may be wrong: one standard deviation each, independent of each other,
+        for points with a noise of one pixel.
     """
 
     epipolar: Float64Array
     plane: Float64Array
     flat: bool
+    doubt: Float64Array
 
     @classmethod
     def of(cls, before: Float64Array, after: Float64Array, threshold: float) -> TwoViews:
@@ -196,13 +226,13 @@ class TwoViews:
         threshold: pixels of a point that agrees; those far beyond it hardly count.
         """
         some = slice(None, None, 1 + len(before) // _ENOUGH)
-        before, after = before[some], after[some]
-        found, _ = cv2.findHomography(before, after)
+        found, _ = cv2.findHomography(before[some], after[some])
         plane = np.eye(3) if found is None else np.asarray(found, np.float64)
         carried = cv2.perspectiveTransform(before[:, None], plane)[:, 0]
         on_plane = np.linalg.norm(carried - after, axis=1) < threshold
         flat = bool(on_plane.mean() >= _HOMOGRAPHY_SHARE)
-        return cls(_fundamental(before, after, threshold / 1.5), plane, flat)
+        epipolar, doubt = _fundamental(before, after, threshold / 2)
+        return cls(epipolar, plane, flat, doubt)
 
     def errors(self, before: Float64Array, after: Float64Array) -> Float64Array:
         """Distances N in pixels, of the geometry that fits better. Points N×2 are finite."""
@@ -213,6 +243,16 @@ class TwoViews:
             else errors
         )
 
+    def widening(self, before: Float64Array, after: Float64Array) -> Float64Array:
+        """How many times larger errors N of points that were not fitted may be, 1 at least.
+
+        The lines are known less well far from the points that they were fitted to. Points N×2.
+        """
+        first, second = _homogeneous(before), _homogeneous(after)
+        _, lengths = _to_lines(self.epipolar, first, second)
+        doubt = _products(first, second) @ self.doubt.reshape(-1, 9).T / lengths[:, None]
+        return np.asarray(np.sqrt(1.0 + (doubt**2).sum(1)))
+
     def carried(self, points: Float64Array) -> Float64Array:
         """Where the plane puts points N×2 of the first image."""
         if len(points) == 0:
@@ -220,23 +260,34 @@ class TwoViews:
         return np.asarray(cv2.perspectiveTransform(points[:, None], self.plane)[:, 0])
 
 
-def _fundamental(before: Float64Array, after: Float64Array, scale: float) -> Float64Array:
-    """The eight-point method, reweighted by the distances from the lines (Geman-McClure)."""
+def _fundamental(
+    before: Float64Array, after: Float64Array, scale: float
+) -> tuple[Float64Array, Float64Array]:
+    """The eight-point method, reweighted by the distances from the lines (Geman-McClure).
+
+    Returns F and its ``doubt`` (see ``TwoViews``).
+    """
     points = np.concatenate([before, after])
     centre, size = points.mean(0), max(float(points.std()), 1e-9)
     first, second = (_homogeneous((p - centre) / size) for p in (before, after))
-    products = (second[:, :, None] * first[:, None, :]).reshape(-1, 9)
+    products = _products(first, second)
     weights = np.ones(len(products))
     for remaining in reversed(range(_ROUNDS)):
-        _, vectors = np.linalg.eigh((products * weights[:, None]).T @ products)
+        values, vectors = np.linalg.eigh((products * weights[:, None]).T @ products)
         matrix = vectors[:, 0].reshape(3, 3)
         if remaining:
             errors, lengths = _to_lines(matrix, first, second)
             weights = 1.0 / ((1.0 + (errors * size / scale) ** 2) * lengths) ** 2
-    left, values, right = np.linalg.svd(matrix)
-    matrix = left * (values[0], values[1], 0.0) @ right
-    to_unit = np.array([[1.0, 0.0, -centre[0]], [0.0, 1.0, -centre[1]], [0.0, 0.0, size]])
-    return np.asarray(to_unit.T @ matrix @ to_unit)
+    left, singular, right = np.linalg.svd(matrix)
+    matrix = left * (singular[0], singular[1], 0.0) @ right
+    to_unit = np.array([[1.0, 0.0, -centre[0]], [0.0, 1.0, -centre[1]], [0.0, 0.0, size]]) / size
+    doubt = vectors[:, 1:] / (size * np.sqrt(np.maximum(values[1:], 1e-12)))
+    return to_unit.T @ matrix @ to_unit, to_unit.T @ doubt.T.reshape(-1, 3, 3) @ to_unit
+
+
+def _products(first: Float64Array, second: Float64Array) -> Float64Array:
+    """N×9, whose product with the nine numbers of F is x2ᵀ·F·x1. Points N×3 are homogeneous."""
+    return (second[:, :, None] * first[:, None, :]).reshape(-1, 9)
 
 
 def _to_lines(

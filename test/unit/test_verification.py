@@ -25,13 +25,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.extractor import Extractor, create_extractor
 from aliked_ros.frontend.matcher import NearestMatcher
 from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.frontend.verification import MIN_MATCHES, Verifier
+from aliked_ros.frontend.verification import MIN_MATCHES, TwoViews, Verifier
 from aliked_ros.types import Features, Image, Matches, UInt8Array
 from helpers.parity import Reference
 
@@ -217,3 +218,53 @@ def test_pipeline_ends_the_tracks_of_outliers_only(
     other = pipeline.process(Image(tum_images(4)[:400], 1.0))
     assert other.normalized is None, "the camera model is for another size"
     pipeline.close()
+
+
+def _two_images(noise: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """600 points in depth, spread over a VGA image, seen before and after a move forward, aside."""
+    rng = np.random.default_rng(0)
+    rays = np.column_stack([rng.uniform((-320, -240), (320, 240), (600, 2)) / 500, np.ones(600)])
+    points = rays * rng.uniform(1.0, 4.0, (600, 1))
+    moved = points - (0.1, 0.02, 0.1)
+    before, after = (500 * p[:, :2] / p[:, 2:] for p in (points, moved))
+    return before, after + rng.normal(0, noise, after.shape)
+
+
+def test_an_unlikely_match_has_to_agree_better() -> None:
+    """1.5 pixels off its line, within the threshold of 2: a sure match stays, another goes."""
+    before, after = _two_images(0.1)
+    x, y = (after[:40] - (500.0, 100.0)).T  # from the epipole
+    after[:40] += 1.5 * np.column_stack([-y, x]) / np.hypot(x, y)[:, None]
+    scores = np.ones(600, np.float32)
+    scores[20:40] = 0.3
+    rows = np.arange(600, dtype=np.uint32)
+    first, second = (
+        Features(
+            (p + np.array([320, 240])).astype(np.float32),
+            scores,
+            np.ones((600, 1), np.float32),
+            640,
+            480,
+            "",
+        )
+        for p in (before, after)
+    )
+    verified = Verifier(CONFIG).verify(
+        first, second, Matches(rows, rows, scores, matcher="lightglue")
+    )
+    assert verified.inliers is not None
+    assert verified.inliers[:20].mean() > 0.9
+    assert verified.inliers[20:40].mean() < 0.1
+    assert verified.inliers[40:].mean() > 0.95
+
+
+def test_lines_are_known_less_well_far_from_the_points() -> None:
+    """Fitted to some points on the right: how much larger errors on the left may be is known."""
+    before, after = _two_images(0.5)
+    right = before[:, 0] > 0
+    some = np.flatnonzero(right)[::8]
+    views = TwoViews.of(before[some], after[some], 2.0)
+    errors, widening = (f(before, after) for f in (views.errors, views.widening))
+    assert np.median(widening[~right]) > 1.5 * np.median(widening[right])
+    assert np.mean(errors[~right] < 1.0) < 0.85  # two standard deviations
+    assert np.mean(errors[~right] < widening[~right]) > 0.9
