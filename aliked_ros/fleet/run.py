@@ -255,7 +255,7 @@ def _reduce(plan: Plan, store: Store, manifests: dict[str, dict[str, Any]], stat
 def _gpus(plan: Plan) -> float:
     if plan.gpus is not None:
         return plan.gpus
-    cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cluster: dict[str, float] = ray.cluster_resources()
     return float("GPU" in cluster and plan.config.backend in _GPU_BACKENDS)
 
 
