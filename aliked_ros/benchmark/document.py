@@ -69,6 +69,7 @@ def _evaluation(
     )  # fmt: skip
 
 
+_TRACKED = "aliked+lightglue,aliked+flow,aliked+nearest,sift,orb,gftt+lk"
 _METHODS = "aliked+lightglue,aliked+nearest,sift,orb,gftt+lk,disk+lightglue,xfeat+lighterglue"
 SECTIONS = (
     _evaluation(
@@ -86,29 +87,33 @@ SECTIONS = (
         "epipolar", "tum_fr1_xyz", "Matches and tracks of a moving camera",
         "TUM fr1_xyz: are matches 1, 5 and 10 images apart correct, and how long do correct tracks "
         "last?",
+        "--methods", _TRACKED,
     ),
     _evaluation(
         "epipolar", "realsense_desk/rgb", "The same with fast motion and motion blur",
         "A hand-held RealSense in an office, without ground truth.",
+        "--methods", _TRACKED,
     ),
     _evaluation(
         "odometry", "tum_fr1_xyz", "Odometry, RGB-D",
         "The reference back-end on each front-end's tracks and depths, against motion capture.",
+        "--methods", _TRACKED,
     ),
     _evaluation(
         "odometry", "tum_fr1_xyz", "Odometry, one camera",
         "The same sequence without depth.",
-        "--mode", "mono", name="odometry_mono",
+        "--methods", _TRACKED, "--mode", "mono", name="odometry_mono",
     ),
     _evaluation(
         "odometry", "kitti_00_first40", "Odometry, stereo",
         "KITTI 00 from image 12 on. The published poses of the earlier images are up to 20 % too "
         "far apart, as stereo, ORB and one camera played backwards all show.",
-        "--first", "12",
+        "--methods", _TRACKED, "--first", "12",
     ),
     _evaluation(
         "reconstruction", "tum_fr1_xyz", "Structure from motion",
         "COLMAP's incremental mapping, from each front-end's tracks and matches.",
+        "--methods", _TRACKED,
     ),
     _evaluation(
         "relocalization", "tum_fr1_xyz", "Relocalization",
