@@ -70,7 +70,9 @@ def lower_priority() -> None:
     Elsewhere nothing changes.
     """
     with suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BEHIND)
+        thread = threading.get_native_id()
+        own = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, own + _BEHIND)
 
 
 def free_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
