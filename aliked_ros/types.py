@@ -164,6 +164,8 @@ class FrameResult:
     keyframe_reason: why it is a keyframe (``first``, ``tracks``, ``parallax``, ``time``,
         ``lost``); empty = it is none.
     static_share: share of the image that is fixed to the camera (a watermark, the robot itself).
+    roll: degrees by which what is seen has turned in the image within about the last hundred images
+        of the epoch; positive = clockwise.
     stage_times: seconds spent in ``extract``, ``stereo``, ``match``, ``verify``, ``track`` and
         ``total``; where flow follows the tracks also in ``flow``, ``fuse`` and ``detect``, the
         time that the image waited for a detection, whose own parts are ``extract`` and ``match``.
@@ -183,6 +185,7 @@ class FrameResult:
     depth: Float32Array | None = None
     keyframe_reason: str = ""
     static_share: float = 0.0
+    roll: float = 0.0
     stage_times: dict[str, float] = field(default_factory=dict)
     detection_index: int | None = None
 

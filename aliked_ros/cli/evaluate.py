@@ -107,7 +107,8 @@ _COMMON: dict[str, tuple[Any, Any]] = {
             str,
             typer.Option(
                 help="Comma-separated; all are compared with the first one. Also: "
-                "aliked+adaptive, aliked+flow, disk+lightglue, xfeat+lighterglue, MODEL+nearest, CHECKPOINT+lightglue."
+                "aliked+adaptive, aliked+flow, disk+lightglue, xfeat+lighterglue, MODEL+nearest, "
+                "CHECKPOINT+lightglue."
             ),
         ],
         "aliked+lightglue,aliked+nearest,sift,orb,gftt+lk",

@@ -35,7 +35,7 @@ from aliked_ros.frontend.extractor import Extractor, check_image
 from aliked_ros.frontend.keyframes import Keyframes
 from aliked_ros.frontend.masks import StaticParts, combine
 from aliked_ros.frontend.matcher import LIGHTGLUE_DIM, AdaptiveMatcher, Matcher, build_matcher
-from aliked_ros.frontend.quarter_turns import QUARTERS, best_turn
+from aliked_ros.frontend.quarter_turns import QUARTERS, best_turn, roll_between
 from aliked_ros.frontend.recovery import Recovery, smooth
 from aliked_ros.frontend.relocalization import find_candidate
 from aliked_ros.frontend.stereo import StereoMatcher
@@ -55,6 +55,7 @@ from aliked_ros.types import (
     UInt64Array,
 )
 
+_ROLL_KEPT = 0.99  # from image to image, so that small errors do not add up for ever
 _SUDDEN_LOSS = 0.75  # of the tracks: with fewer left, the image before is kept as a keyframe
 
 
@@ -113,6 +114,7 @@ class Pipeline:
         self._index = 0
         self._previous: FrameResult | None = None
         self._picture: UInt8Array | None = None  # of the same image, for recovery
+        self._roll = 0.0
 
     def _load(self, progress: Callable[[str], None] | None, open_backend: OpenBackend) -> None:
         self._backend = open_backend(self._config, progress)
@@ -278,6 +280,9 @@ class Pipeline:
         clock: _Clock,
     ) -> FrameResult:
         """The image's result, kept for the next; ids: N, 0 = a track that begins."""
+        if previous is not None:
+            turned = roll_between(previous.features, features, matches)
+            self._roll = _ROLL_KEPT * self._roll + turned
         result = FrameResult(
             index=self._index,
             stamp=image.stamp,
@@ -291,6 +296,7 @@ class Pipeline:
             depth=depth,
             keyframe_reason=reason,
             static_share=self._static.share,
+            roll=self._roll,
             stage_times=clock.stages,
         )
         if reason:
@@ -348,6 +354,7 @@ class Pipeline:
         self._tracker.reset()
         self._keyframes.clear()
         self._previous = self._picture = None
+        self._roll = 0.0
         if self._carrier is not None:
             self._carrier.reset()
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Images that are turned against each other by more than the networks bear.
+"""Images that are turned against each other, also by more than the networks bear.
 
 ALIKED's descriptors hold for turns of some 45° in the image's plane. Where two images are matched
 as wholes and too little agrees, one of them is turned by quarters, which moves pixels and leaves
@@ -27,7 +27,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from aliked_ros.types import Features, Float32Array, UInt8Array
+from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
 
 QUARTERS = (1, 3, 2)
 """Quarter turns in the order in which they are tried: a half turn is the rarest."""
@@ -81,3 +81,18 @@ def best_turn(
         return upright
     best = max(map(attempt, quarters), key=lambda result: inliers(result[1]))
     return best if inliers(best[1]) >= max(_CLEAR, inliers(found)) else upright
+
+
+def roll_between(before: Features, after: Features, matches: Matches) -> float:
+    """Degrees by which the matched points have turned about their mean, positive = clockwise.
+
+    The least-squares turn of the inliers, or of all matches where none are verified; 0 without
+    matches.
+    """
+    held = slice(None) if matches.inliers is None else matches.inliers
+    first = before.keypoints[matches.reference_indices[held]]
+    second = after.keypoints[matches.current_indices[held]]
+    if len(first) < 2:
+        return 0.0
+    (x0, y0), (x1, y1) = (first - first.mean(axis=0)).T, (second - second.mean(axis=0)).T
+    return float(np.degrees(np.arctan2(x0 @ y1 - y0 @ x1, x0 @ x1 + y0 @ y1)))

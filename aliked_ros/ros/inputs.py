@@ -48,6 +48,7 @@ _RELIABILITY = {
 }
 _MASK_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)  # it may come only once
 _STATIC_SHARE = 0.01  # of the image, that is worth a warning
+_LARGEST_ROLL = 45.0  # degrees between two views that aliked-n16 still matches
 _LOST = 0.1  # share of lost images above which the node warns
 _MAX_AGE = 60.0  # seconds; an image older than this at arrival has a stamp of another clock
 
@@ -272,3 +273,8 @@ class Inputs:
             )
         else:
             self._warnings.clear("static")
+        if abs(result.roll) > _LARGEST_ROLL and self._settings["model"] != "aliked-n16rot":
+            self._warnings.once(
+                f"The camera has rolled by more than {_LARGEST_ROLL:.0f}°: views so far apart "
+                "do not match. For a camera that rolls, set model to aliked-n16rot."
+            )

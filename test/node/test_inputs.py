@@ -419,6 +419,18 @@ def test_masks(rig, pair, tmp_path):
     rig.settings = {}
 
 
+def test_a_camera_that_rolls_is_told_which_model_bears_it(rig):
+    pixels = grey(next(iter(open_source("virtual"))).pixels)
+    height, width = pixels.shape
+    rig.restart()
+    for number in range(10):
+        turn = cv2.getRotationMatrix2D((width / 2, height / 2), 6.0 * number, 1.0)
+        rig.send(cv2.warpAffine(pixels, turn, (width, height)))
+        said = "set model to aliked-n16rot" in rig.process.text()
+        assert not (said and number < 7)
+    rig.probe.wait(lambda: "set model to aliked-n16rot" in rig.process.text())
+
+
 def labels_of(shape: tuple[int, ...], side: int) -> ImageMessage:
     """A segmentation: class 11 on one half of the image, 3 on the other."""
     labels = np.full(shape, 3, np.uint8)

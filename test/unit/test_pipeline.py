@@ -69,6 +69,16 @@ def test_ids_follow_the_scene(pipeline: Pipeline, tum_images: Images) -> None:
     assert results[3].reference_stamp == results[2].stamp
 
 
+@pytest.mark.parametrize("detection", ["every", "2"])
+def test_how_far_the_image_has_turned_is_known(tum_images: Images, detection: str) -> None:
+    pipeline = Pipeline(FrontendConfig(max_keypoints=300, detection=detection))
+    for number in range(6):  # OpenCV's angles are counterclockwise
+        turn = cv2.getRotationMatrix2D((320, 240), -6.0 * number, 1.0)
+        result = pipeline.process(Image(cv2.warpAffine(tum_images(0), turn, (640, 480)), number))
+    pipeline.close()
+    assert result.roll == pytest.approx(30.0, abs=2.0)
+
+
 def test_stage_times_add_up(pipeline: Pipeline, tum_images: Images) -> None:
     times = pipeline.process(Image(tum_images(0))).stage_times
     assert times["total"] == pytest.approx(
