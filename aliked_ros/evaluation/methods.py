@@ -144,7 +144,7 @@ class RefinedMethod(DescribedMethod):
     """ALIKED and LightGlue; flow from the first keypoint says where its match lies exactly."""
 
     def match(self, first: View, second: View) -> Pairs:
-        """See ``Method``; matches that flow does not confirm stay where they were detected."""
+        """See ``Method``; matches that flow does not find stay where they were detected."""
         pairs = super().match(first, second)
         before, now = grey(first.pixels), grey(second.pixels)
         if before.shape != now.shape:
@@ -155,11 +155,8 @@ class RefinedMethod(DescribedMethod):
         distance = (pairs.second - flow.points).astype(np.float64)
         noise = detection_noise(structure_at(now, pairs.second))
         moved, _ = filters.correct(distance, noise)
-        there = np.where(
-            (flow.found & filters.agrees(distance, noise))[:, None],
-            flow.points + moved,
-            pairs.second,
-        )
+        moved[~filters.agrees(distance, noise)] = 0.0  # nor do such correct a track
+        there = np.where(flow.found[:, None], flow.points + moved, pairs.second)
         return Pairs(pairs.first, there.astype(np.float32), pairs.scores)
 
 
