@@ -196,7 +196,8 @@ def _stages(device: TorchDevice) -> dict[str, Any]:
             known = tensors | known
             given = [known[name] for name in tensors]
             what, *numbers = segment.identity["part"].split("_")
-            name = f"LightGlue, {what} {' to '.join(numbers)}"
+            after = "after " if what == "matches" else ""
+            name = f"LightGlue, {what} {after}{' to '.join(numbers)}"
             results = stage(name, [layers], layers, *given)
             names = (output.removeprefix("new_") for output in outputs)
             known |= dict(zip(names, results, strict=True))
