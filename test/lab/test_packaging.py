@@ -40,7 +40,7 @@ EXECUTABLES = (
     "aliked_ros", "build_engine", "cameras_node", "dataset_player", "demo", "frontend_node",
     "odometry_node", "recorder", "soak",
 )  # fmt: skip
-LAB = {"benchmark", "evaluation", "training"}  # folders that no node imports
+LAB = {"benchmark", "evaluation", "fleet", "training"}  # folders that no node imports
 # Asked for where they are used; requirements/robot.in and docs/ say where they come from.
 OPTIONAL = {"evo", "onnx", "onnxscript", "plotly", "rerun", "torch", "triton"}
 BIN = Path(sys.executable).parent

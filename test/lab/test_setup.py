@@ -207,7 +207,11 @@ def test_a_failed_command_is_told_in_one_line(output, told):
     assert "\n" not in line
 
 
-LOCKS = sorted(path for path in (ROOT / "requirements").glob("*.in") if path.stem != "robot")
+LOCKS = sorted(
+    path
+    for path in (ROOT / "requirements").glob("*.in")
+    if path.stem not in ("robot", "gpu_jetson")  # for system packages, which have NumPy 1
+)
 
 
 @pytest.mark.parametrize("source", LOCKS, ids=lambda path: path.stem)
@@ -225,5 +229,8 @@ def test_every_lock_holds_what_its_source_asks_for(source):
     rows = [line for line in lock.splitlines() if not line.strip().startswith("#")]
     assert len(pinned) == len(rows)  # nothing unpinned, no option, no address
     assert asked(source) <= set(pinned)
-    test = (ROOT / "requirements" / "test.txt").read_text().splitlines()
-    assert set(rows) <= set(test)  # one version for all groups: each adds to what is there
+    test = (ROOT / "requirements" / "test.txt").read_text()
+    if source.stem == "fleet":  # Ray is not installed for the tests
+        known = set(re.findall(r"^([a-z0-9-]+)==", test, re.MULTILINE))
+        rows = [row for row in rows if row.partition("==")[0] in known]
+    assert set(rows) <= set(test.splitlines())  # one version for all groups, which add up
