@@ -324,6 +324,6 @@ def _remarks(facts: Row, rows: list[Row], task: _Task, common: int) -> list[str]
         "There is no ground truth: no centre error."
         if task.truth is None
         else f"Camera centres are aligned with the true ones by similarity, over the {common} "
-        "images that all methods register which register half of them."
+        "images that are common to all methods with at least half of them."
     )
     return remarks
