@@ -10,7 +10,8 @@ GROUP := demo
 PYTEST = ROS_PYTHON_CHECK_FIELDS=1 $(BIN)/python -m pytest
 # Processes that share the quick tests, a file at a time; 0 = this one alone.
 WORKERS := 2
-QUICK = $(PYTEST) -n $(WORKERS) --dist loadfile test/node test/unit
+# In the order given: the nodes, which take longest, begin.
+QUICK = $(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder test/node test/unit
 
 # A sourced ROS 2 must not leak into the virtual environment.
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH PYTHONHOME PYTHONPATH
