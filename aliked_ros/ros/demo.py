@@ -100,6 +100,8 @@ def run_demo(
                 {
                     "status_period": 0.1,
                     "input_reliability": "reliable" if pace is Pace.machine else "best_effort",
+                    # images that wait for nothing would leave no time for detections
+                    **({"detection": "3"} if pace is Pace.machine else {}),
                 },
                 output / "frontend.log",
                 share_path(f"config/{profile}.yaml"),
