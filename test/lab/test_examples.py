@@ -68,23 +68,26 @@ def result(index: int, count: int = 400, dimension: int = 128) -> FrameResult:
     return FrameResult(index, float(index), features, Matches.empty(), Tracks(ids, lengths, 1))
 
 
-@pytest.mark.ros
-def test_the_python_subscriber_reads_a_publisher():
+def lines_of(script: str, **feeds: tuple[type, str, list[object]]) -> list[str]:
+    """What an example prints of messages that are published; feeds: type, topic, messages."""
     probe = Probe()
-    publisher = probe.node.create_publisher(FeatureFrame, "aliked_frontend/features", RELIABLE)
     remap = ["--ros-args", "-r", "features:=aliked_frontend/features"]
     process = subprocess.Popen(
-        [sys.executable, EXAMPLES / "subscriber.py", *remap],
+        [sys.executable, EXAMPLES / script, *remap],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
     )  # fmt: skip
+    publishers = {
+        name: probe.node.create_publisher(kind, topic, RELIABLE)
+        for name, (kind, topic, _) in feeds.items()
+    }
     try:
-        probe.wait(lambda: publisher.get_subscription_count() == 2)  # the probe's own is one
+        for name, publisher in publishers.items():
+            own = name == "features"  # the probe listens to them, too
+            probe.wait(lambda p=publisher, n=1 + own: p.get_subscription_count() == n)
         probe.spin(0.3)
-        for index, encoding in enumerate(("float32", "float16", None, "binary256")):
-            header = Header(stamp=Time(sec=7, nanosec=index))
-            one = result(index)
-            came_back = replace(one.tracks, recovered=np.arange(400) < index)
-            publisher.publish(feature_frame(replace(one, tracks=came_back), header, encoding))
+        for name, publisher in publishers.items():
+            for message in feeds[name][2]:
+                publisher.publish(message)
         probe.spin(1.0)
         process.send_signal(signal.SIGINT)
         said, errors = process.communicate(timeout=30)
@@ -92,7 +95,24 @@ def test_the_python_subscriber_reads_a_publisher():
         process.kill()
         probe.close()
     assert process.returncode == 0, errors
-    assert said.splitlines() == [
+    return said.splitlines()
+
+
+FEATURES = (FeatureFrame, "aliked_frontend/features")
+
+
+def header_of(index: int) -> Header:
+    return Header(stamp=Time(sec=7, nanosec=index))
+
+
+@pytest.mark.ros
+def test_the_python_subscriber_reads_a_publisher():
+    frames = []
+    for index, encoding in enumerate(("float32", "float16", None, "binary256")):
+        one = result(index)
+        came_back = replace(one.tracks, recovered=np.arange(400) < index)
+        frames.append(feature_frame(replace(one, tracks=came_back), header_of(index), encoding))
+    assert lines_of("subscriber.py", features=(*FEATURES, frames)) == [
         "7.000000000: 400 features, 0 tracked, 0 came back, median motion 0.00 px, "
         "longest track 1 images, descriptors 400×128 float32",
         "7.000000001: 400 features, 400 tracked, 1 came back, median motion 5.00 px, "
@@ -107,32 +127,15 @@ def test_the_python_subscriber_reads_a_publisher():
 @pytest.mark.ros
 def test_message_filters_pair_each_image_with_its_features():
     pytest.importorskip("message_filters", reason="message_filters comes with ROS, not from wheels")
-    probe = Probe()
-    images = probe.node.create_publisher(Image, "image", RELIABLE)
-    frames = probe.node.create_publisher(FeatureFrame, "aliked_frontend/features", RELIABLE)
-    remap = ["--ros-args", "-r", "features:=aliked_frontend/features"]
-    process = subprocess.Popen(
-        [sys.executable, EXAMPLES / "synchronized.py", *remap],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
-    )  # fmt: skip
-    try:
-        probe.wait(lambda: frames.get_subscription_count() == 2)  # the probe's own is one
-        probe.wait(lambda: images.get_subscription_count() == 1)
-        probe.spin(0.3)
-        for index in range(4):
-            header = Header(stamp=Time(sec=7, nanosec=index))
-            images.publish(image_message(np.full((480, 640), 10 * index, np.uint8), header))
-            if index != 2:  # the front-end skipped one
-                frames.publish(feature_frame(result(index), header, "float16"))
-        probe.spin(1.0)
-        process.send_signal(signal.SIGINT)
-        said, errors = process.communicate(timeout=30)
-    finally:
-        process.kill()
-        probe.close()
-    assert process.returncode == 0, errors
-    assert said.splitlines() == [
-        f"7.{index:09d}: 400 features, mean brightness {10 * index:.1f}" for index in (0, 1, 3)
+    images = [
+        image_message(np.full((480, 640), 10 * index, np.uint8), header_of(index))
+        for index in range(4)
+    ]
+    shown = (0, 1, 3)  # the front-end skipped one
+    frames = [feature_frame(result(index), header_of(index), "float16") for index in shown]
+    said = lines_of("synchronized.py", image=(Image, "image", images), features=(*FEATURES, frames))
+    assert said == [
+        f"7.{index:09d}: 400 features, mean brightness {10 * index:.1f}" for index in shown
     ]
 
 
