@@ -110,12 +110,10 @@ def _read(path: Path) -> Calibration:
         return _ours(path, text)
     if path.suffix == ".txt":
         return _colmap(path, text)
-    if path.suffix == ".xml" or text.startswith("%YAML"):
-        if "T_BS" not in text:
-            return _opencv(path)
-        text = text.removeprefix("%YAML:1.0")  # EuRoC's first line is not valid YAML 1.1
+    if (path.suffix == ".xml" or text.startswith("%YAML")) and "T_BS" not in text:
+        return _opencv(path)
     try:
-        document = yaml.safe_load(text)
+        document = parse_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -130,6 +128,11 @@ def _read(path: Path) -> Calibration:
         "YAML, Kalibr's camchain.yaml, EuRoC's sensor.yaml, an OpenCV file, COLMAP's cameras.txt, "
         "or a calib.json."
     )
+
+
+def parse_yaml(text: str) -> Any:
+    """A YAML document; OpenCV's first line, which EuRoC kept, is not valid YAML 1.1."""
+    return yaml.safe_load(text.removeprefix("%YAML:1.0"))
 
 
 def _ours(path: Path, text: str) -> Calibration:

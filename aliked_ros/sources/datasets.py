@@ -40,7 +40,7 @@ from aliked_ros.sources.base import (
     rate_of,
     read_image,
 )
-from aliked_ros.sources.calibration_files import euroc_calibration
+from aliked_ros.sources.calibration_files import euroc_calibration, parse_yaml
 from aliked_ros.sources.files import (
     ImageFiles,
     Step,
@@ -317,8 +317,7 @@ def euroc_sensor(path: Path) -> tuple[CameraModel, NDArray[np.float64]] | None:
         return None
     try:
         text = path.read_text(encoding="utf-8-sig")
-        # OpenCV's first line is not valid YAML 1.1.
-        sensor = yaml.safe_load(text.removeprefix("%YAML:1.0"))
+        sensor = parse_yaml(text)
         camera = CameraModel.from_calibration(euroc_calibration(sensor))
         pose = np.array(sensor["T_BS"]["data"], np.float64).reshape(4, 4)
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, ConfigurationError) as error:
