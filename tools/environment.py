@@ -41,6 +41,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 OLDEST, NEWEST = (3, 10), (3, 14)
@@ -168,9 +169,13 @@ class Setup:
             self.make_environment()
         self.state.mkdir(exist_ok=True)
         self.step(packages, [self.lock], self.install_packages)
-        messages = [path for path in (ROOT / "aliked_msgs").rglob("*") if path.is_file()]
         generators = [REQUIREMENTS / "demo.in", ROOT / "tools" / "ros_wheels.cmake"]
-        self.step("aliked_msgs", [*messages, *generators], self.build_messages)
+        # those of a ROS 2 distribution that have no wheel: tests publish them
+        foreign = sorted((ROOT / "test" / "msgs").glob("*/package.xml"))
+        others = [path.parent for path in foreign] if self.group == "test" else []
+        for folder in [ROOT / "aliked_msgs", *others]:
+            files = [path for path in folder.rglob("*") if path.is_file()]
+            self.step(folder.name, [*files, *generators], partial(self.build_messages, folder))
         description = [ROOT / name for name in ("setup.py", "setup.cfg", "pyproject.toml")]
         self.step("aliked_ros", description, self.install_package)
         # the cache can change behind our back; the other networks are there to compare with
@@ -228,17 +233,17 @@ class Setup:
             print("PyTorch's own index cannot be reached; the usual one's CUDA build is taken.")
         self.call(command, failure)
 
-    def build_messages(self, again: bool) -> None:
-        """Generate, compile and install the message package."""
-        build = self.state / "aliked_msgs"
+    def build_messages(self, package: Path, again: bool) -> None:
+        """Generate, compile and install a message package, a folder."""
+        build = self.state / package.name
         shutil.rmtree(build, ignore_errors=True)
         configure = [
-            "cmake", "-G", "Ninja", "-S", str(ROOT / "aliked_msgs"), "-B", str(build),
+            "cmake", "-G", "Ninja", "-S", str(package), "-B", str(build),
             f"-DCMAKE_INSTALL_PREFIX={self.prefix}", f"-DPython3_EXECUTABLE={self.python}",
             f"-DCMAKE_PROJECT_INCLUDE={ROOT / 'tools' / 'ros_wheels.cmake'}", "-DBUILD_TESTING=OFF",
         ]  # fmt: skip
         for command in (configure, ["cmake", "--build", str(build), "--target", "install"]):
-            self.call(command, "aliked_msgs cannot be built")
+            self.call(command, f"{package.name} cannot be built")
         shutil.rmtree(build)
 
     def install_package(self, again: bool) -> None:
