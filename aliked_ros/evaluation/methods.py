@@ -144,7 +144,7 @@ class RefinedMethod(DescribedMethod):
     """ALIKED and LightGlue; flow from the first keypoint says where its match lies exactly."""
 
     def match(self, first: View, second: View) -> Pairs:
-        """See ``Method``; matches that flow does not find stay where they were detected."""
+        """See ``Method``; where flow is unsure and the detection elsewhere, its place counts."""
         pairs = super().match(first, second)
         before, now = grey(first.pixels), grey(second.pixels)
         if before.shape != now.shape:
@@ -155,8 +155,9 @@ class RefinedMethod(DescribedMethod):
         distance = (pairs.second - flow.points).astype(np.float64)
         noise = detection_noise(structure_at(now, pairs.second))
         moved, _ = filters.correct(distance, noise)
-        moved[~filters.agrees(distance, noise)] = 0.0  # nor do such correct a track
-        there = np.where(flow.found[:, None], flow.points + moved, pairs.second)
+        agrees = filters.agrees(distance, noise)
+        moved[~agrees] = 0.0  # nor do such correct a track
+        there = np.where((flow.found | agrees)[:, None], flow.points + moved, pairs.second)
         return Pairs(pairs.first, there.astype(np.float32), pairs.scores)
 
 

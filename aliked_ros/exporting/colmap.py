@@ -40,7 +40,7 @@ from aliked_ros.errors import OutputError
 from aliked_ros.exporting.recording import RecordedFrame, RecordedMatches, RecordingReader
 from aliked_ros.io.results import output_path
 from aliked_ros.lenses import LENSES
-from aliked_ros.types import UInt64Array
+from aliked_ros.types import BoolArray, UInt64Array
 
 logger = logging.getLogger(__name__)
 
@@ -217,6 +217,7 @@ class DatabaseWriter:
         self._names: list[str] = []
         self._tracks: list[UInt64Array] = []  # per image, unique over all epochs
         self._rows: list[NDArray[np.intp]] = []  # and their keypoints
+        self._seen_in: dict[int | None, set[int]] = {}  # images by track
         self._pairs: set[tuple[int, int]] = set()  # matched pairs
 
     def add(self, frame: RecordedFrame) -> None:
@@ -240,12 +241,15 @@ class DatabaseWriter:
         rows = np.flatnonzero(tracks.ids)  # 0 = untracked
         epoch = np.uint64(tracks.epoch) << np.uint64(32)  # ids count from 1 in each epoch
         self._tracks.append(epoch + tracks.ids[rows])
+        for track in self._tracks[-1].tolist():
+            self._seen_in.setdefault(track, set()).add(len(self._rows))
         self._rows.append(rows)
 
     def add_matches(self, found: RecordedMatches, tracks: bool = False) -> None:
         """Add at least MIN_SHARED matches of two added images; ignored if they have matches.
 
-        tracks: also match unmatched keypoints of shared tracks.
+        tracks: shared tracks match first, and matches join what they leave, but not two tracks
+        that one image has side by side: they would make one point of two.
         """
         first, second = map(self._frames.get, (found.reference, found.image))
         if first is None or second is None or (first, second) in self._pairs:
@@ -256,9 +260,10 @@ class DatabaseWriter:
         ]
         if tracks:
             shared = self._shared(first, second)
-            free = ~np.isin(shared[0], rows[0]) & ~np.isin(shared[1], rows[1])
+            free = ~np.isin(rows[0], shared[0]) & ~np.isin(rows[1], shared[1])
+            free &= ~self._side_by_side(first, second, *rows)
             rows = [
-                np.concatenate([one, more[free]]) for one, more in zip(rows, shared, strict=True)
+                np.concatenate([one, more[free]]) for one, more in zip(shared, rows, strict=True)
             ]
         if len(rows[0]) >= MIN_SHARED:
             self._write(first, second, *rows)
@@ -298,6 +303,25 @@ class DatabaseWriter:
         """The keypoints of shared tracks in two images."""
         _, *found = np.intersect1d(self._tracks[first], self._tracks[second], return_indices=True)
         return [self._rows[image][rows] for image, rows in zip((first, second), found, strict=True)]
+
+    def _side_by_side(
+        self, first: int, second: int, rows: NDArray[np.intp], others: NDArray[np.intp]
+    ) -> BoolArray:
+        """Which keypoints of two images have tracks that some image has both of; K each."""
+        tracks, others_tracks = (
+            dict(zip(self._rows[image].tolist(), self._tracks[image].tolist(), strict=True))
+            for image in (first, second)
+        )
+        nowhere: set[int] = set()
+        return np.array(
+            [
+                not self._seen_in.get(tracks.get(row), nowhere).isdisjoint(
+                    self._seen_in.get(others_tracks.get(other), nowhere)
+                )
+                for row, other in zip(rows.tolist(), others.tolist(), strict=True)
+            ],
+            bool,
+        )
 
     def _write(self, first: int, second: int, *indices: NDArray[np.intp]) -> None:
         matches = np.stack(indices, axis=1).astype(np.uint32)

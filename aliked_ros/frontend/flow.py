@@ -31,8 +31,14 @@ from aliked_ros.types import BoolArray, Float32Array, UInt8Array
 Float64Array = NDArray[np.float64]
 
 _WINDOW = (16, 16)  # a multiple of 8 pixels wide takes half of the time that 15 do: whole vectors
-_ENDS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)  # steps, pixels
+_ENDS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.1)  # steps, pixels
 _LEVELS = 3  # above the image itself
+# Where that ends a larger window places the point. It holds what slides in the small one, along an
+# edge or where there is little texture, unless its content grows, or lies at several depths.
+_LARGE_WINDOW = (32, 32)
+_LARGE_ENDS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)
+_FARTHEST = 3.0  # pixels by which it may differ
+_LEAST_GROWTH = 0.02  # of the surroundings, from which on the small window is better
 _BORDER = 1.0  # pixels from the image's edge at which a point has left it
 _RETURN = 1.0  # pixels from its start that a point may come back to
 _LEAST_CORRELATION = 0.8  # of a point's patches in two images
@@ -52,7 +58,8 @@ _LEAST_GRADIENT = 2.0  # grey levels a pixel, along any direction; keeps an edge
 class Flow:
     """Where points of one image are in another.
 
-    points: N×2 float32, pixels. found: N bool, which of them can be relied on.
+    points: N×2 float32, pixels; the start of those that were not seen at all. found: N bool, which
+    of them can be relied on.
     correlation: N float32 in [-1, 1], of the patches around a point in both images.
     covariances: N×2×2, pixels², of the step from one image to the other.
     """
@@ -75,16 +82,21 @@ def follow(
         none = np.zeros(0, np.float32)
         return Flow(points, none.astype(bool), none, np.zeros((0, 2, 2)))
     guess = points if expected is None else expected
-    there, seen = _lucas_kanade(before, now, points, guess)
+    small, seen = _lucas_kanade(before, now, points, guess)
     # it starts as far from the right place as the way there did
-    back, returned = _lucas_kanade(now, before, there, there - (guess - points))
-    inside = ((there >= _BORDER) & (there <= np.array(now.shape[::-1]) - 1 - _BORDER)).all(1)
-    near = np.linalg.norm(back - points, axis=1) < _RETURN
-    found = seen & returned & inside & near
-    there = np.where(found[:, None], there, points)
+    back, returned = _lucas_kanade(now, before, small, small - (guess - points))
+    seen &= ((small >= _BORDER) & (small <= np.array(now.shape[::-1]) - 1 - _BORDER)).all(1)
+    found = seen & returned & (np.linalg.norm(back - points, axis=1) < _RETURN)
+    there = np.where(seen[:, None], small, points)
     growth = _growth(points, there, found)
+    there, placed = _held(before, now, points, there, np.abs(growth) < _LEAST_GROWTH)
     patches = _patches(before, points)
     residual, correlation = _compare(patches, _patches(now, there, 1.0 + growth))
+    unlike = np.flatnonzero(found & placed & (correlation <= _LEAST_CORRELATION))
+    there[unlike] = small[unlike]
+    residual[unlike], correlation[unlike] = _compare(
+        patches[unlike], _patches(now, there[unlike], 1.0 + growth[unlike])
+    )
     covariances = _CORRELATED * residual[:, None, None] * np.linalg.inv(structure(patches))
     found &= correlation > _LEAST_CORRELATION
     slide = _SLIDE * growth
@@ -108,14 +120,34 @@ def structure_at(image: UInt8Array, points: Float32Array) -> Float64Array:
 
 
 def _lucas_kanade(
-    before: UInt8Array, now: UInt8Array, points: Float32Array, guess: Float32Array
+    before: UInt8Array,
+    now: UInt8Array,
+    points: Float32Array,
+    guess: Float32Array,
+    large: bool = False,
 ) -> tuple[Float32Array, BoolArray]:
+    """Where points are, N×2, and which are seen; ``large``: near the guess, by the large window."""
     there, status, _ = cv2.calcOpticalFlowPyrLK(
         before, now, points.reshape(-1, 1, 2), guess.reshape(-1, 1, 2).copy(),
-        winSize=_WINDOW, maxLevel=_LEVELS, criteria=_ENDS,
-        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+        winSize=_LARGE_WINDOW if large else _WINDOW, maxLevel=0 if large else _LEVELS,
+        criteria=_LARGE_ENDS if large else _ENDS, flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )  # fmt: skip
     return np.asarray(there, np.float32).reshape(-1, 2), np.asarray(status).ravel() != 0
+
+
+def _held(
+    before: UInt8Array, now: UInt8Array, points: Float32Array, there: Float32Array, held: BoolArray
+) -> tuple[Float32Array, BoolArray]:
+    """Points N×2 placed by the large window where ``held`` (N) says so, and which could be."""
+    rows = np.flatnonzero(held)
+    placed = np.zeros(len(points), bool)
+    if len(rows):
+        large, seen = _lucas_kanade(before, now, points[rows], there[rows], large=True)
+        seen &= np.linalg.norm(large - there[rows], axis=1) < _FARTHEST
+        placed[rows[seen]] = True
+        there = there.copy()
+        there[placed] = large[seen]
+    return there, placed
 
 
 def _growth(before: Float32Array, now: Float32Array, found: BoolArray) -> Float64Array:
@@ -129,7 +161,8 @@ def _growth(before: Float32Array, now: Float32Array, found: BoolArray) -> Float6
         np.linalg.norm(p[known][near[:, 1:]] - p[known][:, None], axis=2) for p in (before, now)
     )
     ratio = np.where(then > _LEAST_DISTANCE, here / np.maximum(then, _LEAST_DISTANCE), 1.0)
-    growth[known] = np.median(ratio, axis=1) - 1.0
+    of_each = np.median(ratio, axis=1) - 1.0
+    growth[known] = np.median(of_each[near], axis=1)  # a point that slides tells of a false one
     return growth
 
 

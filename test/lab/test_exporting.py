@@ -400,11 +400,44 @@ def test_results_are_written_without_a_recording_and_tracks_join_the_matches(tmp
         assert writer.add_shared_tracks() == writer.pairs
         (matches,) = database.read_all_matches()[1]
     assert all(len(np.unique(column)) == len(column) for column in matches.T)
-    np.testing.assert_array_equal(matches[:40], np.column_stack([some, wrong]))
-    ids = first.tracks.ids[matches[40:, 0]]
-    assert len(ids) > 50
-    assert ids.min() > 0
-    np.testing.assert_array_equal(ids, second.tracks.ids[matches[40:, 1]])
+    ids, others = (r.tracks.ids[matches[:, i]] for i, r in enumerate((first, second)))
+    tracked = ids > 0
+    assert np.count_nonzero(tracked) > 50
+    np.testing.assert_array_equal(ids, others)
+    pairs = np.column_stack([some, wrong])
+    free = (first.tracks.ids[some] == 0) & (second.tracks.ids[wrong] == 0)
+    assert free.any()
+    np.testing.assert_array_equal(matches[~tracked], pairs[free])  # the rest is left to the tracks
+
+
+def test_matches_do_not_join_two_tracks_that_an_image_has_side_by_side(tmp_path):
+    """A matcher that takes one of two neighbours for the other would make one point of them."""
+    scene = Scene(model_of("PINHOLE"), frames=3, tracked=lambda points, _: points)
+    frames = []
+    for number, one in enumerate(scene.results()):
+        ids = one.tracks.ids.copy()
+        ids[ids % 2 == (0, 9, 1)[number]] = 0  # image 1 has all tracks, 0 and 2 half of them
+        frames.append(
+            RecordedFrame(
+                round(one.stamp * 1e9), number, one.features, replace(one.tracks, ids=ids), None
+            )
+        )
+    before, after = (np.flatnonzero(frames[i].tracks.ids) for i in (0, 2))
+    rows = np.stack([before[:60], after[:60]]).astype(np.uint32)
+    fresh = [np.flatnonzero(frames[i].tracks.ids == 0)[:60] for i in (0, 2)]
+    matches = Matches(
+        np.concatenate([rows[0], fresh[0]]).astype(np.uint32),
+        np.concatenate([rows[1], fresh[1]]).astype(np.uint32),
+        np.ones(120, np.float32),
+    )
+    with pycolmap.Database.open(tmp_path / "database.db") as database:
+        writer = DatabaseWriter(database, model_of("PINHOLE"))
+        for frame in frames:
+            writer.add(frame)
+        ends = ((frames[2].stamp, 2), (frames[0].stamp, 0))
+        writer.add_matches(RecordedMatches(*ends, matches), tracks=True)
+        written = database.read_matches(1, 3)
+    np.testing.assert_array_equal(written, np.stack(fresh, axis=1))
 
 
 def test_without_camera_info_the_camera_is_a_guess_and_said(tmp_path, caplog):
