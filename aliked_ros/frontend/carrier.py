@@ -55,6 +55,7 @@ class Carried:
     with the camera's motion. geometry: see ``Matches``. hard: too little goes on by flow. wrong:
     ids of those that do not agree, unless nothing does.
     detection: the one that ended with this image, None = none did; seconds: of its stages.
+    failure: why the one that ended with this image failed.
     """
 
     rows: Rows
@@ -66,6 +67,7 @@ class Carried:
     wrong: UInt64Array = field(default_factory=lambda: np.zeros(0, np.uint64))
     detection: Detection | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    failure: Exception | None = None
 
     def matches(self, previous: FrameResult) -> Matches:
         """Rows whose tracks the previous image has, too; the score is the patches' correlation."""
@@ -145,9 +147,18 @@ class Carrier:
         return replace(carried, rows=apart(rows), geometry=matches.geometry, hard=hard, wrong=wrong)
 
     def correct(self, carried: Carried, request: Request, lap: Lap) -> Carried:
-        """The tracks after the detection that has ended, or is due in this image; best first."""
-        detected = self._detection(carried, request)
-        lap("detect")
+        """The tracks after the detection that has ended, or is due in this image; best first.
+
+        Raises what the detection of this image raises; one that failed behind it is noted.
+        """
+        try:
+            detected = self._detection(carried, request)
+        except Exception as error:
+            if self._waits:
+                raise
+            return replace(carried, failure=error)
+        finally:
+            lap("detect")
         rows = carried.rows
         if detected is None:
             return carried
@@ -181,6 +192,7 @@ class Carrier:
             rows = replace(rows, disparity=rows.points[:, 0].astype(np.float32) - right_x)
         self._rows, self._images = rows, self._until(request, carried.grey)
         if carried.detection is not None:
+            self._detected = carried.detection.index
             self._ended.extend(carried.detection.wrong.tolist())
             self._reference = carried.detection.features
             self._reference_noise = carried.detection.noise
@@ -191,8 +203,9 @@ class Carrier:
             self._images = self._images[-1:]
         elif self._background.idle:
             self._images = self._images[-1:]
-            known = self._known(carried.grey, rows, lambda: self._images)
-            self._background.submit(partial(self._detector, request, known))
+            if self._detected < request.index:
+                known = self._known(carried.grey, rows, lambda: self._images)
+                self._background.submit(partial(self._detector, request, known))
 
     def _until(self, request: Request, grey: UInt8Array) -> Images:
         """The images since the one of the last detection, this one included.
@@ -203,15 +216,26 @@ class Carrier:
         half = _KEPT // 2
         return images if len(images) <= _KEPT else images[:half:2] + images[half:]
 
+    @property
+    def _waits(self) -> bool:
+        """Whether the image waits for its own detection: behind, only the first of an epoch.
+
+        Without it the first images would have no features, which a back-end takes for a blind
+        camera.
+        """
+        return self._background is None or not self._images
+
     def _detection(self, carried: Carried, request: Request) -> Detected | None:
-        if self._background is not None:
+        if not self._waits:
+            assert self._background is not None
             return self._background.take()
-        if not carried.hard and request.index - self._detected < self._config.detection_interval:
+        due = request.index - self._detected >= self._config.detection_interval
+        if not (due or carried.hard):
             return None
         images = ((request.index, carried.grey),)
-        detected = self._detector(request, self._known(carried.grey, carried.rows, lambda: images))
-        self._detected = request.index
-        return detected
+        known = self._known(carried.grey, carried.rows, lambda: images)
+        detect = partial(self._detector, request, known)
+        return detect() if self._background is None else self._background.wait_for(detect)
 
     def _known(self, grey: UInt8Array, rows: Rows, images: Callable[[], Images]) -> Known:
         ended = np.array(self._ended, np.uint64)

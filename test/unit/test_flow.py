@@ -230,10 +230,11 @@ def test_detection_is_checked(word: str) -> None:
 
 
 class _Gate:
-    """Holds extraction until it is opened, and fails where told to."""
+    """Holds extraction while it is closed, and fails where told to."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open, self.failure, self.calls = threading.Event(), None, 0
+        self.open.set()
         extract = Extractor.extract
 
         def held(extractor: Extractor, pixels: UInt8Array, mask: UInt8Array | None = None):
@@ -263,25 +264,34 @@ def behind() -> Iterator[Pipeline]:
 def test_late_detection_is_carried_to_the_newest_image(
     behind: Pipeline, tum_images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Points of image 0 that are known only at image 6 lie where image 6 shows them."""
+    """Points of image 1 that are known only at image 7 lie where image 7 shows them."""
     gate = _Gate(monkeypatch)
-    results = [behind.process(Image(tum_images(i), i / 30)) for i in range(6)]
-    assert all(len(r.features) == 0 for r in results), "no image waits for its detection"
-    assert gate.calls == 1, "one at a time"
+    right = np.zeros(tum_images(0).shape[:2], np.uint8)
+    right[:, 320:] = 255
+    first = behind.process(Image(tum_images(0), 0.0, right))
+    assert first.detection_index == 0
+    gate.open.clear()
+    results = [behind.process(Image(tum_images(i), i / 30)) for i in range(1, 7)]
+    for age, result in enumerate(results, 1):
+        _consistent(result)
+        assert np.isin(result.tracks.ids, first.tracks.ids).all(), "no image waits"
+        assert (result.features.detection_age == age).all()
+    assert gate.calls == 2, "one at a time"
     gate.open.set()
     _finish(behind)
-    late = behind.process(Image(tum_images(6), 0.2))
+    late = behind.process(Image(tum_images(7), 7 / 30))
     _consistent(late)
-    assert late.detection_index == 0
-    assert len(late.features) > 150
-    assert (late.features.detection_age == 6).all()
+    assert late.detection_index == 1
+    fresh = late.tracks.lengths == 1
+    assert fresh.sum() > 60
+    assert (late.features.detection_age[fresh] == 6).all()
     reference = Pipeline(FrontendConfig(**CONFIG))
-    there = reference.process(Image(tum_images(6))).features.keypoints
+    there = reference.process(Image(tum_images(7))).features.keypoints
     reference.close()
-    distance = np.linalg.norm(late.features.keypoints[:, None] - there[None], axis=2).min(1)
-    assert np.median(distance) < 0.7
+    points = late.features.keypoints[fresh]
+    assert np.median(np.linalg.norm(points[:, None] - there[None], axis=2).min(1)) < 0.7
     _finish(behind)
-    after = behind.process(Image(tum_images(7), 0.25))
+    after = behind.process(Image(tum_images(8), 8 / 30))
     assert np.isin(late.tracks.ids, after.tracks.ids).mean() > 0.7
     assert (after.features.detection_age[after.tracks.lengths > 1] == 1).any(), "corrected"
 
@@ -314,43 +324,68 @@ def test_memory_is_bounded_while_a_detection_hangs(
     behind: Pipeline, tum_images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = _Gate(monkeypatch)
-    for i in range(100):
-        behind.process(Image(tum_images(i % 3)[:128, :128], i / 30))
+    mask = np.zeros((128, 128), np.uint8)
+    mask[:, 64:] = 255
+    behind.process(Image(tum_images(0)[:128, :128], 0.0, mask))
+    gate.open.clear()
+    for i in range(1, 101):
+        result = behind.process(Image(tum_images(i % 3)[:128, :128], i / 30))
     assert len(behind._carrier._images) <= 64
+    assert (result.features.detection_age == 100).all()
+    assert behind.detecting > 0.0
     gate.open.set()
     _finish(behind)
     late = behind.process(Image(tum_images(0)[:128, :128], 10.0))
     _consistent(late)
-    assert (late.features.detection_age == 100).all()
-    assert len(late.features) > 10, "however late, points are followed to the newest image"
+    assert late.detection_index == 1
+    fresh = late.tracks.lengths == 1
+    assert fresh.sum() > 5, "however late, points are followed to the newest image"
+    assert (late.features.detection_age[fresh] == 100).all()
 
 
-def test_failed_detection_is_reported_and_the_next_one_tried(
+def test_failed_detection_costs_no_image(
     behind: Pipeline, tum_images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = _Gate(monkeypatch)
-    gate.open.set()
+    first = behind.process(Image(tum_images(0), 0.0))
     gate.failure = RuntimeError("the accelerator is gone")
-    behind.process(Image(tum_images(0), 0.0))
-    _finish(behind)
-    with pytest.raises(RuntimeError, match="accelerator"):
-        behind.process(Image(tum_images(1), 0.1))
-    gate.failure = None
-    for i in range(2, 5):
-        result = behind.process(Image(tum_images(i), i / 10))
+    failures = []
+    for i in range(1, 5):
+        result = behind.process(Image(tum_images(i), i / 30))
+        _consistent(result)
         _finish(behind)
-    assert len(result.features) > 100
+        failures.append(result.detection_failure)
+    assert failures == [None, *[gate.failure] * 3], "each is noted, and the next one tried"
+    assert (result.features.detection_age == 4).all()
+    assert np.isin(first.tracks.ids, result.tracks.ids).mean() > 0.6
+    gate.failure = None
+    for i in range(5, 8):
+        result = behind.process(Image(tum_images(i), i / 30))
+        _finish(behind)
+    assert result.detection_failure is None
+    assert result.detection_index is not None
 
 
-def test_reset_drops_what_is_being_detected(
+def test_the_first_image_of_an_epoch_has_features(
     behind: Pipeline, tum_images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whatever still runs; where its own detection fails it is refused, and the next is first."""
     gate = _Gate(monkeypatch)
-    behind.process(Image(tum_images(0), 0.0))
-    behind.reset()
-    gate.open.set()
+    gate.failure = RuntimeError("the accelerator is gone")
+    with pytest.raises(RuntimeError, match="accelerator"):
+        behind.process(Image(tum_images(0), 0.0))
+    gate.failure = None
+    before = [behind.process(Image(tum_images(i), i / 30)) for i in range(1, 3)]
+    behind.reset()  # while image 2 is in work
+    after = behind.process(Image(tum_images(3), 0.1))
+    back = behind.process(Image(tum_images(4), 0.05))
+    small = behind.process(Image(tum_images(5)[:400, :500], 0.2))
+    for epoch, result in enumerate((before[0], after, back, small)):
+        _consistent(result)
+        assert result.tracks.epoch == epoch
+        assert result.detection_index == result.index
+        assert len(result.features) > 200
+        assert (result.tracks.lengths == 1).all()
+        assert (result.features.detection_age == 0).all()
     _finish(behind)
-    result = behind.process(Image(tum_images(1), 0.1))
-    assert len(result.features) == 0
-    assert result.detection_index is None
-    assert result.tracks.epoch == 1
+    assert behind.process(Image(tum_images(6)[:400, :500], 0.3)).tracks.lengths.max() == 2
