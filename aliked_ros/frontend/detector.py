@@ -216,7 +216,7 @@ class Background:
         self._wanted = True
 
     def wait_for(self, call: Callable[[], T]) -> T:
-        """The result of a call made in the thread after the one that runs; raises what it raises."""
+        """The result of a call made in the thread, after the one that runs; raises its error."""
         return self._thread.submit(call).result()
 
     @property

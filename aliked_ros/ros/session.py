@@ -106,7 +106,7 @@ class Session:
             )
 
     def _check_detections(self, result: FrameResult, running: float) -> None:
-        """Warn where detections fail or take long; ``running``: seconds that this one has so far."""
+        """Warn where detections fail or take long; running: seconds of the one under way."""
         if result.detection_failure is not None:
             self.warnings.warn(
                 "detection",
