@@ -247,9 +247,13 @@ def test_tracks_that_fade_ask_for_a_detection(tum_images: Images) -> None:
     pipeline = Pipeline(FrontendConfig(detection="999", **CONFIG))
     results = [pipeline.process(Image(tum_images(2 * i), i / 15)) for i in range(25)]
     pipeline.close()
-    detected = [r.index for r in results if r.detection_index is not None]
-    assert 2 <= len(detected) < 12, detected
-    assert min(len(r.features) for r in results) > 0.5 * len(results[0].features)
+    last = results[0]
+    for before, result in pairwise(results):
+        if result.detection_index is not None:
+            last = result
+        assert len(result.features) >= 0.5 * len(last.features)
+        assert len(result.features) > 0.5 * len(before.features), "no image loses half"
+    assert last.index > 0
 
 
 def test_masked_points_end(pipeline: Pipeline, tum_images: Images) -> None:
