@@ -193,7 +193,7 @@ class FrontendConfig:
         "every",
         "Images in which ALIKED detects: 'every' one, without optical flow; a number 'N': each "
         "Nth, while flow follows the tracks; 'behind': in a separate thread, always the newest "
-        "image, while flow follows the tracks and no image waits.",
+        "image, while flow follows the tracks and only the first image of an epoch waits.",
         choices=("every", "behind"),
         other=(is_interval, "a number of images from 1 to 999"),
     )

@@ -171,6 +171,8 @@ class FrameResult:
         time that the image waited for a detection, whose own parts are ``extract`` and ``match``.
     detection_index: where flow follows the tracks, number of the image whose detection ended with
         this one; None = none did.
+    detection_failure: of ``detection: behind``, why the detection that ended with this image
+        failed; the tracks are flow's then. None = none failed.
     """
 
     index: int
@@ -188,6 +190,7 @@ class FrameResult:
     roll: float = 0.0
     stage_times: dict[str, float] = field(default_factory=dict)
     detection_index: int | None = None
+    detection_failure: Exception | None = None
 
     @property
     def is_keyframe(self) -> bool:

@@ -216,6 +216,8 @@ def track(
                         facts["refused"] += 1
                         logging.getLogger(__name__).warning("refused: %s", error)
                         continue
+                    if result.detection_failure is not None:
+                        raise result.detection_failure
                     results.add(image, result)
                     tracked = int((result.tracks.lengths > 1).sum())
                     note = f"{tracked} of {len(result.features)} features tracked"

@@ -24,7 +24,16 @@ import numpy as np
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.detector import Background, Detected, Detector, Known, Request
-from aliked_ros.frontend.following import Detection, Images, Rows, apart, carry, merge, nothing
+from aliked_ros.frontend.following import (
+    Detection,
+    Images,
+    Rows,
+    advance,
+    apart,
+    carry,
+    merge,
+    nothing,
+)
 from aliked_ros.frontend.keyframes import shared_rows
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.verification import Verifier
@@ -39,7 +48,9 @@ from aliked_ros.types import (
     UInt64Array,
 )
 
-_HARD = 0.5  # of the tracks: where flow keeps fewer, the image asks for a detection at once
+_HARD = 0.5  # of the last detection's tracks: with fewer left, an image asks for one at once
+_LATE = 15  # images since its own, after which a detection may come to nothing
+_LEFT = 0.1  # of its features: what there have to be of tracks
 
 _KEPT = 64  # images, at most, since the one that is being looked at
 _REMEMBERED = 5000  # tracks that have ended for good
@@ -55,6 +66,7 @@ class Carried:
     with the camera's motion. geometry: see ``Matches``. hard: too little goes on by flow. wrong:
     ids of those that do not agree, unless nothing does.
     detection: the one that ended with this image, None = none did; seconds: of its stages.
+    failure: why the one that ended with this image failed.
     """
 
     rows: Rows
@@ -66,6 +78,7 @@ class Carried:
     wrong: UInt64Array = field(default_factory=lambda: np.zeros(0, np.uint64))
     detection: Detection | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    failure: Exception | None = None
 
     def matches(self, previous: FrameResult) -> Matches:
         """Rows whose tracks the previous image has, too; the score is the patches' correlation."""
@@ -109,6 +122,7 @@ class Carrier:
         self._reference_noise = np.zeros((0, 2, 2))
         self._ended: deque[int] = deque(maxlen=_REMEMBERED)
         self._detected = -self._config.detection_interval  # the last image that was looked at
+        self._held = 0  # tracks after it
         if self._background is not None:
             self._background.forget()
 
@@ -140,14 +154,23 @@ class Carrier:
                 if matches.geometry != "unverified":
                     wrong = rows.ids[~matches.inliers]
                 rows = rows[matches.inliers]
-        hard = len(rows) < _HARD * len(before)
+        hard = len(rows) < _HARD * self._held
         lap("verify")
         return replace(carried, rows=apart(rows), geometry=matches.geometry, hard=hard, wrong=wrong)
 
     def correct(self, carried: Carried, request: Request, lap: Lap) -> Carried:
-        """The tracks after the detection that has ended, or is due in this image; best first."""
-        detected = self._detection(carried, request)
-        lap("detect")
+        """The tracks after the detection that has ended, or is due in this image; best first.
+
+        Raises what the detection of this image raises; one that failed behind it is noted.
+        """
+        try:
+            detected = self._detection(carried, request)
+        except Exception as error:
+            if self._waits:
+                raise
+            return replace(carried, failure=error)
+        finally:
+            lap("detect")
         rows = carried.rows
         if detected is None:
             return carried
@@ -181,6 +204,7 @@ class Carrier:
             rows = replace(rows, disparity=rows.points[:, 0].astype(np.float32) - right_x)
         self._rows, self._images = rows, self._until(request, carried.grey)
         if carried.detection is not None:
+            self._detected, self._held = carried.detection.index, len(rows)
             self._ended.extend(carried.detection.wrong.tolist())
             self._reference = carried.detection.features
             self._reference_noise = carried.detection.noise
@@ -191,8 +215,9 @@ class Carrier:
             self._images = self._images[-1:]
         elif self._background.idle:
             self._images = self._images[-1:]
-            known = self._known(carried.grey, rows, lambda: self._images)
-            self._background.submit(partial(self._detector, request, known))
+            if self._detected < request.index:
+                known = self._known(carried.grey, rows, lambda: self._images)
+                self._background.submit(partial(self._detector, request, known))
 
     def _until(self, request: Request, grey: UInt8Array) -> Images:
         """The images since the one of the last detection, this one included.
@@ -203,15 +228,39 @@ class Carrier:
         half = _KEPT // 2
         return images if len(images) <= _KEPT else images[:half:2] + images[half:]
 
+    @property
+    def _waits(self) -> bool:
+        """Whether the image waits for its own detection: behind, the first of an epoch does.
+
+        Without it the first images would have no features, which a back-end takes for a blind
+        camera.
+        """
+        return self._background is None or not self._images
+
     def _detection(self, carried: Carried, request: Request) -> Detected | None:
-        if self._background is not None:
-            return self._background.take()
-        if not carried.hard and request.index - self._detected < self._config.detection_interval:
-            return None
+        if self._waits:
+            due = request.index - self._detected >= self._config.detection_interval
+            if not (due or carried.hard):
+                return None
+        else:
+            assert self._background is not None
+            detected = self._background.take()
+            if detected is None or not self._in_vain(detected[0], carried, request):
+                return detected
         images = ((request.index, carried.grey),)
-        detected = self._detector(request, self._known(carried.grey, carried.rows, lambda: images))
-        self._detected = request.index
-        return detected
+        known = self._known(carried.grey, carried.rows, lambda: images)
+        detect = partial(self._detector, request, known)
+        return detect() if self._background is None else self._background.wait_for(detect)
+
+    def _in_vain(self, detection: Detection, carried: Carried, request: Request) -> bool:
+        """Whether a detection took so long that next to nothing of it, or of the tracks, is left.
+
+        The next would come to nothing too: the image waits for its own instead.
+        """
+        if request.index - detection.index < _LATE:
+            return False
+        new = advance(detection, self._until(request, carried.grey)).new
+        return len(carried.rows) + len(new) < _LEFT * len(detection.features)
 
     def _known(self, grey: UInt8Array, rows: Rows, images: Callable[[], Images]) -> Known:
         ended = np.array(self._ended, np.uint64)

@@ -212,20 +212,26 @@ class Background:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "detection", initializer=lower_priority)
         self._running: Future[Detected] | None = None
+        self._began = 0.0
         self._wanted = True
 
-    def wait_for(self, load: Callable[[], T]) -> T:
-        """The result of a call made in the thread, waited for."""
-        return self._thread.submit(load).result()
+    def wait_for(self, call: Callable[[], T]) -> T:
+        """The result of a call made in the thread, after the one that runs; raises its error."""
+        return self._thread.submit(call).result()
 
     @property
     def idle(self) -> bool:
         """Whether the thread would take a call."""
         return self._running is None
 
+    @property
+    def seconds(self) -> float:
+        """For how long the call has run whose result has not been taken; 0 = there is none."""
+        return 0.0 if self._running is None else time.monotonic() - self._began
+
     def submit(self, detect: Callable[[], Detected]) -> None:
         """Start a call; only while ``idle``."""
-        self._wanted = True
+        self._wanted, self._began = True, time.monotonic()
         self._running = self._thread.submit(detect)
 
     def take(self) -> Detected | None:

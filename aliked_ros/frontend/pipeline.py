@@ -147,6 +147,11 @@ class Pipeline:
         }
 
     @property
+    def detecting(self) -> float:
+        """Seconds that the detection behind the images has taken so far; 0 = none runs."""
+        return 0.0 if self._background is None else self._background.seconds
+
+    @property
     def epoch(self) -> int:
         """Grows at every reset."""
         return self._tracker.epoch
@@ -161,7 +166,8 @@ class Pipeline:
 
         An image older than its predecessor, or of another size, begins a new epoch.
         Raises ImageError for one that cannot be processed, its right or depth image included; the
-        next is then matched against the last good one.
+        next is then matched against the last good one. A detection that fails behind the images
+        raises nothing: see ``FrameResult.detection_failure``.
         """
         if self._carrier is not None:
             return self._process_with_flow(image, self._carrier)
@@ -218,6 +224,8 @@ class Pipeline:
         camera, clock = self._fitting(image), _Clock("flow", "detect", "fuse")
         mask = self._mask(image)
         check_image(image.pixels, mask)
+        if image.right is not None:
+            check_image(image.right, None)  # now: a detection would find it too late
         height, width = image.pixels.shape[:2]
         previous = self._continued(image)
         request = Request(self._index, image, mask, camera, tuple(self._keyframes))
@@ -246,13 +254,13 @@ class Pipeline:
             picture,
             clock,
         )
-        if carried.detection is not None:
-            result = replace(
-                result,
-                detection_index=carried.detection.index,
-                stage_times=result.stage_times | carried.seconds,
-            )
-            self._previous = result
+        result = replace(
+            result,
+            detection_index=None if carried.detection is None else carried.detection.index,
+            detection_failure=carried.failure,
+            stage_times=result.stage_times | carried.seconds,
+        )
+        self._previous = result
         carrier.keep(carried, request, result.tracks.ids, right_x)
         return result
 

@@ -32,8 +32,10 @@ from aliked_ros.ros.parameters import NodeParameters
 from aliked_ros.ros.reporter import Reporter
 from aliked_ros.ros.warnings import Warnings, reason
 from aliked_ros.ros.worker import LatestWorker
+from aliked_ros.types import FrameResult
 
 _LOG_PERIOD = 5.0  # seconds between two log entries about refused images
+_SLOW = 3.0  # seconds: a detection that takes longer leaves the tracks to optical flow
 
 
 class Session:
@@ -103,6 +105,25 @@ class Session:
                 throttle_duration_sec=_LOG_PERIOD,
             )
 
+    def _check_detections(self, result: FrameResult, running: float) -> None:
+        """Warn where detections fail or take long; running: seconds of the one under way."""
+        if result.detection_failure is not None:
+            self.warnings.warn(
+                "detection",
+                f"A detection failed: {reason(result.detection_failure)} "
+                "Optical flow alone carries the tracks until one succeeds.",
+            )
+        elif result.detection_index is not None:
+            self.warnings.clear("detection")
+        if running > _SLOW:
+            self.warnings.warn(
+                "slow detection",
+                f"A detection takes more than {_SLOW:.0f} s; optical flow alone carries the "
+                "tracks meanwhile. Give the node more of the processor, or fewer max_keypoints.",
+            )
+        elif result.detection_index is not None:
+            self.warnings.clear("slow detection")
+
     def process(self, frame: Frame) -> None:
         """Take an image to its messages. Raises ImageError for one that cannot be used."""
         frame.lap("wait")
@@ -112,6 +133,7 @@ class Session:
             pipeline.camera = self.inputs.calibration.camera
             pipeline.baseline = self.inputs.calibration.baseline
             result = pipeline.process(frame.image)
+            self._check_detections(result, pipeline.detecting)
             stamp = frame.header.stamp
             frame.result = self.numbering.renumbered(result, stamp, pipeline.keyframes)
             frame.reference_stamp = self.numbering.reference_stamp(frame.result)

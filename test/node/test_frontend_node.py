@@ -19,6 +19,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 import cv2
@@ -47,6 +48,7 @@ from aliked_ros.ros.conversions import (
 from aliked_ros.ros.parameters import DECLARATIONS, Change
 from aliked_ros.sources import open_source
 from aliked_ros.types import UInt8Array
+from helpers import ROOT
 from helpers.ros import BEST_EFFORT, RELIABLE, START_TIMEOUT, Probe, RosProcess
 
 pytestmark = [pytest.mark.ros, pytest.mark.long]
@@ -568,3 +570,60 @@ def test_a_camera_of_another_qos_is_named(private, tmp_path, frames):
     assert (report.level, report.message) == (DiagnosticStatus.OK, "active")
     assert probe.transition("deactivate")
     assert process.stop() == 0
+
+
+def test_detections_that_fail_or_hang_cost_no_image(tmp_path, frames):
+    """``detection: behind``: optical flow carries the tracks, and the node says why."""
+    fault = tmp_path / "fault"
+    probe, camera = Probe("faulty_frontend"), Camera()
+    process = RosProcess(
+        "helpers.faulty_frontend", tmp_path / "log", *FAST, "-r", "__node:=faulty_frontend",
+        "-p", "detection:=behind", PYTHONPATH=str(ROOT / "test"), ALIKED_ROS_FAULT=str(fault),
+    )  # fmt: skip
+    pixels = cycle([*frames, *frames[-2:0:-1]])  # there and back
+    try:
+        probe.wait_for_state("active")
+        probe.wait_connected()
+        first = probe.send(camera.message(next(pixels)))
+        assert len(first.scores) > 100, "the first image waits for its detection"
+        assert not any(first.detection_age)
+
+        def send_until(condition) -> FeatureFrame:
+            deadline = time.monotonic() + 60.0
+            while True:
+                frame = probe.send(camera.message(next(pixels)))
+                if condition(frame):
+                    return frame
+                assert time.monotonic() < deadline, probe.status
+                probe.spin(0.05)
+
+        fault.write_text("fail")
+        words = "A detection failed: unexpected RuntimeError: the accelerator is gone"
+        send_until(lambda _: words in probe.status.last_error)
+        failing = send_until(lambda frame: min(frame.detection_age) > 10)
+        assert len(failing.scores) > 30
+        assert failing.epoch == first.epoch
+        assert probe.status.frames_refused == 0
+        assert process.text().count(words) == 1, "said once while it stands"
+
+        fault.write_text("hang")
+        send_until(lambda _: "A detection takes more than 3 s" in probe.status.last_error)
+        send_until(lambda _: probe.status.detection_rate == 0.0)
+        probe.wait(lambda: probe.status.age_shares[-1] == 1.0)
+        fault.unlink()
+        recovered = send_until(lambda frame: min(frame.detection_age, default=99) < 5)
+        assert recovered.epoch == first.epoch
+
+        fault.write_text("fail")
+        send_until(lambda _: words in probe.status.last_error)
+        assert probe.trigger("reset").success
+        probe.images.publish(camera.message(next(pixels)))
+        probe.wait(lambda: probe.status.frames_refused == 1)  # rather than a blind image
+        fault.unlink()
+        fresh = probe.send(camera.message(next(pixels)))
+        assert fresh.epoch == first.epoch + 1
+        assert len(fresh.scores) > 100
+        assert process.stop() == 0, process.text()
+    finally:
+        process.wait(0.1) if not process.alive() else process.stop()
+        probe.close()

@@ -54,7 +54,7 @@ _RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 _CALLS = QoSProfile(depth=1000)  # with fewer, answers to a storm of calls get lost here
 _BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 _PATIENCE = 60.0  # seconds without what has to come, after which the node hangs
-_PERIOD = 0.05  # seconds between two images
+_PERIOD = 1.0 / 30.0  # seconds between two images: a camera's
 _UNDER_WAY = 25  # images; a quarter of the queues on both sides, and they fit into shared memory
 # What the graph runtimes keep for each number of keypoints and layers is filled by images with so
 # large shares of the keypoints, matched with layers that end at so large shares of certain points.
