@@ -35,7 +35,7 @@ from aliked_ros.types import UInt8Array
 COMPRESSED_VIDEO = "foxglove_msgs/msg/CompressedVideo"
 FFMPEG_PACKET = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
 
-_START_CODE = re.compile(rb"\x00\x00\x01(?=[^\x00])")
+_START_CODE = re.compile(rb"\x00\x00\x01(?=.)", re.DOTALL)
 _SLICES = {"h264": range(1, 6), "hevc": range(32)}  # types of NAL units that hold pixels
 _KEYS = {"h264": range(5, 6), "hevc": range(16, 22)}  # of these, those that need no other picture
 _PARAMETERS = {"h264": range(7, 8), "hevc": range(32, 34)}  # without which no decoding begins
@@ -122,9 +122,9 @@ class VideoDecoder:
         """Whether pictures come later than their packets: the stream has B-frames."""
         return self._context is not None and bool(self._context.has_b_frames)
 
-    def lost(self, reason: str = "packets were lost") -> None:
+    def lost(self) -> None:
         """Packets are missing before the next one."""
-        self._waiting = reason
+        self._waiting = "a packet was lost or damaged"
 
     def decode(self, packet: VideoPacket) -> list[Picture]:
         """The pictures that are complete with this packet, in order of display: one, without delay.
@@ -132,7 +132,11 @@ class VideoDecoder:
         With B-frames a picture comes some packets later. Raises NoPictureYet while waiting for a
         key frame, ImageError for a packet that cannot be used.
         """
-        codec, kinds = packet.codec, packet.kinds()
+        try:
+            codec, kinds = packet.codec, packet.kinds()
+        except ImageError:
+            self.lost()
+            raise
         if codec != self._codec:
             self._open(codec)
         if self._waiting:
@@ -190,14 +194,14 @@ class VideoDecoder:
         try:
             frames = self._context.decode(encoded)
         except (self._av.FFmpegError, MemoryError, ValueError) as error:
-            self.lost("a packet was damaged")
+            self.lost()
             raise ImageError(
                 f"{packet.format} packet of {len(packet.data)} bytes cannot be decoded "
                 f"({getattr(error, 'strerror', None) or error}): waiting for the next key frame. "
                 "Check the encoder, and the network for losses."
             ) from error
         if any(frame.is_corrupt for frame in frames):
-            self.lost("a packet was damaged")
+            self.lost()
             raise self._no_picture()
         return self._pictures(frames)
 
