@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -78,9 +79,13 @@ class VideoPacket:
             (unit[0] & 31) if codec == "h264" else (unit[0] >> 1 & 63) for unit in _units(self.data)
         }
 
-    def is_key(self) -> bool:
-        """Whether the picture needs no other one."""
-        return not self.kinds().isdisjoint(_KEYS[self.codec])
+    def is_entry(self) -> bool:
+        """Whether decoding can begin with it: a key frame with its parameters."""
+        try:
+            codec, kinds = self.codec, self.kinds()
+        except ImageError:
+            return False
+        return not (kinds.isdisjoint(_KEYS[codec]) or kinds.isdisjoint(_PARAMETERS[codec]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,11 @@ class Picture:
 
     packet: VideoPacket
     frame: Any  # av.VideoFrame
+
+    @property
+    def header(self) -> Any:
+        """The packet's."""
+        return self.packet.header
 
     def pixels(self) -> UInt8Array:
         """H×W (grey) or H×W×3 RGB."""
@@ -208,6 +218,18 @@ class VideoDecoder:
     def _pictures(self, frames: list[Any]) -> list[Picture]:
         pairs = ((self._pending.pop(frame.pts, None), frame) for frame in frames)
         return [Picture(packet, frame) for packet, frame in pairs if packet is not None]
+
+
+def packet_from_message(message: Any, header: Callable[..., Any] = SimpleNamespace) -> VideoPacket:
+    """The packet in an FFMPEGPacket or a CompressedVideo, from rclpy or rosbags.
+
+    header: makes a header from ``stamp`` and ``frame_id``, which a CompressedVideo has without one.
+    """
+    if hasattr(message, "encoding"):
+        form = message.encoding.partition(";")[0]
+        return VideoPacket(message.header, form, bytes(message.data))
+    own = header(stamp=message.timestamp, frame_id=message.frame_id)
+    return VideoPacket(own, message.format, bytes(message.data))
 
 
 def import_pyav() -> Any:

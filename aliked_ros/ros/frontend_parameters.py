@@ -20,6 +20,7 @@ from dataclasses import fields
 
 from aliked_ros.configuration import MAX_PLACES, SETTINGS, Setting
 from aliked_ros.ros.declarations import Change, Declaration
+from aliked_ros.ros.transports import DEPTH_SUFFIXES, VIDEO, VIDEO_MESSAGES
 
 
 def _of_setting(setting: Setting) -> Declaration:
@@ -84,9 +85,25 @@ DECLARATIONS: tuple[Declaration, ...] = (
     Declaration(
         "image_transport",
         "raw",
-        "'raw' subscribes to image, 'compressed' to image/compressed (and right/image/compressed; "
-        "depth is always raw).",
-        choices=("raw", "compressed"),
+        "'raw' subscribes to image, 'compressed' to image/compressed, 'h264' and 'h265' to a video "
+        "(see video_messages); right/image likewise.",
+        choices=("raw", "compressed", *VIDEO),
+        change=Change.UNCONFIGURED,
+    ),
+    Declaration(
+        "video_messages",
+        "ffmpeg",
+        "With image_transport h264 or h265: 'ffmpeg' subscribes to image/ffmpeg "
+        "(ffmpeg_image_transport_msgs/FFMPEGPacket), 'foxglove' to image/foxglove "
+        "(foxglove_msgs/CompressedVideo).",
+        choices=tuple(VIDEO_MESSAGES),
+        change=Change.UNCONFIGURED,
+    ),
+    Declaration(
+        "depth_transport",
+        "raw",
+        "'raw' subscribes to depth/image, 'compressedDepth' to depth/image/compressedDepth.",
+        choices=("raw", *DEPTH_SUFFIXES),
         change=Change.UNCONFIGURED,
     ),
     Declaration(
