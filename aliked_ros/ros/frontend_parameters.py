@@ -239,6 +239,15 @@ DECLARATIONS: tuple[Declaration, ...] = (
         change=Change.ANYTIME,
     ),
     *_thresholds("max_silence", "after this long without an image", 5.0, 15.0, 3600.0, "seconds"),
+    Declaration(
+        "silence_action",
+        "report",
+        "After diagnostics.max_silence_error without an image, and each time it passes again: "
+        "'report' = log it once, 'resubscribe' = also replace the subscriptions, 'end' = end the "
+        "process, which respawn in a launch file starts again.",
+        choices=("report", "resubscribe", "end"),
+        change=Change.ANYTIME,
+    ),
     *_thresholds("max_refused", "above this share of images refused", 0.01, 0.5, 1.0),
     *_thresholds(
         "min_tracked", "below this share of keypoints that continue a track", 0.1, 0.0, 1.0

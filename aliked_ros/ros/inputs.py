@@ -83,6 +83,7 @@ class Inputs:
         self._warnings = warnings
         self._by_arrival: bool = settings["stamps"] == "arrival"
         self._stereo: bool = settings["input"] == "stereo"
+        self._deliver = deliver
         rectified = settings["rectified"] or self._stereo
         self.calibration = Calibration(
             node.resolve_topic_name("camera_info"),
@@ -104,13 +105,13 @@ class Inputs:
         self._losses = Losses()
         self._subscriptions = Subscriptions(node, warnings)
         try:
-            self._partners = self._subscribe(deliver)
+            self._partners = self._subscribe()
             self._stamped_masks = self._subscribe_masks()
         except BaseException:
             self._subscriptions.close()
             raise
 
-    def _subscribe(self, deliver: Deliver) -> Mono | Partners:
+    def _subscribe(self) -> Mono | Partners:
         settings, subscriptions = self._settings, self._subscriptions
         images: str = settings["image_transport"]
 
@@ -134,7 +135,7 @@ class Inputs:
         self._video = stream(self._images)
         subscriptions.add_lasting(CameraInfo, "camera_info", self.calibration.set_info)
         if settings["input"] == "mono":
-            return Mono(deliver)
+            return Mono(self._deliver)
         topic = "right/image" if self._stereo else "depth/image"
         transport = images if self._stereo else settings["depth_transport"]
         others = subscribe(topic, transport, self.on_partner)
@@ -143,8 +144,8 @@ class Inputs:
             info = "right/camera_info"
             subscriptions.add_lasting(CameraInfo, info, self.calibration.set_right_info)
         return Partners(
-            self._node, settings, self._images, others, self._statistics, self._warnings, deliver,
-            self._right_video,
+            self._node, settings, self._images, others, self._statistics, self._warnings,
+            self._deliver, self._right_video,
         )  # fmt: skip
 
     def _subscribe_masks(self) -> Stream[ImageMessage] | None:
@@ -173,6 +174,14 @@ class Inputs:
         self._subscriptions.close()
         waiting = self._stamped_masks.close() if self._stamped_masks else 0
         return waiting + self._partners.close()
+
+    def resubscribe(self) -> None:
+        """Replace all subscriptions; calibration, masks and tracks stay."""
+        self._statistics.dropped(self.close())
+        self._subscriptions = Subscriptions(self._node, self._warnings)
+        self._losses = Losses()
+        self._partners = self._subscribe()
+        self._stamped_masks = self._subscribe_masks()
 
     @property
     def topic(self) -> str:

@@ -135,13 +135,13 @@ def test_features_have_the_stamps_of_their_packets(video, images, codec, message
     assert video.probe.features[-1].track_lengths.tolist().count(4) > 50  # true images: tracks
     for packet in stream[GROUP + 5 : 2 * GROUP]:  # one is lost
         video.publish(packet, name)
-    video.probe.wait(lambda: "a packet was lost" in video.probe.status.last_error)
+    lost = "a packet was lost" if codec == "h264" else "cannot be decoded"
+    video.probe.wait(lambda: lost in video.probe.status.last_error)
     for packet in stream[2 * GROUP :]:
         video.send(packet, name)
     assert video.came() == [6, 7, 8, 9, *range(12, 18)]
     topic = f"/image/{messages}"
     assert video.process.text().count(f"No picture on {topic}: no key frame") == 1
-    assert video.process.text().count(f"No picture on {topic}: a packet was lost") <= 1
 
 
 def test_images_that_the_worker_skips_are_decoded(video, images):
