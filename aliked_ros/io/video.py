@@ -41,6 +41,7 @@ _SLICES = {"h264": range(1, 6), "hevc": range(32)}  # types of NAL units that ho
 _KEYS = {"h264": range(5, 6), "hevc": range(16, 22)}  # of these, those that need no other picture
 _PARAMETERS = {"h264": range(7, 8), "hevc": range(32, 34)}  # without which no decoding begins
 _GREY = ("gray", "gray10le", "gray12le")
+_LONGEST_HEAD = 1 << 16  # bytes of parameters
 _DELAY = 64  # packets; decoders hold fewer pictures back
 
 
@@ -123,6 +124,7 @@ class VideoDecoder:
         self._codec = ""
         self._context: Any = None
         self._numbers = FrameNumbers()
+        self._head = b""
         self._pending: dict[int, VideoPacket] = {}
         self._count = 0
         self._waiting = "no key frame has come yet"  # why; empty = pictures are good
@@ -149,16 +151,20 @@ class VideoDecoder:
             raise
         if codec != self._codec:
             self._open(codec)
+        data = self._head + packet.data
+        if kinds.isdisjoint(_SLICES[codec]):  # parameters alone, for the picture that follows
+            self._head = data if len(data) <= _LONGEST_HEAD else b""
+            return []
+        if self._head:
+            self._head, kinds = b"", VideoPacket(None, codec, data).kinds()
         if self._waiting:
             if kinds.isdisjoint((*_KEYS[codec], *_PARAMETERS[codec])):
                 raise self._no_picture()
             self._restart()
-        if codec == "h264" and self._numbers.gap(_units(packet.data)):
+        if codec == "h264" and self._numbers.gap(_units(data)):
             self.lost()
             raise self._no_picture()
-        pictures = self._decode(packet)
-        if kinds.isdisjoint(_SLICES[codec]):
-            return pictures  # parameters alone
+        pictures = self._decode(packet, data)
         if not pictures and not self.reorders:
             self.lost()  # H.265 leaves out pictures whose reference is missing
             raise self._no_picture()
@@ -184,6 +190,7 @@ class VideoDecoder:
         self._context.thread_count = 1  # more would hold pictures back
         self._context.options = {"err_detect": "explode", "max_pixels": str(MAX_SIDE * MAX_SIDE)}
         self._numbers = FrameNumbers()
+        self._head = b""
         self._pending.clear()
         self._waiting = "no key frame has come yet"
 
@@ -193,13 +200,13 @@ class VideoDecoder:
         self._numbers.restart()
         self._pending.clear()
 
-    def _decode(self, packet: VideoPacket) -> list[Picture]:
+    def _decode(self, packet: VideoPacket, data: bytes) -> list[Picture]:
         # A picture leaves the decoder with the time of its packet: here its number.
         number = self._count
         self._count += 1
         self._pending[number] = packet
         self._pending.pop(number - _DELAY, None)
-        encoded = self._av.Packet(packet.data)
+        encoded = self._av.Packet(data)
         encoded.pts = encoded.dts = number
         try:
             frames = self._context.decode(encoded)

@@ -639,7 +639,7 @@ def test_a_camera_that_stops_and_comes_back_is_subscribed_to_again(rig, tum_imag
     assert probe.set_parameter("silence_action", "resubscribe") == ""
     words = "Subscribed again, as silence_action says."
     probe.wait(lambda: rig.process.text().count(words) >= 2)
-    assert "no image on /image for 1 s" in rig.process.text()
+    assert "no image on /image for " in rig.process.text()
     assert probe.set_parameter("silence_action", "report") == ""
     probe.wait(probe.images.get_subscription_count)
     probe.spin(0.3)

@@ -146,6 +146,19 @@ def test_a_stream_may_change_codec_and_size():
         assert difference(picture.pixels(), smaller[packet.index]) < NEAR
 
 
+@pytest.mark.parametrize("codec", CODECS)
+def test_parameters_may_come_in_packets_of_their_own(codec):
+    decoder = VideoDecoder()
+    whole = packets(codec)[0].data.replace(b"\0\0\0\1", b"\0\0\1")
+    first, second, *rest = (b"\0\0\1" + unit for unit in whole.split(b"\0\0\1")[1:])
+    units = [first, second, b"".join(rest)]
+    pictures = [p for unit in units for p in decoder.decode(VideoPacket(0, codec, unit))]
+    pictures += decoder.decode(VideoPacket(1, codec, packets(codec)[1].data))
+    assert [difference(p.pixels(), images()[i]) < NEAR for i, p in enumerate(pictures)] == [
+        True
+    ] * 2
+
+
 @pytest.mark.parametrize("codec", ["vp9", "av1", "", "mjpeg;yuv420p"])
 def test_another_codec_is_refused_by_name(codec):
     with pytest.raises(ImageError, match=f"codec '{codec}'; publish h264 or h265"):
