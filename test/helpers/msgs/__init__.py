@@ -16,6 +16,8 @@
 
 The folders hold the fields of ``foxglove_msgs/CompressedVideo`` and
 ``ffmpeg_image_transport_msgs/FFMPEGPacket`` as their documentation lists them.
+They are not in test/msgs, whose packages all tests see: tests of rviz and Foxglove would take this
+foxglove_msgs for a whole one.
 """
 
 from __future__ import annotations
