@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -68,13 +69,14 @@ class Video:
         self.probe.wait_for_state("active")
         self.seconds = 1_700_000_000
 
-    def connect(self, transport: str, messages: str) -> None:
+    def connect(self, transport: str, messages: str, input: str = "mono") -> None:
         """Let the node subscribe, and wait until it has."""
         probe = self.probe
         assert probe.transition("deactivate")
         assert probe.transition("cleanup")
         assert probe.set_parameter("image_transport", transport) == ""
         assert probe.set_parameter("video_messages", messages) == ""
+        assert probe.set_parameter("input", input) == ""
         assert probe.transition("configure"), self.process.text()
         assert probe.transition("activate"), self.process.text()
         package, name = {
@@ -89,7 +91,7 @@ class Video:
         probe.received.clear()
         self.seconds += 1000
 
-    def publish(self, packet: Encoded, codec: str) -> None:
+    def publish(self, packet: Encoded, codec: str, publisher: Any = None) -> None:
         stamp = Time(sec=self.seconds + packet.index)
         if self.kind.__name__ == "FFMPEGPacket":
             message = self.kind(
@@ -98,7 +100,7 @@ class Video:
             )  # fmt: skip
         else:
             message = self.kind(timestamp=stamp, frame_id="eye", data=packet.data, format=codec)
-        self.publisher.publish(message)
+        (publisher or self.publisher).publish(message)
 
     def came(self) -> list[int]:
         """The images whose features have come."""
@@ -170,6 +172,23 @@ def test_b_frames_come_late_and_in_order(video, images):
     assert len(came) >= 12
     assert "before that of the image before" not in video.process.text()
     assert {frame.epoch for frame in video.probe.features} == {video.probe.features[0].epoch}
+
+
+def test_two_videos_are_a_stereo_pair(video, images):
+    lefts = encode(images[:4])
+    rights = encode([np.roll(image, -8, axis=1) for image in images[:4]])
+    video.connect("h264", "ffmpeg", input="stereo")
+    right = video.probe.node.create_publisher(video.kind, "right/image/ffmpeg", RELIABLE)
+    video.probe.wait(right.get_subscription_count)
+    video.probe.spin(0.3)
+    for left, other in zip(lefts, rights, strict=True):
+        video.publish(other, "h264", right)
+        video.send(left, "h264")
+    assert video.came() == [0, 1, 2, 3]
+    for frame in video.probe.features:
+        disparities = np.array(frame.keypoints)[::2] - np.array(frame.right_x)
+        assert abs(np.nanmedian(disparities) - 8.0) < 0.5
+        assert np.isfinite(disparities).sum() > 50
 
 
 @pytest.mark.parametrize("codec", ["vp9", ""])
