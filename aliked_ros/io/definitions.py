@@ -26,9 +26,20 @@ from rosbags.typesys.msg import normalize_msgtype
 from rosbags.typesys.store import Typestore
 
 from aliked_ros.errors import SourceError
+from aliked_ros.io.video import COMPRESSED_VIDEO, FFMPEG_PACKET
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no serialised message starts like this
 _SERIALIZATIONS = {"cdr": "deserialize_cdr", "ros1": "deserialize_ros1"}
+# Humble stores no definitions; these packages are not part of ROS's own.
+_VIDEO = {
+    COMPRESSED_VIDEO: (
+        "builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\nstring format\n"
+    ),
+    FFMPEG_PACKET: (
+        "std_msgs/Header header\nint32 width\nint32 height\nstring encoding\nuint64 pts\n"
+        "uint8 flags\nbool is_bigendian\nuint8[] data\n"
+    ),
+}
 _IDL_SEPARATOR = "=" * 80 + "\n"
 
 
@@ -103,4 +114,9 @@ class Decoder:
 
 @cache
 def _standard(ros1: bool) -> Typestore:
-    return get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_HUMBLE)
+    if ros1:
+        return get_typestore(Stores.ROS1_NOETIC)
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    for name, fields in _VIDEO.items():
+        store.register(get_types_from_msg(fields, name))
+    return store

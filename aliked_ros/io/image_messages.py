@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 
 from aliked_ros.errors import ImageError
+from aliked_ros.io.compressed_depth import decode_compressed_depth
 from aliked_ros.io.images import decode_image, depth_in_metres, is_jpeg_or_png
 from aliked_ros.io.messages import seconds
 from aliked_ros.types import Float32Array, Image, UInt8Array
@@ -121,15 +122,18 @@ def image_from_message(message: Any) -> Image:
 def depth_from_message(message: Any) -> Float32Array:
     """H×W float32 metres of a depth image (REP-118: 16UC1 millimetres, 32FC1 metres), NaN = none.
 
-    mono16 is read as millimetres, since some drivers use it.
+    message: raw, or of the transport compressedDepth. mono16 is read as millimetres, since some
+    drivers use it.
 
     Raises ImageError for a malformed message or another encoding.
     """
+    if not hasattr(message, "encoding"):
+        return decode_compressed_depth(message)
     types = {"16UC1": np.uint16, "mono16": np.uint16, "32FC1": np.float32}
     if message.encoding not in types:
         raise ImageError(
             f"depth image has encoding {message.encoding!r}; publish 16UC1 (millimetres) or 32FC1 "
-            "(metres), raw."
+            "(metres)."
         )
     dtype = np.dtype(types[message.encoding])
     rows = np.ascontiguousarray(_rows(message, dtype.itemsize))

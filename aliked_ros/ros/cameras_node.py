@@ -33,7 +33,7 @@ from rclpy.validate_topic_name import validate_topic_name
 
 from aliked_ros.backends.shared import SharedBackends
 from aliked_ros.errors import ConfigurationError
-from aliked_ros.ros import running
+from aliked_ros.ros import running, transports
 from aliked_ros.ros.declarations import Declaration, declare_known
 from aliked_ros.ros.frontend_node import FrontendNode
 from aliked_ros.ros.parameters import warn_of_unknown_names
@@ -49,7 +49,7 @@ _TOPICS = {
     "depth_image": "depth/image",
     "mask": "mask",
 }
-_IMAGES = ("image", "right/image")  # those with a compressed form beside them
+_IMAGES = ("image", "right/image", "depth/image")  # those with compressed forms beside them
 
 _CAMERAS = Declaration("cameras", "", "Names of the cameras, a list such as [front, left].")
 
@@ -153,13 +153,13 @@ class CamerasNode(Node):
     def _remappings(self, camera: str) -> dict[str, str]:
         """Topics of the front-end that come from elsewhere."""
         values = declare_known(self, declarations(camera))
-        remappings = {}
+        remappings: dict[str, str] = {}
         for name, topic in _TOPICS.items():
             given = values[f"{camera}.{name}"]
             if given != topic:
-                remappings[topic] = given
-                if topic in _IMAGES:
-                    remappings[f"{topic}/compressed"] = f"{given}/compressed"
+                remappings |= dict(
+                    transports.remappings(topic, given) if topic in _IMAGES else [(topic, given)]
+                )
         return remappings
 
     def _frontend(

@@ -26,10 +26,12 @@ from rclpy.lifecycle import LifecycleNode
 from aliked_ros.backends.base import OpenBackend
 from aliked_ros.errors import BackendError
 from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.io.video import import_pyav
 from aliked_ros.ros.masks import mask_values
 from aliked_ros.ros.numbering import Epochs
 from aliked_ros.ros.outputs import advertise
 from aliked_ros.ros.parameters import NodeParameters
+from aliked_ros.ros.transports import VIDEO, subscribed
 from aliked_ros.sources import read_mask
 from aliked_ros.system.cpu import give_back_memory
 
@@ -53,6 +55,10 @@ class Configured:
         self._epochs = epochs
         self.config = settings.frontend_config()
         mask_values(settings["mask_values"])  # refuses nonsense now rather than when active
+        transport = settings["image_transport"]
+        subscribed(transport, settings["video_messages"])  # so is a missing package
+        if transport in VIDEO:
+            import_pyav()
         mask_file = settings["mask_file"]
         self.static_mask = read_mask(Path(mask_file)) if mask_file else None
         self._lock = threading.Lock()

@@ -37,10 +37,10 @@ _POINT, _LINE = 5.0, 1.5  # pixels
 
 
 def message_type() -> type | None:
-    """ImageAnnotations; None where foxglove_msgs is not installed."""
+    """ImageAnnotations; None where foxglove_msgs is not installed, or an old one."""
     try:
         return importlib.import_module("foxglove_msgs.msg").ImageAnnotations  # type: ignore[no-any-return]
-    except ImportError:
+    except (ImportError, AttributeError):
         return None
 
 

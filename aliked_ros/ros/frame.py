@@ -27,19 +27,22 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from aliked_ros.io.drawing import Trails
+from aliked_ros.io.video import VideoPacket
 from aliked_ros.ros.calibration import Calibration
 from aliked_ros.ros.declarations import Settings
 from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import FrameResult, Image
 
 AnyImage: TypeAlias = ImageMessage | CompressedImage
+Received: TypeAlias = AnyImage | VideoPacket
 
 
 @dataclass(slots=True, repr=False)
 class Frame:
     """One image on its way through the node.
 
-    message: as received. received: when that was (``time.perf_counter``).
+    message: as received; a video's packet becomes its decoded image in ``Inputs.image``.
+    received: when it was (``time.perf_counter``).
     partner: the right image (stereo) or the depth image (RGB-D); None = none came in time.
     mask: its own, with ``mask_sync: stamped``; None = none came in time.
     stages: seconds spent in each stage so far.
@@ -47,9 +50,9 @@ class Frame:
         published; the stamp is that of the image it was matched with.
     """
 
-    message: AnyImage
+    message: Received
     received: float
-    partner: AnyImage | None = None
+    partner: Received | None = None
     mask: ImageMessage | None = None
     stages: dict[str, float] = field(default_factory=dict)
     image: Image = field(init=False)

@@ -34,7 +34,7 @@ from aliked_ros.backends.create import create_backend
 from aliked_ros.ros import running
 from aliked_ros.ros.configured import Configured
 from aliked_ros.ros.frontend_parameters import DECLARATIONS
-from aliked_ros.ros.managed_node import ManagedNode, reported
+from aliked_ros.ros.managed_node import EndedError, ManagedNode, reported
 from aliked_ros.ros.numbering import Epochs
 from aliked_ros.ros.parameters import NodeParameters
 from aliked_ros.ros.places import Places
@@ -59,12 +59,13 @@ class FrontendNode(ManagedNode):
         self._configured: Configured | None = None  # from configure to cleanup
         self._session: Session | None = None  # from activate to deactivate
         self._epochs = Epochs()
+        self._silences = 0  # limits that have passed since the last image
         self._settings = NodeParameters(self, lambda: self._configured is not None)
         self.reporter = Reporter(self, self._settings)
         self._places = Places(self, self._settings)
         self._timer = self.create_timer(
             self._settings["status_period"],
-            self.publish_status,
+            self._on_timer,
             clock=Clock(clock_type=ClockType.STEADY_TIME),  # also while simulated time stands
         )
         self.create_service(Trigger, "~/reset", self._on_reset)
@@ -182,6 +183,32 @@ class FrontendNode(ManagedNode):
             warnings="" if session is None else str(session.warnings),
             silence="" if session is None else session.inputs.silence(),
         )
+
+    def _on_timer(self) -> None:
+        self.publish_status()
+        session = self._session
+        if session is None or session.inputs.paused:
+            self._silences = 0
+        else:
+            self._watch(session)
+
+    def _watch(self, session: Session) -> None:
+        """Do what ``silence_action`` says whenever the limit has passed without an image."""
+        limit, action = (
+            self._settings[name] for name in ("diagnostics.max_silence_error", "silence_action")
+        )
+        before = self._silences
+        self._silences = int(self.reporter.statistics.silence() / limit) if limit else 0
+        if self._silences <= before:
+            return
+        problem = session.inputs.silence()
+        if action == "end":
+            raise EndedError(f"{problem} The node ends, as silence_action says.")
+        if action == "resubscribe":
+            session.inputs.resubscribe()
+            self.get_logger().warning(f"{problem} Subscribed again, as silence_action says.")
+        elif before == 0:
+            self.get_logger().warning(problem)
 
     # Services and parameters
 

@@ -20,6 +20,7 @@ from dataclasses import fields
 
 from aliked_ros.configuration import MAX_PLACES, SETTINGS, Setting
 from aliked_ros.ros.declarations import Change, Declaration
+from aliked_ros.ros.transports import DEPTH_SUFFIXES, VIDEO, VIDEO_MESSAGES
 
 
 def _of_setting(setting: Setting) -> Declaration:
@@ -84,9 +85,25 @@ DECLARATIONS: tuple[Declaration, ...] = (
     Declaration(
         "image_transport",
         "raw",
-        "'raw' subscribes to image, 'compressed' to image/compressed (and right/image/compressed; "
-        "depth is always raw).",
-        choices=("raw", "compressed"),
+        "'raw' subscribes to image, 'compressed' to image/compressed, 'h264' and 'h265' to a video "
+        "(see video_messages); right/image likewise.",
+        choices=("raw", "compressed", *VIDEO),
+        change=Change.UNCONFIGURED,
+    ),
+    Declaration(
+        "video_messages",
+        "ffmpeg",
+        "With image_transport h264 or h265: 'ffmpeg' subscribes to image/ffmpeg "
+        "(ffmpeg_image_transport_msgs/FFMPEGPacket), 'foxglove' to image/foxglove "
+        "(foxglove_msgs/CompressedVideo).",
+        choices=tuple(VIDEO_MESSAGES),
+        change=Change.UNCONFIGURED,
+    ),
+    Declaration(
+        "depth_transport",
+        "raw",
+        "'raw' subscribes to depth/image, 'compressedDepth' to depth/image/compressedDepth.",
+        choices=("raw", *DEPTH_SUFFIXES),
         change=Change.UNCONFIGURED,
     ),
     Declaration(
@@ -222,6 +239,15 @@ DECLARATIONS: tuple[Declaration, ...] = (
         change=Change.ANYTIME,
     ),
     *_thresholds("max_silence", "after this long without an image", 5.0, 15.0, 3600.0, "seconds"),
+    Declaration(
+        "silence_action",
+        "report",
+        "After diagnostics.max_silence_error without an image, and each time it passes again: "
+        "'report' = log it once, 'resubscribe' = also replace the subscriptions, 'end' = end the "
+        "process, which respawn in a launch file starts again.",
+        choices=("report", "resubscribe", "end"),
+        change=Change.ANYTIME,
+    ),
     *_thresholds("max_refused", "above this share of images refused", 0.01, 0.5, 1.0),
     *_thresholds(
         "min_tracked", "below this share of keypoints that continue a track", 0.1, 0.0, 1.0

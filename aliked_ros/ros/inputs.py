@@ -24,20 +24,24 @@ from typing import Any
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import CameraInfo, CompressedImage
+from sensor_msgs.msg import CameraInfo
 from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import Header
 
 from aliked_ros.io.messages import nanoseconds
+from aliked_ros.io.video import VideoPacket, packet_from_message
 from aliked_ros.ros.calibration import Calibration
 from aliked_ros.ros.compatibility import publisher_count
-from aliked_ros.ros.conversions import image_from_message, seconds
+from aliked_ros.ros.conversions import image_from_message, image_message, seconds
 from aliked_ros.ros.declarations import Settings
-from aliked_ros.ros.frame import AnyImage, Frame
+from aliked_ros.ros.frame import Frame, Received
 from aliked_ros.ros.masks import Masks
 from aliked_ros.ros.pairing import Pair
 from aliked_ros.ros.partners import Deliver, Mono, Partners, Stream
 from aliked_ros.ros.status import Losses, Statistics
 from aliked_ros.ros.subscriptions import Subscriptions
+from aliked_ros.ros.transports import VIDEO, subscribed
+from aliked_ros.ros.video_stream import DEPTH, VideoStream
 from aliked_ros.ros.warnings import Warnings
 from aliked_ros.system.transport import too_large
 from aliked_ros.types import FrameResult, Image, UInt8Array
@@ -79,6 +83,7 @@ class Inputs:
         self._warnings = warnings
         self._by_arrival: bool = settings["stamps"] == "arrival"
         self._stereo: bool = settings["input"] == "stereo"
+        self._deliver = deliver
         rectified = settings["rectified"] or self._stereo
         self.calibration = Calibration(
             node.resolve_topic_name("camera_info"),
@@ -95,39 +100,53 @@ class Inputs:
                 "leave mask_border false.",
             )
         self._last_stamp = 0  # nanoseconds
+        self._video: VideoStream | None = None
+        self._right_video: VideoStream | None = None
         self._losses = Losses()
         self._subscriptions = Subscriptions(node, warnings)
         try:
-            self._partners = self._subscribe(deliver)
+            self._partners = self._subscribe()
             self._stamped_masks = self._subscribe_masks()
         except BaseException:
             self._subscriptions.close()
             raise
 
-    def _subscribe(self, deliver: Deliver) -> Mono | Partners:
+    def _subscribe(self) -> Mono | Partners:
         settings, subscriptions = self._settings, self._subscriptions
-        compressed = settings["image_transport"] == "compressed"
-        qos = QoSProfile(
-            depth=settings["input_depth"], reliability=_RELIABILITY[settings["input_reliability"]]
-        )
+        images: str = settings["image_transport"]
 
-        def subscribe(topic: str, compressed: bool, callback: Any) -> Subscription:
-            if compressed:
-                return subscriptions.add(CompressedImage, f"{topic}/compressed", callback, qos)
-            return subscriptions.add(ImageMessage, topic, callback, qos)
+        def subscribe(topic: str, transport: str, callback: Any) -> Subscription:
+            suffix, kind = subscribed(transport, settings["video_messages"])
+            depth = settings["input_depth"]
+            if transport in VIDEO:
+                depth, received = max(depth, DEPTH), callback
 
-        self._images = subscribe("image", compressed, self.on_image)
+                def callback(message: Any, info: Mapping[str, Any]) -> None:
+                    received(packet_from_message(message, Header), info)
+
+            qos = QoSProfile(depth=depth, reliability=_RELIABILITY[settings["input_reliability"]])
+            return subscriptions.add(kind, topic + suffix, callback, qos)
+
+        def stream(subscription: Subscription) -> VideoStream | None:
+            name = subscription.topic_name
+            return VideoStream(name, self._warnings) if images in VIDEO else None
+
+        self._images = subscribe("image", images, self.on_image)
+        self._video = stream(self._images)
         subscriptions.add_lasting(CameraInfo, "camera_info", self.calibration.set_info)
         if settings["input"] == "mono":
-            return Mono(deliver)
+            return Mono(self._deliver)
         topic = "right/image" if self._stereo else "depth/image"
-        others = subscribe(topic, compressed and self._stereo, self.on_partner)
+        transport = images if self._stereo else settings["depth_transport"]
+        others = subscribe(topic, transport, self.on_partner)
+        self._right_video = stream(others) if self._stereo else None
         if self._stereo:
             info = "right/camera_info"
             subscriptions.add_lasting(CameraInfo, info, self.calibration.set_right_info)
         return Partners(
-            self._node, settings, self._images, others, self._statistics, self._warnings, deliver
-        )
+            self._node, settings, self._images, others, self._statistics, self._warnings,
+            self._deliver, self._right_video,
+        )  # fmt: skip
 
     def _subscribe_masks(self) -> Stream[ImageMessage] | None:
         """Masks for all images that follow; or, returned, the stream of each image's own."""
@@ -156,6 +175,14 @@ class Inputs:
         waiting = self._stamped_masks.close() if self._stamped_masks else 0
         return waiting + self._partners.close()
 
+    def resubscribe(self) -> None:
+        """Replace all subscriptions; calibration, masks and tracks stay."""
+        self._statistics.dropped(self.close())
+        self._subscriptions = Subscriptions(self._node, self._warnings)
+        self._losses = Losses()
+        self._partners = self._subscribe()
+        self._stamped_masks = self._subscribe_masks()
+
     @property
     def topic(self) -> str:
         """Name of the images' topic."""
@@ -171,14 +198,17 @@ class Inputs:
 
     # The executor's thread
 
-    def on_image(self, message: AnyImage, info: Mapping[str, Any]) -> None:
+    def on_image(self, message: Received, info: Mapping[str, Any]) -> None:
         """An image has come."""
         now = time.perf_counter()
         self._check_losses(message, info)
         if not self._accept(message):
             return
         stamp = message.header.stamp
-        self._check_stamp(nanoseconds(stamp))
+        if self._video is None:
+            self._check_stamp(nanoseconds(stamp))
+        elif isinstance(message, VideoPacket):
+            self._video.put(message, info)
         frame = Frame(message, now)
         age = self._node.get_clock().now().nanoseconds * 1e-9 - seconds(stamp)
         if 0.0 <= age <= _MAX_AGE:
@@ -186,11 +216,13 @@ class Inputs:
         self._statistics.received()
         (self._stamped_masks or self._partners).add(frame)
 
-    def on_partner(self, message: AnyImage, info: Mapping[str, Any]) -> None:
+    def on_partner(self, message: Received, info: Mapping[str, Any]) -> None:
         """A right or depth image has come."""
         assert isinstance(self._partners, Partners)
         self._partners.heard()
         if self._accept(message):
+            if self._right_video is not None and isinstance(message, VideoPacket):
+                self._right_video.put(message, info)
             self._partners.add_partner(message)
 
     def on_mask(self, message: ImageMessage, info: Mapping[str, Any]) -> None:
@@ -200,13 +232,13 @@ class Inputs:
         if self._accept(message):
             self._stamped_masks.add_other(message)
 
-    def _accept(self, message: AnyImage) -> bool:
+    def _accept(self, message: Received) -> bool:
         """Whether to use a message; with ``stamps: arrival`` this sets its stamp."""
         if self._by_arrival and not self.paused:
             message.header.stamp = self._node.get_clock().now().to_msg()
         return not self.paused
 
-    def _check_losses(self, message: AnyImage, info: Mapping[str, Any]) -> None:
+    def _check_losses(self, message: Received, info: Mapping[str, Any]) -> None:
         """Warn of images that did not arrive, by their publisher's count."""
         self._losses.note(info.get("publication_sequence_number") or 0)
         problem = too_large(len(message.data))
@@ -246,17 +278,38 @@ class Inputs:
 
     # The worker's thread
 
-    def image(self, frame: Frame) -> Image:
-        """The core's image, with its mask and its partner.
+    def image(self, frame: Frame) -> Image | None:
+        """The core's image, with its mask and its partner; None = a video gave no picture yet.
 
         Raises ImageError for an image that cannot be used. A partner that cannot is warned of, and
         the image is processed alone.
         """
+        if isinstance(frame.message, VideoPacket) and not self._decode(frame, frame.message):
+            return None
         image = image_from_message(frame.message)
         height, width = image.pixels.shape[:2]
         if self._stamped_masks is not None:
             self._masks.attach(frame.mask)
         return self._partners.attach(replace(image, mask=self.mask(width, height)), frame)
+
+    def _decode(self, frame: Frame, packet: VideoPacket) -> bool:
+        """Replace the packet by the newest picture, which with B-frames is an earlier packet's."""
+        assert self._video is not None
+        picture = self._video.picture(packet)
+        if picture is None:
+            return False
+        paired = isinstance(self._partners, Partners) or self._stamped_masks is not None
+        if picture.packet is not packet and paired:
+            self._warnings.warn(
+                "B-frames",
+                f"The video on {self.topic} has B-frames: its pictures come too late to be paired. "
+                "Encode it without (bframes 0, tune zerolatency).",
+            )
+            return False
+        self._warnings.clear("B-frames")
+        self._check_stamp(nanoseconds(picture.packet.header.stamp))
+        frame.message = image_message(picture.pixels(), picture.packet.header)
+        return True
 
     def mask(self, width: int, height: int) -> UInt8Array | None:
         """The mask of images of this size, None = nothing is masked."""

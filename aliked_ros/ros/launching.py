@@ -40,7 +40,7 @@ from rclpy.validate_namespace import validate_namespace
 from rclpy.validate_topic_name import validate_topic_name
 
 from aliked_ros.errors import ConfigurationError
-from aliked_ros.ros import parameters
+from aliked_ros.ros import parameters, transports
 from aliked_ros.ros.parameter_file import check_parameter_file
 from launch import LaunchContext
 
@@ -49,6 +49,7 @@ _SHARE = FindPackageShare("aliked_ros")
 _LARGE_MESSAGES = PathJoinSubstitution([_SHARE, "launch", "large_messages.launch.py"])
 _RESPAWN_DELAY = 2.0  # seconds
 _TOPICS = ("image", "camera_info", "mask", "right_image", "right_camera_info", "depth_image")
+_TRANSPORTS = ("image_transport", "video_messages", "depth_transport")
 # What rviz shows, as in rviz/*.rviz; a namespace changes their names.
 _SHOWN = (
     "/aliked_frontend/tracks/image",
@@ -116,8 +117,12 @@ def _frontend_arguments() -> list[DeclareLaunchArgument]:
          "With input rgbd: depth image topic, registered to the images"),
         ("sync", "", ["", "exact", "approximate"],
          f"With input stereo or rgbd: pair equal stamps, or near ones; {as_in_file}"),
-        ("image_transport", "", ["", "raw", "compressed"],
-         f"'compressed' subscribes to IMAGE/compressed; {as_in_file}"),
+        ("image_transport", "", ["", "raw", "compressed", *transports.VIDEO],
+         f"'compressed' subscribes to IMAGE/compressed, the others to a video; {as_in_file}"),
+        ("video_messages", "", ["", *transports.VIDEO_MESSAGES],
+         f"The video's topic and type: IMAGE/ffmpeg or IMAGE/foxglove; {as_in_file}"),
+        ("depth_transport", "", ["", "raw", *transports.DEPTH_SUFFIXES],
+         f"'compressedDepth' subscribes to DEPTH_IMAGE/compressedDepth; {as_in_file}"),
         ("autostart", "", ["", *SWITCH],
          "Configure and activate at start; 'false' leaves it to a lifecycle manager; "
          f"{as_in_file}"),
@@ -166,7 +171,7 @@ def _frontend_nodes(context: LaunchContext) -> list[Node]:
         )
 
     values: dict[str, Any] = {
-        name: given(name) for name in ("input", "sync", "image_transport", "map") if given(name)
+        name: given(name) for name in ("input", "sync", *_TRANSPORTS, "map") if given(name)
     }
     if given("autostart"):
         values["autostart"] = given("autostart") == "true"
@@ -179,13 +184,11 @@ def _frontend_nodes(context: LaunchContext) -> list[Node]:
             namespace=given("namespace"),
             parameters=[given(_PARAMETER_FILE), *([values] if values else []), *time],
             remappings=[
-                ("image", given("image")),
-                ("image/compressed", f"{given('image')}/compressed"),
+                *transports.remappings("image", given("image")),
                 ("camera_info", given("camera_info")),
-                ("right/image", given("right_image")),
-                ("right/image/compressed", f"{given('right_image')}/compressed"),
+                *transports.remappings("right/image", given("right_image")),
                 ("right/camera_info", given("right_camera_info")),
-                ("depth/image", given("depth_image")),
+                *transports.remappings("depth/image", given("depth_image")),
                 ("mask", given("mask")),
             ],
             **_process(context),
@@ -233,8 +236,7 @@ def _cameras_node(context: LaunchContext) -> list[Node]:
             namespace=_given(context, "namespace"),
             parameters=[file, *([{"cameras": names}] if names else []), *_time(context)],
             remappings=[
-                ("image", image),
-                ("image/compressed", f"{image}/compressed"),
+                *transports.remappings("image", image),
                 ("camera_info", _given(context, "camera_info")),
             ],
             **_process(context),

@@ -26,11 +26,18 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
+from aliked_ros.errors import AlikedError
 from aliked_ros.ros.parameters import refused_read_only
 from aliked_ros.ros.reporter import Reporter
 from aliked_ros.ros.warnings import passed_through_us, reason
 
 _LOG_PERIOD = 5.0  # seconds between two log entries about failed callbacks
+
+
+class EndedError(AlikedError):
+    """A node ends itself; the text says why."""
+
+
 NodeT = TypeVar("NodeT", bound="ManagedNode")
 Transition = Callable[[NodeT, LifecycleState], TransitionCallbackReturn]
 
@@ -117,7 +124,7 @@ class ManagedNode(LifecycleNode):
         while self.context.ok():
             try:
                 executor.spin()
-            except ExternalShutdownException:
+            except (ExternalShutdownException, EndedError):
                 raise
             except Exception as error:
                 if not self.context.ok():

@@ -28,12 +28,14 @@ from std_msgs.msg import Header
 
 from aliked_ros.errors import ImageError
 from aliked_ros.io.messages import nanoseconds
+from aliked_ros.io.video import VideoPacket
 from aliked_ros.ros.compatibility import publisher_count
-from aliked_ros.ros.conversions import depth_from_message, image_from_message
+from aliked_ros.ros.conversions import depth_from_message, image_from_message, image_message
 from aliked_ros.ros.declarations import Settings
-from aliked_ros.ros.frame import AnyImage, Frame
+from aliked_ros.ros.frame import Frame, Received
 from aliked_ros.ros.pairing import Pair, Pairing
 from aliked_ros.ros.status import Statistics
+from aliked_ros.ros.video_stream import VideoStream
 from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import Float32Array, Image, UInt8Array
 
@@ -181,20 +183,25 @@ class Partners:
         statistics: Statistics,
         warnings: Warnings,
         deliver: Deliver,
+        video: VideoStream | None,
     ) -> None:
-        """``images``, ``partners``: the two subscriptions, whose messages come by ``add...``."""
+        """``images``, ``partners``: the two subscriptions, whose messages come by ``add...``.
+
+        video: decodes the right images if they are packets.
+        """
         self._images, self._partners = images, partners
+        self._video = video
         self._stereo = settings["input"] == "stereo"
         self._statistics = statistics
         self._warnings = warnings
         self._deliver = deliver
-        stream: Stream[AnyImage] = Stream(
+        stream: Stream[Received] = Stream(
             node, settings, images, partners, warnings, "images are processed alone", self._release
         )
         self.add, self.close = stream.add, stream.close
         self.heard, self.add_partner = stream.heard, stream.add_other
 
-    def _release(self, pair: Pair[Frame, AnyImage]) -> None:
+    def _release(self, pair: Pair[Frame, Received]) -> None:
         self._statistics.paired(pair.offset)
         frame = pair.image
         frame.partner = pair.partner
@@ -207,6 +214,11 @@ class Partners:
         A partner that cannot be used is warned of.
         """
         partner = None
+        if self._video is not None and isinstance(frame.partner, VideoPacket):
+            packet, picture = frame.partner, self._video.picture(frame.partner)
+            frame.partner = None
+            if picture is not None and picture.packet is packet:  # not so with B-frames
+                frame.partner = image_message(picture.pixels(), packet.header)
         if frame.partner is not None:
             height, width = image.pixels.shape[:2]
             partner = self._pixels(frame.partner, (height, width))
@@ -215,7 +227,7 @@ class Partners:
             return image
         return replace(image, **{"right" if self._stereo else "depth": partner})
 
-    def _pixels(self, message: AnyImage, size: tuple[int, int]) -> Any:
+    def _pixels(self, message: Received, size: tuple[int, int]) -> Any:
         """UInt8Array of a right image, Float32Array of depth, None of one that cannot be used."""
         topic = self._partners.topic_name
         partner: UInt8Array | Float32Array

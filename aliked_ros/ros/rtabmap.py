@@ -148,14 +148,15 @@ class RtabmapOutput:
 
     def _depth(self, image: ImageMessage) -> ImageMessage:
         """The rectified depth image."""
-        if self._maps is None:
+        if self._maps is None and not isinstance(image, CompressedImage):
             return image
-        depth = depth_from_message(image)
-        rectified = cv2.remap(depth, *self._maps, cv2.INTER_NEAREST, borderValue=np.nan)
+        depth: Any = depth_from_message(image)
+        if self._maps is not None:
+            depth = cv2.remap(depth, *self._maps, cv2.INTER_NEAREST, borderValue=np.nan)
         height, width = depth.shape
         message = ImageMessage(header=image.header, height=height, width=width, step=4 * width)
         message.encoding = "32FC1"
-        message.data.frombytes(rectified.astype("<f4").tobytes())
+        message.data.frombytes(depth.astype("<f4").tobytes())
         return message
 
 

@@ -127,7 +127,11 @@ class Session:
     def process(self, frame: Frame) -> None:
         """Take an image to its messages. Raises ImageError for one that cannot be used."""
         frame.lap("wait")
-        frame.image = self.inputs.image(frame)
+        image = self.inputs.image(frame)
+        if image is None:
+            self._statistics.dropped(1)
+            return
+        frame.image = image
         frame.lap("convert")
         with self.configured.pipeline() as pipeline:
             pipeline.camera = self.inputs.calibration.camera

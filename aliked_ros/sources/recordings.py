@@ -37,6 +37,13 @@ from aliked_ros.errors import ConfigurationError, ImageError, SourceError
 from aliked_ros.io.bags import Bag
 from aliked_ros.io.image_messages import depth_from_message, image_from_message
 from aliked_ros.io.messages import nanoseconds
+from aliked_ros.io.video import (
+    COMPRESSED_VIDEO,
+    FFMPEG_PACKET,
+    Picture,
+    VideoDecoder,
+    packet_from_message,
+)
 from aliked_ros.sources.base import (
     SECOND,
     Partner,
@@ -47,13 +54,15 @@ from aliked_ros.sources.base import (
     warn_of_another_size,
 )
 from aliked_ros.sources.rectification import Rectification, View
-from aliked_ros.types import Image
+from aliked_ros.types import Image, UInt8Array
 
 logger = logging.getLogger("aliked_ros.sources")
 
 _RAW, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 _CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
-_SUFFIX = "/compressed"
+_VIDEO = (FFMPEG_PACKET, COMPRESSED_VIDEO)
+_SUFFIX = re.compile(r"/(compressed|ffmpeg|foxglove|compressedDepth)$")  # transports
+_SUFFIXES = ("", "/compressed", "/ffmpeg", "/foxglove", "/compressedDepth")
 _DEPTH = re.compile(r"depth", re.IGNORECASE)
 _RIGHT = re.compile(r"right", re.IGNORECASE)
 _DERIVED = re.compile(r"disparity|mask|/tracks/|theora|confidence", re.IGNORECASE)
@@ -92,13 +101,18 @@ class Recording:
         self._limit = limit
         self._kind = partner
         self._bag = Bag(path)
-        self._images = [t for t in self._bag.topics if t.msgtype in (_RAW, _COMPRESSED)]
+        kinds = (_RAW, _COMPRESSED, *_VIDEO)
+        self._images = [t for t in self._bag.topics if t.msgtype in kinds]
         if not self._images:
             raise SourceError(
                 f"{path} has no images; {self._bag.contents} Supported are sensor_msgs/Image and "
-                "CompressedImage."
+                "CompressedImage, foxglove_msgs/CompressedVideo and "
+                "ffmpeg_image_transport_msgs/FFMPEGPacket."
             )
         self._topics = self._choose(topics)
+        self._videos = {t.name for t in self._images if t.msgtype in _VIDEO}
+        if self._videos & {self._topics.image, self._topics.partner}:
+            VideoDecoder()  # refuses now where it cannot be had
         count = next(t.count for t in self._images if t.name == self._topics.image)
         self.length: int | None = shorter(count, limit)
         arrivals, stamps = self._sample()
@@ -106,7 +120,7 @@ class Recording:
         good = [(own, own - at) for own, at in zip(stamps, arrivals, strict=True) if own > 0]
         # Offset from arrival times to header stamps, e.g. for simulated time.
         self._offset = round(float(np.median([offset for _, offset in good]))) if good else 0
-        self._replaced = self._late = 0  # stamps, images
+        self._replaced = self._late = self._undecoded = 0  # stamps, images, packets
         if self._unstamped:
             logger.warning(
                 "%s: the images on %s have no stamps (all are %g s): their times of arrival are "
@@ -122,14 +136,15 @@ class Recording:
         An image that arrived after its successor is reordered; if stamps go back further, the
         order of arrival is kept.
         """
-        self.skipped = self._replaced = self._late = read = alone = 0
+        self.skipped = self._replaced = self._late = self._undecoded = read = alone = 0
+        warned = False
         pairs = self._pairs() if self._topics.partner else (
             (stamp, message, None) for stamp, message in self._messages(self._topics.image)
         )  # fmt: skip
         for stamp, message, partner in islice(self._in_order(pairs), self.first, self._limit):
             read += 1
             try:
-                image = image_at(image_from_message(message).pixels, stamp)
+                image = image_at(_pixels(message), stamp)
             except ImageError as error:
                 self.skipped += 1
                 logger.warning("skipped an image of %s: %s", self._topics.image, error)
@@ -139,12 +154,19 @@ class Recording:
                         f"{self._path} can be read; the last one: {error}"
                     ) from error
                 continue
-            if read == self.skipped + 1:
+            if not warned:
+                warned = True
                 warn_of_another_size(self.name, self.calibration, image.pixels)
             if partner is not None:
                 image = self._completed(image, partner)
             alone += image.right is None and image.depth is None
             yield image if self._rectification is None else self._rectification(image)
+        self.skipped += self._undecoded
+        if self._undecoded and not read:
+            raise SourceError(
+                f"none of the {self._undecoded} packets on {self._topics.image} of {self._path} "
+                "gave a picture: the recording has no key frame that can be decoded."
+            )
         if self._topics.partner and alone:
             logger.warning(
                 "%d of %d images of %s came alone: no readable message on %s had its stamp within "
@@ -172,7 +194,7 @@ class Recording:
         try:
             if self._kind == "depth":
                 return replace(image, depth=depth_from_message(partner))
-            return replace(image, right=image_from_message(partner).pixels)
+            return replace(image, right=_pixels(partner))
         except ImageError as error:
             logger.warning("an image of %s comes alone: %s", self._topics.image, error)
             return image
@@ -181,9 +203,11 @@ class Recording:
         """Arrival times and header stamps of the first images, nanoseconds."""
         arrivals, stamps = [], []
         with suppress(SourceError):  # damage is reported when reached
-            for time, _, message in islice(self._bag.messages([self._topics.image]), _SAMPLE):
+            for time, _, message in islice(self._received([self._topics.image]), _SAMPLE):
                 arrivals.append(time)
                 stamps.append(nanoseconds(message.header.stamp))
+        if self._topics.image in self._videos:
+            stamps.sort()  # packets with B-frames are not in the order of their pictures
         return arrivals, stamps
 
     def _stamp(self, message: Any, arrival: int) -> int:
@@ -200,8 +224,36 @@ class Recording:
 
     def _messages(self, topic: str) -> Iterator[tuple[int, Any]]:
         """Stamp and message of one topic."""
-        for time, _, message in self._bag.messages([topic]):
+        for time, _, message in self._decoded([topic]):
             yield self._stamp(message, time), message
+
+    def _received(self, topics: list[str]) -> Iterator[tuple[int, str, Any]]:
+        """Time of arrival, topic and message; all messages have a header."""
+        for time, topic, message in self._bag.messages(topics):
+            yield time, topic, packet_from_message(message) if topic in self._videos else message
+
+    def _decoded(self, topics: list[str]) -> Iterator[tuple[int, str, Any]]:
+        """The same, with pictures in place of the packets of a video."""
+        decoders = {topic: VideoDecoder() for topic in topics if topic in self._videos}
+        said = ""
+        time, topic = 0, ""
+        for time, topic, message in self._received(topics):
+            if topic not in decoders:
+                yield time, topic, message
+                continue
+            try:
+                pictures = decoders[topic].decode(message)
+            except ImageError as error:
+                self._undecoded += topic == self._topics.image
+                if str(error) != said:  # once for all that wait for a key frame
+                    said = str(error)
+                    logger.warning("skipped images of %s: %s", topic, error)
+                continue
+            for picture in pictures:
+                yield time, topic, picture
+        for name, decoder in decoders.items():
+            for picture in decoder.flush():
+                yield time, name, picture
 
     def _pairs(self) -> Iterator[_Item]:
         """Stamp, image, and the nearest partner within the tolerance (None = none)."""
@@ -216,7 +268,7 @@ class Recording:
             best = min(near, key=lambda p: abs(p[0] - stamp), default=(0, None))
             return stamp, image, best[1]
 
-        for time, topic, message in self._bag.messages([self._topics.image, self._topics.partner]):
+        for time, topic, message in self._decoded([self._topics.image, self._topics.partner]):
             (images if topic == self._topics.image else partners).append(
                 (self._stamp(message, time), message)
             )
@@ -254,15 +306,17 @@ class Recording:
 
     def _choose(self, named: tuple[str, ...]) -> _Choice:
         image = self._existing(named[0]) if named else self._only(self._cameras(), "image topics")
-        base = image.removesuffix(_SUFFIX)
+        base = _SUFFIX.sub("", image)
         if self._kind == "none":
             return _Choice(image, None, base)
         if len(named) > 1:
             partner = self._existing(named[1])
         elif self._kind == "depth":
             depths = [t.name for t in self._images if _DEPTH.search(t.name) and t.msgtype == _RAW]
+            packed = [t.name for t in self._images if t.name.endswith("/compressedDepth")]
+            depths += [n for n in packed if _SUFFIX.sub("", n) not in depths]
             depths = [n for n in depths if "aligned" in n] or depths
-            partner = self._only([n for n in depths if n != image], "raw depth topics")
+            partner = self._only([n for n in depths if n != image], "depth topics")
         else:
             bases = self._bases()
             rights = [n for n in bases if _left_of(n, bases) == base]
@@ -272,7 +326,7 @@ class Recording:
 
     def _bases(self) -> list[str]:
         """The image topics without their transports."""
-        return sorted({t.name.removesuffix(_SUFFIX) for t in self._images})
+        return sorted({_SUFFIX.sub("", t.name) for t in self._images})
 
     def _cameras(self) -> list[str]:
         """Topics that look like the (left) camera's, raw before compressed."""
@@ -283,11 +337,11 @@ class Recording:
         return [self._existing(name) for name in firsts]
 
     def _existing(self, name: str) -> str:
-        """The image topic of this name, or its compressed form."""
+        """The image topic of this name, or of one of its transports."""
         held = {t.name for t in self._images}
-        for one in (name, name + _SUFFIX):
-            if one in held:
-                return one
+        for suffix in _SUFFIXES:
+            if name + suffix in held:
+                return name + suffix
         raise SourceError(f"{self._path} has no images on {name}; {self._listing()}")
 
     def _only(self, names: list[str], what: str) -> str:
@@ -313,7 +367,7 @@ class Recording:
                 logger.warning("%s has no camera_info: the camera is not calibrated.", self._path)
                 return None
             if self._kind == "right" and self._topics.partner is not None:
-                right = self._info(self._topics.partner.removesuffix(_SUFFIX))
+                right = self._info(_SUFFIX.sub("", self._topics.partner))
                 return self._pair_calibration(info, right)
             return calibration_of_camera(
                 CameraModel.from_info(info, _says_rectified(self._topics.base))
@@ -376,6 +430,11 @@ def split_topics(spec: str) -> tuple[str, tuple[str, ...]]:
     """Split ``PATH#/image,/partner`` into path and topics."""
     path, _, names = spec.partition("#")
     return path, tuple(f"/{n.strip().lstrip('/')}" for n in names.split(",") if n.strip())
+
+
+def _pixels(message: Any) -> UInt8Array:
+    """H×W or H×W×3 RGB; ImageError for what is no camera image."""
+    return message.pixels() if isinstance(message, Picture) else image_from_message(message).pixels
 
 
 def _left_of(name: str, names: list[str]) -> str | None:

@@ -36,6 +36,7 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "rosbags": (("rosbags",), "reading recordings"),
     "mcap": (("mcap",), "reading and writing recordings"),
     "skimage": (("scikit-image",), "source: virtual"),
+    "av": (("av",), "video: image_transport h264 or h265, recordings of it"),
     "pycolmap": (("pycolmap",), "the odometry, and export to COLMAP"),
 }
 INSTALL = "pip install -r requirements/robot.txt (in a clone: make setup)"

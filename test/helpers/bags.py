@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from scipy.spatial.transform import Rotation
 
 ROS2 = get_typestore(Stores.ROS2_JAZZY)
@@ -33,7 +33,12 @@ ROS1 = get_typestore(Stores.ROS1_NOETIC)
 SECOND = 1_000_000_000
 Entry = tuple[str, int, Any]  # topic, arrival in nanoseconds, message
 
+for _name in ("CompressedVideo", "FFMPEGPacket"):
+    (_file,) = (Path(__file__).parent / "msgs").glob(f"*/msg/{_name}.msg")
+    ROS2.register(get_types_from_msg(_file.read_text(), f"{_file.parents[1].name}/msg/{_name}"))
 _TYPES = ROS2.types
+CompressedVideo = _TYPES["foxglove_msgs/msg/CompressedVideo"]
+FFMPEGPacket = _TYPES["ffmpeg_image_transport_msgs/msg/FFMPEGPacket"]
 Time = _TYPES["builtin_interfaces/msg/Time"]
 Header = _TYPES["std_msgs/msg/Header"]
 Image = _TYPES["sensor_msgs/msg/Image"]
@@ -61,6 +66,20 @@ def compressed(pixels: NDArray[np.uint8], stamp: int) -> Any:
     stored = pixels if pixels.ndim == 2 else pixels[..., ::-1]
     data = cv2.imencode(".png", stored)[1].reshape(-1)
     return CompressedImage(header=header(stamp), format="rgb8; png compressed bgr8", data=data)
+
+
+def video(data: bytes, stamp: int, codec: str, index: int = -1) -> Any:
+    """A CompressedVideo, or with an ``index`` an FFMPEGPacket."""
+    stored = np.frombuffer(data, np.uint8)
+    if index < 0:
+        own = header(stamp)
+        return CompressedVideo(
+            timestamp=own.stamp, frame_id=own.frame_id, data=stored, format=codec
+        )
+    return FFMPEGPacket(
+        header=header(stamp), width=0, height=0, encoding=codec, pts=index, flags=0,
+        is_bigendian=False, data=stored,
+    )  # fmt: skip
 
 
 def camera_info(

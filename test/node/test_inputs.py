@@ -29,7 +29,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
-from sensor_msgs.msg import CameraInfo, PointCloud
+from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
@@ -55,6 +55,7 @@ ARGUMENTS = [
 ]
 INPUTS = {
     "input": "mono", "sync": "exact", "sync_wait": 0.1, "rectified": False, "mask_border": False,
+    "depth_transport": "raw", "image_transport": "raw",
     "mask_file": "", "mask_sync": "latched", "mask_missing": "latest", "mask_values": "0",
 }  # fmt: skip
 
@@ -70,6 +71,7 @@ class Rig:
         self.probe.listen(DiagnosticArray, "/diagnostics")
         topics = {
             "right": (ImageMessage, "right/image"), "depth": (ImageMessage, "depth/image"),
+            "packed_depth": (CompressedImage, "depth/image/compressedDepth"),
             "mask": (ImageMessage, "mask"), "info": (CameraInfo, "camera_info"),
             "right_info": (CameraInfo, "right/camera_info"),
         }  # fmt: skip
@@ -99,7 +101,8 @@ class Rig:
             self.settings = wanted
         assert probe.transition("activate"), self.process.text()
         probe.wait_connected()
-        names = {"stereo": ("right", "right_info"), "rgbd": ("depth",)}.get(wanted["input"], ())
+        depth = "depth" if wanted["depth_transport"] == "raw" else "packed_depth"
+        names = {"stereo": ("right", "right_info"), "rgbd": (depth,)}.get(wanted["input"], ())
         for name in ("info", "mask", *names):
             probe.wait(self.publishers[name].get_subscription_count)
         probe.received.clear()
@@ -110,7 +113,9 @@ class Rig:
         sec, nanosec = divmod(self.nanoseconds, 10**9)
         return Header(stamp=Time(sec=sec, nanosec=nanosec), frame_id="left")
 
-    def send(self, pixels: UInt8Array, offset: float = 0.0, **partner: ImageMessage):
+    def send(
+        self, pixels: UInt8Array, offset: float = 0.0, **partner: ImageMessage | CompressedImage
+    ):
         """An image and its partner ``offset`` seconds from it; returns the image's features."""
         message = image_message(pixels, self.header())
         for name, image in partner.items():
@@ -600,3 +605,54 @@ def test_images_go_on_while_relocalization_works(rig, tum_images):
 @pytest.mark.skipif(find_spec("rtabmap_msgs") is not None, reason="rtabmap_msgs is here")
 def test_rtabmap_without_its_messages_is_refused(rig):
     assert "rtabmap_msgs" in rig.probe.set_parameter("publish_rtabmap", True)
+
+
+def test_depth_of_the_transport_compressed_depth(rig, tum_images):
+    probe = rig.restart(input="rgbd", depth_transport="compressedDepth")
+    millimetres = np.full((480, 640), 1500, np.uint16)
+    png = cv2.imencode(".png", millimetres)[1].tobytes()
+    message = CompressedImage(format="16UC1; compressedDepth png", data=bytes(12) + png)
+    features = rig.send(tum_images(0), packed_depth=message)
+    np.testing.assert_allclose(features.depth, 1.5)
+    assert len(features.depth) > 100
+    message.data = bytes(12) + png[:100]
+    assert not rig.send(tum_images(1), packed_depth=message).depth
+    probe.wait(lambda: "16UC1; compressedDepth png" in probe.status.last_error)
+
+
+@pytest.mark.skipif(find_spec("foxglove_msgs") is not None, reason="foxglove_msgs is here")
+def test_video_without_its_messages_is_refused(rig):
+    probe = rig.restart()
+    assert probe.transition("deactivate")
+    assert probe.transition("cleanup")
+    rig.settings = {}
+    for name, value in (("image_transport", "h264"), ("video_messages", "foxglove")):
+        assert probe.set_parameter(name, value) == ""
+    assert not probe.transition("configure")
+    assert "video_messages foxglove needs ROS's package foxglove_msgs" in rig.process.text()
+
+
+def test_a_camera_that_stops_and_comes_back_is_subscribed_to_again(rig, tum_images):
+    probe = rig.restart()
+    first = rig.send(tum_images(0))
+    assert probe.set_parameter("diagnostics.max_silence_error", 1.0) == ""
+    assert probe.set_parameter("silence_action", "resubscribe") == ""
+    words = "Subscribed again, as silence_action says."
+    probe.wait(lambda: rig.process.text().count(words) >= 2)
+    assert "no image on /image for " in rig.process.text()
+    assert probe.set_parameter("silence_action", "report") == ""
+    probe.wait(probe.images.get_subscription_count)
+    probe.spin(0.3)
+    second = rig.send(tum_images(1))
+    assert (second.epoch, second.frame_index) == (first.epoch, first.frame_index + 1)
+    assert max(second.track_lengths) == 2
+    assert probe.set_parameter("diagnostics.max_silence_error", 15.0) == ""
+
+
+def test_a_node_without_images_ends_for_respawn_to_start_it_again(tmp_path):
+    arguments = ("-p", "silence_action:=end", "-p", "diagnostics.max_silence_error:=1.0")
+    process = RosProcess(NODE, tmp_path / "node.log", *ARGUMENTS, *arguments)
+    assert process.wait(120.0) == 1
+    assert "no image on /image for 1 s" in process.text()
+    assert "The node ends, as silence_action says." in process.text()
+    assert "Traceback" not in process.text()

@@ -47,8 +47,9 @@ DECLARED = {
     "dataset_player": player._DECLARATIONS,
     "cameras_node": (),
 }
-TOPICS = {"image", "image/compressed", "camera_info", "right/image", "right/image/compressed",
-          "right/camera_info", "depth/image", "mask"}  # fmt: skip
+TOPICS = {"camera_info", "right/camera_info", "mask", "depth/image", "depth/image/compressedDepth",
+          *(f"{side}image{transport}" for side in ("", "right/")
+            for transport in ("", "/compressed", "/ffmpeg", "/foxglove"))}  # fmt: skip
 
 
 @dataclass
@@ -417,7 +418,8 @@ def test_frontend_has_the_topics_and_the_profile_that_were_asked_for(tmp_path: P
     (node,) = started
     assert (node.name, node.namespace) == ("aliked_frontend", "robot1")
     assert node.remappings["image"] == "/eye/image"
-    assert node.remappings["image/compressed"] == "/eye/image/compressed"
+    for transport in ("compressed", "ffmpeg", "foxglove"):
+        assert node.remappings[f"image/{transport}"] == f"/eye/image/{transport}"
     assert node.files == [str(ROOT / "config" / "robot.yaml")]
     assert node.parameters == {}, "what was not asked for is the parameter file's"
     mine = tmp_path / "mine.yaml"

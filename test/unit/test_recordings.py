@@ -190,7 +190,7 @@ def test_the_plausible_topics_are_chosen(
         assert frame.depth is not None
         assert (frame.depth == 1.5).all()
     else:
-        with pytest.raises(SourceError, match="no raw depth topics"):
+        with pytest.raises(SourceError, match="no depth topics"):
             open_source(str(path), partner="depth")
 
 
@@ -200,7 +200,7 @@ def test_several_cameras_must_be_named(tmp_path: Path) -> None:
         open_source(str(path))
     (frame,) = open_source(f"{path}#/rear/image")
     assert (frame.pixels == 1).all()
-    with pytest.raises(SourceError, match=r"2 raw depth topics .*run#/image/topic,/depth/topic"):
+    with pytest.raises(SourceError, match=r"2 depth topics .*run#/image/topic,/depth/topic"):
         open_source(f"{path}#/rear/image", partner="depth")
     (frame,) = open_source(f"{path}#/rear/image,/top/depth", partner="depth")
     assert frame.depth is not None

@@ -36,7 +36,10 @@ SPEAKING = {  # methods that say something, and which argument that is
 # What the nodes say comes from these: their own modules, and errors of the core about inputs.
 SOURCES = [
     *sorted((ROOT / "aliked_ros" / "ros").glob("*.py")),
-    *(ROOT / "aliked_ros" / f"{name}.py" for name in ("io/image_messages", "io/images", "camera")),
+    *(
+        ROOT / "aliked_ros" / f"{name}.py"
+        for name in ("io/image_messages", "io/images", "io/video", "camera")
+    ),
     ROOT / "aliked_ros" / "frontend" / "extractor.py",
     ROOT / "aliked_ros" / "exporting" / "maps.py",
     ROOT / "aliked_ros" / "backends" / "cpu" / "backend.py",
