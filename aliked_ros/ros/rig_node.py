@@ -103,6 +103,7 @@ class RigNode(CamerasNode):
         self._epoch, self._index = Epochs().number(0), 0
         self._absent: Counter[str] = Counter()  # sets in a row
         self._incomplete = 0  # sets in a row
+        self._model = ""  # whose descriptors are compared
         self._contradicted: set[tuple[str, str]] = set()
         self._publisher = self.create_publisher(RigFrame, "~/frames", _QOS)
         self._pool = ThreadPoolExecutor(len(self.names), "rig camera")
@@ -174,6 +175,14 @@ class RigNode(CamerasNode):
                 f"Camera {name} has no matches with others: its calibration is {size}, its images "
                 f"are {width}×{height}. Publish the CameraInfo of this size, or give a camchain "
                 "for it.",
+            )
+            return None
+        self._model = self._model or result.features.model
+        if result.features.model != self._model:
+            self._warnings.warn(
+                subject,
+                f"Camera {name} has no matches with others: its model is {result.features.model}, "
+                f"theirs is {self._model}. Give all cameras one model.",
             )
             return None
         self._warnings.clear(subject)

@@ -176,7 +176,7 @@ def check(probe: RigProbe, index: int, message: RigFrame) -> int:
 @pytest.mark.ros
 @pytest.mark.long
 def test_three_cameras_one_of_which_dies_and_returns(probe, start):
-    process = start("rig_frame:=body", "sync_wait:=0.3")
+    process = start("rig_frame:=body", "sync_wait:=1.0")
     probe.wait_active()
     probe.publish_infos()
     message = probe.send_set(0)
@@ -225,7 +225,7 @@ def test_a_camchain_with_two_cameras_swapped_is_reported(probe, start, tmp_path)
     left, front, right = probe.cameras.values()
     path = tmp_path / "camchain.yaml"
     path.write_text(camchain([left, right, front]), encoding="utf-8")
-    process = start(f"camchain:={path}")
+    process = start(f"camchain:={path}", "sync_wait:=5.0")
     probe.wait_active()
     for index in range(4):
         message = probe.send_set(index)
@@ -250,7 +250,7 @@ def test_a_camera_with_the_calibration_of_another_size_goes_on_without_matches(
     start_of_last = text.index("cam2:")
     text = text[:start_of_last] + text[start_of_last:].replace("[320, 240]", "[640, 480]")
     path.write_text(text, encoding="utf-8")
-    process = start(f"camchain:={path}")
+    process = start(f"camchain:={path}", "sync_wait:=5.0")
     probe.wait_active()
     message = probe.send_set(0)
     assert all(message.has_extrinsics)
