@@ -110,24 +110,25 @@ def virtual() -> None:
 
 
 def draw(pictures: Sequence[np.ndarray], results: list[FrameResult], joint: RigResult) -> None:
-    """The images side by side; a line for each eighth match."""
-    canvas = np.hstack([np.repeat(grey(p)[:, :, None], 3, 2) // 2 + 90 for p in pictures])
-    starts = np.cumsum([0, *(p.shape[1] for p in pictures)])
-    colours = {(0, 1): (214, 148, 52), (1, 2): (60, 140, 220), (0, 2): (90, 170, 80)}
-    for number, (cameras, rows) in enumerate(
-        zip(joint.matches.cameras.tolist(), joint.matches.rows.tolist(), strict=True)
-    ):
-        ends = [
-            results[camera].features.keypoints[row] + (starts[camera], 0)
-            for camera, row in zip(cameras, rows, strict=True)
-        ]
-        first, second = (tuple(np.rint(end).astype(int).tolist()) for end in ends)
-        for end in (first, second):
-            cv2.circle(canvas, end, 3, colours[tuple(cameras)], -1, cv2.LINE_AA)
-        if number % 8 == 0:
-            cv2.line(canvas, first, second, colours[tuple(cameras)], 1, cv2.LINE_AA)
-    small = cv2.resize(canvas, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
-    save("rig.png", cv2.cvtColor(small, cv2.COLOR_BGR2RGB))
+    """The images side by side, with the landmarks that two or all cameras see."""
+    ids, seen_by = np.unique(np.concatenate(joint.landmark_ids), return_counts=True)
+    count = dict(zip(ids.tolist(), seen_by.tolist(), strict=True))
+    joined = [one for one, cameras in count.items() if cameras == len(pictures)][::30]
+    canvas = np.hstack([np.repeat(grey(p)[:, :, None], 3, 2) // 3 * 2 + 60 for p in pictures])
+    ends: dict[int, list[tuple[int, int]]] = {one: [] for one in joined}
+    start = 0
+    for picture, result, landmarks in zip(pictures, results, joint.landmark_ids, strict=True):
+        places = np.rint(result.features.keypoints + np.array([start, 0])).astype(int).tolist()
+        for (x, y), landmark in zip(places, landmarks.tolist(), strict=True):
+            if count[landmark] > 1:
+                colour = (0, 110, 120) if count[landmark] == len(pictures) else (230, 120, 20)
+                cv2.circle(canvas, (x, y), 3, colour, -1, cv2.LINE_AA)
+            if landmark in ends:
+                ends[landmark].append((x, y))
+        start += picture.shape[1]
+    for line in ends.values():
+        cv2.polylines(canvas, [np.array(line, np.int32)], False, (0, 140, 150), 2, cv2.LINE_AA)
+    save("rig.png", cv2.resize(canvas, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA))
 
 
 def pair(folder: str) -> None:

@@ -167,6 +167,8 @@ class RigNode(CamerasNode):
         """What a camera sees, where its model and its pose are known."""
         camera, result = job.session.inputs.calibration.camera, job.frame.result
         subject = f"calibration of {name}"
+        if camera is None and self._index < SILENT:
+            return None  # its CameraInfo may be on the way
         if camera is None or result.normalized is None:
             height, width = job.frame.image.pixels.shape[:2]
             size = f"for {camera.width}×{camera.height} images" if camera else "missing"
@@ -201,7 +203,7 @@ class RigNode(CamerasNode):
                 self.get_logger().info(f"Camera {name} is back in the sets")
             self._absent[name] = 0
         self._incomplete = self._incomplete + 1 if len(names) < len(self.names) else 0
-        offsets = self._worker.sets.offsets
+        offsets = dict(self._worker.sets.offsets)  # which the cameras' threads change
         if self._incomplete >= SILENT and offsets and max(self._absent.values()) < SILENT:
             name = max(offsets, key=offsets.__getitem__)
             self._warnings.warn(
