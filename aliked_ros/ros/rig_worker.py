@@ -70,6 +70,7 @@ class RigWorker:
         with self._changed:
             if not self.sets.add(camera, stamp, job, now):
                 self._dropped[camera] += 1
+            self._release(now)
             self._changed.notify_all()
             return self._dropped.pop(camera, 0)
 
@@ -101,8 +102,7 @@ class RigWorker:
         with self._changed:
             while not self._stopping:
                 now = time.perf_counter()
-                for one in self.sets.release(now):
-                    self._put(one)
+                self._release(now)
                 if self._waiting:
                     first = self._waiting.pop(0)
                     self._working = set(first.items)
@@ -111,12 +111,14 @@ class RigWorker:
                 self._changed.wait(None if deadline is None else max(deadline - now, 0.0))
         return None
 
-    def _put(self, newer: ItemSet[Job]) -> None:
-        kept = [one for one in self._waiting if one.items.keys() - newer.items.keys()]
-        for one in self._waiting:
-            if one not in kept:
+    def _release(self, now: float) -> None:
+        """Let sets wait for the thread; drop those that they replace."""
+        for newer in self.sets.release(now):
+            replaced = [one for one in self._waiting if one.items.keys() <= newer.items.keys()]
+            for one in replaced:
+                self._waiting.remove(one)
                 self._dropped.update(one.items.keys())
-        self._waiting = [*kept, newer]
+            self._waiting.append(newer)
 
 
 class CameraPort:

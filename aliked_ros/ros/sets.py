@@ -30,7 +30,7 @@ _CAPACITY = 20  # sets that wait, and sets gone whose late images are known
 SILENT = 10  # sets in a row without an image, after which a camera is not waited for
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ItemSet(Generic[T]):
     """Items of one moment, by camera. stamp: of the first to come, nanoseconds."""
 

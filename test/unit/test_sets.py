@@ -16,6 +16,18 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+from builtin_interfaces.msg import Time
+from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import Header
+
+from aliked_ros.ros.frame import Frame
+from aliked_ros.ros.rig_worker import RigWorker
 from aliked_ros.ros.sets import SILENT, Sets
 
 MS = 1_000_000  # nanoseconds
@@ -127,3 +139,68 @@ def test_a_camera_that_leaves_is_not_waited_for():
     assert bench.sets.leave("b") == 1
     bench.add("a", PERIOD, 0.02)
     assert [names for _, names in bench.gone] == ["a0", "a1"]
+
+
+class SlowWork:
+    """A worker whose sets take until they are let go."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.go = threading.Semaphore(0)
+        self.worker = RigWorker(0.005, 0.02, self._work)
+        self.ports = {name: self.worker.open(name, None) for name in "ab"}
+
+    def _work(self, jobs: Mapping[str, Any]) -> None:
+        stamp = next(iter(jobs.values())).frame.header.stamp.sec
+        self.begun.append("".join(sorted(jobs)) + str(stamp))
+        self.go.acquire()
+
+    def submit(self, names: str, stamp: int) -> list[int]:
+        message = ImageMessage(header=Header(stamp=Time(sec=stamp)))
+        return [self.ports[name].submit(Frame(message, 0.0)) for name in names]
+
+
+@pytest.fixture
+def slow() -> Iterator[SlowWork]:
+    work = SlowWork()
+    yield work
+    for _ in range(100):
+        work.go.release()
+    work.worker.close()
+
+
+def wait(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 10.0
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def test_the_newest_set_wins_and_each_camera_counts_its_drops(slow: SlowWork):
+    slow.submit("ab", 1)
+    wait(lambda: slow.begun == ["ab1"])
+    assert slow.submit("ab", 2) == [0, 0]
+    assert slow.submit("ab", 3) == [0, 1], "that of set 2; the first camera's is told next time"
+    slow.go.release()
+    wait(lambda: slow.begun == ["ab1", "ab3"])
+    assert slow.submit("ab", 4) == [1, 0]
+    assert slow.submit("a", 5) == [0]
+    time.sleep(0.1)  # set 5 goes without b: set 4 has a camera that 5 has not
+    for _ in range(2):
+        slow.go.release()
+    wait(lambda: slow.begun == ["ab1", "ab3", "ab4", "a5"])
+
+
+def test_a_camera_that_stops_waits_for_its_image_in_work(slow: SlowWork):
+    slow.submit("ab", 1)
+    wait(lambda: slow.begun == ["ab1"])
+    slow.submit("ab", 2)
+    left: list[int] = []
+    thread = threading.Thread(target=lambda: left.append(slow.ports["a"].stop()))
+    thread.start()
+    time.sleep(0.05)
+    assert not left
+    slow.go.release()
+    thread.join(10.0)
+    assert left == [1], "the image that waited is dropped"
+    wait(lambda: slow.begun == ["ab1", "b2"])
