@@ -53,6 +53,7 @@ setup(
             "build_engine = aliked_ros.console.executables:build_engine",
             "frontend_node = aliked_ros.console.executables:frontend_node",
             "cameras_node = aliked_ros.console.executables:cameras_node",
+            "rig_node = aliked_ros.console.executables:rig_node",
             "dataset_player = aliked_ros.console.executables:dataset_player",
             "odometry_node = aliked_ros.console.executables:odometry_node",
             "recorder = aliked_ros.console.executables:recorder",

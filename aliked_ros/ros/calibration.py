@@ -46,6 +46,11 @@ class Calibration:
         self._rectified = rectified
         self._warnings = warnings
 
+    def assume(self, camera: CameraModel) -> None:
+        """Take a model that holds until a CameraInfo comes."""
+        if self.info is None:
+            self.camera = camera
+
     def set_info(self, message: CameraInfo) -> None:
         """Take over the camera's CameraInfo; warn of a bad one and continue without."""
         message.header = Header()  # the model does not depend on the stamp
@@ -97,7 +102,7 @@ class Calibration:
             self._warnings.clear("size of camera_info")
         if result.index < _MISSING_AFTER:
             return
-        if self.info is None:
+        if self.info is None and camera is None:
             self._warnings.once(f"No CameraInfo on {self._topic}: normalized stays empty.")
         if stereo and self.right_info is None:
             self._warnings.once(f"No CameraInfo on {self._right_topic}: depth stays empty.")

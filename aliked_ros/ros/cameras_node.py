@@ -24,6 +24,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 from rclpy.exceptions import InvalidParameterTypeException, InvalidTopicNameException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -31,6 +32,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.validate_topic_name import validate_topic_name
 
+from aliked_ros.backends.base import OpenBackend
 from aliked_ros.backends.shared import SharedBackends
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.ros import running, transports
@@ -51,7 +53,7 @@ _TOPICS = {
 }
 _IMAGES = ("image", "right/image", "depth/image")  # those with compressed forms beside them
 
-_CAMERAS = Declaration("cameras", "", "Names of the cameras, a list such as [front, left].")
+CAMERAS = Declaration("cameras", "", "Names of the cameras, a list such as [front, left].")
 
 
 def declarations(camera: str) -> list[Declaration]:
@@ -72,30 +74,35 @@ class CamerasNode(Node):
     A failure of one, at its start too, is logged and does not affect the others.
     """
 
-    def __init__(self) -> None:
-        super().__init__("aliked_cameras")
+    def __init__(
+        self, name: str = "aliked_cameras", own_declarations: Sequence[Declaration] = ()
+    ) -> None:
+        """``own_declarations``: of the node's parameters beside those of cameras."""
+        super().__init__(name)
         backends = SharedBackends()
-        self._frontends: list[FrontendNode] = []
+        self.frontends: dict[str, FrontendNode] = {}  # those that could be made, by name
         self._threads: list[threading.Thread] = []
         self._starting = threading.Lock()
-        names = self._names()
+        self.names = names = self._names()
         known = [item.name for name in names for item in declarations(name)]
-        warn_of_unknown_names(self, ["cameras", *known])
+        warn_of_unknown_names(self, ["cameras", *known, *(item.name for item in own_declarations)])
+        self.settings = declare_known(self, own_declarations)
         remappings = {name: self._remappings(name) for name in names}
         for name in names:
             try:
-                self._frontends.append(self._frontend(name, remappings[name], backends))
+                self.frontends[name] = self._frontend(name, remappings[name], backends)
             except Exception as error:
                 if not self.context.ok():
                     raise ExternalShutdownException from error
                 self.get_logger().error(f"Camera {name} is left out: {reason(error)}")
-        if not self._frontends:
+        if not self.frontends:
             raise ConfigurationError("No camera could be started; fix the errors above.")
 
     def run(self, executor: SingleThreadedExecutor) -> None:
         """Serve the cameras until shutdown."""
         self._threads = [
-            threading.Thread(target=self._serve, args=(frontend,)) for frontend in self._frontends
+            threading.Thread(target=self._serve, args=(frontend,))
+            for frontend in self.frontends.values()
         ]
         for thread in self._threads:
             thread.start()
@@ -176,15 +183,19 @@ class CamerasNode(Node):
             except InvalidTopicNameException as error:
                 raise ConfigurationError(f"{camera}'s {topic} is {given!r}: {error}") from error
             arguments += ["-r", f"{topic}:={given}"]
-        return FrontendNode(
-            backends.open, context=self.context, namespace=namespace, cli_args=arguments
+        return self.make_frontend(
+            camera, backends.open, context=self.context, namespace=namespace, cli_args=arguments
         )
+
+    def make_frontend(self, camera: str, open_backend: OpenBackend, **options: Any) -> FrontendNode:
+        """A camera's front-end; arguments of ``FrontendNode``."""
+        return FrontendNode(open_backend, **options)
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run all cameras until SIGINT or SIGTERM."""
     limit_heaps()
-    return running.run(CamerasNode, args, (_CAMERAS, *declarations("CAMERA")), "aliked_cameras")
+    return running.run(CamerasNode, args, (CAMERAS, *declarations("CAMERA")), "aliked_cameras")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ lists element by element, a thousand times slower). What subscribers need is in
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -40,6 +41,7 @@ from aliked_msgs.msg import (
     Keyframe,
     LoopCandidate,
     RelocalizationCandidate,
+    RigFrame,
 )
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, ImageError
@@ -47,6 +49,7 @@ from aliked_ros.frontend import codes
 from aliked_ros.frontend.loops import Loop
 from aliked_ros.frontend.masks import rectified_border
 from aliked_ros.frontend.places import Place
+from aliked_ros.frontend.rig import RigResult
 from aliked_ros.io.image_messages import ENCODINGS as ENCODINGS
 from aliked_ros.io.image_messages import depth_from_message as depth_from_message
 from aliked_ros.io.image_messages import image_from_message as image_from_message
@@ -193,6 +196,32 @@ def keyframe_message(features: FeatureFrame, reason: str, pixels: UInt8Array) ->
         features=features,
         image=jpeg(pixels, features.header),
     )
+
+
+def rig_message(names: Sequence[str], frames: Sequence[FeatureFrame], rig: RigResult) -> RigFrame:
+    """The message of one set, without its header, numbers and extrinsics.
+
+    The frames get the depth that matches give, where they have none.
+    """
+    message = RigFrame(names=list(names), frames=list(frames))
+    for frame, depth in zip(frames, rig.depths, strict=True):
+        if len(frame.depth):
+            own = np.frombuffer(frame.depth, np.float32)
+            depth = np.where(np.isnan(own), depth, own)
+            frame.depth = array("f")
+        _fill(frame.depth, depth)
+    for ids in rig.landmark_ids:
+        _fill(message.landmark_ids, ids)
+    _fill(message.merged_ids, rig.merged)
+    matches = rig.matches
+    for side, (cameras, rows) in enumerate(
+        ((message.first_cameras, message.first_indices),
+         (message.second_cameras, message.second_indices))
+    ):  # fmt: skip
+        _fill(cameras, matches.cameras[:, side])
+        _fill(rows, matches.rows[:, side])
+    _fill(message.scores, matches.scores)
+    return message
 
 
 def candidate_message(

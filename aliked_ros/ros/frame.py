@@ -46,6 +46,7 @@ class Frame:
     partner: the right image (stereo) or the depth image (RGB-D); None = none came in time.
     mask: its own, with ``mask_sync: stamped``; None = none came in time.
     stages: seconds spent in each stage so far.
+    messages: made of it, set by ``Session.process``; empty = it could not be processed.
     image, result, reference_stamp: set by ``Session.process``. The result is numbered as
         published; the stamp is that of the image it was matched with.
     """
@@ -55,6 +56,7 @@ class Frame:
     partner: Received | None = None
     mask: ImageMessage | None = None
     stages: dict[str, float] = field(default_factory=dict)
+    messages: list[Any] = field(default_factory=list)
     image: Image = field(init=False)
     result: FrameResult = field(init=False)
     reference_stamp: Time = field(init=False)

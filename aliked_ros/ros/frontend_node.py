@@ -39,7 +39,7 @@ from aliked_ros.ros.numbering import Epochs
 from aliked_ros.ros.parameters import NodeParameters
 from aliked_ros.ros.places import Places
 from aliked_ros.ros.reporter import Reporter
-from aliked_ros.ros.session import Session
+from aliked_ros.ros.session import OpenWorker, Session, latest_worker
 from aliked_ros.ros.warnings import reason
 from aliked_ros.system.cpu import limit_heaps
 
@@ -52,10 +52,16 @@ class FrontendNode(ManagedNode):
     reason in its log, in ``~/status`` and in ``/diagnostics``.
     """
 
-    def __init__(self, open_backend: OpenBackend = create_backend, **options: Any) -> None:
-        """open_backend: see ``Pipeline``. options: of rclpy's Node."""
+    def __init__(
+        self,
+        open_backend: OpenBackend = create_backend,
+        open_worker: OpenWorker = latest_worker,
+        **options: Any,
+    ) -> None:
+        """open_backend: see ``Pipeline``. open_worker: see ``Session``. options: rclpy's."""
         super().__init__("aliked_frontend", **options)
         self._open_backend = open_backend
+        self._open_worker = open_worker
         self._configured: Configured | None = None  # from configure to cleanup
         self._session: Session | None = None  # from activate to deactivate
         self._epochs = Epochs()
@@ -122,8 +128,9 @@ class FrontendNode(ManagedNode):
         """Subscribe and start the threads."""
         assert self._configured is not None
         self.reporter.statistics.clear()
-        session = Session(self, self._settings, self._configured, self._epochs, self.reporter)
-        self._session = session
+        self._session = session = Session(
+            self, self._settings, self._configured, self._epochs, self.reporter, self._open_worker
+        )
         self._places.open(session)
         result = super().on_activate(state)
         self.reporter.failure = ""

@@ -85,6 +85,15 @@ def cameras() -> list[Any]:
     ]
 
 
+def rig() -> list[Any]:
+    """Arguments of one process for the cameras of a rig, and the process."""
+    return [
+        *common_arguments(),
+        IncludeLaunchDescription(_LARGE_MESSAGES),
+        OpaqueFunction(function=_rig_node),
+    ]
+
+
 def common_arguments() -> list[DeclareLaunchArgument]:
     """Arguments of every launch file that starts a front-end."""
     file = [PathJoinSubstitution([_SHARE, "config", LaunchConfiguration("profile")]), ".yaml"]
@@ -222,19 +231,45 @@ def _frontend_nodes(context: LaunchContext) -> list[Node]:
 
 def _cameras_node(context: LaunchContext) -> list[Node]:
     """The process; it has no name given here, since that would be the name of all in it."""
+    return _process_of_cameras(context, "cameras_node", parameters.CAMERAS_NAMES, {})
+
+
+def _rig_node(context: LaunchContext) -> list[Node]:
+    """As ``_cameras_node``, with the topics of each camera and the extrinsics."""
+    values: dict[str, Any] = {
+        name: _given(context, name) for name in ("camchain", "rig_frame") if _given(context, name)
+    }
+    names = _list(context, "cameras")
+    for argument, topic in (("images", "image"), ("camera_infos", "camera_info")):
+        topics = _list(context, argument)
+        if topics and len(topics) != len(names):
+            raise ConfigurationError(
+                f"{argument} has {len(topics)} topics, cameras has {len(names)} names; give a "
+                f"topic for each, in the same order: {argument}:=/front/{topic},/left/{topic}."
+            )
+        for name, given in zip(names, topics, strict=False):
+            _check_topic(argument, given)
+            values[f"{name}.{topic}"] = given
+    return _process_of_cameras(context, "rig_node", parameters.RIG_NAMES, values)
+
+
+def _process_of_cameras(
+    context: LaunchContext, executable: str, known: frozenset[str], values: dict[str, Any]
+) -> list[Node]:
     _check_names(context, ("image", "camera_info"))
     file = _given(context, _PARAMETER_FILE)
-    nodes = {"aliked_cameras": parameters.CAMERAS_NAMES}
-    names = [name.strip() for name in _given(context, "cameras").split(",") if name.strip()]
+    nodes = {f"aliked_{executable.removesuffix('_node')}": known}
+    names = _list(context, "cameras")
     nodes |= {f"{name}/aliked_frontend": parameters.FRONTEND_NAMES for name in names or ["*"]}
     check_parameter_file(file, _namespace(context), nodes)
+    values = ({"cameras": names} if names else {}) | values
     image = _given(context, "image")
     return [
         Node(
             package="aliked_ros",
-            executable="cameras_node",
+            executable=executable,
             namespace=_given(context, "namespace"),
-            parameters=[file, *([{"cameras": names}] if names else []), *_time(context)],
+            parameters=[file, *([values] if values else []), *_time(context)],
             remappings=[
                 *transports.remappings("image", image),
                 ("camera_info", _given(context, "camera_info")),
@@ -242,6 +277,11 @@ def _cameras_node(context: LaunchContext) -> list[Node]:
             **_process(context),
         )
     ]
+
+
+def _list(context: LaunchContext, name: str) -> list[str]:
+    """An argument's parts between commas."""
+    return [part.strip() for part in _given(context, name).split(",") if part.strip()]
 
 
 def _time(context: LaunchContext) -> list[dict[str, bool]]:
@@ -296,14 +336,17 @@ def _check_names(context: LaunchContext, topics: Sequence[str]) -> None:
             f"({_first_line(error)}); write it like robot1."
         ) from error
     for name in topics:
-        topic = _given(context, name)
-        try:
-            validate_topic_name(topic)
-        except InvalidTopicNameException as error:
-            raise ConfigurationError(
-                f"{name} is {topic!r}, which is not a valid topic ({_first_line(error)}); write it "
-                f"like /camera/image_raw."
-            ) from error
+        _check_topic(name, _given(context, name))
+
+
+def _check_topic(name: str, topic: str) -> None:
+    try:
+        validate_topic_name(topic)
+    except InvalidTopicNameException as error:
+        raise ConfigurationError(
+            f"{name} is {topic!r}, which is not a valid topic ({_first_line(error)}); write it "
+            f"like /camera/image_raw."
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -39,7 +39,7 @@ from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
-from aliked_msgs.msg import FeatureFrame
+from aliked_msgs.msg import FeatureFrame, RigFrame
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.odometry import Estimate, Noise, Observation, Odometry, pixel_size
 from aliked_ros.odometry.geometry import Float64Array, Transform
@@ -52,6 +52,13 @@ from aliked_ros.types import FrameResult
 _DECLARATIONS = (
     Declaration(
         "frontend", "aliked_frontend", "Name of the front-end node to listen to.", names="node"
+    ),
+    Declaration(
+        "rig",
+        "",
+        "Name of a rig's node to listen to instead: its first camera, with the depth that "
+        "overlapping views give.",
+        names="node",
     ),
     Declaration("frame_id", "odom", "Frame of the poses and of the map."),
     Declaration(
@@ -124,8 +131,13 @@ class OdometryNode(Node):
         self._path = self.create_publisher(Path, "~/path", _QOS)
         self._keyframe_poses = self.create_publisher(PoseArray, "~/keyframes", _QOS)
         self._map = self.create_publisher(PointCloud2, "~/map", _QOS)
-        topic = f"{settings['frontend']}/features"
-        self.create_subscription(FeatureFrame, topic, self._process, _INPUT_QOS)
+        self._camera = ""  # of the rig
+        if settings["rig"]:
+            topic = f"{settings['rig']}/frames"
+            self.create_subscription(RigFrame, topic, self._process_rig, _INPUT_QOS)
+        else:
+            topic = f"{settings['frontend']}/features"
+            self.create_subscription(FeatureFrame, topic, self._process, _INPUT_QOS)
 
     def run(self, executor: SingleThreadedExecutor) -> None:
         """Follow the camera until shutdown."""
@@ -134,6 +146,15 @@ class OdometryNode(Node):
     def close(self) -> None:
         """Leave Python's log."""
         logging.getLogger("aliked_ros").removeHandler(self._to_node)
+
+    def _process_rig(self, message: RigFrame) -> None:
+        """Follow one camera; sets without it give no pose."""
+        if not self._camera:
+            self._camera = message.names[0]
+            self.get_logger().info(f"Following camera {self._camera} of the rig")
+        for name, frame in zip(message.names, message.frames, strict=True):
+            if name == self._camera:
+                self._process(frame)
 
     def _process(self, message: FeatureFrame) -> None:
         observation = observation_from_message(message)

@@ -34,10 +34,13 @@ from aliked_ros.ros.declarations import Change, Declaration, declare_known, give
 from aliked_ros.ros.frontend_parameters import DECLARATIONS
 
 FRONTEND_NAMES = frozenset(item.name for item in DECLARATIONS)
-ODOMETRY_NAMES = frozenset(("frontend", "frame_id", "ray_noise", "inverse_depth_noise"))
+ODOMETRY_NAMES = frozenset(("frontend", "rig", "frame_id", "ray_noise", "inverse_depth_noise"))
 _TOPIC_NAMES = ("image", "camera_info", "mask", "right_image", "right_camera_info", "depth_image")
 CAMERAS_NAMES = frozenset(("cameras", *(f"*.{topic}" for topic in _TOPIC_NAMES)))
-ALL_NAMES = FRONTEND_NAMES | ODOMETRY_NAMES | CAMERAS_NAMES
+RIG_NAMES = CAMERAS_NAMES | frozenset(
+    ("camchain", "rig_frame", "sync_tolerance", "sync_wait", "min_similarity", "inlier_threshold")
+)
+ALL_NAMES = FRONTEND_NAMES | ODOMETRY_NAMES | RIG_NAMES
 """What a section of a parameter file that is for several nodes may hold."""
 _ROS_NAMES = ("use_sim_time", "start_type_description_service", "qos_overrides.*")
 
@@ -187,7 +190,7 @@ def reference() -> str:
     lines.append(
         "Parameters of the other nodes: [player](player_recorder.md#dataset_player), "
         "[recorder](player_recorder.md#recorder), [odometry](odometry.md#topics), "
-        "[several cameras](launch.md#several-cameras-in-one-process)."
+        "[several cameras](launch.md#several-cameras-in-one-process), [rigs](rigs.md#parameters)."
     )
     return "\n".join(lines) + "\n"
 

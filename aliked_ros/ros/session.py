@@ -31,7 +31,7 @@ from aliked_ros.ros.outputs import Outputs
 from aliked_ros.ros.parameters import NodeParameters
 from aliked_ros.ros.reporter import Reporter
 from aliked_ros.ros.warnings import Warnings, reason
-from aliked_ros.ros.worker import LatestWorker
+from aliked_ros.ros.worker import LatestWorker, Worker
 from aliked_ros.types import FrameResult
 
 _LOG_PERIOD = 5.0  # seconds between two log entries about refused images
@@ -56,8 +56,9 @@ class Session:
         configured: Configured,
         epochs: Epochs,
         reporter: Reporter,
+        open_worker: OpenWorker,
     ) -> None:
-        """Subscribe and start the threads."""
+        """Subscribe and start the threads. ``open_worker``: gives what calls :meth:`work`."""
         self._node = node
         self.configured = configured
         self._reporter = reporter
@@ -81,7 +82,7 @@ class Session:
             )
             self._outputs = Outputs(node, configured.publishers, context)
             opened.callback(self._outputs.close)
-            self._worker = LatestWorker("frontend", self._work)
+            self._worker = open_worker(self)
             opened.callback(lambda: self._statistics.dropped(self._worker.stop()))
             self._opened = opened.pop_all()
 
@@ -92,7 +93,7 @@ class Session:
     def _submit(self, frame: Frame) -> None:
         self._statistics.dropped(self._worker.submit(frame))
 
-    def _work(self, frame: Frame) -> None:
+    def work(self, frame: Frame) -> None:
         """Process an image; errors are logged and counted, never raised."""
         try:
             self.process(frame)
@@ -146,6 +147,7 @@ class Session:
         frame.add(result.stage_times)
         self.inputs.check(frame.result)
         messages = self._outputs.messages(frame)
+        frame.messages = [message for _, message in messages]
         frame.lap("pack")
         for publisher, message in messages:
             publisher.publish(message)
@@ -155,3 +157,11 @@ class Session:
         self._outputs.draw(frame)
         for listener in self.listeners:
             listener(frame)
+
+
+OpenWorker = Callable[[Session], Worker[Frame]]
+
+
+def latest_worker(session: Session) -> Worker[Frame]:
+    """A thread for this session alone: the newest image wins."""
+    return LatestWorker("frontend", session.work)

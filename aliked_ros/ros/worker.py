@@ -18,9 +18,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
+ItemT = TypeVar("ItemT", contravariant=True)
+
+
+class Worker(Protocol[ItemT]):
+    """Works on items in a thread of its own, not on all of them."""
+
+    def submit(self, item: ItemT) -> int:
+        """Hand over an item; returns how many were dropped."""
+        ...
+
+    def stop(self) -> int:
+        """Let the item in work finish and take no more; returns how many items were dropped."""
+        ...
 
 
 class LatestWorker(Generic[T]):

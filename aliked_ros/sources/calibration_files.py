@@ -30,6 +30,7 @@ from typing import Any
 import cv2
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, SourceError
@@ -102,23 +103,14 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def _read(path: Path) -> Calibration:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path} cannot be read: {error}.") from error
+    text = _text(path)
     if path.suffix == ".json":
         return _ours(path, text)
     if path.suffix == ".txt":
         return _colmap(path, text)
     if (path.suffix == ".xml" or text.startswith("%YAML")) and "T_BS" not in text:
         return _opencv(path)
-    try:
-        document = parse_yaml(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise SourceError(f"{path}{line} is not valid YAML: {problem}.") from error
+    document = _document(path)
     if isinstance(document, Mapping):
         for key, read in _KINDS.items():
             if key in document:
@@ -128,6 +120,23 @@ def _read(path: Path) -> Calibration:
         "YAML, Kalibr's camchain.yaml, EuRoC's sensor.yaml, an OpenCV file, COLMAP's cameras.txt, "
         "or a calib.json."
     )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path} cannot be read: {error}.") from error
+
+
+def _document(path: Path) -> Any:
+    try:
+        return parse_yaml(_text(path))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise SourceError(f"{path}{line} is not valid YAML: {problem}.") from error
 
 
 def parse_yaml(text: str) -> Any:
@@ -156,8 +165,51 @@ def _ros(document: Mapping[str, Any]) -> Calibration:
     )
 
 
+def read_camchain(path: Path) -> list[tuple[Calibration, NDArray[np.float64]]]:
+    """The cameras of Kalibr's camchain.yaml: cam0, cam1, ... and the pose of each in cam0.
+
+    The pose is 4×4, cam0_from_camN: p_cam0 = R·p_camN + t, metres, from the chain of T_cn_cnm1.
+    Raises SourceError if it cannot be read, or a camera or its transform is not possible.
+    """
+    document = _document(path)
+    cameras: list[tuple[Calibration, NDArray[np.float64]]] = []
+    pose = np.eye(4)
+    while isinstance(document, Mapping) and (name := f"cam{len(cameras)}") in document:
+        camera = document[name]
+        try:
+            calibration = _kalibr_camera(camera)
+            CameraModel.from_calibration(calibration)
+            if cameras:
+                pose = pose @ np.linalg.inv(_rigid(camera["T_cn_cnm1"]))
+        except (KeyError, TypeError, ValueError, ConfigurationError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise SourceError(f"{path}: {name} is no complete calibration: {what}.") from error
+        cameras.append((calibration, pose))
+    if not cameras:
+        raise SourceError(
+            f"{path} is no camchain: it has no cam0. Give the camchain.yaml of "
+            "kalibr_calibrate_cameras."
+        )
+    return cameras
+
+
+def _rigid(values: Any) -> NDArray[np.float64]:
+    """A 4×4 rigid transform; ValueError for anything else."""
+    matrix = np.array(values, np.float64)
+    if matrix.shape != (4, 4):
+        raise ValueError(f"T_cn_cnm1 has shape {matrix.shape}, not 4×4")
+    turn = matrix[:3, :3]
+    whole = np.allclose(matrix[3], (0.0, 0.0, 0.0, 1.0)) and np.isfinite(matrix).all()
+    if not (whole and np.allclose(turn @ turn.T, np.eye(3), atol=1e-3) and np.linalg.det(turn) > 0):
+        raise ValueError(f"T_cn_cnm1 is {matrix.tolist()}, not a rotation and a translation")
+    return matrix
+
+
 def _kalibr(document: Mapping[str, Any]) -> Calibration:
-    camera = document["cam0"]
+    return _kalibr_camera(document["cam0"])
+
+
+def _kalibr_camera(camera: Mapping[str, Any]) -> Calibration:
     kind = str(camera["camera_model"])
     if kind not in _KALIBR_CAMERAS:
         raise ValueError(f"camera_model is {kind!r}; known are {', '.join(_KALIBR_CAMERAS)}")

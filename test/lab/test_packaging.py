@@ -38,7 +38,7 @@ PACKAGES = {"aliked_ros": ROOT, "aliked_msgs": ROOT / "aliked_msgs"}
 DATA_FOLDERS = ("launch", "config", "rviz", "models")
 EXECUTABLES = (
     "aliked_ros", "build_engine", "cameras_node", "dataset_player", "demo", "frontend_node",
-    "odometry_node", "recorder", "soak",
+    "odometry_node", "recorder", "rig_node", "soak",
 )  # fmt: skip
 LAB = {"benchmark", "evaluation", "fleet", "training"}  # folders that no node imports
 # Asked for where they are used; requirements/robot.in and docs/ say where they come from.

@@ -35,7 +35,7 @@ from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Header
 
-from aliked_msgs.msg import FeatureFrame
+from aliked_msgs.msg import FeatureFrame, RigFrame
 from aliked_ros.odometry import Observation
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.ros.conversions import feature_frame, seconds, stamp_from_seconds
@@ -97,6 +97,26 @@ def position(message: OdometryMessage) -> np.ndarray:
 def orientation(message: OdometryMessage) -> Rotation:
     turn = message.pose.pose.orientation
     return Rotation.from_quat([turn.x, turn.y, turn.z, turn.w])
+
+
+def test_a_rig_is_followed_by_its_first_camera(probe, tmp_path):
+    publisher = probe.node.create_publisher(RigFrame, "rig/frames", RELIABLE)
+    process = RosProcess(MODULE, tmp_path / "log", "-p", "rig:=rig")
+    wait_connected(probe, publisher)
+    room, poses = Room(), probe.received["odometry/odometry"]
+    other = frame(Room(seed=1).observation(0))
+    for index in range(12):
+        frames = {"left": frame(room.observation(index)), "right": other}
+        if index == 6:  # the first camera is missing once
+            del frames["left"]
+        publisher.publish(RigFrame(names=list(frames), frames=list(frames.values())))
+        expected = index + 1 - (index >= 6)
+        probe.wait(lambda number=expected: len(poses) >= number)
+    assert len(poses) == 11
+    camera = room.camera(11).inverse()
+    assert np.linalg.norm(position(poses[-1]) - OPTICAL_TO_BODY @ camera.translation) < 0.03
+    assert process.stop() == 0, process.text()
+    assert "Following camera left of the rig" in process.text()
 
 
 def test_poses_path_and_map_of_a_camera(probe, tmp_path):

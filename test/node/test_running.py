@@ -151,6 +151,7 @@ def test_a_missing_package_is_one_sentence(name: str, without: str, distribution
         ("odometry_node", "frame_id"),
         ("recorder", "record_images"),
         ("cameras_node", "cameras"),
+        ("rig_node", "camchain"),
     ],
 )
 def test_help_is_printed(name: str, parameter: str, flag: str, capsys, monkeypatch):

@@ -35,7 +35,7 @@ from unittest.mock import patch
 import pytest
 import yaml
 
-from aliked_ros.ros import cameras_node, odometry_node, parameters, player
+from aliked_ros.ros import cameras_node, odometry_node, parameters, player, rig_node
 from helpers import ROOT
 
 FILES = sorted(path.name.removesuffix(".launch.py") for path in (ROOT / "launch").glob("*.py"))
@@ -46,6 +46,7 @@ DECLARED = {
     "odometry_node": odometry_node._DECLARATIONS,
     "dataset_player": player._DECLARATIONS,
     "cameras_node": (),
+    "rig_node": rig_node._DECLARATIONS,
 }
 TOPICS = {"camera_info", "right/camera_info", "mask", "depth/image", "depth/image/compressedDepth",
           *(f"{side}image{transport}" for side in ("", "right/")
@@ -467,7 +468,7 @@ def test_dataset_plays_what_the_frontend_listens_to() -> None:
 def test_the_front_end_comes_back_and_a_played_recording_ends_all() -> None:
     for name in STARTED:
         for node in launched(name, **required(name)).nodes:
-            assert node.respawn == (node.executable in ("frontend_node", "cameras_node"))
+            assert node.respawn == (node.executable not in ("odometry_node", "dataset_player"))
             assert (node.on_exit is not None) == (node.executable == "dataset_player")
     assert not launched("frontend", respawn="false").nodes[0].respawn
 

@@ -1,0 +1,93 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Where the cameras of a rig are: from Kalibr's camchain.yaml, or from tf."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.node import Node
+from std_msgs.msg import Header
+
+from aliked_ros.camera import CameraModel
+from aliked_ros.errors import AlikedError, ConfigurationError
+from aliked_ros.io.messages import seconds
+from aliked_ros.ros.transforms import Transforms
+from aliked_ros.ros.warnings import Warnings, reason
+from aliked_ros.sources.calibration_files import read_camchain
+
+
+class Extrinsics:
+    """Looks up the pose of each camera on the rig; warns of one that is not known.
+
+    models: what the camchain says of the lenses, by camera. source: where poses come from, for
+    people. frame: the rig's; empty while it is not known.
+    """
+
+    def __init__(
+        self, node: Node, cameras: Sequence[str], camchain: str, rig_frame: str, warnings: Warnings
+    ) -> None:
+        """``camchain``: path of the file, its cameras in the order of ``cameras``; "" = use tf.
+
+        Raises SourceError for a file that cannot be used, ConfigurationError for one with too few
+        cameras, or where tf's messages are not installed.
+        """
+        self.frame = rig_frame
+        self.models: dict[str, CameraModel] = {}
+        self._first = cameras[0]
+        self._warnings = warnings
+        self._poses: dict[str, NDArray[np.float64]] = {}
+        self.source = camchain or "tf"
+        self._transforms = None if camchain else Transforms(node)
+        if camchain:
+            chain = read_camchain(Path(camchain))
+            if len(chain) < len(cameras):
+                raise ConfigurationError(
+                    f"camchain {camchain} has {len(chain)} cameras, the parameter cameras names "
+                    f"{len(cameras)}: {', '.join(cameras)}. Give them in the file's order, cam0 "
+                    "first."
+                )
+            for camera, (calibration, pose) in zip(cameras, chain, strict=False):
+                self.models[camera] = CameraModel.from_calibration(calibration)
+                self._poses[camera] = pose
+
+    def pose(self, camera: str, header: Header) -> NDArray[np.float64] | None:
+        """rig_from_camera, 4×4, for the image of this header; None, with a warning: not known."""
+        if not self.frame and camera == self._first:
+            self.frame = header.frame_id
+        if self._transforms is None:
+            return self._poses[camera]
+        subject = f"extrinsics of {camera}"
+        try:
+            if not header.frame_id:
+                raise ConfigurationError("its images have no frame_id; set that of its driver")
+            if not self.frame:
+                raise ConfigurationError(
+                    f"rig_frame is empty, and no image of {self._first} has told its frame; set "
+                    "rig_frame"
+                )
+            pose = self._transforms.lookup(self.frame, header.frame_id, seconds(header.stamp))
+        except AlikedError as error:
+            self._warnings.warn(
+                subject,
+                f"Camera {camera} has no matches with others, as its pose is not known: "
+                f"{reason(error)}. Publish its transform, correct rig_frame, or give a camchain.",
+            )
+            return None
+        self._warnings.clear(subject)
+        return pose
