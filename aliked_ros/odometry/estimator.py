@@ -51,6 +51,7 @@ _REMEMBERED = 300  # images kept until a map starts
 _PATIENCE = 60  # images without a map before the reason is logged
 _CHECKED = 6  # images between two views, to decide between several motions
 _CLEARLY = 0.6  # the right motion's error is below this share of any other's
+_EXCESS_GAIN = 0.1  # of an image's errors beyond independent ones, in their mean
 _SAME_TURN = np.radians(1.0)  # motions that differ by less are the same
 
 
@@ -119,6 +120,7 @@ class Odometry:
         self._camera = Transform.identity()  # camera_from_world, latest
         self._scale = 1.0  # median depth of the points seen from there
         self._last: tuple[int, float] | None = None  # epoch, stamp
+        self._excess = 1.0  # of errors beyond independent ones, see ``uncertainty``
         self._known: tuple[float, Float64Array] | None = None  # stamp and covariance, of a pose
         self._failures = 0
 
@@ -310,7 +312,10 @@ class Odometry:
         assert self._map is not None
         pose = view.camera.inverse()
         tracks, seen = self._map.find(view)
-        noise = image_covariance(view.camera, seen, view.rays_of(tracks), self._noise)
+        own, excess = image_covariance(view.camera, seen, view.rays_of(tracks), self._noise)
+        self._excess += _EXCESS_GAIN * (excess - self._excess)
+        self._map.excess = max(self._excess, 1.0)
+        noise = self._map.excess * own
         last = self._map.views[-1]
         way = pose.translation - last.camera.inverse().translation
         covariance = moved(last.covariance, way) + noise

@@ -42,11 +42,13 @@ _WORST_DEPTH = 0.2  # largest relative standard deviation of a depth that may cr
 class LocalMap:
     """Points by track id, and the keyframes that constrain them.
 
-    metric: whether it is in metres, from depth; otherwise depth is ignored.
+    metric: whether it is in metres, from depth; otherwise depth is ignored. excess: factor of the
+        covariances beyond those of independent errors.
     """
 
     def __init__(self, noise: Noise, metric: bool) -> None:
         self.metric = metric
+        self.excess = 1.0
         self._noise = noise
         self._points: dict[int, Float64Array] = {}  # most recently seen last
         self._placed_by: dict[int, View] = {}  # the view that placed the point
@@ -144,7 +146,7 @@ class LocalMap:
         added = window_covariances(self._views, points, self._noise, self.metric)
         for view, own in list(zip(self._views, added, strict=True))[max(fixed, 1) :]:
             way = view.camera.inverse().translation - first.camera.inverse().translation
-            view.covariance = moved(first.covariance, way) + own
+            view.covariance = moved(first.covariance, way) + self.excess * own
 
     def _carry_along(self, cameras: Sequence[Transform], except_for: Container[int]) -> None:
         """Move unadjusted points with the view that placed them.

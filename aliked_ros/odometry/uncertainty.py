@@ -17,6 +17,10 @@
 A covariance is 6×6, of x y z, then of small rotations about the world's x y z, as in
 geometry_msgs/PoseWithCovariance. Errors of an image's own are told from those of the map that it
 was located in: the latter grow along the way, from each window's oldest keyframe to its newest.
+
+Neighbours in an image share errors that more points do not average out: a rolling shutter's, the
+calibration's, the map's. By how much a covariance exceeds that of independent errors is seen from
+the residuals: their pull on the pose, summed over quarters of the image, is larger.
 """
 
 from __future__ import annotations
@@ -37,20 +41,33 @@ _UNKNOWN_MOTION = 1.0  # m/s and rad/s: between two maps
 
 def image_covariance(
     camera: Transform, points: Float64Array, rays: Float64Array, noise: Noise
-) -> Float64Array:
-    """Of a camera (camera_from_world) that sees points N×3, taken as exact, along rays N×2."""
+) -> tuple[Float64Array, float]:
+    """Of a camera (camera_from_world) that sees points N×3, taken as exact, along rays N×2.
+
+    As of independent errors, and the factor by which the residuals show it to be larger; 1 on
+    average where they are independent.
+    """
     depth = np.full(len(points), np.nan)
     residuals, slopes, _ = _linearised(camera, points, rays, depth, noise)
     freedom = max(2 * len(points) - 6, 1)
     variance = max(float((residuals**2).sum()) / freedom, _LEAST_VARIANCE)
-    information = np.einsum("nri,nrj->ij", slopes, slopes)
-    return variance * np.asarray(np.linalg.pinv(information, hermitian=True))
+    information = np.einsum("nri,nrj->nij", slopes, slopes)
+    inverse = np.linalg.pinv(information.sum(0), hermitian=True)
+    pulls = np.einsum("nri,nr->ni", slopes, residuals)
+    pulls -= information @ (inverse @ pulls.sum(0))  # of the residuals after the last step
+    found = expected = 0.0
+    right, low = (rays > np.median(rays, axis=0)).T
+    for quarter in (right & low, right & ~low, ~right & low, ~right & ~low):
+        pull, share = pulls[quarter].sum(0), inverse @ information[quarter].sum(0)
+        found += float(pull @ inverse @ pull)
+        expected += variance * float(np.trace(share) - np.trace(share @ share))
+    return variance * inverse, found / max(expected, 1e-12)
 
 
 def window_covariances(
     views: Sequence[View], points: Mapping[int, Float64Array], noise: Noise, metric: bool
 ) -> list[Float64Array]:
-    """Of each view relative to the first, points unknown. points: xyz by track id.
+    """Of each view relative to the first, as of independent errors. points: xyz by track id.
 
     Without ``metric`` the size of the window is taken as exact.
     """

@@ -21,7 +21,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.node import Node
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Imu
 
 from aliked_ros.ros.conversions import seconds
@@ -29,6 +29,8 @@ from aliked_ros.ros.warnings import Warnings
 
 Float64Array = NDArray[np.float64]
 
+# Deep, as the node reads nothing while it adjusts a keyframe.
+_QOS = QoSProfile(depth=400, reliability=ReliabilityPolicy.BEST_EFFORT)
 _WINDOW = 0.5  # seconds of standing still
 _LEAST = 10  # samples in it
 _KEPT = 4000  # samples
@@ -50,7 +52,7 @@ class Gravity:
         self._warnings = warnings
         self._samples: deque[tuple[float, list[float], list[float]]] = deque(maxlen=_KEPT)
         self.frame = ""
-        subscription = node.create_subscription(Imu, topic, self._receive, qos_profile_sensor_data)
+        subscription = node.create_subscription(Imu, topic, self._receive, _QOS)
         self._topic = subscription.topic_name
 
     def up(self, stamp: float) -> Float64Array | None:
