@@ -76,12 +76,14 @@ def window_covariances(
     of_points = np.tile(_WEAK * np.eye(3), (len(points), 1, 1))
     mixed = np.zeros((count, 6, len(points), 3))
     squares, freedom = 0.0, -6.0 * count - 3.0 * len(points)
+    measured = np.full(len(points), not metric)  # points whose depth counts already, as in adjust
     for index, view in enumerate(views):
         tracks = [track for track in view.rows if track in number]
         rows = [view.rows[track] for track in tracks]
         place = np.array([number[track] for track in tracks], int)
         seen = np.array([points[track] for track in tracks]).reshape(-1, 3)
-        depth = view.depth[rows] if metric else np.full(len(rows), np.nan)
+        depth = np.where(measured[place], np.nan, view.depth[rows])
+        measured[place] |= np.isfinite(depth)
         residuals, by_camera, by_point = _linearised(
             view.camera, seen, view.rays[rows], depth, noise
         )
