@@ -37,6 +37,7 @@ _LARGEST = 3.0  # standard deviations of a residual that counts
 _WEAK = 1e-6  # information on what no observation determines: a kilometre, a thousand radians
 _SCALE = 1e3  # mono: the window's size is held by one distance, this much finer than its length
 _UNKNOWN_MOTION = 1.0  # m/s and rad/s: between two maps
+_LONGEST_GAP = 60.0  # seconds: beyond it, it was a clock that jumped
 
 
 def image_covariance(
@@ -120,8 +121,8 @@ def turned(covariance: Float64Array, rotation: Float64Array) -> Float64Array:
 
 
 def after_gap(covariance: Float64Array, gap: float) -> Float64Array:
-    """After ``gap`` seconds of a motion that is not known."""
-    return covariance + (_UNKNOWN_MOTION * gap) ** 2 * np.eye(6)
+    """After ``gap`` seconds of a motion that is not known; negative: the clock was set back."""
+    return covariance + (_UNKNOWN_MOTION * min(abs(gap), _LONGEST_GAP)) ** 2 * np.eye(6)
 
 
 def _linearised(

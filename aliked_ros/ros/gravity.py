@@ -106,7 +106,10 @@ class Gravity:
         stamp = seconds(message.header.stamp)
         if not np.isfinite(values).all():
             return
-        if self._samples and stamp < self._samples[-1][0]:
+        newest = self._samples[-1][0] if self._samples else stamp
+        if stamp < newest - _OTHER_CLOCK:
             self._samples.clear()  # a recording that starts again
+        elif stamp < newest:
+            return
         self.frame = message.header.frame_id
         self._samples.append((stamp, values[0], values[1]))

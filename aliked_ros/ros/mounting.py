@@ -111,6 +111,10 @@ class Mounting:
                 f"{setting} is set, but not base_frame: set it to base_link, or to the camera's "
                 "own frame for a camera that is on no robot."
             )
+        if self._base == settings["frame_id"]:
+            raise ConfigurationError(
+                f"frame_id and base_frame are both {self._base!r}; use odom and base_link."
+            )
         self._transforms = Transforms(node) if self._base or settings["imu"] else None
         self._gravity = Gravity(node, settings["imu"], warnings) if settings["imu"] else None
         self._waiting: deque[tuple[Estimate, Header]] = deque(maxlen=_WAITING)
