@@ -28,7 +28,7 @@ the rays.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any
 
@@ -65,13 +65,15 @@ class View:
     """The observations of one image.
 
     camera: its pose, camera_from_world. rays: N×2. depth: N metres, NaN = none.
-    rows: row of each valid track; other rows are outliers.
+    rows: row of each valid track; other rows are outliers. covariance: of the pose, see
+    ``uncertainty``.
     """
 
     camera: Transform
     rays: Float64Array
     depth: Float64Array
     rows: dict[int, int]
+    covariance: Float64Array = field(default_factory=lambda: np.zeros((6, 6)))
 
     def rays_of(self, tracks: Iterable[int]) -> Float64Array:
         """Rays K×2 of observed tracks."""

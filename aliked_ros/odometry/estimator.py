@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import compress
 
 import numpy as np
@@ -35,6 +35,7 @@ from aliked_ros.odometry.geometry import (
     unrotated_motion,
 )
 from aliked_ros.odometry.local_map import LEAST_PARALLAX, TOLERANCE, LocalMap, may_begin_point
+from aliked_ros.odometry.uncertainty import after_gap, image_covariance, moved
 from aliked_ros.types import Float32Array, UInt64Array
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ _REMEMBERED = 300  # images kept until a map starts
 _PATIENCE = 60  # images without a map before the reason is logged
 _CHECKED = 6  # images between two views, to decide between several motions
 _CLEARLY = 0.6  # the right motion's error is below this share of any other's
+_EXCESS_GAIN = 0.1  # of an image's errors beyond independent ones, in their mean
 _SAME_TURN = np.radians(1.0)  # motions that differ by less are the same
 
 
@@ -81,6 +83,8 @@ class Estimate:
     is_keyframe: whether the observation was added to the map.
     map_index: number of the map, from 0; two maps may differ in scale.
     points: number of inlier points.
+    covariance: 6×6, of the pose, as in ``uncertainty``; without ``metric`` at the map's scale.
+    noise: 6×6, the part of it that is the image's own, not the map's.
     """
 
     stamp: float
@@ -89,6 +93,8 @@ class Estimate:
     is_keyframe: bool
     map_index: int
     points: int
+    covariance: Float64Array = field(default_factory=lambda: np.zeros((6, 6)))
+    noise: Float64Array = field(default_factory=lambda: np.zeros((6, 6)))
 
 
 class Odometry:
@@ -114,6 +120,8 @@ class Odometry:
         self._camera = Transform.identity()  # camera_from_world, latest
         self._scale = 1.0  # median depth of the points seen from there
         self._last: tuple[int, float] | None = None  # epoch, stamp
+        self._excess = 1.0  # of errors beyond independent ones, see ``uncertainty``
+        self._known: tuple[float, Float64Array] | None = None  # stamp and covariance, of a pose
         self._failures = 0
 
     def points(self) -> Float64Array:
@@ -170,7 +178,7 @@ class Odometry:
         if is_keyframe:
             self._map.add(view)
         self._camera = view.camera
-        return self._estimate(stamp, is_keyframe, int(np.count_nonzero(agrees)))
+        return self._estimate(stamp, view, is_keyframe, int(np.count_nonzero(agrees)))
 
     def _is_keyframe(self, view: View, tracks: list[int]) -> bool:
         """Whether few of the last keyframe's points remain, or they moved far."""
@@ -183,8 +191,9 @@ class Odometry:
 
     def _start_with_depth(self, stamp: float, view: View) -> Estimate:
         self._map = self._begin_map(metric=True)
+        view.covariance = self._covariance_at(stamp)
         self._map.add(view)
-        return self._estimate(stamp, True, len(self._map.points()))
+        return self._estimate(stamp, view, True, len(self._map.points()))
 
     def _start_with_parallax(self, stamp: float, view: View) -> Estimate | None:
         waiting = self._waiting
@@ -207,7 +216,7 @@ class Odometry:
         pose, depth = found
         views = list(waiting)
         begin = views[first][1]
-        begin.camera = self._camera
+        begin.camera, begin.covariance = self._camera, self._covariance_at(views[first][0])
         scale = self._scale / depth
         view.camera = Transform(pose.rotation, scale * pose.translation) @ self._camera
         self._map = self._begin_map(metric=False)
@@ -215,7 +224,7 @@ class Odometry:
         self._map.add(view)
         self._camera = view.camera
         self._earlier = [e for s, v in views[:-1] if (e := self._late(s, v)) is not None]
-        return self._estimate(stamp, True, len(self._map.points()))
+        return self._estimate(stamp, view, True, len(self._map.points()))
 
     def _first_points(self, view: View, number: int) -> tuple[Transform, float] | str:
         """The motion since a waiting image, and the points' median depth there.
@@ -278,8 +287,8 @@ class Odometry:
         found = locate(points, view.rays_of(tracks), self._tolerance)
         if found is None or np.count_nonzero(found[1]) < _LEAST_POINTS:
             return None
-        count = int(np.count_nonzero(found[1]))
-        return Estimate(stamp, found[0].inverse(), False, False, self._map_index, count)
+        rows = {track: view.rows[track] for track in compress(tracks, found[1])}
+        return self._estimate(stamp, replace(view, camera=found[0], rows=rows), False, len(rows))
 
     def _begin_map(self, metric: bool) -> LocalMap:
         self._map_index += 1
@@ -294,10 +303,26 @@ class Odometry:
         self._waiting.clear()
         self._images = 0
 
-    def _estimate(self, stamp: float, is_keyframe: bool, points: int) -> Estimate:
+    def _covariance_at(self, stamp: float) -> Float64Array:
+        """Of the last pose, at a later stamp without one."""
+        last, covariance = self._known or (stamp, np.zeros((6, 6)))
+        return after_gap(covariance, stamp - last)
+
+    def _estimate(self, stamp: float, view: View, is_keyframe: bool, points: int) -> Estimate:
         assert self._map is not None
-        pose = self._camera.inverse()
-        return Estimate(stamp, pose, self._map.metric, is_keyframe, self._map_index, points)
+        pose = view.camera.inverse()
+        tracks, seen = self._map.find(view)
+        own, excess = image_covariance(view.camera, seen, view.rays_of(tracks), self._noise)
+        self._excess += _EXCESS_GAIN * (excess - self._excess)
+        self._map.excess = max(self._excess, 1.0)
+        noise = self._map.excess * own
+        last = self._map.views[-1]
+        way = pose.translation - last.camera.inverse().translation
+        covariance = moved(last.covariance, way) + noise
+        self._known = stamp, covariance
+        return Estimate(
+            stamp, pose, self._map.metric, is_keyframe, self._map_index, points, covariance, noise
+        )
 
 
 def pixel_size(keypoints: Float32Array, rays: Float32Array) -> float:

@@ -27,6 +27,7 @@ from aliked_ros.odometry.geometry import (
     reprojection_errors,
     triangulate,
 )
+from aliked_ros.odometry.uncertainty import moved, window_covariances
 from aliked_ros.types import BoolArray
 
 _WINDOW = 10  # keyframes
@@ -41,11 +42,13 @@ _WORST_DEPTH = 0.2  # largest relative standard deviation of a depth that may cr
 class LocalMap:
     """Points by track id, and the keyframes that constrain them.
 
-    metric: whether it is in metres, from depth; otherwise depth is ignored.
+    metric: whether it is in metres, from depth; otherwise depth is ignored. excess: factor of the
+        covariances beyond those of independent errors.
     """
 
     def __init__(self, noise: Noise, metric: bool) -> None:
         self.metric = metric
+        self.excess = 1.0
         self._noise = noise
         self._points: dict[int, Float64Array] = {}  # most recently seen last
         self._placed_by: dict[int, View] = {}  # the view that placed the point
@@ -134,6 +137,16 @@ class LocalMap:
             view.camera = camera
         self._points.update(points)
         self._drop_bad(points)
+        self._find_covariances([track for track in points if track in self._points], fixed)
+
+    def _find_covariances(self, tracks: Iterable[int], fixed: int) -> None:
+        """Of the views that were adjusted: the oldest one's, and what the window adds to it."""
+        first = self._views[0]
+        points = {track: self._points[track] for track in tracks}
+        added = window_covariances(self._views, points, self._noise, self.metric)
+        for view, own in list(zip(self._views, added, strict=True))[max(fixed, 1) :]:
+            way = view.camera.inverse().translation - first.camera.inverse().translation
+            view.covariance = moved(first.covariance, way) + self.excess * own
 
     def _carry_along(self, cameras: Sequence[Transform], except_for: Container[int]) -> None:
         """Move unadjusted points with the view that placed them.

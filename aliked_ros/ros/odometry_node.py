@@ -15,11 +15,12 @@
 """Node ``odometry``: the reference back-end, which needs only a front-end's ``features``.
 
 An example to start from: poses and a sparse map of one camera, without loop closing. It publishes
-no tf: which node owns ``odom`` is the robot's decision.
+tf only when asked to: which node owns ``odom`` is the robot's decision.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 import signal
 from array import array
@@ -28,11 +29,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import Point, Pose, PoseArray, PoseStamped, Quaternion
+from geometry_msgs.msg import (
+    Point,
+    Pose,
+    PoseArray,
+    PoseStamped,
+    Quaternion,
+    TransformStamped,
+    Twist,
+    Vector3,
+)
 from nav_msgs.msg import Odometry as OdometryMessage
 from nav_msgs.msg import Path
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message, serialize_message
 from scipy.spatial.transform import Rotation
@@ -41,12 +52,14 @@ from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame, RigFrame
 from aliked_ros.errors import ConfigurationError
-from aliked_ros.odometry import Estimate, Noise, Observation, Odometry, pixel_size
+from aliked_ros.odometry import Noise, Observation, Odometry, pixel_size
 from aliked_ros.odometry.geometry import Float64Array, Transform
-from aliked_ros.ros import running
+from aliked_ros.odometry.velocity import Velocity
+from aliked_ros.ros import mounting, running
 from aliked_ros.ros.conversions import feature_frame, seconds, stamp_from_seconds
 from aliked_ros.ros.declarations import Declaration
 from aliked_ros.ros.parameters import declare
+from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import FrameResult
 
 _DECLARATIONS = (
@@ -60,7 +73,7 @@ _DECLARATIONS = (
         "overlapping views give.",
         names="node",
     ),
-    Declaration("frame_id", "odom", "Frame of the poses and of the map."),
+    *mounting.DECLARATIONS,
     Declaration(
         "ray_noise",
         0.0,
@@ -78,10 +91,7 @@ _DECLARATIONS = (
 _QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 _INPUT_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 _PATH_LENGTH = 2000  # keyframes
-# From the optical frame (x right, y down, z forward) to REP-103's (x forward, y left, z up).
-_FROM_OPTICAL = Transform(
-    np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]), np.zeros(3)
-)
+_TF_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)  # tf2's
 
 
 def observation_from_message(message: FeatureFrame) -> Observation | None:
@@ -123,7 +133,10 @@ class OdometryNode(Node):
         settings = declare(self, _DECLARATIONS)
         noise = Noise(settings["ray_noise"], settings["inverse_depth_noise"])
         self._odometry = Odometry(noise)
-        self._frame_id = settings["frame_id"]
+        self._frame_id: str = settings["frame_id"]
+        warnings = Warnings(self.get_logger().warning, lambda _: None)
+        self._mounting = mounting.Mounting(self, settings, warnings)
+        self._velocity = Velocity()
         self._map_index = -1
         self._last = (-1, 0.0)  # epoch, stamp
         self._keyframes: deque[PoseStamped] = deque(maxlen=_PATH_LENGTH)
@@ -131,6 +144,10 @@ class OdometryNode(Node):
         self._path = self.create_publisher(Path, "~/path", _QOS)
         self._keyframe_poses = self.create_publisher(PoseArray, "~/keyframes", _QOS)
         self._map = self.create_publisher(PointCloud2, "~/map", _QOS)
+        self._tf: Publisher | None = None
+        if settings["publish_tf"]:
+            self._tf_message = importlib.import_module("tf2_msgs.msg").TFMessage
+            self._tf = self.create_publisher(self._tf_message, "/tf", _TF_QOS)
         self._camera = ""  # of the rig
         if settings["rig"]:
             topic = f"{settings['rig']}/frames"
@@ -169,10 +186,13 @@ class OdometryNode(Node):
         estimate = self._odometry.process(observation)
         if estimate is None:
             return
-        for one in self._odometry.earlier:  # images that waited for the map to begin
-            stamp = stamp_from_seconds(one.stamp)
-            self._publish(one, Header(stamp=stamp, frame_id=message.header.frame_id))
-        self._publish(estimate, message.header)
+        frame = message.header.frame_id
+        found = [  # those of images that waited for the map to begin first
+            (one, Header(stamp=stamp_from_seconds(one.stamp), frame_id=frame))
+            for one in self._odometry.earlier
+        ]
+        for placed in self._mounting.place([*found, (estimate, message.header)]):
+            self._publish(placed)
 
     def _check_stamp(self, observation: Observation) -> None:
         epoch, stamp = self._last
@@ -185,15 +205,22 @@ class OdometryNode(Node):
                 once=True,
             )
 
-    def _publish(self, estimate: Estimate, image_header: Header) -> None:
+    def _publish(self, placed: mounting.Placed) -> None:
+        estimate = placed.estimate
         if estimate.map_index != self._map_index:
-            self._map_index = estimate.map_index
+            self._map_index, self._velocity = estimate.map_index, Velocity()
             scale = "in metres" if estimate.metric else "of arbitrary scale"
             self.get_logger().info(f"Map {estimate.map_index} begins, {scale}")
-        header = Header(stamp=image_header.stamp, frame_id=self._frame_id)
-        message = OdometryMessage(header=header, child_frame_id=image_header.frame_id)
-        message.pose.pose = _pose(_FROM_OPTICAL @ estimate.camera)
+        header = Header(stamp=placed.header.stamp, frame_id=self._frame_id)
+        velocity, doubt = self._velocity.update(estimate.stamp, placed.pose, placed.noise)
+        message = OdometryMessage(header=header, child_frame_id=placed.frame)
+        message.pose.pose = _pose(placed.pose)
+        message.pose.covariance = placed.covariance.ravel()
+        message.twist.twist = _twist(velocity)
+        message.twist.covariance = doubt.ravel()
         self._poses.publish(message)
+        if self._tf is not None:
+            self._tf.publish(self._tf_message(transforms=[_transform(message)]))
         if not estimate.is_keyframe:
             return
         self._keyframes.append(PoseStamped(header=header, pose=message.pose.pose))
@@ -203,13 +230,31 @@ class OdometryNode(Node):
             poses = [keyframe.pose for keyframe in self._keyframes]
             self._keyframe_poses.publish(PoseArray(header=header, poses=poses))
         if self._map.get_subscription_count():
-            self._map.publish(_cloud(_FROM_OPTICAL(self._odometry.points()), header))
+            self._map.publish(
+                _cloud(self._mounting.odom_from_world(self._odometry.points()), header)
+            )
 
 
 def _pose(camera: Transform) -> Pose:
     x, y, z = camera.translation.tolist()
     qx, qy, qz, qw = Rotation.from_matrix(camera.rotation).as_quat().tolist()
     return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+
+
+def _twist(velocity: Float64Array) -> Twist:
+    linear, angular = (
+        Vector3(**dict(zip("xyz", part.tolist(), strict=True)))
+        for part in (velocity[:3], velocity[3:])
+    )
+    return Twist(linear=linear, angular=angular)
+
+
+def _transform(message: OdometryMessage) -> TransformStamped:
+    transform = TransformStamped(header=message.header, child_frame_id=message.child_frame_id)
+    place = message.pose.pose.position
+    transform.transform.translation = Vector3(x=place.x, y=place.y, z=place.z)
+    transform.transform.rotation = message.pose.pose.orientation
+    return transform
 
 
 def _cloud(points: Float64Array, header: Header) -> PointCloud2:

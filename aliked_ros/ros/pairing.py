@@ -15,16 +15,21 @@
 """Pairs each image with its partner (the right image, or the depth image) by stamp.
 
 Knows nothing of ROS. Unlike message_filters it releases an image alone when its partner does not
-come, and measures how far apart the two streams are.
+come, and measures how far apart the two streams are. :class:`Synchronizer` has its interface.
 """
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
+
+from aliked_ros.io.messages import nanoseconds
 
 ImageT = TypeVar("ImageT")
 PartnerT = TypeVar("PartnerT")
@@ -58,13 +63,17 @@ class Pairing(Generic[ImageT, PartnerT]):
     that jumps needs no special care.
     """
 
-    def __init__(self, tolerance: float, wait: float) -> None:
-        """``tolerance``, ``wait``: seconds; tolerance 0 pairs equal stamps only."""
+    def __init__(self, tolerance: float, wait: float, capacity: int = _CAPACITY) -> None:
+        """``tolerance``, ``wait``: seconds; tolerance 0 pairs equal stamps only.
+
+        capacity: images that wait, and partners that are kept.
+        """
+        self._capacity = capacity
         self._tolerance = round(tolerance * 1e9)
         self._wait = wait
         self._images: deque[tuple[int, float, ImageT]] = deque()  # stamp, deadline, image
-        self._partners: deque[tuple[int, PartnerT]] = deque(maxlen=_CAPACITY)
-        self._alone: deque[tuple[int, float]] = deque(maxlen=_CAPACITY)  # stamp, arrival
+        self._partners: deque[tuple[int, PartnerT]] = deque(maxlen=capacity)
+        self._alone: deque[tuple[int, float]] = deque(maxlen=capacity)  # stamp, arrival
         self.delay: float | None = None
 
     def __len__(self) -> int:
@@ -92,7 +101,7 @@ class Pairing(Generic[ImageT, PartnerT]):
 
     def release(self, now: float) -> Sequence[Pair[ImageT, PartnerT]]:
         """To be called at :attr:`deadline`."""
-        ready = max(0, len(self._images) - _CAPACITY)
+        ready = max(0, len(self._images) - self._capacity)
         for count, (stamp, deadline, _) in enumerate(self._images, 1):
             if now >= deadline or self._is_certain(stamp):
                 ready = max(ready, count)
@@ -117,3 +126,62 @@ class Pairing(Generic[ImageT, PartnerT]):
     def _nearest(self, stamp: int) -> tuple[int, PartnerT] | None:
         newest_first = reversed(self._partners)
         return min(newest_first, key=lambda known: abs(known[0] - stamp), default=None)
+
+
+class MessageFilter(Protocol):
+    """What message_filters calls a filter: its Subscriber, Cache and synchronizers, and ours."""
+
+    def registerCallback(self, callback: Callable[..., Any], *args: Any) -> Any:
+        """Have ``callback(message, *args)`` called with each message."""
+        ...
+
+
+class Synchronizer:
+    """:class:`Pairing` where message_filters' synchronizers of two inputs stand, or the reverse.
+
+    The callback takes an image and its partner. ``release`` is to be called by a timer, about twice
+    in ``wait``, where the last image must not wait for the next message.
+    """
+
+    def __init__(
+        self,
+        fs: Sequence[MessageFilter],
+        queue_size: int,
+        slop: float = 0.0,
+        *,
+        wait: float = 0.1,
+        alone: bool = False,
+    ) -> None:
+        """fs: the images' filter and the partners'; messages need a header. slop, wait: seconds.
+
+        queue_size: messages kept of each. alone: images whose partner does not come go on with
+        None; otherwise they are dropped, as message_filters does.
+        """
+        images, partners = fs
+        self._pairing: Pairing[Any, Any] = Pairing(slop, wait, queue_size)
+        self._alone = alone
+        self._callbacks: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+        self._lock = threading.RLock()
+        images.registerCallback(partial(self._add, self._pairing.add_image))
+        partners.registerCallback(partial(self._add, self._pairing.add_partner))
+
+    def registerCallback(self, callback: Callable[..., Any], *args: Any) -> int:
+        """Have ``callback(image, partner, *args)`` called with each pair, in order."""
+        self._callbacks.append((callback, args))
+        return len(self._callbacks) - 1
+
+    def release(self) -> None:
+        """Send on the images that have waited long enough."""
+        with self._lock:
+            self._signal(self._pairing.release(time.monotonic()))
+
+    def _add(self, add: Callable[..., Sequence[Pair[Any, Any]]], message: Any) -> None:
+        with self._lock:
+            self._signal(add(nanoseconds(message.header.stamp), message, time.monotonic()))
+
+    def _signal(self, pairs: Sequence[Pair[Any, Any]]) -> None:
+        for pair in pairs:
+            if pair.partner is None and not self._alone:
+                continue
+            for callback, args in self._callbacks:
+                callback(pair.image, pair.partner, *args)

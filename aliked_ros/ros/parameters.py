@@ -34,7 +34,12 @@ from aliked_ros.ros.declarations import Change, Declaration, declare_known, give
 from aliked_ros.ros.frontend_parameters import DECLARATIONS
 
 FRONTEND_NAMES = frozenset(item.name for item in DECLARATIONS)
-ODOMETRY_NAMES = frozenset(("frontend", "rig", "frame_id", "ray_noise", "inverse_depth_noise"))
+ODOMETRY_NAMES = frozenset(
+    (
+        "frontend", "rig", "frame_id", "base_frame", "camera_pose", "publish_tf",
+        "imu", "gravity_wait", "ray_noise", "inverse_depth_noise",
+    )
+)  # fmt: skip
 _TOPIC_NAMES = ("image", "camera_info", "mask", "right_image", "right_camera_info", "depth_image")
 CAMERAS_NAMES = frozenset(("cameras", *(f"*.{topic}" for topic in _TOPIC_NAMES)))
 RIG_NAMES = CAMERAS_NAMES | frozenset(

@@ -26,13 +26,16 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 pytest.importorskip("pycolmap", reason="pycolmap is not installed")
 pytest.importorskip("evo", reason="evo is not installed")
 
+from scipy.spatial.transform import Rotation
+
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.evaluation.baselines import DescriptorFrontend, HammingMatcher, OrbDetector
 from aliked_ros.evaluation.odometry import as_observation, follow, observe
-from aliked_ros.evaluation.poses import read_truth
+from aliked_ros.evaluation.poses import read_truth, true_poses
 from aliked_ros.evaluation.trajectories import Aligned, align, trajectory
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.odometry import Observation
+from aliked_ros.odometry.uncertainty import moved
 from aliked_ros.ros.odometry_node import by_message
 from aliked_ros.sources import Partner, open_source
 
@@ -105,6 +108,31 @@ def test_a_hand_held_camera_with_and_without_depth(shared, observed):
     assert found["aliked", "mono"].ate < 0.03
     for mode in ("rgbd", "mono"):
         assert found["aliked", mode].ate < found["orb", mode].ate
+    sequence = shared / "data" / "tum_fr1_xyz"
+    assert 0.2 < claimed(observed("aliked", "tum_fr1_xyz", 120, "depth"), sequence, 0.005, 0.25) < 5
+
+
+def claimed(
+    observations: list[Observation], sequence: Path, metres: float, degrees: float
+) -> float:
+    """Mean NEES/6 of poses from the first one on.
+
+    metres, degrees: standard deviations of a true pose, an axis; without them its errors dominate.
+    """
+    estimates = follow(observations, use_depth=True)
+    truths = true_poses(str(sequence), [one.stamp for one in estimates])
+    start = estimates[0].camera @ truths[0].inverse()
+    doubt = np.diag([metres**2] * 3 + [np.radians(degrees) ** 2] * 3)
+    found = []
+    for one, truth in list(zip(estimates, truths, strict=True))[2:]:
+        true = start @ truth
+        turn = Rotation.from_matrix(one.camera.rotation @ true.rotation.T).as_rotvec()
+        error = np.concatenate([one.camera.translation - true.translation, turn])
+        way = true.translation - estimates[0].camera.translation
+        covariance = one.covariance + doubt + moved(doubt, way)
+        found.append(error @ np.linalg.solve(covariance, error) / 6.0)
+    print(f"NEES/6 {np.mean(found):.2f} (median {np.median(found):.2f})")
+    return float(np.mean(found))
 
 
 @pytest.mark.long
@@ -123,5 +151,7 @@ def test_a_car_with_a_stereo_camera(shared, observed, tmp_path):
     assert len(found["aliked", "0-39"].stamps) == 40
     assert found["aliked", "0-39"].ate < 0.5
     assert found["aliked", "12-39"].ate < 0.15
+    later = observed("aliked", "kitti_00_first40", 40, "right")[12:]
+    assert 0.2 < claimed(later, truth.parent, 0.05, 0.1) < 8
     for part in ("0-39", "12-39"):
         assert found["aliked", part].ate < found["orb", part].ate

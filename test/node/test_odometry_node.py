@@ -26,20 +26,23 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 pytest.importorskip("pycolmap", reason="pycolmap is not installed")
 
-from geometry_msgs.msg import PoseArray
+from geometry_msgs.msg import PoseArray, Quaternion, TransformStamped, Vector3
 from nav_msgs.msg import Odometry as OdometryMessage
 from nav_msgs.msg import Path as PathMessage
 from rcl_interfaces.msg import Log
 from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from scipy.spatial.transform import Rotation
-from sensor_msgs.msg import PointCloud2
+from sensor_msgs.msg import Imu, PointCloud2
 from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame, RigFrame
 from aliked_ros.odometry import Observation
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.ros.conversions import feature_frame, seconds, stamp_from_seconds
+from aliked_ros.ros.gravity import Gravity
 from aliked_ros.ros.odometry_node import observation_from_message
+from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
 from helpers.odometry import Room
 from helpers.ros import RELIABLE, START_TIMEOUT, Probe, RosProcess, refusals
@@ -185,10 +188,171 @@ def test_features_without_calibration_are_named_once(probe, tmp_path):
     assert "Traceback" not in process.text()
 
 
+def transform(parent: str, child: str, pose: Transform) -> TransformStamped:
+    message = TransformStamped(header=Header(frame_id=parent), child_frame_id=child)
+    x, y, z = pose.translation.tolist()
+    message.transform.translation = Vector3(x=x, y=y, z=z)
+    x, y, z, w = Rotation.from_matrix(pose.rotation).as_quat().tolist()
+    message.transform.rotation = Quaternion(x=x, y=y, z=z, w=w)
+    return message
+
+
+def at_rest(stamp: float, up: np.ndarray, frame: str = "imu") -> Imu:
+    """What an IMU at rest measures; up: away from the earth, in its axes, in m/s²."""
+    message = Imu(header=Header(stamp=stamp_from_seconds(stamp), frame_id=frame))
+    x, y, z = up.tolist()
+    message.linear_acceleration = Vector3(x=x, y=y, z=z)
+    return message
+
+
+def test_the_robot_on_tf_upright_with_covariances_and_velocity(probe, tmp_path):
+    """A camera on a tilted robot, whose transform comes late; an IMU on the robot."""
+    tf2_msgs = pytest.importorskip("tf2_msgs.msg", reason="make setup GROUP=test, or ROS 2's own")
+    probe.listen(tf2_msgs.TFMessage, "/tf")
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    static = probe.node.create_publisher(tf2_msgs.TFMessage, "/tf_static", latched)
+    imu = probe.node.create_publisher(Imu, "imu", RELIABLE)
+    publisher = probe.node.create_publisher(FeatureFrame, "eye/features", RELIABLE)
+    process = RosProcess(
+        MODULE, tmp_path / "log", "-p", "frontend:=eye", "-p", "base_frame:=base_link",
+        "-p", "publish_tf:=true", "-p", "imu:=imu",
+    )  # fmt: skip
+    wait_connected(probe, publisher)
+    probe.wait(imu.get_subscription_count)
+    room, poses = Room(), probe.received["odometry/odometry"]
+    mount = Transform(OPTICAL_TO_BODY, np.array([0.3, 0.0, 0.2]))  # base_link from camera
+    tilt = Rotation.from_euler("xy", [12.0, -7.0], degrees=True)  # of base_link, true
+    turned = Transform(Rotation.from_euler("z", 90, degrees=True).as_matrix(), np.zeros(3))
+    up = turned.rotation.T @ tilt.inv().apply([0.0, 0.0, 9.81])  # in the IMU's axes
+    for index in range(70):
+        imu.publish(at_rest(index / 100 - 0.7, up))
+    probe.spin(0.5)
+    for index in range(40):
+        publisher.publish(frame(room.observation(index)))
+    probe.wait(lambda: "No pose of base_link: tf does not know" in process.text())
+    assert not poses
+    static.publish(
+        tf2_msgs.TFMessage(
+            transforms=[
+                transform("base_link", "eye", mount), transform("base_link", "imu", turned)
+            ]
+        )
+    )  # fmt: skip
+    probe.spin(0.5)
+    for index in range(100):
+        imu.publish(at_rest(40 / 30 - 1.0 + index / 100, up))
+    probe.spin(0.5)
+    for index in range(40, 60):
+        publisher.publish(frame(room.observation(index)))
+    probe.wait(lambda: len(poses) == 60)
+    probe.wait(lambda: sum(len(m.transforms) for m in probe.received["/tf"]) == 60)
+    level = orientation(poses[0])
+    # IMU's tilt is that at image 40, to which the robot has turned from image 0
+    to_world = mount @ room.camera(40).inverse() @ mount.inverse()
+    vertical = level.apply(to_world.rotation @ tilt.inv().apply([0.0, 0.0, 1.0]))
+    np.testing.assert_allclose(vertical, [0, 0, 1], atol=0.01)
+    before = None
+    for index, message in enumerate(poses):
+        assert message.header.stamp == stamp_from_seconds(index / 30)
+        assert (message.header.frame_id, message.child_frame_id) == ("odom", "base_link")
+        expected = mount @ room.camera(index).inverse() @ mount.inverse()
+        where = level.apply(expected.translation)
+        assert np.linalg.norm(position(message) - where) < 0.03
+        for covariance in (message.pose.covariance, message.twist.covariance):
+            np.linalg.cholesky(np.asarray(covariance).reshape(6, 6))
+        if before is not None and index > 5:
+            way = 30 * expected.rotation.T @ (expected.translation - before.translation)
+            linear = message.twist.twist.linear
+            assert np.linalg.norm(way - [linear.x, linear.y, linear.z]) < 0.15
+        before = expected
+    (shown,) = probe.received["/tf"][-1].transforms
+    assert (shown.header, shown.child_frame_id) == (poses[-1].header, "base_link")
+    assert shown.transform.translation.x == poses[-1].pose.pose.position.x
+    assert shown.transform.rotation == poses[-1].pose.pose.orientation
+    assert process.stop(signal.SIGINT) == 0, process.text()
+    assert process.text().count("No pose of base_link") == 1
+    assert "Traceback" not in process.text()
+
+
+@pytest.fixture
+def gravity(probe) -> tuple[Gravity, list[str]]:
+    said: list[str] = []
+    return Gravity(probe.node, "imu", Warnings(said.append, lambda _: None)), said
+
+
+def rest(gravity: Gravity, up: list[float], start: float = 0.0, count: int = 100) -> None:
+    for index in range(count):
+        gravity._receive(at_rest(start + index / 100, np.array(up)))
+
+
+def test_gravity_is_the_direction_that_is_measured_at_rest(gravity):
+    found, said = gravity
+    assert found.up(1.0) is None
+    rest(found, [0.0, 6.0, 8.0])
+    np.testing.assert_allclose(found.up(1.0), [0.0, 0.6, 0.8])
+    assert found.up(0.05) is None  # of too few samples
+    assert (found.frame, said) == ("imu", [])
+    for index in range(100):  # driving over stones
+        shaken = np.array([0.0, 6.0, 8.0]) + 2.0 * np.array([index % 2, -(index % 3), 0.0])
+        found._receive(at_rest(1.0 + index / 100, shaken))
+    assert found.up(2.0) is None
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("up", "start", "sentence", "used"),
+    [
+        ([0.0, 0.0, 1.0], 0.0, "that is g, not m/s²", True),
+        ([0.0, 0.0, 0.02], 0.0, "acceleration of 0.02 m/s² while it stands still", False),
+        ([0.0, 0.0, 32.2], 0.0, "acceleration of 32.20 m/s² while it stands still", False),
+        ([0.0, 0.0, 9.8], 1.7e9, "is 1700000000.0 s ahead of the images", False),
+        ([np.nan, 0.0, 9.8], 0.0, "", False),
+    ],
+)
+def test_an_imu_that_is_wrong_is_named_once(gravity, up, start, sentence, used):
+    found, said = gravity
+    rest(found, up, start)
+    for _ in range(3):
+        assert (found.up(1.0) is not None) == used
+    assert len(said) == bool(sentence)
+    assert sentence in "".join(said)
+
+
+def test_a_robot_upside_down_and_no_rest_go_on_with_a_sentence(probe, tmp_path):
+    imu = probe.node.create_publisher(Imu, "imu", RELIABLE)
+    publisher = probe.node.create_publisher(FeatureFrame, "eye/features", RELIABLE)
+    process = RosProcess(
+        MODULE, tmp_path / "log", "-p", "frontend:=eye", "-p", "base_frame:=base_link",
+        "-p", "camera_pose:=0.3 0 0.2 -0.5 0.5 -0.5 0.5", "-p", "imu:=imu",
+        "-p", "gravity_wait:=0.5",
+    )  # fmt: skip
+    wait_connected(probe, publisher)
+    probe.wait(imu.get_subscription_count)
+    for index in range(70):
+        imu.publish(at_rest(index / 100 - 0.7, np.array([0.0, 0.0, -9.81]), "base_link"))
+    probe.spin(0.5)
+    room, poses = Room(), probe.received["odometry/odometry"]
+    for index in range(20):
+        publisher.publish(frame(room.observation(index)))
+    probe.wait(lambda: len(poses) == 20)
+    assert orientation(poses[0]).magnitude() < 1e-6  # odom is where base_link began
+    assert process.stop(signal.SIGINT) == 0, process.text()
+    assert process.text().count("180° from upright") == 1
+    assert process.text().count("No gravity from the IMU") == 1
+
+
 def test_what_is_wrong_is_said_in_one_line():
-    name, noise = refusals(MODULE, [["frontend:=no name"], ["ray_noise:=-1.0"]])
+    name, noise, tf, numbers = refusals(
+        MODULE,
+        [
+            ["frontend:=no name"], ["ray_noise:=-1.0"], ["publish_tf:=true"],
+            ["base_frame:=base_link", "camera_pose:=0 0 0"],
+        ],
+    )  # fmt: skip
     assert "parameter frontend is 'no name'" in name
     assert "parameter ray_noise is -1.0; it must lie in" in noise
+    assert "publish_tf is set, but not base_frame" in tf
+    assert "parameter camera_pose is '0 0 0'; it must be seven numbers" in numbers
 
 
 @pytest.mark.long

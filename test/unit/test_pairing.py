@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aliked_ros.ros.pairing import Pair, Pairing
+from aliked_ros.ros.pairing import Pair, Pairing, Synchronizer
 
 MS = 1_000_000
 WAIT = 0.1
@@ -236,3 +236,82 @@ def test_whatever_comes_every_image_leaves_once_in_order_and_in_time(events, tol
             assert pair.offset == pytest.approx((pair.partner - stamp) * 1e-9)
         elif pair.offset is not None:
             assert abs(pair.offset) > tolerance
+
+
+@pytest.fixture(scope="module")
+def message_filters():
+    return pytest.importorskip(
+        "message_filters", reason="message_filters comes with ROS, not from wheels"
+    )
+
+
+def header(stamp: int):
+    """A message of which only the header matters."""
+    from std_msgs.msg import Header
+
+    from aliked_ros.ros.conversions import stamp_from_seconds
+
+    class Message:
+        header = Header(stamp=stamp_from_seconds(stamp * 1e-9))
+
+    return Message()
+
+
+def synchronised(kind, module, images: list[int], partners: list[int], *args, **options):
+    """The pairs of stamps that come out of a synchronizer fed by message_filters' own filters."""
+    inputs = [module.SimpleFilter(), module.SimpleFilter()]
+    synchronizer, found = kind(inputs, *args, **options), []
+
+    def keep(image, partner, name):
+        assert name == "extra"
+        stamps = [None if m is None else m.header.stamp.nanosec // MS for m in (image, partner)]
+        found.append(tuple(stamps))
+
+    synchronizer.registerCallback(keep, "extra")
+    events = [(stamp, 0) for stamp in images] + [(stamp + 5 * MS, 1) for stamp in partners]
+    for stamp, which in sorted(events):
+        inputs[which].signalMessage(header(stamp - 5 * MS * which))
+    return found, synchronizer
+
+
+@pytest.mark.parametrize("offset", [0, 4])
+def test_ours_stands_in_for_message_filters_and_the_reverse(message_filters, offset):
+    """The same arguments and callback, pairs one after another, one partner lost."""
+    images = stamps(12)
+    partners = [t + offset * MS for t in images if t != images[5]]
+    expected = [(t // MS, t // MS + offset) for t in images if t != images[5]]
+    kinds = [(Synchronizer, (20, 0.01)), (message_filters.ApproximateTimeSynchronizer, (20, 0.01))]
+    if not offset:
+        kinds += [(Synchronizer, (20,)), (message_filters.TimeSynchronizer, (20,))]
+    for kind, args in kinds:
+        found, _ = synchronised(kind, message_filters, images, partners, *args)
+        assert found == expected, kind
+
+
+def test_an_image_alone_goes_on_where_message_filters_drops_it(message_filters):
+    images = stamps(3)
+    partners = [images[0], images[2]]
+    found, _ = synchronised(Synchronizer, message_filters, images, partners, 20, alone=True)
+    assert found == [(0, 0), (33, None), (66, 66)]
+    found, waiting = synchronised(
+        Synchronizer, message_filters, images, partners[:1], 20, wait=0.0, alone=True
+    )
+    waiting.release()
+    assert found[1:] == [(33, None), (66, None)]
+
+
+def test_a_filter_may_follow_ours(message_filters):
+    """A pair's image goes on into message_filters' Cache, as from any filter."""
+    images = [message_filters.SimpleFilter() for _ in range(2)]
+    pairs = Synchronizer(images, 5)
+
+    class First(message_filters.SimpleFilter):
+        def __init__(self):
+            super().__init__()
+            pairs.registerCallback(lambda image, _: self.signalMessage(image))
+
+    cache = message_filters.Cache(First(), 5)
+    for stamp in stamps(3):
+        for one in images:
+            one.signalMessage(header(stamp))
+    assert len(cache.cache_msgs) == 3

@@ -1,0 +1,115 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Which way is up, from an IMU that stands still."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Imu
+
+from aliked_ros.ros.conversions import seconds
+from aliked_ros.ros.warnings import Warnings
+
+Float64Array = NDArray[np.float64]
+
+# Deep, as the node reads nothing while it adjusts a keyframe.
+_QOS = QoSProfile(depth=400, reliability=ReliabilityPolicy.BEST_EFFORT)
+_WINDOW = 0.5  # seconds of standing still
+_LEAST = 10  # samples in it
+_KEPT = 4000  # samples
+_LATE = 0.1  # seconds that the IMU may be behind an image
+_OTHER_CLOCK = 2.0  # seconds apart that are no delay any more
+_SHAKING = 0.03  # standard deviation of an acceleration at rest, of gravity's
+_TURNING = 0.1  # rad/s, of a gyroscope at rest
+_GRAVITY = 9.81  # m/s²
+_DOUBT = 0.1  # of gravity's: scale and bias of a cheap IMU
+
+
+class Gravity:
+    """Listens to a sensor_msgs/Imu.
+
+    frame: of its messages; "" before the first.
+    """
+
+    def __init__(self, node: Node, topic: str, warnings: Warnings) -> None:
+        self._warnings = warnings
+        self._samples: deque[tuple[float, list[float], list[float]]] = deque(maxlen=_KEPT)
+        self.frame = ""
+        subscription = node.create_subscription(Imu, topic, self._receive, _QOS)
+        self._topic = subscription.topic_name
+
+    def up(self, stamp: float) -> Float64Array | None:
+        """The direction away from the earth in the IMU's axes, of unit length.
+
+        None unless it stood still in the half second before ``stamp``, and measured gravity.
+        """
+        if not self._samples:
+            return None
+        newest = self._samples[-1][0]
+        if abs(newest - stamp) > _OTHER_CLOCK:
+            self._warnings.warn(
+                self._topic,
+                f"{self._topic} is {abs(newest - stamp):.1f} s "
+                f"{'behind' if newest < stamp else 'ahead of'} the images: the two have different "
+                "clocks, and gravity is not used. Give both drivers the same clock.",
+            )
+            return None
+        window = [sample for sample in self._samples if stamp - _WINDOW <= sample[0] <= stamp]
+        if newest < stamp - _LATE or len(window) < _LEAST:
+            return None
+        acceleration, turning = (np.array(column) for column in list(zip(*window, strict=True))[1:])
+        mean = acceleration.mean(0)
+        size = float(np.linalg.norm(mean))
+        shaking = float(np.linalg.norm(acceleration.std(0)))
+        if np.linalg.norm(turning.mean(0)) > _TURNING or shaking > _SHAKING * max(size, 1.0):
+            return None
+        if abs(size / _GRAVITY - 1.0) > _DOUBT and not self._in_g(size):
+            self._warnings.warn(
+                self._topic,
+                f"{self._topic} has an acceleration of {size:.2f} m/s² while it stands still, "
+                f"where gravity is {_GRAVITY}: gravity is not used. Publish the measured "
+                "acceleration, with gravity, in m/s².",
+            )
+            return None
+        return np.asarray(mean / size)
+
+    def _in_g(self, size: float) -> bool:
+        if abs(size - 1.0) > _DOUBT:
+            return False
+        self._warnings.warn(
+            self._topic,
+            f"{self._topic} has an acceleration of {size:.2f} while it stands still: that is g, "
+            "not m/s². Its direction is used all the same; correct the driver.",
+        )
+        return True
+
+    def _receive(self, message: Imu) -> None:
+        acceleration, turning = message.linear_acceleration, message.angular_velocity
+        values = [[v.x, v.y, v.z] for v in (acceleration, turning)]
+        stamp = seconds(message.header.stamp)
+        if not np.isfinite(values).all():
+            return
+        newest = self._samples[-1][0] if self._samples else stamp
+        if stamp < newest - _OTHER_CLOCK:
+            self._samples.clear()  # a recording that starts again
+        elif stamp < newest:
+            return
+        self.frame = message.header.frame_id
+        self._samples.append((stamp, values[0], values[1]))
