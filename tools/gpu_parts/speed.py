@@ -108,7 +108,7 @@ def blocks(run: Run) -> None:
     from aliked_ros.backends.gpu import triton_aliked, triton_lightglue
 
     sizes = [("_PIXELS", (64, 128, 256, 512)), ("_CONVOLVED", (128, 256, 512, 1024))]
-    sizes += [("_CELLS", (32, 64, 128)), ("_SLOTS", (8, 16, 32)), ("_ROWS", (8, 16, 32))]
+    sizes += [("_SLOTS", (8, 16, 32)), ("_ROWS", (8, 16, 32))]
     tried: list[tuple[Any, str, str, tuple[Any, ...]]] = [
         (triton_aliked, "ALIKED", name, values) for name, values in sizes
     ]
