@@ -258,7 +258,7 @@ def run_program(name: str, *arguments: object, **variables: str) -> str:
     """What a program beside this file prints; Triton's compiler and interpreter need one each."""
     pytest.importorskip("triton", reason="make setup GROUP=test")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | variables
-    environment["PYTHONPATH"] = str(ROOT / "test")
+    environment |= {"PYTHONPATH": str(ROOT / "test"), "OMP_NUM_THREADS": "1"}  # of few numbers
     command = [sys.executable, Path(__file__).with_name(name), *map(str, arguments)]
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, timeout=300, check=False
