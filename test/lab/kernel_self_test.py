@@ -46,7 +46,7 @@ ALIKED = {
     "leave_out": [2], "add_maxima": [1], "best_in_cells": [4, 5], "refine": [3, 4],
     "read_patches": [8], "read_samples": [10],
 }  # fmt: skip
-LIGHTGLUE = {"encode": [4], "attend": [5], "norm_gelu": [6, 7], "count_undecided": [4]}
+LIGHTGLUE = {"encode": [4], "attend": [5], "norm_gelu": [5, 6], "count_undecided": [4]}
 
 
 class Broken:
