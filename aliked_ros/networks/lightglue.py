@@ -63,7 +63,7 @@ class Operations:
 
         like: 2×K×…, of the states' type. count0, count1: [1], valid rows.
         """
-        valid = valid_rows(like, count0, count1)
+        valid = torch.arange(like.shape[1]) < torch.stack([count0, count1])
         return valid, torch.where(valid, 0.0, _PADDING).to(like.dtype)[:, None, None]
 
     def encode(
@@ -355,7 +355,7 @@ class MatchHead(_Block):
         state: 2×K×256. count0, count1: [1], valid rows. match_threshold: [1].
         See ``aliked_ros.models.device_export.matcher_graphs``.
         """
-        valid = valid_rows(state, count0, count1)
+        valid, _ = PLAIN.rows(state, count0, count1)
         logit = self.operations.linear(state, self.matchability, self.matchability_bias)
         matchability = torch.sigmoid(logit)[..., 0].float()
         similarity = self.assignment(state[0], state[1]).float()
@@ -410,11 +410,6 @@ class FirstSegment(nn.Module):
         state = self.embedding(torch.stack([descriptors0, descriptors1]), rotation, padding)
         state, *share = self.matcher(state, rotation, count0, count1)
         return state, rotation, *share
-
-
-def valid_rows(rows: Tensor, count0: Tensor, count1: Tensor) -> Tensor:
-    """Which of the rows, 2×K×…, hold points: 2×K."""
-    return torch.arange(rows.shape[1]) < torch.stack([count0, count1])
 
 
 def _swap_images(x: Tensor) -> Tensor:
