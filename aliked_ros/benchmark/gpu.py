@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -65,8 +66,7 @@ def device_suite(
     ours.release()
     memory["released"] = device.memory_in_use()
     published, left_out = _published(config, str(getattr(device, "place", "cuda:0")))
-    if published is not None:
-        contenders = {"published PyTorch": published} | contenders
+    contenders = published | contenders
     parts = _time(contenders, images, rounds, progress)
     stages = _stages(cast("TorchDevice", device)) if device.kind == "torch" else {}
     description = ours.description
@@ -98,10 +98,11 @@ class _Contender:
         return middle - begin, time.perf_counter() - middle
 
 
-def _published(config: FrontendConfig, name: str) -> tuple[_Contender | None, dict[str, str]]:
-    """The published form in eager PyTorch on the same device, with PyTorch's default precision.
+def _published(config: FrontendConfig, name: str) -> tuple[dict[str, _Contender], dict[str, str]]:
+    """The published form in eager PyTorch on the same device: our own modules of its architecture.
 
-    (Convolutions may use TF32.)
+    In PyTorch's default precision (convolutions may use TF32), and with LightGlue under autocast in
+    half precision with flash attention; the published ALIKED has no such mode.
     """
     try:
         import torch
@@ -110,22 +111,29 @@ def _published(config: FrontendConfig, name: str) -> tuple[_Contender | None, di
         from aliked_ros.benchmark.lightglue import LightGlue, PublishedLightGlue
         from aliked_ros.networks.aliked import ALIKED
     except ImportError as error:
-        return None, {"published PyTorch": str(error)}
+        return {}, {"published PyTorch": str(error)}
     place = torch.device(name)
     if place.type == "cuda" and not torch.cuda.is_available():
-        return None, {"published PyTorch": "this build of PyTorch cannot use the GPU"}
+        return {}, {"published PyTorch": "this build of PyTorch cannot use the GPU"}
     aliked = ALIKED.from_checkpoint(weights_path(_MODEL)).to(place)
     lightglue = LightGlue.from_checkpoint(weights_path("aliked-lightglue")).to(place)
 
     class Published:
+        def __init__(self, half: bool) -> None:
+            self.half = half
+
         def load_extractor(self, model: str) -> Any:
             return DenseExtractor(aliked, place)
 
         def load_matcher(self) -> Any:
-            return PublishedLightGlue(lightglue, place)
+            return PublishedLightGlue(lightglue, place, self.half)
 
-    backend: Any = Published()
-    return _Contender(Extractor(config, backend), LightGlueMatcher(config, backend)), {}
+    def contender(half: bool) -> _Contender:
+        backend: Any = Published(half)
+        return _Contender(Extractor(config, backend), LightGlueMatcher(config, backend))
+
+    half = "published PyTorch, LightGlue in half precision"
+    return {"published PyTorch": contender(False), half: contender(True)}, {}
 
 
 def _time(
@@ -218,7 +226,7 @@ def _stage(
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
+    with _plainly(weights), FlopCounterMode(display=False) as counter:
         results = function(*inputs)
     parameters = [p for module in weights for p in module.parameters()]
     moved = sum(tensor.nbytes for tensor in _tensors([inputs, results, parameters])) / 1e9
@@ -227,6 +235,22 @@ def _stage(
     floor = max(moved / rates["gb_per_s"], work / rates["tflop_per_s"])
     figures = {"ms": 1e3 * seconds, "gflop": 1e3 * work, "mb": 1e3 * moved, "floor_ms": 1e3 * floor}
     return figures, results
+
+
+@contextmanager
+def _plainly(modules: list[Any]) -> Iterator[None]:
+    """LightGlue by plain operations meanwhile: PyTorch counts no products of Triton's kernels."""
+    from aliked_ros.networks.lightglue import PLAIN
+
+    blocks = [b for m in modules for b in m.modules() if hasattr(b, "operations")]
+    before = [block.operations for block in blocks]
+    for block in blocks:
+        block.operations = PLAIN
+    try:
+        yield
+    finally:
+        for block, operations in zip(blocks, before, strict=True):
+            block.operations = operations
 
 
 def _rates(device: TorchDevice) -> dict[str, float]:

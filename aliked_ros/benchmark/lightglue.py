@@ -103,9 +103,14 @@ class CrossBlock(nn.Module):
         scale = HEAD_DIM**-0.25
         qk0, qk1 = (split_heads(self.to_qk(x)) * scale for x in (x0, x1))
         v0, v1 = (split_heads(self.to_v(x)) for x in (x0, x1))
-        similarity = qk0 @ qk1.transpose(-1, -2)
-        m0 = self.to_out(join_heads(similarity.softmax(-1) @ v1))
-        m1 = self.to_out(join_heads(similarity.transpose(-1, -2).softmax(-1) @ v0))
+        if qk0.dtype == torch.float16:  # as the published code, where it may use flash attention
+            context0 = F.scaled_dot_product_attention(qk0, qk1, v1, scale=1.0)
+            context1 = F.scaled_dot_product_attention(qk1, qk0, v0, scale=1.0)
+        else:
+            similarity = qk0 @ qk1.transpose(-1, -2)
+            context0 = similarity.softmax(-1) @ v1
+            context1 = similarity.transpose(-1, -2).softmax(-1) @ v0
+        m0, m1 = (self.to_out(join_heads(context)) for context in (context0, context1))
         x0 = x0 + self.ffn(torch.cat([x0, m0], dim=-1))
         x1 = x1 + self.ffn(torch.cat([x1, m1], dim=-1))
         return x0, x1
@@ -238,8 +243,9 @@ class PublishedLightGlue:
 
     users = 1
 
-    def __init__(self, network: LightGlue, device: torch.device) -> None:
-        self._network, self._device = network, device
+    def __init__(self, network: LightGlue, device: torch.device, half: bool = False) -> None:
+        """``half``: autocast to half precision, with flash attention where PyTorch has it."""
+        self._network, self._device, self._half = network, device, half
 
     @torch.inference_mode()
     def match(
@@ -259,15 +265,16 @@ class PublishedLightGlue:
         descriptors0, descriptors1 = (
             torch.from_numpy(f.descriptors).to(self._device) for f in pair
         )
-        assignment, rows, layers = self._network(
-            (keypoints0, keypoints1),
-            (descriptors0, descriptors1),
-            depth_confidence,
-            width_confidence,
-        )
+        with torch.autocast(self._device.type, torch.float16, enabled=self._half):
+            assignment, rows, layers = self._network(
+                (keypoints0, keypoints1),
+                (descriptors0, descriptors1),
+                depth_confidence,
+                width_confidence,
+            )
         i, j, probability = filter_matches(assignment, match_threshold)
         indices = [r[k].cpu().numpy().astype(np.uint32) for r, k in zip(rows, (i, j), strict=True)]
-        return Matches(indices[0], indices[1], probability.cpu().numpy(), layers=layers)
+        return Matches(indices[0], indices[1], probability.float().cpu().numpy(), layers=layers)
 
 
 def create_published_matcher(config: FrontendConfig) -> LightGlueMatcher:

@@ -27,6 +27,8 @@ Measured: float32 for the states, exit heads and assignment too changes no match
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -51,15 +53,37 @@ def join_heads(x: Tensor) -> Tensor:
 
 
 class Operations:
-    """Stages that a device may compute another way."""
+    """Stages that a device may compute another way.
 
-    @staticmethod
-    def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    valid, padding: what ``rows`` returned, or in plain operations a mask as ``Layer`` takes it.
+    """
+
+    def rows(self, like: Tensor, count0: Tensor, count1: Tensor) -> tuple[Any, Any]:
+        """Which of two images' rows hold points, for ``undecided`` and for attention.
+
+        like: 2×K×…, of the states' type. count0, count1: [1], valid rows.
+        """
+        valid = torch.arange(like.shape[1]) < torch.stack([count0, count1])
+        return valid, torch.where(valid, 0.0, _PADDING).to(like.dtype)[:, None, None]
+
+    def encode(
+        self,
+        keypoints0: Tensor,
+        keypoints1: Tensor,
+        size: Tensor,
+        angles: Tensor,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """Positions N×2 in two images of a size [2] → rotation 2×N×64: cosines, then sines."""
+        points = torch.stack([keypoints0, keypoints1])
+        turned = ((points - size / 2) / (size.amax(0) / 2)) @ angles
+        return torch.cat([turned.cos(), turned.sin()], dim=-1).to(dtype)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """``x @ weight + bias``."""
         return x @ weight + bias
 
-    @staticmethod
-    def rotate(qkv: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def rotate(self, qkv: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """B×N×768 → queries and keys, rotated, and values, each B×4×N×64.
 
         rotation: B×N×64, 32 cosines, then 32 sines; within a head the channels are halves, not
@@ -74,10 +98,32 @@ class Operations:
         q, k, v = qkv.chunk(3, dim=-1)
         return rotated(q), rotated(k), split_heads(v)
 
-    @staticmethod
-    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """Attention of B×4×N×64, queries scaled; mask: B×1×1×N, added."""
-        return (query @ key.transpose(-1, -2) + mask).softmax(-1) @ value
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, padding: Any) -> Tensor:
+        """Attention of B×4×N×64, queries scaled."""
+        return (query @ key.transpose(-1, -2) + padding).softmax(-1) @ value
+
+    def attend_self(self, x: Tensor, qkv: Tensor, rotation: Tensor, padding: Any) -> Tensor:
+        """States B×N×256 and the context of self-attention beside them, B×N×512."""
+        query, key, value = self.rotate(qkv, rotation)
+        return torch.cat([x, join_heads(self.attend(query, key, value, padding))], dim=-1)
+
+    def attend_other(self, x: Tensor, qk_v: Tensor, padding: Any) -> Tensor:
+        """As ``attend_self``, of two images to each other. qk_v: 2×N×512."""
+        qk, v = (split_heads(y) for y in qk_v.chunk(2, dim=-1))
+        context = self.attend(qk, _swap_images(qk), _swap_images(v), _swap_images(padding))
+        return torch.cat([x, join_heads(context)], dim=-1)
+
+    def residual(self, x: Tensor, y: Tensor, ffn: FeedForward) -> Tensor:
+        """The rest of the feed-forward part, after its first linear layer (y: B×N×512)."""
+        y = F.gelu(F.layer_norm(y, [2 * DIM], ffn.gain, ffn.shift))
+        return x + self.linear(y, ffn.weight2, ffn.bias2)
+
+    def undecided(
+        self, confidence: Tensor, threshold: float, valid: Any, count0: Tensor, count1: Tensor
+    ) -> Tensor:
+        """Share [1] of the valid rows whose confidence, 2×N×1, is below a threshold."""
+        unsure = (confidence[..., 0].float() < threshold) & valid
+        return unsure.float().sum().reshape(1) / (count0 + count1).clamp(min=1)
 
 
 PLAIN = Operations()
@@ -99,10 +145,10 @@ class FeedForward(_Block):
     weight2: Tensor
     bias2: Tensor
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        y = self.operations.linear(torch.cat([x, context], dim=-1), self.weight1, self.bias1)
-        y = F.gelu(F.layer_norm(y, [2 * DIM], self.gain, self.shift))
-        return x + self.operations.linear(y, self.weight2, self.bias2)
+    def forward(self, x: Tensor, joined: Tensor) -> Tensor:
+        """x: B×N×256. joined: B×N×512, x and the context side by side."""
+        y = self.operations.linear(joined, self.weight1, self.bias1)
+        return self.operations.residual(x, y, self)
 
 
 class SelfBlock(_Block):
@@ -115,10 +161,9 @@ class SelfBlock(_Block):
         super().__init__(weights, operations)
         self.ffn = FeedForward(part(weights, "ffn"), operations)
 
-    def forward(self, x: Tensor, rotation: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotation: Tensor, padding: Any) -> Tensor:
         qkv = self.operations.linear(x, self.qkv, self.qkv_bias)
-        query, key, value = self.operations.rotate(qkv, rotation)
-        return self.ffn(x, join_heads(self.operations.attend(query, key, value, mask)))
+        return self.ffn(x, self.operations.attend_self(x, qkv, rotation, padding))
 
 
 class Embedding(_Block):
@@ -135,11 +180,12 @@ class Embedding(_Block):
         super().__init__(weights, operations)
         self.block = SelfBlock(part(weights, "block"), operations)
 
-    def forward(self, descriptors: Tensor, rotation: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, descriptors: Tensor, rotation: Tensor, mask: Any) -> Tensor:
         """First states 1×N×256 of one image's points.
 
         descriptors: 1×N×input_dim. rotation: 1×N×64, 32 cosines, then 32 sines.
-        mask: 1×1×1×N, 0 for points, a large negative number for padding.
+        mask: 1×1×1×N, 0 for points, a large negative number for padding; or the second of a
+        device's ``Operations.rows``.
         """
         state = self.operations.linear(descriptors, self.weight, self.bias)
         return self.block(state, rotation, mask)
@@ -164,22 +210,19 @@ class Layer(_Block):
         self.ffn = FeedForward(part(weights, "ffn"), operations)
         self.has_exits = "exits" in weights
 
-    def forward(
-        self, x: Tensor, mask: Tensor, rotation: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, mask: Any, rotation: Tensor | None = None) -> tuple[Tensor, ...]:
         """Update the states of both images.
 
-        x: 2×N×256. mask: 2×1×1×N, 0 for points, a large negative number for padding.
+        x: 2×N×256. mask: 2×1×1×N, or as ``Embedding`` takes it.
         rotation: 2×N×64, not in the first layer. Returns x and, where it has exit heads, 2×N×2:
         matchability and confidence, as probabilities.
         """
-        linear, attend = self.operations.linear, self.operations.attend
+        linear = self.operations.linear
         if self.block is not None:
             assert rotation is not None
             x = self.block(x, rotation, mask)
-        qk, v = (split_heads(y) for y in linear(x, self.qk_v, self.qk_v_bias).chunk(2, dim=-1))
-        context = attend(qk, _swap_images(qk), _swap_images(v), _swap_images(mask))
-        x = self.ffn(x, join_heads(context))
+        qk_v = linear(x, self.qk_v, self.qk_v_bias)
+        x = self.ffn(x, self.operations.attend_other(x, qk_v, mask))
         if not self.has_exits:
             return (x,)
         return x, torch.sigmoid(linear(x, self.exits, self.exits_bias))
@@ -262,6 +305,7 @@ class Segment(nn.Module):
     ) -> None:
         """``weights``: of these ``layers`` of ``of``, from ``fold.matcher``."""
         super().__init__()
+        self.operations = operations
         self.layers = nn.ModuleList(
             Layer(part(weights, f"layers.{i}"), operations) for i in range(len(layers))
         )
@@ -277,14 +321,14 @@ class Segment(nn.Module):
         state: 2×K×256. rotation: 2×K×64. count0, count1: [1], valid rows.
         See ``aliked_ros.models.device_export.matcher_graphs``.
         """
-        valid, mask = _valid_rows(rotation, count0, count1)
+        valid, padding = self.operations.rows(rotation, count0, count1)
         for layer in self.layers:
-            state, *heads = layer(state, mask, *([] if layer.block is None else [rotation]))
+            state, *heads = layer(state, padding, *([] if layer.block is None else [rotation]))
         if not heads:
             return (state,)
         (confidence,) = heads  # of the last layer
-        unsure = (confidence[..., 0].float() < self.exit_threshold) & valid
-        return state, unsure.float().sum().reshape(1) / (count0 + count1).clamp(min=1)
+        share = self.operations.undecided(confidence, self.exit_threshold, valid, count0, count1)
+        return state, share
 
 
 class MatchHead(_Block):
@@ -311,7 +355,7 @@ class MatchHead(_Block):
         state: 2×K×256. count0, count1: [1], valid rows. match_threshold: [1].
         See ``aliked_ros.models.device_export.matcher_graphs``.
         """
-        valid, _ = _valid_rows(state, count0, count1)
+        valid, _ = PLAIN.rows(state, count0, count1)
         logit = self.operations.linear(state, self.matchability, self.matchability_bias)
         matchability = torch.sigmoid(logit)[..., 0].float()
         similarity = self.assignment(state[0], state[1]).float()
@@ -360,20 +404,12 @@ class FirstSegment(nn.Module):
 
         keypoints0, keypoints1: K×2 pixels. descriptors0, descriptors1: K×D. size: width, height.
         """
-        points = torch.stack([keypoints0, keypoints1])
-        angles = ((points - size / 2) / (size.amax(0) / 2)) @ self.angles
-        rotation = torch.cat([angles.cos(), angles.sin()], dim=-1).to(descriptors0.dtype)
-        _, mask = _valid_rows(rotation, count0, count1)
-        state = self.embedding(torch.stack([descriptors0, descriptors1]), rotation, mask)
+        operations, dtype = self.matcher.operations, descriptors0.dtype
+        rotation = operations.encode(keypoints0, keypoints1, size, self.angles, dtype)
+        _, padding = operations.rows(rotation, count0, count1)
+        state = self.embedding(torch.stack([descriptors0, descriptors1]), rotation, padding)
         state, *share = self.matcher(state, rotation, count0, count1)
         return state, rotation, *share
-
-
-def _valid_rows(rows: Tensor, count0: Tensor, count1: Tensor) -> tuple[Tensor, Tensor]:
-    """Which of the rows, 2×K×…, hold points, 2×K, and what is added to the attention they get."""
-    valid = torch.arange(rows.shape[1]) < torch.stack([count0, count1])
-    mask = torch.where(valid, 0.0, _PADDING).to(rows.dtype)
-    return valid, mask[:, None, None]
 
 
 def _swap_images(x: Tensor) -> Tensor:

@@ -168,7 +168,18 @@ def test_fused_attention_is_that_of_the_plain_operations(rows: int) -> None:
     mask = torch.zeros(2, 1, 1, rows, device="cuda").half()
     mask[0, ..., rows // 2 :] = -30000.0
     with torch.inference_mode():
-        found = GpuOperations.attend(query, key, value, mask)
+        found = GpuOperations().attend(query, key, value, mask)
         weights = (query.float() @ key.float().transpose(-1, -2) + mask.float()).softmax(-1)
         expected = weights @ value.float()
     assert float((found.float() - expected).abs().max()) < 5e-3
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_kernels_of_lightglue_compute_what_plain_operations_do(half: bool) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("triton")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch finds no GPU")
+    from aliked_ros.backends.gpu import triton_lightglue
+
+    triton_lightglue.check(torch.device("cuda"), half)

@@ -12,12 +12,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Compile every Triton kernel, as ``TritonALIKED`` calls it, for GPUs that are not here.
+"""Compile every Triton kernel, as the networks call it, for GPUs that are not here.
 
     python kernel_compiler.py aliked-n16 80 90
 
-Prints one line for each kernel and compute capability: name, bytes of machine code. A program of
-its own, since a process has either Triton's compiler or its interpreter.
+Prints one line for each kernel and compute capability: name, bytes of machine code, bytes of
+shared memory. A program of its own, since a process has either Triton's compiler or its
+interpreter.
 """
 
 from __future__ import annotations
@@ -30,10 +31,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from triton.runtime.jit import JITFunction
 
-from aliked_ros.backends.gpu import triton_kernels
+from aliked_ros.backends.gpu import triton_attention, triton_kernels
 from aliked_ros.backends.gpu.triton_aliked import TritonALIKED
+from aliked_ros.backends.gpu.triton_lightglue import TritonOperations
 from aliked_ros.networks.aliked import example_inputs
-from helpers.torch_networks import device_extractor
+from aliked_ros.networks.fold import LightGlueShape
+from aliked_ros.networks.lightglue import segment_inputs
+from helpers.torch_networks import device_extractor, device_matcher
 
 _TYPES = {
     torch.float32: "*fp32", torch.float16: "*fp16", torch.int8: "*i8", torch.uint8: "*u8",
@@ -72,15 +76,19 @@ def kind(argument: Any) -> Any:
 
 @torch.inference_mode()
 def main(model: str, capabilities: list[int]) -> None:
-    kernels = {n: k for n, k in vars(triton_kernels).items() if not n.startswith("_")}
-    for name, kernel in kernels.items():
-        if isinstance(kernel, JITFunction):
-            setattr(triton_kernels, name, Recorder(kernel))
+    for module in (triton_kernels, triton_attention):
+        for name, kernel in list(vars(module).items()):
+            if isinstance(kernel, JITFunction) and not name.startswith("_"):
+                setattr(module, name, Recorder(kernel))
     device_extractor(TritonALIKED, model, half=True)(*example_inputs(96, 96, 3, 64).values())
+    layers = range(3)
+    for half in (True, False):
+        inputs = segment_inputs(LightGlueShape(128, 9), layers, 64, half)
+        device_matcher(layers, half, TritonOperations())(*inputs.values())
     for capability in capabilities:
         for call, source in Recorder.calls.items():
             made = compile(source, target=GPUTarget("cuda", capability, 32))
-            print(capability, call.split()[0], len(made.asm["cubin"]))
+            print(capability, call.split()[0], len(made.asm["cubin"]), made.metadata.shared)
 
 
 if __name__ == "__main__":

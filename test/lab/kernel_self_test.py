@@ -14,29 +14,39 @@
 
 """Break Triton's kernels one by one: the self-test must see each of them.
 
-    TRITON_INTERPRET=1 python kernel_self_test.py
+    TRITON_INTERPRET=1 python kernel_self_test.py aliked|lightglue
 
 Prints what the self-test says of the intact kernels in both precisions, then of each broken one.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from aliked_ros.backends.gpu import triton_aliked, triton_kernels
+from aliked_ros.backends.gpu import (
+    triton_aliked,
+    triton_attention,
+    triton_kernels,
+    triton_lightglue,
+)
 from aliked_ros.networks.fold import AlikedShape
 
 # an operation takes 0.1 ms in the interpreter, on few or many numbers
 triton_aliked._PIXELS, triton_aliked._SLOTS, triton_aliked._ROWS = 4096, 128, 2048
 triton_aliked._CONVOLVED = 4096
+triton_lightglue._POINTS, triton_lightglue._ROWS = 128, 256
+CPU = torch.device("cpu")
 SHAPE = AlikedShape((8, 16, 32, 64), 64, 3, 16)
-OUTPUTS = {
+ALIKED = {
     "deform_reads": [2], "join_scores": [3], "score_convolution": [2], "find_maxima": [1],
     "leave_out": [2], "add_maxima": [1], "best_in_cells": [4, 5], "refine": [3, 4],
     "read_patches": [8], "read_samples": [10],
 }  # fmt: skip
+LIGHTGLUE = {"encode": [4], "attend": [5], "norm_gelu": [5, 6], "count_undecided": [4]}
 
 
 class Broken:
@@ -54,19 +64,25 @@ class Broken:
         return launch
 
 
-def verdict(half: bool) -> str:
+def verdict(check: Callable[[], None]) -> str:
     try:
-        triton_aliked.check(torch.device("cpu"), SHAPE, half)
+        check()
     except RuntimeError as error:
         return str(error)
     return "right"
 
 
+PARTS = {
+    "aliked": (triton_kernels, ALIKED, lambda half: triton_aliked.check(CPU, SHAPE, half)),
+    "lightglue": (triton_attention, LIGHTGLUE, lambda half: triton_lightglue.check(CPU, half)),
+}
+
 if __name__ == "__main__":
-    print("float32:", verdict(half=False))
-    print("float16:", verdict(half=True))
-    for name, outputs in OUTPUTS.items():
-        kernel = getattr(triton_kernels, name)
-        setattr(triton_kernels, name, Broken(kernel, outputs))
-        print(f"{name}:", verdict(half=False), flush=True)
-        setattr(triton_kernels, name, kernel)
+    module, outputs, check = PARTS[sys.argv[1]]
+    print("float32:", verdict(lambda: check(False)))
+    print("float16:", verdict(lambda: check(True)))
+    for name, numbers in outputs.items():
+        kernel = getattr(module, name)
+        setattr(module, name, Broken(kernel, numbers))
+        print(f"{name}:", verdict(lambda: check(False)), flush=True)
+        setattr(module, name, kernel)

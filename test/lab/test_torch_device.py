@@ -25,11 +25,13 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aliked_ros.backends.cpu.backend import CpuBackend
 from aliked_ros.backends.create import create_backend
@@ -212,11 +214,51 @@ def test_the_networks_never_leave_the_device(half: bool) -> None:
         assert {output.device.type for output in outputs} == {"meta"}
 
 
+class Launches(TorchDispatchMode):
+    """Counts what a GPU would launch: all operations but views and those that only take room."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name.removeprefix("aten::")
+        self.count += not (function.is_view or "empty" in name or name == "_unsafe_view")
+        return function(*args, **(kwargs or {}))
+
+
+def test_launches_of_lightglue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten for each of nine layers, where PyTorch's operations take 24 to 26."""
+    pytest.importorskip("triton", reason="make setup GROUP=test")
+    from aliked_ros.backends.gpu import torch_operations, triton_attention, triton_lightglue
+
+    def launches(operations: lightglue.Operations, layers: range) -> int:
+        inputs = lightglue.segment_inputs(LightGlueShape(128, 9), layers, 500, half=True)
+        module = device_matcher(layers, True, operations).to("meta")
+        with torch.inference_mode(), torch.device("meta"), Launches() as counted:
+            module(*(tensor.to("meta") for tensor in inputs.values()))
+            return counted.count
+
+    class Kernel:
+        def __getitem__(self, grid: Any) -> Any:
+            return lambda *_, **__: torch.zeros(())  # one launch
+
+    def attention(query: Any, key: Any, value: Any, **_: Any) -> Any:
+        return query.transpose(1, 2).clone().transpose(1, 2)
+
+    monkeypatch.setattr(torch_operations.F, "scaled_dot_product_attention", attention)
+    for name in ("encode", "attend", "norm_gelu", "count_undecided"):
+        monkeypatch.setattr(triton_attention, name, Kernel())
+    found = {
+        type(operations).__name__: [launches(operations, layers) for layers in SEGMENTS]
+        for operations in (GpuOperations(), triton_lightglue.TritonOperations())
+    }
+    assert found == {"GpuOperations": [100, 84, 76], "TritonOperations": [36, 33, 30]}
+
+
 def run_program(name: str, *arguments: object, **variables: str) -> str:
     """What a program beside this file prints; Triton's compiler and interpreter need one each."""
     pytest.importorskip("triton", reason="make setup GROUP=test")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | variables
-    environment["PYTHONPATH"] = str(ROOT / "test")
+    environment |= {"PYTHONPATH": str(ROOT / "test"), "OMP_NUM_THREADS": "1"}  # of few numbers
     command = [sys.executable, Path(__file__).with_name(name), *map(str, arguments)]
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, timeout=300, check=False
@@ -256,11 +298,12 @@ def test_kernels_compute_what_plain_operations_do(
 
 
 @pytest.mark.long
-def test_the_self_test_sees_every_broken_kernel() -> None:
+@pytest.mark.parametrize(("network", "kernels"), [("aliked", 10), ("lightglue", 4)])
+def test_the_self_test_sees_every_broken_kernel(network: str, kernels: int) -> None:
     """Else a kernel that a compiler gets wrong would serve, rather than plain operations."""
-    printed = run_program("kernel_self_test.py", TRITON_INTERPRET="1").splitlines()
+    printed = run_program("kernel_self_test.py", network, TRITON_INTERPRET="1").splitlines()
     assert printed[:2] == ["float32: right", "float16: right"]
-    assert len(printed) == 2 + 10
+    assert len(printed) == 2 + kernels
     for line in printed[2:]:
         assert "Triton self-test failed: " in line, line
 
@@ -297,4 +340,6 @@ for case in cases:
 def test_kernels_compile(tmp_path: Path) -> None:
     """For a GPU that is not here (an H100), by Triton's own compiler and assembler."""
     printed = run_program("kernel_compiler.py", "aliked-n16", 90, TRITON_CACHE_DIR=str(tmp_path))
-    assert len({line.split()[1] for line in printed.splitlines()}) == 10
+    rows = [line.split() for line in printed.splitlines()]
+    assert len({kernel for _, kernel, *_ in rows}) == 10 + 4
+    assert max(int(shared) for *_, shared in rows) <= 99 << 10  # of compute capability 8.6

@@ -66,13 +66,14 @@ def kernels(run: Run) -> None:
     except ImportError as error:
         raise Skipped(str(error)) from error
     if run.on_gpu:
-        from aliked_ros.backends.gpu import triton_aliked
+        from aliked_ros.backends.gpu import triton_aliked, triton_lightglue
 
         place = torch.device(run.place)
-        for half in (False, True):
-            begin = time.monotonic()
-            triton_aliked.check(place, half=half)
-            run.report(half=half, seconds=time.monotonic() - begin)
+        for network, module in (("ALIKED", triton_aliked), ("LightGlue", triton_lightglue)):
+            for half in (False, True):
+                begin = time.monotonic()
+                module.check(place, half=half)
+                run.report(network=network, half=half, seconds=time.monotonic() - begin)
         return
     command = [sys.executable, str(ROOT / "test/lab/kernel_compiler.py"), "aliked-t16", "90"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -104,24 +104,29 @@ def attention(run: Run) -> None:
 
 
 def blocks(run: Run) -> None:
-    """ALIKED with other sizes of the Triton kernels' blocks."""
-    from aliked_ros.backends.gpu import triton_aliked
+    """Both networks with other sizes of the Triton kernels' blocks."""
+    from aliked_ros.backends.gpu import triton_aliked, triton_lightglue
 
-    tried = {
-        "_PIXELS": (64, 128, 256, 512),
-        "_CONVOLVED": (128, 256, 512, 1024),
-        "_SLOTS": (8, 16, 32),
-        "_ROWS": (8, 16, 32),
-    }
-    for name, sizes in tried.items():
-        usual = getattr(triton_aliked, name)
-        for size in sizes:
-            setattr(triton_aliked, name, size)
-            _, network = next(_networks(run))
-            run.report(
-                block=name.strip("_").lower(), size=size, aliked_ms=1e3 * _time(run, network)
-            )
-        setattr(triton_aliked, name, usual)
+    sizes = [("_PIXELS", (64, 128, 256, 512)), ("_CONVOLVED", (128, 256, 512, 1024))]
+    sizes += [("_SLOTS", (8, 16, 32)), ("_ROWS", (8, 16, 32))]
+    tried: list[tuple[Any, str, str, tuple[Any, ...]]] = [
+        (triton_aliked, "ALIKED", name, values) for name, values in sizes
+    ]
+    queries = tuple({2: block, 4: 32} for block in (32, 64, 128))
+    for name, values in (("_QUERIES", queries), ("_KEYS", (32, 64)), ("_ROWS", (1, 2, 4, 8))):
+        tried.append((triton_lightglue, "LightGlue", name, values))
+    for module, title, name, values in tried:
+        usual = getattr(module, name)
+        for value in values:
+            setattr(module, name, value)
+            of_aliked, of_lightglue, *_ = _networks(run)
+            _, network = of_aliked if title == "ALIKED" else of_lightglue
+            row = {"network": title, "block": name.strip("_").lower(), "size": value}
+            try:
+                run.report(**row, ms=1e3 * _time(run, network))
+            except Exception as error:  # a block may want more than a multiprocessor has
+                run.report(**row, refused=str(error)[:200])
+        setattr(module, name, usual)
 
 
 def _device(run: Run) -> Any:

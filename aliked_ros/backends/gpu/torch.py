@@ -27,6 +27,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class TorchDevice:
         self.place = torch.device(name)
         self.on_gpu = self.place.type == "cuda"
         self.name = f"PyTorch {torch.__version__} on the CPU"
-        self._with_kernels: dict[tuple[AlikedShape, bool], bool] = {}  # networks, of half precision
+        self._kernels_work: dict[tuple[str, AlikedShape | None, bool], bool] = {}
         self._written: list[TorchArray] = []  # since the stream was last waited for
         if not self.on_gpu:
             return
@@ -195,7 +196,7 @@ class TorchDevice:
             else:
                 state, sizes = fold.read_lightglue(weights)
                 layers = matcher_parts(of["precision"])[of["part"]]
-                operations = GpuOperations() if self.on_gpu else lightglue.PLAIN
+                operations = self._operations(half, tell)
                 if of["part"].startswith("matches"):
                     folded = fold.match_head(state, layers[-1])
                     module = lightglue.MatchHead(folded, half, operations)
@@ -214,23 +215,38 @@ class TorchDevice:
     ) -> aliked.FoldedALIKED:
         """With Triton's kernels where they work, and can compute this network."""
         widths = (*shape.channels, shape.dim)
-        powers = not any(width & (width - 1) for width in widths)  # as a vector of theirs must be
-        if not (self.on_gpu and powers):
-            return aliked.FoldedALIKED(weights, shape, half)
-        try:
-            from aliked_ros.backends.gpu import triton_aliked
+        powers = not any(width & (width - 1) for width in widths)
+        if powers and self._try_kernels("triton_aliked", shape, half, tell):  # for their vectors
+            from aliked_ros.backends.gpu.triton_aliked import TritonALIKED
 
-            if self._with_kernels.get((shape, half), True):
-                extractor = triton_aliked.TritonALIKED(weights, shape, half)
-                if (shape, half) not in self._with_kernels:
-                    triton_aliked.check(self.place, shape, half)
-                    self._with_kernels[shape, half] = True
-                return extractor
-        except Exception as error:  # no Triton, no compiler for it, a GPU it does not know
-            self._with_kernels[shape, half] = False
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            tell(f"Triton cannot be used ({reason}): slower operations take its place")
+            return TritonALIKED(weights, shape, half)
         return aliked.FoldedALIKED(weights, shape, half)
+
+    def _operations(self, half: bool, tell: Callable[[str], None]) -> lightglue.Operations:
+        """LightGlue's, with Triton's kernels where they work."""
+        if self._try_kernels("triton_lightglue", None, half, tell):
+            from aliked_ros.backends.gpu.triton_lightglue import TritonOperations
+
+            return TritonOperations()
+        return GpuOperations() if self.on_gpu else lightglue.PLAIN
+
+    def _try_kernels(
+        self, module: str, shape: AlikedShape | None, half: bool, tell: Callable[[str], None]
+    ) -> bool:
+        """Whether a module of kernels passes its self-test here, which runs once."""
+        if not self.on_gpu:
+            return False
+        key = (module, shape, half)
+        if key not in self._kernels_work:
+            try:
+                check = import_module(f"aliked_ros.backends.gpu.{module}").check
+                check(self.place, **({} if shape is None else {"shape": shape}), half=half)
+                self._kernels_work[key] = True
+            except Exception as error:  # no Triton, no compiler for it, a GPU it does not know
+                self._kernels_work[key] = False
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                tell(f"Triton cannot be used ({reason}): slower operations take its place")
+        return self._kernels_work[key]
 
     def capture(self, function: Callable[[], Any]) -> tuple[Any, Any]:
         """A CUDA graph of everything that a function launches, and where its results will be.

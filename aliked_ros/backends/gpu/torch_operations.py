@@ -31,13 +31,11 @@ _FUSED = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 class GpuOperations(Operations):
     """A third of the launches, and attention whose N×N weights never are in memory."""
 
-    @staticmethod
-    def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """See ``Operations``."""
         return F.linear(x, weight.T, bias)
 
-    @staticmethod
-    def rotate(qkv: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def rotate(self, qkv: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See ``Operations``."""
         cosine, sine = (r[:, None] for r in rotation.chunk(2, dim=-1))
         heads = qkv[..., : 2 * DIM].unflatten(-1, (2 * HEADS, HEAD_DIM)).transpose(1, 2)
@@ -46,8 +44,7 @@ class GpuOperations(Operations):
         query, key = torch.cat(rotated, dim=-1).chunk(2, dim=1)
         return query, key, split_heads(qkv[..., 2 * DIM :])
 
-    @staticmethod
-    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, padding: Tensor) -> Tensor:
         """See ``Operations``."""
         with sdpa_kernel(_FUSED):
-            return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=padding, scale=1.0)

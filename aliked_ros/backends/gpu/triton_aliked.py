@@ -170,15 +170,15 @@ def check(place: torch.device, shape: AlikedShape = _USUAL, half: bool = False) 
         padded, window = pad(image.to(plain.conv1.weight.dtype).permute(0, 3, 1, 2) / PIXEL_SCALE)
         levels = plain.levels(padded)
         parts = plain.score_parts(levels)
-        _compare("deformable convolutions", 2e-2 if half else 1e-3, fused.levels(padded), levels)
+        compare("deformable convolutions", 2e-2 if half else 1e-3, fused.levels(padded), levels)
         scores = plain.score_map(parts)
-        _compare("score map", 1e-2 if half else 1e-3, [fused.score_map(parts)], [scores])
+        compare("score map", 1e-2 if half else 1e-3, [fused.score_map(parts)], [scores])
         inner = window.of(scores)[0, 0]
         given = (inner, mask.to(place), inner.median()[None], 100)
         detected = plain.detect(*given)
-        _compare("keypoints", 1e-3, fused.detect(*given), detected)
+        compare("keypoints", 1e-3, fused.detect(*given), detected)
         described = [n.describe(levels, detected[0], window) for n in (fused, plain)]
-        _compare("descriptors", 4e-3 if half else 1e-3, described[:1], described[1:])
+        compare("descriptors", 4e-3 if half else 1e-3, described[:1], described[1:])
 
 
 def _on_noise(shape: AlikedShape, half: bool) -> tuple[TritonALIKED, FoldedALIKED]:
@@ -195,7 +195,8 @@ def _on_noise(shape: AlikedShape, half: bool) -> tuple[TritonALIKED, FoldedALIKE
         return TritonALIKED(weights, shape, half), FoldedALIKED(weights, shape, half)
 
 
-def _compare(what: str, limit: float, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+def compare(what: str, limit: float, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """RuntimeError where tensors differ by more than a limit, or hold no number."""
     for ours, theirs in zip(found, expected, strict=True):
         difference = float((ours.float() - theirs.float()).abs().max())
         if not difference <= limit:  # NaN, too
