@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -33,7 +32,7 @@ from typing import Any
 from nav_msgs.msg import Odometry
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo
 
 from aliked_msgs.msg import Keyframe, LoopCandidate
@@ -43,7 +42,7 @@ from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.exporting.maps import CAMERA_INFO, KEYFRAME, ODOMETRY, Loaded, MapFile
 from aliked_ros.frontend.loops import LoopFinder
-from aliked_ros.frontend.places import GivenPose, KeyframeDatabase, Place
+from aliked_ros.frontend.places import Key, KeyframeDatabase, Place
 from aliked_ros.frontend.quarter_turns import best_turn
 from aliked_ros.io.messages import nanoseconds
 from aliked_ros.ros.conversions import (
@@ -55,6 +54,7 @@ from aliked_ros.ros.conversions import (
 from aliked_ros.ros.declarations import Settings
 from aliked_ros.ros.frame import Frame
 from aliked_ros.ros.managed_node import ManagedNode
+from aliked_ros.ros.place_poses import OdometryPoses, Poses, TransformPoses
 from aliked_ros.ros.recording import message_definition
 from aliked_ros.ros.relocalization import answered, relocalized, turn, untracked
 from aliked_ros.ros.session import Session
@@ -69,8 +69,6 @@ _QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 _CALLS_QOS = QoSProfile(depth=100)  # calls that may wait; more are lost silently
 _TRIED = 5  # places that an image is matched with
 _CANDIDATES = 3  # in an answer, unless asked for more
-_WAITING = 200  # poses, and keyframes without one
-_POSE_TOLERANCE = 20_000_000  # nanoseconds between a keyframe's stamp and that of its pose
 _LOG_PERIOD = 5.0  # seconds
 
 
@@ -132,7 +130,9 @@ class Places:
         self._session = session
         settings = self._settings
         if settings["places"] or settings["loops"] or settings["map"]:
-            memory = _Memory(self._node, session, self._database, self._loops)
+            memory = _Memory(
+                self._node, session, self._database, self._loops, settings["map_frame"]
+            )
             self._active.callback(memory.close)
             session.listeners.append(memory.see)
 
@@ -227,14 +227,14 @@ class Places:
         camera = session.inputs.calibration.camera
         if request.camera_info.width:
             camera = CameraModel.from_info(request.camera_info, rectified=False)
-        own: tuple[int, int] | None = None
+        own: Key | None = None
         if request.image.width and request.image.height:
             image, header = image_from_message(request.image), request.image.header
             known = None
         elif session.latest:
             (latest,) = session.latest
             image, header, known = latest.image, latest.header, latest.result
-            own = known.tracks.epoch, known.index
+            own = header.frame_id, known.tracks.epoch, known.index
         else:
             response.message = "no image has been processed yet, and none was given"
             return
@@ -270,7 +270,7 @@ class Places:
         session: Session,
         features: Features,
         camera: CameraModel | None,
-        own: tuple[int, int] | None,
+        own: Key | None,
     ) -> list[tuple[Candidate, Place]]:
         """Verified candidates, most inliers first; the pipeline is held for one at a time."""
         found = []
@@ -297,28 +297,28 @@ class _Memory:
         session: Session,
         database: KeyframeDatabase,
         loops: LifecyclePublisher | None,
+        map_frame: str,
     ) -> None:
-        """Start the thread, subscribe to ``odometry``."""
+        """Start the thread, subscribe to tf, or to ``odometry`` without ``map_frame``."""
         self._node = node
         self._session = session
         self._database = database
         self._publisher = loops
         self._finder = LoopFinder(database, self._match)
-        self._poses: deque[tuple[int, GivenPose]] = deque(maxlen=_WAITING)
-        self._without: deque[Place] = deque(maxlen=_WAITING)
-        self._posing = threading.Lock()
         self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
-        self._subscription = node.create_subscription(
-            Odometry, "odometry", self._on_odometry, qos_profile_sensor_data
+        self._poses: Poses = (
+            TransformPoses(node, map_frame, database.set_pose, session.warnings)
+            if map_frame
+            else OdometryPoses(node, database.set_pose)
         )
         self._thread = threading.Thread(target=self._run, name="places", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Unsubscribe, remember what still waits, end the thread."""
-        self._node.destroy_subscription(self._subscription)
+        """Remember what still waits, end the thread, unsubscribe."""
         self._frames.put(None)
         self._thread.join()
+        self._poses.close()
 
     def see(self, frame: Frame) -> None:
         """Take a processed image; returns at once."""
@@ -328,15 +328,14 @@ class _Memory:
     def _run(self) -> None:
         ended = False
         while not ended:
-            waiting = [self._frames.get()]
-            while not self._frames.empty():
-                waiting.append(self._frames.get())
+            waiting = self._wait()
             ended = None in waiting
             frames = [frame for frame in waiting if frame is not None]
-            for frame in frames:
+            # all are remembered, and loops of the newest are looked for
+            tasks = [partial(self._take, one, one is frames[-1] and not ended) for one in frames]
+            for task in tasks or [partial(self._poses.look)]:
                 try:
-                    # all are remembered, and loops of the newest are looked for
-                    self._take(frame, search=frame is frames[-1] and not ended)
+                    task()
                 except Exception as error:
                     if not self._node.context.ok():
                         return
@@ -344,6 +343,16 @@ class _Memory:
                         f"A keyframe is not remembered: {reason(error)}",
                         throttle_duration_sec=_LOG_PERIOD,
                     )
+
+    def _wait(self) -> list[Frame | None]:
+        """The frames to remember, None = the end; empty when poses are to be looked for."""
+        try:
+            waiting = [self._frames.get(timeout=self._poses.period)]
+        except queue.Empty:
+            return []
+        while not self._frames.empty():
+            waiting.append(self._frames.get())
+        return waiting
 
     def _take(self, frame: Frame, search: bool) -> None:
         place = Place.of(
@@ -354,9 +363,7 @@ class _Memory:
             self._session.inputs.calibration.camera,
         )
         self._database.add(place)
-        with self._posing:
-            self._without.append(place)
-        self._give_poses()
+        self._poses.add(place)
         if self._publisher is None:
             return
         if not search:
@@ -369,30 +376,3 @@ class _Memory:
     def _match(self, features: Features, keyframe: CoreKeyframe) -> Candidate | None:
         with turn(self._session) as pipeline:
             return pipeline.find_candidate(features, keyframe)
-
-    def _on_odometry(self, message: Odometry) -> None:
-        at, turned = message.pose.pose.position, message.pose.pose.orientation
-        pose = GivenPose(
-            (at.x, at.y, at.z),
-            (turned.x, turned.y, turned.z, turned.w),
-            message.header.frame_id,
-            message.child_frame_id,
-        )
-        with self._posing:
-            self._poses.append((nanoseconds(message.header.stamp), pose))
-        self._give_poses()
-
-    def _give_poses(self) -> None:
-        """Whichever comes second, a keyframe or its pose, brings both together."""
-        with self._posing:
-            if not self._poses:
-                return
-            newest = self._poses[-1][0]
-            for place in list(self._without):
-                stamp, pose = min(self._poses, key=lambda one: abs(one[0] - place.nanoseconds))
-                exact = stamp == place.nanoseconds
-                if exact or (
-                    newest > place.nanoseconds and abs(stamp - place.nanoseconds) <= _POSE_TOLERANCE
-                ):
-                    self._database.set_pose(place.key, pose)
-                    self._without.remove(place)
