@@ -277,8 +277,16 @@ class MapReader:
         Of a file that was cut short, the intact part is read.
         """
         self.path = path
-        if not path.exists():
-            raise SourceError(f"{path} does not exist; give the path of a map, a .mcap file.")
+        try:
+            path.stat()
+        except FileNotFoundError:
+            raise SourceError(
+                f"{path} does not exist; give the path of a map, a .mcap file."
+            ) from None
+        except OSError as error:
+            raise SourceError(
+                f"cannot read {path}: {error.strerror}; give it and its folder read permission."
+            ) from error
         self.version = _version(path)
         if self.version is not None and self.version > VERSION:
             raise SourceError(

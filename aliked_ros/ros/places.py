@@ -163,7 +163,7 @@ class Places:
         name = request.path or self._settings["map"]
         if not name:
             raise ConfigurationError("path is empty; give the path of a map, or set parameter map.")
-        return Path(name).expanduser()
+        return Path(name).expanduser().absolute()  # answers name the whole path
 
     # Services
 
@@ -224,9 +224,9 @@ class Places:
         if not len(self._database):
             response.message = "no keyframe is remembered; load a map, or set parameter places"
             return
-        camera = session.inputs.calibration.camera
+        given: CameraModel | None = None
         if request.camera_info.width:
-            camera = CameraModel.from_info(request.camera_info, rectified=False)
+            given = CameraModel.from_info(request.camera_info, rectified=False)
         own: Key | None = None
         if request.image.width and request.image.height:
             image, header = image_from_message(request.image), request.image.header
@@ -247,7 +247,7 @@ class Places:
             else:
                 with turn(session) as pipeline:
                     features = pipeline.extract(image.pixels, mask, turns)
-            return features, self._look(session, features, camera, own)
+            return features, self._look(session, features, given, own)
 
         with turn(session) as pipeline:
             quarters = pipeline.quarters
@@ -257,6 +257,7 @@ class Places:
         if known is not None and features is known.features:
             result = known
         else:
+            camera = given or session.inputs.calibration.camera
             result = untracked(features, image.stamp, camera)
         response.features = feature_frame(result, header)
         response.candidates = [
@@ -264,6 +265,11 @@ class Places:
         ]
         response.success = bool(found)
         response.message = f"{len(found)} of {len(self._database)} places match the image"
+        if given is not None and not given.fits(width, height):
+            response.message += (
+                f"; camera_info is of {given.width}x{given.height} pixels and the image of "
+                f"{width}x{height}, so there is no pose: give the image's own camera_info"
+            )
 
     def _look(
         self,
@@ -272,7 +278,10 @@ class Places:
         camera: CameraModel | None,
         own: Key | None,
     ) -> list[tuple[Candidate, Place]]:
-        """Verified candidates, most inliers first; the pipeline is held for one at a time."""
+        """Verified candidates, most inliers first; the pipeline is held for one at a time.
+
+        camera: of the image; None = the node's.
+        """
         found = []
         for place in self._database.candidates(features, _TRIED, lambda one: one.key == own):
             with turn(session) as pipeline:

@@ -160,6 +160,11 @@ def test_a_robot_that_comes_back_and_its_map_in_another_process(probe, world, tm
         assert (best.map_frame, best.body_frame) == ("odom", "base_link")
         assert abs(best.keyframe_pose.position.x - VIEWS[3]) <= 40
         assert answer.features.width == pixels.shape[1]
+    request.camera_info = world.camera_info()
+    request.camera_info.width *= 2
+    answer = probe.call(Localize, "aliked_frontend/localize", request)
+    assert "camera_info is of 640x240 pixels" in answer.message
+    assert not any(candidate.has_pose for candidate in answer.candidates)
     assert not probe.call(Relocalize, "aliked_frontend/relocalize").success
     assert probe.transition("deactivate")
     answer = probe.call(Localize, "aliked_frontend/localize")
