@@ -164,12 +164,12 @@ def test_the_program_draws_both_trajectories(tmp_path):
 @pytest.mark.long
 def test_loops_of_the_node_tie_a_second_run_to_the_first(shared, tmp_path):
     """The same way twice; between them all tracks are lost. Positions against motion capture."""
-    source, count = shared / "data" / "tum_fr1_xyz", 24
+    source, count = shared / "data" / "tum_fr1_xyz", 16
     probe = Probe()
     probe.listen(LOOP, "aliked_frontend/loops")
     node = RosProcess(
         "aliked_ros.ros.frontend_node", tmp_path / "log", "-p", "input:=rgbd", "-p", "loops:=true",
-        "-p", "matcher:=nearest", "-p", "max_keypoints:=300", "-p", "keyframe_interval:=0.01",
+        "-p", "matcher:=nearest", "-p", "max_keypoints:=200", "-p", "keyframe_interval:=0.01",
         "-p", "sync_wait:=5.0", "-p", "input_reliability:=reliable",
     )  # fmt: skip
     try:
