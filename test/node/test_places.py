@@ -93,12 +93,25 @@ def world(probe: Probe) -> World:
     return World(probe)
 
 
+_STARTED: list[RosProcess] = []
+
+
+@pytest.fixture(autouse=True)
+def _ended() -> Iterator[None]:
+    """A test that fails leaves no node to answer in the next one."""
+    yield
+    for process in _STARTED:
+        process.process.kill()
+    _STARTED.clear()
+
+
 def started(probe: Probe, log: Path, *parameters: str) -> RosProcess:
     arguments = [word for one in parameters for word in ("-p", one)]
     process = RosProcess(
         MODULE, log, "-p", "matcher:=nearest", "-p", "max_keypoints:=400",
         "-p", "status_period:=0.1", "-p", "keyframe_interval:=0.1", *arguments,
     )  # fmt: skip
+    _STARTED.append(process)
     probe.wait_for_state("active")
     probe.wait_connected()
     return process
