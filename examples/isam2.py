@@ -23,7 +23,7 @@ track a smart factor: gtsam eliminates its point, and a track that comes back af
 small loop by itself. Loops (LoopCandidate) tie two poses. The picture shows the keyframes from
 above, as each was first estimated (red) and after all messages (green).
 
-    pip install --no-deps gtsam==4.3.0    # its wheel asks for pytest, which it does not need to run
+    pip install gtsam==4.3.0    # Python 3.11 or newer
 """
 
 from __future__ import annotations

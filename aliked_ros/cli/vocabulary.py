@@ -42,13 +42,25 @@ Topics = Annotated[
     epilog="Example: aliked_ros vocabulary train a.mcap b.mcap --every 5 --output ALIKEDvoc.txt",
 )
 def train_vocabulary(
-    recordings: Recordings,
     outputs: Annotated[
         list[Path],
         typer.Option(
             "--output", help="File: .txt, .bin (DBoW2 as in ORB-SLAM) or .fbow; repeatable."
         ),
     ],
+    recordings: Annotated[
+        list[Path] | None,
+        typer.Argument(help=".mcap files, or folders of 'ros2 bag record', with features."),
+    ] = None,
+    sources: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--images",
+            help="Images to compute features of: a source as for 'track', or 'photographs' for a "
+            "virtual camera's flights over scikit-image's photographs; repeatable.",
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option(help="Network for --images.")] = "aliked-n16",
     branching: Annotated[int, typer.Option(help="Children of a node, 2 to 20.")] = 10,
     depth: Annotated[int, typer.Option(help="Levels, 1 to 10.")] = 6,
     per_word: Annotated[
@@ -58,16 +70,21 @@ def train_vocabulary(
     topics: Topics = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a vocabulary of the binary256 codes of recorded features."""
+    """Make a vocabulary of the binary256 codes of recorded features, or of images."""
     from aliked_ros.console.progress import share_progress
     from aliked_ros.exporting.vocabulary import train
     from aliked_ros.exporting.vocabulary_files import check_suffix, save
-    from aliked_ros.exporting.vocabulary_images import read_images
+    from aliked_ros.exporting.vocabulary_images import extract_images, read_images
 
+    if not recordings and not sources:
+        raise typer.BadParameter("give recordings, or --images", param_hint="RECORDINGS")
     for path in outputs:
         check_suffix(path)  # before the work
     with share_progress(console()) as report:
-        images = read_images(recordings, every, topics or (), report)
+        expected = model if sources else ""
+        images = read_images(recordings or [], every, topics or (), report, expected)
+        if sources:
+            images += extract_images(sources, model, every, report)
         vocabulary = train([image.codes for image in images], branching, depth, per_word, report)
     for path in outputs:
         save(vocabulary, path)

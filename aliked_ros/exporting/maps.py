@@ -28,6 +28,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -80,11 +82,48 @@ class Loaded:
     note: str
 
 
+class _Locks:
+    """The maps that this process may write: MapFiles of one path share the right."""
+
+    def __init__(self) -> None:
+        self.guard = threading.Lock()  # of a lock's files, and of each save
+        self._files: dict[Path, IO[str]] = {}
+        self._users: Counter[Path] = Counter()
+
+    def take(self, path: Path) -> None:
+        """Raises OutputError where another process has it, or the folder cannot be written."""
+        if path not in self._files:
+            try:
+                file = path.with_name(f".{path.name}.lock").open("a")
+            except OSError as error:
+                raise _cannot_write(path, error) from error
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.close()
+                raise OutputError(
+                    f"{path} is saved by another process; save to another path, or end that "
+                    "process."
+                ) from error
+            self._files[path] = file
+        self._users[path] += 1
+
+    def release(self, path: Path) -> None:
+        """The last one gives it to other processes."""
+        self._users[path] -= 1
+        if not self._users[path]:
+            self._files.pop(path).close()
+
+
+_LOCKS = _Locks()
+
+
 class MapFile:
     """A map to load and save. Close it, or the process keeps the right to write it.
 
     That right is held from the first save, on a hidden file beside the map; it ends with the
-    process, however that ends.
+    process, however that ends. MapFiles of one process may save to one path: each adds what the
+    others saved, so several cameras share a map.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,7 +131,7 @@ class MapFile:
         if path.suffix != ".mcap":
             raise ConfigurationError(f"the map is {str(path)!r}; its name must end in .mcap.")
         self.path = path
-        self._lock: IO[str] | None = None
+        self._locked = False
         self._known: tuple[int, int] | None = None  # what we read or wrote there last
 
     def __enter__(self) -> MapFile:
@@ -103,9 +142,10 @@ class MapFile:
 
     def close(self) -> None:
         """Let other processes write it."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        with _LOCKS.guard:
+            if self._locked:
+                _LOCKS.release(self.path)
+                self._locked = False
 
     def load(self, database: KeyframeDatabase, model: str = "") -> Loaded:
         """Add its places to those of ``database``.
@@ -146,7 +186,13 @@ class MapFile:
         written, ConfigurationError without places, and what ``load`` raises; the earlier map is
         unchanged then.
         """
-        self._take_lock()
+        with _LOCKS.guard:
+            if not self._locked:
+                _LOCKS.take(self.path)
+                self._locked = True
+            return self._save(database, definitions)
+
+    def _save(self, database: KeyframeDatabase, definitions: Definitions) -> int:
         if not len(database):
             raise ConfigurationError("there is no keyframe to save yet.")
         if self._identity() not in (None, self._known):
@@ -174,23 +220,6 @@ class MapFile:
         except OSError:
             return None
         return status.st_ino, status.st_mtime_ns
-
-    def _take_lock(self) -> None:
-        if self._lock is not None:
-            return
-        try:
-            file = self.path.with_name(f".{self.path.name}.lock").open("a")
-        except OSError as error:
-            raise _cannot_write(self.path, error) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.close()
-            raise OutputError(
-                f"{self.path} is saved by another process; save to another path, or end that "
-                "process."
-            ) from error
-        self._lock = file
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:
@@ -248,8 +277,16 @@ class MapReader:
         Of a file that was cut short, the intact part is read.
         """
         self.path = path
-        if not path.exists():
-            raise SourceError(f"{path} does not exist; give the path of a map, a .mcap file.")
+        try:
+            path.stat()
+        except FileNotFoundError:
+            raise SourceError(
+                f"{path} does not exist; give the path of a map, a .mcap file."
+            ) from None
+        except OSError as error:
+            raise SourceError(
+                f"cannot read {path}: {error.strerror}; give it and its folder read permission."
+            ) from error
         self.version = _version(path)
         if self.version is not None and self.version > VERSION:
             raise SourceError(

@@ -12,32 +12,41 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Images of recordings for a vocabulary: their codes to train with, their scores to test it."""
+"""Images for a vocabulary: their codes to train with, their scores to test it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_array
 
+from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import SourceError
 from aliked_ros.exporting.recording import RecordingReader
 from aliked_ros.exporting.vocabulary import Vocabulary, score
 from aliked_ros.frontend.codes import encode
-from aliked_ros.types import Float32Array, UInt8Array, UInt64Array
+from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.sources import open_source
+from aliked_ros.sources.virtual import training_images
+from aliked_ros.types import Float32Array, Image, UInt8Array, UInt64Array
 
+PHOTOGRAPHS = "photographs"
+"""Names a virtual camera's flights over the photographs of scikit-image."""
+
+_FEATURES = 1000  # of an image
 _SAME_PLACE = 0.2  # share of the tracks that two images of one place have in common, at least
 
 
 @dataclass(frozen=True, slots=True)
 class CodedImage:
-    """One image of a recording.
+    """One image of a recording, or of another source.
 
-    codes: N×32 uint8. tracks: K uint64, its tracks, unique within the recording. recording: its
-    number. stamp: nanoseconds.
+    codes: N×32 uint8. tracks: K uint64, its tracks, unique within the recording; none without one.
+    recording: its number. stamp: nanoseconds.
     """
 
     codes: UInt8Array
@@ -51,13 +60,15 @@ def read_images(
     every: int = 1,
     topics: Collection[str] = (),
     report: Callable[[str, float], None] = lambda *_: None,
+    model: str = "",
 ) -> list[CodedImage]:
     """One in ``every`` images of recordings, from codes or float descriptors.
 
-    topics: as of RecordingReader. Raises SourceError for a recording that cannot be read or has no
-    descriptors, and for descriptors of two models.
+    topics: as of RecordingReader. model: of other images; empty = there are none. Raises
+    SourceError for a recording that cannot be read or has no descriptors, and for descriptors of
+    two models.
     """
-    images, models = [], dict[str, Path]()
+    images, models = [], {model: Path("--images")} if model else {}
     for number, path in enumerate(recordings):
         with RecordingReader(path, topics) as reader:
             count = reader.frame_count()
@@ -83,6 +94,38 @@ def read_images(
                 tracks = (np.uint64(frame.tracks.epoch) << np.uint64(32)) + ids
                 images.append(CodedImage(codes, tracks, number, frame.stamp))
     return images
+
+
+def extract_images(
+    sources: Sequence[str],
+    model: str,
+    every: int = 1,
+    report: Callable[[str, float], None] = lambda *_: None,
+) -> list[CodedImage]:
+    """One in ``every`` images of sources, with the codes of ``model``'s best 1000 features.
+
+    A source is as for ``open_source``, or PHOTOGRAPHS. Raises SourceError for one that cannot be
+    read, WeightsError, ModelError and BackendError as Pipeline does.
+    """
+    images = []
+    none = np.empty(0, np.uint64)
+    config = FrontendConfig(model=model, max_keypoints=_FEATURES, matcher="nearest")
+    with closing(Pipeline(config)) as pipeline:
+        for number, source in enumerate(sources):
+            pictures = training_images() if source == PHOTOGRAPHS else _images(source)
+            for index, (share, image) in enumerate(pictures):
+                report(f"features of {source}", share)
+                if index % every == 0:
+                    codes = encode(pipeline.extract(image.pixels, image.mask).descriptors)
+                    images.append(CodedImage(codes, none, number, int(image.stamp * 1e9)))
+    return images
+
+
+def _images(spec: str) -> Iterator[tuple[float, Image]]:
+    """The images of a source, each with the share done, as far as that is known."""
+    source = open_source(spec)
+    for index, image in enumerate(source):
+        yield (index + 1) / source.length if source.length else 0.0, image
 
 
 def pair_scores(

@@ -16,10 +16,8 @@
 """The appearance of an image as one vector, by which images of one place find each other.
 
 It is a VLAD: each descriptor is assigned to the nearest of 256 centres, the differences are added
-up by centre, projected to 8 dimensions, and normalised. The centres in ``models/appearance.npz``
-are k-means of ALIKED-N16's descriptors of a virtual camera's flights over 19 photographs that come
-with scikit-image; the projection is random. For 64-dimensional descriptors the centres are random,
-too, which finds less.
+up by centre, projected to 8 dimensions, and normalised. ``tools/train_appearance.py`` made the
+centres in ``models/appearance.npz``.
 """
 
 from __future__ import annotations
@@ -29,18 +27,18 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from aliked_ros.errors import ModelError
 from aliked_ros.frontend.similarity import similarities
 from aliked_ros.system.share import share_path
 from aliked_ros.types import Float32Array
 
-ENCODER = "vlad-256x8-1"
+ENCODER = "vlad-256x8-2"
 """Changes with the vectors: those of another encoder are not compared."""
 
-_CENTRES, _PROJECTED = 256, 8
-DIMENSION = _CENTRES * _PROJECTED
+CENTRES, PROJECTED = 256, 8
+DIMENSION = CENTRES * PROJECTED
 """Numbers in a vector: 82 MB in float32 for 10,000 of them."""
 
-_TRAINED_DIM = 128
 _PART = 1000  # vectors that are compared at once
 
 
@@ -51,7 +49,7 @@ def encode(descriptors: ArrayLike) -> Float32Array:
         return np.zeros(DIMENSION, np.float32)
     centres, projection = _codebook(rows.shape[1])
     nearest = similarities(rows, centres).argmax(1)
-    differences = np.zeros((_CENTRES, _PROJECTED), np.float32)
+    differences = np.zeros((CENTRES, PROJECTED), np.float32)
     np.add.at(differences, nearest, (rows - centres[nearest]) @ projection)
     lengths = np.linalg.norm(differences, axis=1, keepdims=True)
     vector = (differences / np.maximum(lengths, 1e-9)).ravel()
@@ -70,12 +68,13 @@ def by_likeness(vectors: Float32Array, vector: Float32Array) -> NDArray[np.intp]
 
 @cache
 def _codebook(dimension: int) -> tuple[Float32Array, Float32Array]:
-    """Centres 256×D, of unit length, and projection D×8."""
-    if dimension == _TRAINED_DIM:
-        with np.load(share_path("models/appearance.npz")) as file:
-            centres, projection = (file[name].astype(np.float32) for name in file.files)
-            return centres, projection
-    frozen = np.random.RandomState(0)  # the same numbers in every version of NumPy
-    centres = frozen.standard_normal((_CENTRES, dimension)).astype(np.float32)
-    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-    return centres, frozen.standard_normal((dimension, _PROJECTED)).astype(np.float32)
+    """Centres 256×D, of unit length, and projection D×8; ModelError for another D."""
+    with np.load(share_path("models/appearance.npz")) as file:
+        names = f"centres_{dimension}", f"projection_{dimension}"
+        if names[0] not in file:
+            raise ModelError(
+                f"descriptors have {dimension} elements; places are found with ALIKED's, which "
+                "have 64 or 128."
+            )
+        centres, projection = (file[name].astype(np.float32) for name in names)
+        return centres, projection

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aliked_ros.frontend.covariance import pose_covariance
-from aliked_ros.frontend.places import KeyframeDatabase, Place
+from aliked_ros.frontend.places import Key, KeyframeDatabase, Place
 from aliked_ros.frontend.verification import MIN_MATCHES
 from aliked_ros.types import Candidate, Features, Keyframe
 
@@ -63,7 +63,7 @@ class LoopFinder:
     def __init__(self, database: KeyframeDatabase, match: Match) -> None:
         self._database = database
         self._match = match
-        self._recent: deque[tuple[int, int]] = deque(maxlen=_RECENT)
+        self._recent: deque[Key] = deque(maxlen=_RECENT)
         self._before: Place | None = None  # what the previous keyframe saw again
 
     def find(self, place: Place) -> Loop | None:

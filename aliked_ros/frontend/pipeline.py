@@ -339,8 +339,9 @@ class Pipeline:
         """
         with self._networks:
             return find_candidate(
-                features, keyframe, camera or self.camera, self._any_matcher, self._verifier
-            )
+                features, keyframe, camera or self.camera, self._any_matcher, self._verifier,
+                same_camera=camera is None,
+            )  # fmt: skip
 
     def relocalize(
         self, pixels: UInt8Array, mask: UInt8Array | None = None

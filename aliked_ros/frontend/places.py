@@ -42,6 +42,9 @@ from aliked_ros.types import (
 MAX_FEATURES = 512
 """Features kept of a keyframe, the best-scored ones: 140 KB with their descriptors in float16."""
 
+Key = tuple[str, int, int]
+"""What names a place: frame, epoch and index."""
+
 _THUMBNAIL = 160  # pixels, the longer side
 _MOST = 0.5  # of the tracks
 _THINNED = 0.02  # share of the places that goes at once: each thinning copies the index
@@ -52,7 +55,7 @@ _LEAST_COSINE = 0.7
 
 @dataclass(frozen=True, slots=True)
 class GivenPose:
-    """Where the robot was at a keyframe, as an Odometry says.
+    """Where the robot was at a keyframe, as an Odometry says, or its camera, as tf does.
 
     position: 3 float64, metres. orientation: unit quaternion x y z w. frame, body: names of the
     frame that the pose is in, and of the frame that it is of.
@@ -68,8 +71,8 @@ class GivenPose:
 class Place:
     """A keyframe, as compact as matching allows. The arrays are not to be changed in place.
 
-    epoch, index: of its FrameResult, as published; together they name it.
-    nanoseconds, frame: stamp and frame of its image's header.
+    epoch, index: of its FrameResult, as published.
+    nanoseconds, frame: stamp and frame of its image's header. Cameras have frames of their own.
     features: the best MAX_FEATURES; their descriptors are empty, see ``descriptors``.
     descriptors: N×D float16.
     ids: N, of the tracks. normalized, depth: as in FrameResult.
@@ -131,15 +134,15 @@ class Place:
         )
 
     def shared_tracks(self, other: Place) -> int:
-        """Number of tracks that are in both; 0 for places of different epochs."""
-        if self.epoch != other.epoch:
+        """Number of tracks that are in both; 0 for places of different cameras or epochs."""
+        if (self.frame, self.epoch) != (other.frame, other.epoch):
             return 0
         return len(np.intersect1d(self.ids[self.ids > 0], other.ids))
 
     @property
-    def key(self) -> tuple[int, int]:
-        """What names it: epoch and index."""
-        return self.epoch, self.index
+    def key(self) -> Key:
+        """What names it."""
+        return self.frame, self.epoch, self.index
 
     def keyframe(self) -> Keyframe:
         """The keyframe to match with."""
@@ -165,7 +168,7 @@ class KeyframeDatabase:
         self.max_places = max_places
         self._lock = threading.Lock()
         self._places: list[Place] = []
-        self._rows: dict[tuple[int, int], int] = {}
+        self._rows: dict[Key, int] = {}
         self._vectors = np.zeros((0, DIMENSION), np.float32)  # with room for more
 
     def __len__(self) -> int:
@@ -205,10 +208,10 @@ class KeyframeDatabase:
             self._rows[place.key] = row
             return True
 
-    def set_pose(self, key: tuple[int, int], pose: GivenPose) -> None:
+    def set_pose(self, place: Place, pose: GivenPose) -> None:
         """Give a place its pose; nothing happens where it was removed meanwhile."""
         with self._lock:
-            row = self._rows.get(key)
+            row = self._rows.get(place.key)
             if row is not None:
                 self._places[row] = replace(self._places[row], pose=pose)
 
@@ -248,7 +251,7 @@ class KeyframeDatabase:
         order = np.argsort(-np.asarray(shared), kind="stable")[:count]
         return [shortlist[k] for k in order if shared[k] >= least]
 
-    def places_apart(self, one: tuple[int, int], other: tuple[int, int]) -> int | None:
+    def places_apart(self, one: Key, other: Key) -> int | None:
         """How many places after each other two were seen; None where one was removed."""
         with self._lock:
             rows = [self._rows.get(key) for key in (one, other)]

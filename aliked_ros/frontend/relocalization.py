@@ -39,15 +39,21 @@ def find_candidate(
     camera: CameraModel | None,
     matcher: Matcher,
     verifier: Verifier,
+    same_camera: bool = True,
 ) -> Candidate | None:
     """What an image shares with a keyframe; None with too few verified matches.
 
-    The pose needs a camera model that fits the images.
+    The pose needs a camera model that fits the image, and a keyframe that was calibrated, or that
+    is of the same camera.
     """
     rays, pixel = None, 1.0
     if camera is not None and camera.fits(features.width, features.height):
         there = keyframe.normalized
-        if there is None and camera.fits(keyframe.features.width, keyframe.features.height):
+        if (
+            there is None
+            and same_camera
+            and camera.fits(keyframe.features.width, keyframe.features.height)
+        ):
             there = camera.normalize(keyframe.features.keypoints)  # taken before it was known
         if there is not None:
             rays = (there, camera.normalize(features.keypoints))

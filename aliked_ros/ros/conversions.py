@@ -225,11 +225,14 @@ def rig_message(names: Sequence[str], frames: Sequence[FeatureFrame], rig: RigRe
 
 
 def candidate_message(
-    candidate: Candidate, keyframe_index: int, keyframe_epoch: int, keyframe_stamp: Time
+    candidate: Candidate, keyframe_index: int, keyframe_epoch: int, stamp: Time, frame: str
 ) -> RelocalizationCandidate:
-    """The message of one candidate; names of the keyframe as on ``~/keyframes``."""
+    """The message of one candidate; stamp, frame: of the keyframe's header.
+
+    keyframe_index, keyframe_epoch: as on ``~/keyframes``.
+    """
     matches = candidate.matches
-    message = RelocalizationCandidate(keyframe_stamp=keyframe_stamp)
+    message = RelocalizationCandidate(keyframe_stamp=stamp, keyframe_frame_id=frame)
     message.keyframe_index = int(keyframe_index)
     message.keyframe_epoch = int(keyframe_epoch)
     _fill(message.keyframe_indices, matches.reference_indices.astype(np.uint32, copy=False))
@@ -248,7 +251,7 @@ def candidate_message(
 def place_candidate_message(candidate: Candidate, place: Place) -> RelocalizationCandidate:
     """The message of a candidate that is a remembered place, with its pose where it has one."""
     stamp = stamp_from_nanoseconds(place.nanoseconds)
-    message = candidate_message(candidate, place.index, place.epoch, stamp)
+    message = candidate_message(candidate, place.index, place.epoch, stamp, place.frame)
     if place.pose is not None:
         message.map_frame, message.body_frame = place.pose.frame, place.pose.body
         x, y, z = place.pose.position
@@ -266,6 +269,7 @@ def loop_message(loop: Loop) -> LoopCandidate:
     message.frame_index, message.epoch = int(place.index), int(place.epoch)
     message.keyframe_stamp = stamp_from_nanoseconds(earlier.nanoseconds)
     message.keyframe_index, message.keyframe_epoch = int(earlier.index), int(earlier.epoch)
+    message.keyframe_frame_id = earlier.frame
     _fill(message.keyframe_indices, matches.reference_indices.astype(np.uint32, copy=False))
     _fill(message.current_indices, matches.current_indices.astype(np.uint32, copy=False))
     _fill(message.scores, matches.scores.astype(np.float32, copy=False))

@@ -115,9 +115,10 @@ class Declaration(Setting):
                 importlib.import_module(f"{self.needs}.msg")
             except ImportError as error:
                 package = self.needs.replace("_", "-")
+                off = "false" if self.default is False else "empty"
                 raise ConfigurationError(
                     f"parameter {self.name} needs ROS's package {self.needs} ({error}); install "
-                    f"it (apt install ros-$ROS_DISTRO-{package}), or leave it false."
+                    f"it (apt install ros-$ROS_DISTRO-{package}), or leave it {off}."
                 ) from error
         return value
 

@@ -191,6 +191,14 @@ DECLARATIONS: tuple[Declaration, ...] = (
         change=Change.UNCONFIGURED,
     ),
     Declaration(
+        "map_frame",
+        "",
+        "Frame of the keyframes' poses, such as map or odom, looked up in tf; empty = poses come "
+        "from the topic odometry.",
+        change=Change.UNCONFIGURED,
+        needs="tf2_msgs",
+    ),
+    Declaration(
         "max_places",
         MAX_PLACES,
         "Keyframes remembered, 160 KB each; beyond it the redundant ones are removed.",

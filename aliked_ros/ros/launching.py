@@ -102,6 +102,8 @@ def common_arguments() -> list[DeclareLaunchArgument]:
         ("profile", "cpu", ["cpu", "desktop", "robot"],
          "Parameters: config/PROFILE.yaml of this package"),
         (_PARAMETER_FILE, file, None, "Your own parameter file, instead of a profile"),
+        ("map", "", None,
+         "Map to load and save to, a .mcap file; empty: as the parameter file says"),
         ("use_sim_time", "false", SWITCH,
          "Take the time from /clock: simulation, or a recording that plays it"),
         ("respawn", "true", SWITCH, "Start the front-end again when its process has ended"),
@@ -135,7 +137,6 @@ def _frontend_arguments() -> list[DeclareLaunchArgument]:
         ("autostart", "", ["", *SWITCH],
          "Configure and activate at start; 'false' leaves it to a lifecycle manager; "
          f"{as_in_file}"),
-        ("map", "", None, f"Map to load and save to, a .mcap file; {as_in_file}"),
         ("odometry", "false", SWITCH, "Start the reference back-end, too: visual odometry"),
         ("rviz", "false", SWITCH,
          "Start rviz, too: the tracks, with odometry path and map as well"),
@@ -262,8 +263,9 @@ def _process_of_cameras(
     names = _list(context, "cameras")
     nodes |= {f"{name}/aliked_frontend": parameters.FRONTEND_NAMES for name in names or ["*"]}
     check_parameter_file(file, _namespace(context), nodes)
+    image, map_file = _given(context, "image"), _given(context, "map")
     values = ({"cameras": names} if names else {}) | values
-    image = _given(context, "image")
+    values |= {"map": map_file} if map_file else {}
     return [
         Node(
             package="aliked_ros",

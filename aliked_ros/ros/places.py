@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -33,7 +32,7 @@ from typing import Any
 from nav_msgs.msg import Odometry
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo
 
 from aliked_msgs.msg import Keyframe, LoopCandidate
@@ -43,7 +42,7 @@ from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.exporting.maps import CAMERA_INFO, KEYFRAME, ODOMETRY, Loaded, MapFile
 from aliked_ros.frontend.loops import LoopFinder
-from aliked_ros.frontend.places import GivenPose, KeyframeDatabase, Place
+from aliked_ros.frontend.places import Key, KeyframeDatabase, Place
 from aliked_ros.frontend.quarter_turns import best_turn
 from aliked_ros.io.messages import nanoseconds
 from aliked_ros.ros.conversions import (
@@ -55,6 +54,7 @@ from aliked_ros.ros.conversions import (
 from aliked_ros.ros.declarations import Settings
 from aliked_ros.ros.frame import Frame
 from aliked_ros.ros.managed_node import ManagedNode
+from aliked_ros.ros.place_poses import OdometryPoses, Poses, TransformPoses
 from aliked_ros.ros.recording import message_definition
 from aliked_ros.ros.relocalization import answered, relocalized, turn, untracked
 from aliked_ros.ros.session import Session
@@ -69,8 +69,6 @@ _QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 _CALLS_QOS = QoSProfile(depth=100)  # calls that may wait; more are lost silently
 _TRIED = 5  # places that an image is matched with
 _CANDIDATES = 3  # in an answer, unless asked for more
-_WAITING = 200  # poses, and keyframes without one
-_POSE_TOLERANCE = 20_000_000  # nanoseconds between a keyframe's stamp and that of its pose
 _LOG_PERIOD = 5.0  # seconds
 
 
@@ -132,7 +130,9 @@ class Places:
         self._session = session
         settings = self._settings
         if settings["places"] or settings["loops"] or settings["map"]:
-            memory = _Memory(self._node, session, self._database, self._loops)
+            memory = _Memory(
+                self._node, session, self._database, self._loops, settings["map_frame"]
+            )
             self._active.callback(memory.close)
             session.listeners.append(memory.see)
 
@@ -163,7 +163,7 @@ class Places:
         name = request.path or self._settings["map"]
         if not name:
             raise ConfigurationError("path is empty; give the path of a map, or set parameter map.")
-        return Path(name).expanduser()
+        return Path(name).expanduser().absolute()  # answers name the whole path
 
     # Services
 
@@ -224,17 +224,17 @@ class Places:
         if not len(self._database):
             response.message = "no keyframe is remembered; load a map, or set parameter places"
             return
-        camera = session.inputs.calibration.camera
+        given: CameraModel | None = None
         if request.camera_info.width:
-            camera = CameraModel.from_info(request.camera_info, rectified=False)
-        own: tuple[int, int] | None = None
+            given = CameraModel.from_info(request.camera_info, rectified=False)
+        own: Key | None = None
         if request.image.width and request.image.height:
             image, header = image_from_message(request.image), request.image.header
             known = None
         elif session.latest:
             (latest,) = session.latest
             image, header, known = latest.image, latest.header, latest.result
-            own = known.tracks.epoch, known.index
+            own = header.frame_id, known.tracks.epoch, known.index
         else:
             response.message = "no image has been processed yet, and none was given"
             return
@@ -247,7 +247,7 @@ class Places:
             else:
                 with turn(session) as pipeline:
                     features = pipeline.extract(image.pixels, mask, turns)
-            return features, self._look(session, features, camera, own)
+            return features, self._look(session, features, given, own)
 
         with turn(session) as pipeline:
             quarters = pipeline.quarters
@@ -257,6 +257,7 @@ class Places:
         if known is not None and features is known.features:
             result = known
         else:
+            camera = given or session.inputs.calibration.camera
             result = untracked(features, image.stamp, camera)
         response.features = feature_frame(result, header)
         response.candidates = [
@@ -264,15 +265,23 @@ class Places:
         ]
         response.success = bool(found)
         response.message = f"{len(found)} of {len(self._database)} places match the image"
+        if given is not None and not given.fits(width, height):
+            response.message += (
+                f"; camera_info is of {given.width}x{given.height} pixels and the image of "
+                f"{width}x{height}, so there is no pose: give the image's own camera_info"
+            )
 
     def _look(
         self,
         session: Session,
         features: Features,
         camera: CameraModel | None,
-        own: tuple[int, int] | None,
+        own: Key | None,
     ) -> list[tuple[Candidate, Place]]:
-        """Verified candidates, most inliers first; the pipeline is held for one at a time."""
+        """Verified candidates, most inliers first; the pipeline is held for one at a time.
+
+        camera: of the image; None = the node's.
+        """
         found = []
         for place in self._database.candidates(features, _TRIED, lambda one: one.key == own):
             with turn(session) as pipeline:
@@ -297,28 +306,28 @@ class _Memory:
         session: Session,
         database: KeyframeDatabase,
         loops: LifecyclePublisher | None,
+        map_frame: str,
     ) -> None:
-        """Start the thread, subscribe to ``odometry``."""
+        """Start the thread, subscribe to tf, or to ``odometry`` without ``map_frame``."""
         self._node = node
         self._session = session
         self._database = database
         self._publisher = loops
         self._finder = LoopFinder(database, self._match)
-        self._poses: deque[tuple[int, GivenPose]] = deque(maxlen=_WAITING)
-        self._without: deque[Place] = deque(maxlen=_WAITING)
-        self._posing = threading.Lock()
         self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
-        self._subscription = node.create_subscription(
-            Odometry, "odometry", self._on_odometry, qos_profile_sensor_data
+        self._poses: Poses = (
+            TransformPoses(node, map_frame, database.set_pose, session.warnings)
+            if map_frame
+            else OdometryPoses(node, database.set_pose)
         )
         self._thread = threading.Thread(target=self._run, name="places", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Unsubscribe, remember what still waits, end the thread."""
-        self._node.destroy_subscription(self._subscription)
+        """Remember what still waits, end the thread, unsubscribe."""
         self._frames.put(None)
         self._thread.join()
+        self._poses.close()
 
     def see(self, frame: Frame) -> None:
         """Take a processed image; returns at once."""
@@ -328,15 +337,14 @@ class _Memory:
     def _run(self) -> None:
         ended = False
         while not ended:
-            waiting = [self._frames.get()]
-            while not self._frames.empty():
-                waiting.append(self._frames.get())
+            waiting = self._wait()
             ended = None in waiting
             frames = [frame for frame in waiting if frame is not None]
-            for frame in frames:
+            # all are remembered, and loops of the newest are looked for
+            tasks = [partial(self._take, one, one is frames[-1] and not ended) for one in frames]
+            for task in tasks or [partial(self._poses.look)]:
                 try:
-                    # all are remembered, and loops of the newest are looked for
-                    self._take(frame, search=frame is frames[-1] and not ended)
+                    task()
                 except Exception as error:
                     if not self._node.context.ok():
                         return
@@ -344,6 +352,16 @@ class _Memory:
                         f"A keyframe is not remembered: {reason(error)}",
                         throttle_duration_sec=_LOG_PERIOD,
                     )
+
+    def _wait(self) -> list[Frame | None]:
+        """The frames to remember, None = the end; empty when poses are to be looked for."""
+        try:
+            waiting = [self._frames.get(timeout=self._poses.period)]
+        except queue.Empty:
+            return []
+        while not self._frames.empty():
+            waiting.append(self._frames.get())
+        return waiting
 
     def _take(self, frame: Frame, search: bool) -> None:
         place = Place.of(
@@ -354,9 +372,7 @@ class _Memory:
             self._session.inputs.calibration.camera,
         )
         self._database.add(place)
-        with self._posing:
-            self._without.append(place)
-        self._give_poses()
+        self._poses.add(place)
         if self._publisher is None:
             return
         if not search:
@@ -369,30 +385,3 @@ class _Memory:
     def _match(self, features: Features, keyframe: CoreKeyframe) -> Candidate | None:
         with turn(self._session) as pipeline:
             return pipeline.find_candidate(features, keyframe)
-
-    def _on_odometry(self, message: Odometry) -> None:
-        at, turned = message.pose.pose.position, message.pose.pose.orientation
-        pose = GivenPose(
-            (at.x, at.y, at.z),
-            (turned.x, turned.y, turned.z, turned.w),
-            message.header.frame_id,
-            message.child_frame_id,
-        )
-        with self._posing:
-            self._poses.append((nanoseconds(message.header.stamp), pose))
-        self._give_poses()
-
-    def _give_poses(self) -> None:
-        """Whichever comes second, a keyframe or its pose, brings both together."""
-        with self._posing:
-            if not self._poses:
-                return
-            newest = self._poses[-1][0]
-            for place in list(self._without):
-                stamp, pose = min(self._poses, key=lambda one: abs(one[0] - place.nanoseconds))
-                exact = stamp == place.nanoseconds
-                if exact or (
-                    newest > place.nanoseconds and abs(stamp - place.nanoseconds) <= _POSE_TOLERANCE
-                ):
-                    self._database.set_pose(place.key, pose)
-                    self._without.remove(place)

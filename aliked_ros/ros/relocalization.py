@@ -127,6 +127,7 @@ def _look(session: Session, features: Features, own_index: int | None = None) ->
             numbering.stamp(number, keyframe.stamp)
             for number, keyframe in zip(numbers, keyframes, strict=True)
         ]
+    frame = session.latest[0].header.frame_id if session.latest else ""
     found = []
     for keyframe, number, stamp in zip(keyframes, numbers, stamps, strict=True):
         if number == own_index:  # every image looks like itself
@@ -135,7 +136,7 @@ def _look(session: Session, features: Features, own_index: int | None = None) ->
             candidate = pipeline.find_candidate(features, keyframe)
         if candidate is not None:
             epoch = numbering.epoch(keyframe.tracks.epoch)
-            found.append(candidate_message(candidate, number, epoch, stamp))
+            found.append(candidate_message(candidate, number, epoch, stamp, frame))
     return _Found(sorted(found, key=lambda candidate: -candidate.inlier_count), len(keyframes))
 
 

@@ -18,9 +18,10 @@ The photograph is a plane in the world; the camera moves in front of it on a smo
 is rendered as a camera would record it: light is averaged along the path while the shutter is open,
 scaled by a varying exposure, given photon and read-out noise, and encoded as sRGB.
 
-The photograph (a motorcycle in a garage, 741×500) is one of the Middlebury 2014 stereo data set,
-which its authors permit to use and publish (Scharstein et al., GCPR 2014). It is read from the
-installed scikit-image package; nothing is downloaded.
+The photographs are read from the installed scikit-image package; nothing is downloaded. The default
+(a motorcycle in a garage, 741×500) is one of the Middlebury 2014 stereo data set, which its authors
+permit to use and publish (Scharstein et al., GCPR 2014). scikit-image's data/README.txt and the
+docstrings of skimage.data name the sources of the others.
 
 Frames: world = photograph's centre, x right, y down, z into the wall; camera = OpenCV's.
 """
@@ -43,6 +44,18 @@ from aliked_ros.types import Float32Array, Image, UInt8Array
 Matrix = NDArray[np.float64]
 
 DEFAULT_LENGTH = 300
+DEFAULT_PHOTOGRAPH = "motorcycle_left"
+PHOTOGRAPHS = {
+    Path(file).stem: file
+    for file in (
+        "astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "clock_motion.png",
+        "coffee.png", "coins.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png",
+        "microaneurysms.png", "moon.png", "motorcycle_left.png", "page.png", "retina.jpg",
+        "rocket.jpg", "text.png",
+    )
+}  # fmt: skip
+"""Files of scikit-image's data by name: what a virtual camera can look at."""
+_FLIGHT = (900, 60)  # images of a flight, and one of how many is used
 PHOTO_WIDTH = 2.0  # metres
 FOCAL = 525.0  # pixels at 640×480
 
@@ -68,6 +81,7 @@ _READ_NOISE = 2e-3  # standard deviation, linear intensity
 class VirtualCamera:
     """A ``Source`` whose geometry is known exactly; the same seed gives the same images.
 
+    photograph: one of PHOTOGRAPHS.
     length: number of frames.
     seed: chooses path, exposure and noise.
     rate: frames per second.
@@ -77,12 +91,13 @@ class VirtualCamera:
     noise: 1 = as of a small sensor, 0 = none.
     roll: mean angle about the optical axis, radians; large ones see beyond the photograph.
 
-    Raises SourceError if the photograph is not installed.
+    Raises SourceError if there is no such photograph, or it is not installed.
     """
 
     def __init__(
         self,
         *,
+        photograph: str = DEFAULT_PHOTOGRAPH,
         length: int = DEFAULT_LENGTH,
         seed: int = 0,
         rate: float = 30.0,
@@ -92,7 +107,7 @@ class VirtualCamera:
         noise: float = 1.0,
         roll: float = 0.0,
     ) -> None:
-        self.name = "virtual"
+        self.name = "virtual" if photograph == DEFAULT_PHOTOGRAPH else f"virtual-{photograph}"
         self.rate = rate
         self.length: int | None = length
         self.skipped = self.first = 0
@@ -123,7 +138,7 @@ class VirtualCamera:
             "distortion": [],
             "rate_hz": rate,
         }
-        photo = _photograph()
+        photo = _photograph(photograph)
         self.photo_size = (photo.shape[1], photo.shape[0])
         # Resampled once to about the images' resolution, so that sub-exposures can be bilinear.
         scale = 1.25 * focal * PHOTO_WIDTH / (_MEAN_DISTANCE * photo.shape[1])
@@ -235,18 +250,42 @@ class VirtualCamera:
         return pose
 
 
-def _photograph() -> UInt8Array:
+def training_images() -> Iterator[tuple[float, Image]]:
+    """Images to train places on, each with the share done: two flights over each photograph.
+
+    The second has other light and 30° of roll. The default photograph is left out: evaluations
+    fly over it.
+    """
+    names = [name for name in PHOTOGRAPHS if name != DEFAULT_PHOTOGRAPH]
+    for number, name in enumerate(names):
+        for seed, (stops, roll) in enumerate(((0.3, 0.0), (1.5, np.pi / 6))):
+            length, every = _FLIGHT
+            camera = VirtualCamera(
+                photograph=name, length=length, seed=11 + seed, stops=stops, roll=roll
+            )
+            for index in range(0, length, every):
+                share = (number + (seed + index / length) / 2) / len(names)
+                yield share, camera.render(index)
+
+
+def _photograph(name: str) -> UInt8Array:
     """H×W×3 photograph; scikit-image is located, not imported."""
+    if name not in PHOTOGRAPHS:
+        raise SourceError(
+            f"the virtual camera has no photograph {name!r}; choose one of "
+            f"{', '.join(PHOTOGRAPHS)}."
+        )
     package = find_spec("skimage")
     if package is None or package.origin is None:
         raise SourceError(
-            "the virtual camera's photograph comes with scikit-image, which is not installed; "
+            "the virtual camera's photographs come with scikit-image, which is not installed; "
             "run 'pip install scikit-image', or give another source."
         )
     try:
-        return read_image(Path(package.origin).parent / "data" / "motorcycle_left.png")
+        pixels = read_image(Path(package.origin).parent / "data" / PHOTOGRAPHS[name])
     except ImageError as error:
         raise SourceError(f"the virtual camera has no photograph: {error}") from error
+    return pixels if pixels.ndim == 3 else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB))
 
 
 def _decode_srgb(pixels: UInt8Array) -> Float32Array:

@@ -35,6 +35,7 @@ def synthetic_place(
     model: str = "aliked-n16",
     camera: CameraModel | None = CAMERA,
     pixels: bool = False,
+    frame: str = "camera",
 ) -> Place:
     """A place of random descriptors, with the track ids from ``first_track`` on."""
     rng = np.random.default_rng(index)
@@ -52,4 +53,4 @@ def synthetic_place(
     )  # fmt: skip
     image = rng.integers(0, 255, (480, 640, 3), np.uint8) if pixels else None
     nanoseconds = 1_790_000_000_123_456_789 + index * 100_000_000
-    return Place.of(result, nanoseconds, "camera", image, camera)
+    return Place.of(result, nanoseconds, frame, image, camera)

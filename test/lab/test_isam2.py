@@ -22,6 +22,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -29,17 +30,21 @@ import pytest
 
 from helpers import ROOT
 
-pytest.importorskip("gtsam", reason="gtsam is not installed (pip install --no-deps gtsam==4.3.0)")
+pytest.importorskip("gtsam", reason="gtsam has no wheel for Python 3.10")
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
+from builtin_interfaces.msg import Time
 from rclpy.serialization import serialize_message
+from scipy.spatial.transform import Rotation
 from std_msgs.msg import Header
 
 import aliked_msgs.msg
+from aliked_ros.evaluation.poses import true_poses
 from aliked_ros.ros.conversions import feature_frame, pose_message, stamp_from_seconds
 from aliked_ros.ros.recording import Recording
+from aliked_ros.sources import open_source
 from aliked_ros.types import Features, FrameResult, Matches, Pose, Tracks
-from helpers.ros import RELIABLE, Probe, environment
+from helpers.ros import RELIABLE, Probe, RosProcess, environment
 
 EXAMPLE = ROOT / "examples" / "isam2.py"
 FX, BASELINE, LAP, COUNT = 400.0, 0.1, 24, 28
@@ -103,11 +108,17 @@ def record(path: Path, tracks_return: bool, loop: bool) -> None:
     recording.finish()
 
 
-def errors(path: Path) -> tuple[float, float]:
-    """Mean distances from the true way, metres: as first estimated, and after all messages."""
+def loaded() -> ModuleType:
+    """The example."""
     spec = importlib.util.spec_from_file_location("isam2", EXAMPLE)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
+    return example
+
+
+def errors(path: Path) -> tuple[float, float]:
+    """Mean distances from the true way, metres: as first estimated, and after all messages."""
+    example = loaded()
     back_end = example.BackEnd()
     example.replay(back_end, path)
     truth = np.array([camera(index)[1] for index in range(COUNT)])
@@ -147,6 +158,63 @@ def test_the_program_draws_both_trajectories(tmp_path):
     _, green, red = picture.reshape(-1, 3).T
     assert ((red - green) > 100).sum() > 300
     assert ((green - red) > 100).sum() > 300
+
+
+@pytest.mark.ros
+@pytest.mark.long
+def test_loops_of_the_node_tie_a_second_run_to_the_first(shared, tmp_path):
+    """The same way twice; between them all tracks are lost. Positions against motion capture."""
+    source, count = shared / "data" / "tum_fr1_xyz", 16
+    probe = Probe()
+    probe.listen(LOOP, "aliked_frontend/loops")
+    node = RosProcess(
+        "aliked_ros.ros.frontend_node", tmp_path / "log", "-p", "input:=rgbd", "-p", "loops:=true",
+        "-p", "matcher:=nearest", "-p", "max_keypoints:=200", "-p", "keyframe_interval:=0.01",
+        "-p", "sync_wait:=5.0", "-p", "input_reliability:=reliable",
+    )  # fmt: skip
+    try:
+        probe.wait_for_state("active")
+        for run in (1, 2):
+            player = RosProcess(
+                "aliked_ros.ros.player", tmp_path / f"player{run}", "-p", f"source:={source}",
+                "-p", f"limit:={count}", "-p", "publish:=rgbd", "-p", "reliability:=reliable",
+                "-p", "wait_for_frontend:=aliked_frontend",
+            )  # fmt: skip
+            probe.wait(lambda n=run: len(probe.features) == n * count, timeout=300.0)
+            assert player.wait(30.0) == 0, player.text()
+            probe.trigger("reset")
+        probe.wait(lambda: probe.received["loops"])
+        probe.spin(1.0)
+        assert node.stop() == 0, node.text()
+    finally:
+        node.process.kill()
+        probe.close()
+    images = [image.stamp for image in open_source(str(source), count)]
+    truth = np.array([pose.translation for pose in true_poses(str(source), images)] * 2)
+    number = {stamp_of(f.header.stamp): i for i, f in enumerate(probe.features)}
+    example, mean = loaded(), []
+    for loops in ([], probe.received["loops"]):
+        back_end = example.BackEnd()
+        for message in probe.features:
+            back_end.add_features(message)
+        for message in loops:
+            back_end.add_loop(message)
+        seen = truth[[number[key] for key in back_end.keys]]
+        positions = np.array([pose.translation() for pose in back_end.poses()])
+        second = np.array([number[key] >= count for key in back_end.keys])
+        turn, _ = Rotation.align_vectors(  # the first run says how the worlds lie
+            seen[~second] - seen[~second].mean(0),
+            positions[~second] - positions[~second].mean(0),
+        )
+        moved = turn.apply(positions - positions[~second].mean(0)) + seen[~second].mean(0)
+        mean.append(float(np.linalg.norm(moved - seen, axis=1)[second].mean()))
+    print(f"{len(loops)} loops: {100 * mean[0]:.1f} cm without, {100 * mean[1]:.1f} cm with them")
+    assert mean[1] < 0.04
+    assert mean[1] < 0.5 * mean[0]
+
+
+def stamp_of(stamp: Time) -> tuple[int, int]:
+    return stamp.sec, stamp.nanosec
 
 
 @pytest.mark.ros

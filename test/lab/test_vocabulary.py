@@ -240,6 +240,28 @@ def test_commands_train_on_recordings_and_test_them(tmp_path):
         assert words in done.stderr
 
 
+def test_a_vocabulary_of_images_and_recordings_together(shared, tmp_path):
+    """Images need no recording; those of another model do not fit a recording's features."""
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+    record_place(tmp_path / "a.mcap", 0, "float32")
+    folder = str(shared / "data" / "vamr_box_210" / "images")
+    given = ["vocabulary", "train", "--output", str(tmp_path / "voc.bin"), "--every", "30"]
+    run = CliRunner()
+    done = run.invoke(app, [*given, str(tmp_path / "a.mcap"), "--images", folder, "--json"])
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.stdout)
+    assert facts["images"] >= 3
+    assert facts["words"] > 10
+    done = run.invoke(
+        app, [*given, str(tmp_path / "a.mcap"), "--images", folder, "--model", "aliked-t16"]
+    )
+    assert done.exit_code == 2
+    assert "--images has features of aliked-t16" in done.stderr
+    done = run.invoke(app, given)
+    assert done.exit_code == 2
+    assert "give recordings, or --images" in done.stderr
+
+
 def test_a_vocabulary_file_is_never_half_written(vocabulary, tmp_path):
     target = tmp_path / "missing" / "voc.txt"
     save(vocabulary, target)  # makes the folder, as other results do

@@ -75,6 +75,10 @@ class World:
         self.odometry.publish(pose)
         self.probe.send(image_message(self.pixels(number), header))
 
+    def seconds(self) -> float:
+        """Stamp of the last image."""
+        return self.nanoseconds * 1e-9
+
 
 @pytest.fixture(scope="module")
 def probe() -> Iterator[Probe]:
@@ -89,12 +93,25 @@ def world(probe: Probe) -> World:
     return World(probe)
 
 
+_STARTED: list[RosProcess] = []
+
+
+@pytest.fixture(autouse=True)
+def _ended() -> Iterator[None]:
+    """A test that fails leaves no node to answer in the next one."""
+    yield
+    for process in _STARTED:
+        process.process.kill()
+    _STARTED.clear()
+
+
 def started(probe: Probe, log: Path, *parameters: str) -> RosProcess:
     arguments = [word for one in parameters for word in ("-p", one)]
     process = RosProcess(
         MODULE, log, "-p", "matcher:=nearest", "-p", "max_keypoints:=400",
         "-p", "status_period:=0.1", "-p", "keyframe_interval:=0.1", *arguments,
     )  # fmt: skip
+    _STARTED.append(process)
     probe.wait_for_state("active")
     probe.wait_connected()
     return process
@@ -156,10 +173,55 @@ def test_a_robot_that_comes_back_and_its_map_in_another_process(probe, world, tm
         assert (best.map_frame, best.body_frame) == ("odom", "base_link")
         assert abs(best.keyframe_pose.position.x - VIEWS[3]) <= 40
         assert answer.features.width == pixels.shape[1]
+    request.camera_info = world.camera_info()
+    request.camera_info.width *= 2
+    answer = probe.call(Localize, "aliked_frontend/localize", request)
+    assert "camera_info is of 640x240 pixels" in answer.message
+    assert not any(candidate.has_pose for candidate in answer.candidates)
     assert not probe.call(Relocalize, "aliked_frontend/relocalize").success
     assert probe.transition("deactivate")
     answer = probe.call(Localize, "aliked_frontend/localize")
     assert "in state inactive" in answer.message
+    assert process.stop() == 0, process.text()
+    assert "Traceback" not in process.text()
+
+
+def test_poses_from_tf_wait_for_their_transform_and_say_what_is_missing(probe, world, tmp_path):
+    messages = pytest.importorskip("tf2_msgs.msg", reason="tf2_msgs is not installed")
+    from geometry_msgs.msg import TransformStamped
+
+    from aliked_ros.ros.conversions import stamp_from_seconds
+
+    moving = probe.node.create_publisher(messages.TFMessage, "/tf", RELIABLE)
+
+    def move(x: float, stamp: float, parent: str = "map") -> None:
+        message = TransformStamped(child_frame_id="camera")
+        message.header.frame_id, message.header.stamp = parent, stamp_from_seconds(stamp)
+        message.transform.translation.x = x
+        message.transform.rotation.w = 1.0
+        moving.publish(messages.TFMessage(transforms=[message]))
+
+    process = started(probe, tmp_path / "log", "places:=true", "map_frame:=map")
+    probe.wait(moving.get_subscription_count)
+    world.show(VIEWS[0])
+    probe.spin(0.5)
+    move(1.0, world.seconds() - 0.1)  # around the keyframe, and after it
+    move(2.0, world.seconds() + 0.1)
+    request = Localize.Request(image=image_message(world.pixels(VIEWS[0] + 1), Header()))
+    answer = probe.wait(
+        lambda: (
+            (a := probe.call(Localize, "aliked_frontend/localize", request)).success
+            and a.candidates[0].map_frame
+            and a
+        )
+    )
+    best = answer.candidates[0]
+    assert (best.map_frame, best.body_frame) == ("map", "camera")
+    assert best.keyframe_frame_id == "camera"
+    assert best.keyframe_pose.position.x == pytest.approx(1.5, abs=1e-3)
+    world.show(VIEWS[2])  # nobody says where this was
+    probe.wait(lambda: "after that; are the clocks the same" in process.text())
+    assert "Keyframes have no pose: tf has 'camera' in 'map' from" in process.text()
     assert process.stop() == 0, process.text()
     assert "Traceback" not in process.text()
 

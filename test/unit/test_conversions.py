@@ -631,11 +631,12 @@ def test_candidates_survive_the_wire(metric):
     pose = None if metric is None else Pose(turn, np.array([1.0, 2.0, 3.0]), metric)
     keyframe = CoreKeyframe(7, 1.5, result.features, result.tracks)
     sent = conversions.candidate_message(
-        Candidate(keyframe, result.matches, pose), 5, 8, Time(sec=1, nanosec=2)
+        Candidate(keyframe, result.matches, pose), 5, 8, Time(sec=1, nanosec=2), "camera"
     )
     message = deserialize_message(serialize_message(sent), RelocalizationCandidate)
     assert (message.keyframe_index, message.keyframe_epoch) == (5, 8)
     assert message.keyframe_stamp == Time(sec=1, nanosec=2)
+    assert message.keyframe_frame_id == "camera"
     np.testing.assert_array_equal(message.keyframe_indices, result.matches.reference_indices)
     np.testing.assert_array_equal(message.current_indices, result.matches.current_indices)
     np.testing.assert_array_equal(message.scores, result.matches.scores)
@@ -685,8 +686,9 @@ def test_loops_and_the_poses_of_places_survive_the_wire(known):
     candidate = Candidate(earlier.keyframe(), matches, pose)
     sent = conversions.loop_message(Loop(place, earlier, candidate, covariance))
     message = deserialize_message(serialize_message(sent), LoopCandidate)
-    assert (message.epoch, message.frame_index) == place.key
-    assert (message.keyframe_epoch, message.keyframe_index) == earlier.key
+    assert (message.header.frame_id, message.epoch, message.frame_index) == place.key
+    keyframe = message.keyframe_frame_id, message.keyframe_epoch, message.keyframe_index
+    assert keyframe == earlier.key
     assert messages.nanoseconds(message.header.stamp) == place.nanoseconds
     assert messages.nanoseconds(message.keyframe_stamp) == earlier.nanoseconds
     assert list(message.keyframe_indices) == rows[::2].tolist()

@@ -600,6 +600,8 @@ def test_cameras_are_named_in_the_argument_or_in_the_parameter_file() -> None:
     assert node.name == "", "it would be the name of every node in the process"
     assert node.remappings["image"] == "image_raw"
     assert node.remappings["image/compressed"] == "image_raw/compressed"
+    (node,) = launched("cameras", map="rig.mcap").nodes
+    assert node.parameters == {"map": "rig.mcap"}
     file = str(ROOT / "config" / "cameras.yaml")
     (node,) = launched("cameras", params_file=file).nodes
     assert (node.files, node.parameters) == ([file], {})

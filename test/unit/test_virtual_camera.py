@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import pytest
 
+from aliked_ros.errors import SourceError
 from aliked_ros.sources import open_source
 from aliked_ros.sources.virtual import PHOTO_WIDTH, VirtualCamera
 
@@ -122,3 +123,10 @@ def test_is_a_source() -> None:
     assert source.calibration is not None
     assert source.calibration["width"] == 640
     assert source.calibration["fx"] == pytest.approx(525.0)
+
+
+def test_a_photograph_is_chosen_by_name_and_grey_ones_will_do() -> None:
+    image = VirtualCamera(photograph="camera", length=1, size=(320, 240)).render(0)
+    assert image.pixels.shape == (240, 320, 3)
+    with pytest.raises(SourceError, match="no photograph 'none'; choose one of astronaut, "):
+        VirtualCamera(photograph="none")
