@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aliked_ros.cli.shared import AsJson, console, say
+from aliked_ros.cli.shared import AsJson, console, require_ros, say
 from aliked_ros.errors import BackendError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def batch(
         list[str],
         typer.Argument(
             metavar="PLAN.yaml | OPERATION RECORDING...",
-            help="A plan (docs/fleet.md), or extract, track, keyframes, odometry or export and the "
-            "recordings: paths or fsspec URIs, with * for several.",
+            help="A plan (docs/fleet.md), or extract, track, keyframes, record, odometry or export "
+            "and the recordings: paths or fsspec URIs, with * for several.",
         ),
     ],
     output: Annotated[
@@ -76,6 +76,8 @@ def batch(
     if address not in ("", "auto") and not address.startswith("ray://"):
         raise ConfigurationError(f"--address is {address!r}; give auto or ray://HOST:10001.")
     plan = _plan(what, output, threads, limit)
+    if "record" in plan.operations:
+        require_ros("the messages of 'record' need")
     begun = time.monotonic()
     with redirect_stdout(sys.stderr), _bar() as bar:  # Ray repeats its workers' lines there
         task = bar.add_task("starting", total=None, rate="")

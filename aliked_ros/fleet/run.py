@@ -16,6 +16,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import time
@@ -149,7 +151,7 @@ def run_batch(
     try:
         manifests, state = _run(plan, key, named, progress)
         seconds = time.monotonic() - begun
-        _reduce(plan, store, manifests, state)
+        reductions = _reduce(plan, store, manifests, state)
     finally:
         ray.shutdown()
     facts = {
@@ -164,6 +166,7 @@ def run_batch(
         "unchanged": state.unchanged,
         "images": sum(manifest["images"] for manifest in manifests.values()),
         "failures": state.failures,
+        "reductions": reductions,
         "results": dict(sorted(manifests.items())),
     }
     store.write_json(MANIFEST, facts)
@@ -237,19 +240,31 @@ def _run(
     return manifests, state
 
 
-def _reduce(plan: Plan, store: Store, manifests: dict[str, dict[str, Any]], state: State) -> None:
-    """Make the reductions that are missing or out of date; failures are listed like recordings."""
-    before = store.read_json(MANIFEST) or {}
-    same = before.get("results") == manifests and before.get("failures") == state.failures
+def _reduce(
+    plan: Plan, store: Store, manifests: dict[str, dict[str, Any]], state: State
+) -> dict[str, str]:
+    """Make the reductions that are missing, or whose inputs changed; failures are listed, too.
+
+    Returns the checksums of the inputs of those that there are now.
+    """
+    before = (store.read_json(MANIFEST) or {}).get("reductions", {})
+    failures, inputs = list(state.failures), dict[str, str]()
     spread = _Spread(num_cpus=1)
-    for name in plan.reductions:
+    for name in plan.reductions if manifests else ():
         file, make = REDUCTIONS[name]
-        if not manifests or (same and store.exists(file)):
-            continue
-        try:
-            make(plan, manifests, state.failures, spread)
-        except (ray.exceptions.RayError, AlikedError, OSError, ImportError) as error:
-            state.failures.append({"recording": f"({name})", "reason": _reason(error)})
+        digest = _digest([manifests, plan.every, failures if name == "report" else []])
+        if before.get(name) != digest or not store.exists(file):
+            try:
+                make(plan, manifests, failures, spread)
+            except (ray.exceptions.RayError, AlikedError, OSError, ImportError) as error:
+                state.failures.append({"recording": f"({name})", "reason": _reason(error)})
+                continue
+        inputs[name] = digest
+    return inputs
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _gpus(plan: Plan) -> float:
