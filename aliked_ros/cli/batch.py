@@ -69,8 +69,7 @@ def batch(
 
     Exit status 1: some recordings failed; the table says why, and the others are complete.
     """
-    if missing := [name for name in _NEEDED if find_spec(name) is None]:
-        raise BackendError(f"batch needs {', '.join(missing)}: run `make setup GROUP=fleet`.")
+    require_fleet("batch")
     from aliked_ros.fleet.run import Cluster, State, run_batch
 
     if address not in ("", "auto") and not address.startswith("ray://"):
@@ -100,6 +99,12 @@ def batch(
         _print(facts, plan.output)
     if facts["failures"]:
         raise typer.Exit(1)
+
+
+def require_fleet(who: str) -> None:
+    """BackendError, unless what ``batch`` needs is installed."""
+    if missing := [name for name in _NEEDED if find_spec(name) is None]:
+        raise BackendError(f"{who} needs {', '.join(missing)}: run `make setup GROUP=fleet`.")
 
 
 def _plan(what: list[str], output: str | None, threads: int | None, limit: int | None) -> Plan:

@@ -21,7 +21,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -145,18 +146,30 @@ def run_batch(
     Recordings that fail are listed under ``failures``; the others are complete.
     Raises SourceError, ConfigurationError, OutputError, and BackendError if Ray does not start.
     """
-    store, named, key = Store(plan.output), plan.named_recordings(), plan.key
+    named = plan.named_recordings()
+    with running(plan, cluster, say):
+        return process(plan, named, progress)
+
+
+@contextmanager
+def running(plan: Plan, cluster: Cluster, say: Callable[[str], None]) -> Iterator[None]:
+    """Ray, with workers for the plan's number of threads; BackendError if it does not start."""
     _start(plan, cluster, say)
-    begun = time.monotonic()
     try:
-        manifests, state = _run(plan, key, named, progress)
-        seconds = time.monotonic() - begun
-        reductions = _reduce(plan, store, manifests, state)
+        yield
     finally:
         ray.shutdown()
+
+
+def process(plan: Plan, named: dict[str, str], progress: Progress) -> dict[str, Any]:
+    """``run_batch`` on a Ray that runs; named: ``plan.named_recordings()``."""
+    store, begun = Store(plan.output), time.monotonic()
+    manifests, state = _run(plan, plan.key, named, progress)
+    seconds = time.monotonic() - begun
+    reductions = _reduce(plan, store, manifests, state)
     facts = {
         "plan": asdict(plan),
-        "key": key,
+        "key": plan.key,
         "version": version("aliked_ros"),
         "machine": machine(),
         "seconds": round(seconds, 3),
