@@ -24,7 +24,7 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import cycle, islice
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -38,6 +38,7 @@ import psutil
 from aliked_ros.backends.create import create_backend
 from aliked_ros.benchmark.timing import interval
 from aliked_ros.errors import AlikedError, BackendError
+from aliked_ros.fleet.cost import HOUR, Cost, overhead
 from aliked_ros.fleet.plan import Plan
 from aliked_ros.fleet.run import Cluster, process, running
 from aliked_ros.frontend.extractor import Extractor
@@ -47,44 +48,10 @@ from aliked_ros.system.provenance import machine
 _RECORDINGS = 2
 _WARM_UP, _TRACKED = 4, 12  # images of each recording
 _SIZE = 640, 480  # pixels
-_HOUR = 3600 * 30  # images of an hour of video
 _PATIENCE = 900.0  # seconds
 _LOOP, _ONE, _TWO, _THREADS = "loop without batch", "1 worker", "2 workers", "1 worker, 2 threads"
 _CONTENDERS = {_LOOP: (0, 1), _ONE: (1, 1), _TWO: (2, 1), _THREADS: (1, 2)}
 """Workers and the threads of each; 0 workers: the images and the extractor alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What an image costs.
-
-    extract, track: seconds of one core; track includes the extraction. features, tracks, recording:
-    bytes of the results of ``extract``, ``track`` and ``record``.
-    """
-
-    extract: float
-    track: float
-    features: float
-    tracks: float
-    recording: float
-
-    def of(self, images: float) -> dict[str, float]:
-        """Core hours, and terabytes (10¹² bytes) of the results, of so many images."""
-        return {
-            "extract_core_hours": images * self.extract / 3600.0,
-            "track_core_hours": images * self.track / 3600.0,
-            "features_tb": images * self.features / 1e12,
-            "tracks_tb": images * self.tracks / 1e12,
-            "recording_tb": images * self.recording / 1e12,
-        }
-
-
-def overhead(plain: float, batch: float, start: float) -> float:
-    """The share that ``batch`` adds to an hour of video at 30 images a second.
-
-    plain, batch: seconds an image without and with it. start: seconds until the first images.
-    """
-    return (start + _HOUR * (batch - plain)) / (_HOUR * plain)
 
 
 def time_batch(
@@ -129,7 +96,7 @@ def time_batch(
         "overhead_of_an_hour": round(overhead(middle[_LOOP], middle[_ONE], start), 4),
         "an_image": asdict(cost),
         "hours": hours,
-        "cost": {name: round(value, 1) for name, value in cost.of(hours * _HOUR).items()},
+        "cost": {name: round(value, 1) for name, value in cost.of(hours * HOUR).items()},
     }
 
 

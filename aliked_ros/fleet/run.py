@@ -146,6 +146,7 @@ def run_batch(
     Recordings that fail are listed under ``failures``; the others are complete.
     Raises SourceError, ConfigurationError, OutputError, and BackendError if Ray does not start.
     """
+    Store(plan.output)  # a bad address is refused before Ray starts
     named = plan.named_recordings()
     with running(plan, cluster, say):
         return process(plan, named, progress)

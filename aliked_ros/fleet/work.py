@@ -145,7 +145,7 @@ def extract(plan: Plan, found: Survey, number: int, report: Report) -> dict[str,
     with ExitStack() as stack:
         source = open_source(stack.enter_context(on_this_machine(found.recording)), stop)
         source.first = first
-        backend = stack.enter_context(closing(_open_networks(config)))
+        backend = stack.enter_context(closing(open_networks(config)))
         extractor = Extractor(config, backend)
         matcher: Matcher | None = build_matcher(config, backend) if matching else None
         files = [
@@ -232,7 +232,7 @@ def _run(
 
     def opened(config: FrontendConfig, _: Any) -> Backend:
         nonlocal memory
-        memory = RememberingBackend(_open_networks(config))
+        memory = RememberingBackend(open_networks(config))
         return memory
 
     refused = 0
@@ -342,6 +342,7 @@ class _Kept:
 
 
 @lru_cache(maxsize=1)
-def _open_networks(config: FrontendConfig) -> Backend:
+def open_networks(config: FrontendConfig) -> Backend:
+    """The backend that this process keeps: the same one until the settings change."""
     cv2.setNumThreads(config.threads)
     return _Kept(create_backend(config))

@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ import pyarrow.parquet as pq
 from aliked_ros.cli.main import app
 from aliked_ros.errors import ConfigurationError, OutputError, SourceError
 from aliked_ros.fleet import work
+from aliked_ros.fleet.cost import Cost, overhead
 from aliked_ros.fleet.plan import Plan, name_of, plan_of, read_plan
 from aliked_ros.fleet.reductions import REDUCTIONS
 from aliked_ros.fleet.report import deviations
@@ -303,6 +305,16 @@ def test_parts_of_a_killed_run_are_used_again(recording: Path, tmp_path: Path) -
     assert work.extract(shorter, found, 0, lambda _: None)["images"] == 3
 
 
+def test_a_worker_loads_its_networks_once(tmp_path: Path) -> None:
+    plan = plan_for("virtual", tmp_path)
+    backend = work.open_networks(plan.config)
+    network = backend.load_extractor(plan.config.model)
+    with closing(Pipeline(plan.config, open_backend=lambda config, _: work.open_networks(config))):
+        pass  # a task ends
+    again = work.open_networks(plan.config)
+    assert again.load_extractor(plan.config.model) is network
+
+
 @pytest.mark.parametrize("task", ["extract", "finish"])
 def test_a_full_disk_is_reported_and_leaves_no_half_file(
     recording: Path, whole: Path, tmp_path: Path, task: str
@@ -482,7 +494,16 @@ def test_training_reads_what_is_made_for_it(
         reduce(plan, remote, "training")
 
 
-# Report
+# Cost and report
+
+
+def test_the_cost_of_many_hours() -> None:
+    cost = Cost(extract=0.1, track=0.4, features=5e5, tracks=1e4, recording=6e5).of(1.08e9)
+    assert cost["extract_core_hours"] == pytest.approx(30_000)
+    assert cost["track_core_hours"] == pytest.approx(120_000)
+    assert cost["features_tb"] == pytest.approx(540)
+    assert overhead(plain=0.1, batch=0.1, start=108.0) == pytest.approx(0.01)  # of 10,800 s
+    assert overhead(plain=0.1, batch=0.102, start=0.0) == pytest.approx(0.02)
 
 
 def test_outliers_come_first() -> None:
