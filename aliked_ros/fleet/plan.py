@@ -176,7 +176,8 @@ def read_plan(path: Path) -> Plan:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"cannot read {path}: {' '.join(str(error).split())}.") from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ConfigurationError(f"cannot read {path}: {reason}.") from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path} is no plan: it must be a mapping (see docs/fleet.md).")
     try:

@@ -204,6 +204,11 @@ def _start(plan: Plan, cluster: Cluster, say: Callable[[str], None]) -> None:
         context = ray.init(logging_level=logging.ERROR, **options)
     except Exception as error:  # Ray's own have no common base
         text = " ".join(str(error).split()) or type(error).__name__
+        if "timed out during startup" in text:
+            text = (
+                "it gives itself 30 seconds, too few while this machine is busy. Try again when "
+                "it is not"
+            )
         raise BackendError(f"Ray does not start: {text.rstrip('.')}.") from error
     url = getattr(context, "dashboard_url", "")
     if url:
