@@ -417,6 +417,7 @@ def two(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, d
     plan = Plan(
         (str(data / "tum_fr1_xyz"), str(data / "kitti_00_first40")), str(output), ("record",),
         ("map", "vocabulary", "training"), SETTINGS | {"matcher": "nearest"}, limit=8,
+        topics=("keyframes",),
     )  # fmt: skip
     return plan, {n: run_one(plan, n, one) for n, one in plan.named_recordings().items()}
 
