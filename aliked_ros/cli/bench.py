@@ -118,7 +118,8 @@ def batch(
 ) -> None:
     """Time 'batch': two workers against one and against two threads, its overhead, and the cost.
 
-    Needs two cores and 'make setup GROUP=fleet'; takes seven minutes on a quiet machine.
+    Needs two cores and 'make setup GROUP=fleet'; takes about seven minutes on a quiet
+    machine.
     """
     from aliked_ros.cli.batch import require_fleet
     from aliked_ros.console.progress import share_progress
