@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aliked_ros.cli.shared import AsJson, console, say
+from aliked_ros.cli.shared import AsJson, console, require_ros, say
 from aliked_ros.errors import BackendError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def batch(
         list[str],
         typer.Argument(
             metavar="PLAN.yaml | OPERATION RECORDING...",
-            help="A plan (docs/fleet.md), or extract, track, keyframes, odometry or export and the "
-            "recordings: paths or fsspec URIs, with * for several.",
+            help="A plan (docs/fleet.md), or extract, track, keyframes, record, odometry or export "
+            "and the recordings: paths or fsspec URIs, with * for several.",
         ),
     ],
     output: Annotated[
@@ -69,13 +69,14 @@ def batch(
 
     Exit status 1: some recordings failed; the table says why, and the others are complete.
     """
-    if missing := [name for name in _NEEDED if find_spec(name) is None]:
-        raise BackendError(f"batch needs {', '.join(missing)}: run `make setup GROUP=fleet`.")
+    require_fleet("batch")
     from aliked_ros.fleet.run import Cluster, State, run_batch
 
     if address not in ("", "auto") and not address.startswith("ray://"):
         raise ConfigurationError(f"--address is {address!r}; give auto or ray://HOST:10001.")
     plan = _plan(what, output, threads, limit)
+    if "record" in plan.operations:
+        require_ros("the messages of 'record' need")
     begun = time.monotonic()
     with redirect_stdout(sys.stderr), _bar() as bar:  # Ray repeats its workers' lines there
         task = bar.add_task("starting", total=None, rate="")
@@ -98,6 +99,12 @@ def batch(
         _print(facts, plan.output)
     if facts["failures"]:
         raise typer.Exit(1)
+
+
+def require_fleet(who: str) -> None:
+    """BackendError, unless what ``batch`` needs is installed."""
+    if missing := [name for name in _NEEDED if find_spec(name) is None]:
+        raise BackendError(f"{who} needs {', '.join(missing)}: run `make setup GROUP=fleet`.")
 
 
 def _plan(what: list[str], output: str | None, threads: int | None, limit: int | None) -> Plan:

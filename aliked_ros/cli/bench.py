@@ -104,6 +104,34 @@ def places(
     show(facts, as_json)
 
 
+@app.command(epilog="Example: aliked_ros bench batch --json")
+def batch(
+    images: Annotated[int, typer.Option(min=8, help="Images of each of the two recordings.")] = 80,
+    rounds: Annotated[int, typer.Option(min=3, help="Each contender runs once in each.")] = 8,
+    hours: Annotated[
+        float, typer.Option(min=0.0, help="Of video at 30 images a second, for the cost.")
+    ] = 10_000.0,
+    source: Annotated[
+        str | None, typer.Option(help="Images as for 'track'; default as for 'demo'.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time 'batch': two workers against one and against two threads, its overhead, and the cost.
+
+    Needs two cores and 'make setup GROUP=fleet'; takes about seven minutes on a quiet
+    machine.
+    """
+    from aliked_ros.cli.batch import require_fleet
+    from aliked_ros.console.progress import share_progress
+
+    require_fleet("bench batch")
+    from aliked_ros.fleet.benchmark import as_text, time_batch
+
+    with share_progress(console()) as report:
+        facts = time_batch(images, rounds, hours, source, lambda share: report("batch", share))
+    print(json.dumps(facts, indent=2) if as_json else as_text(facts))
+
+
 @app.command(epilog="Example: aliked_ros bench compare before.json after.json")
 def compare(
     old: Annotated[Path, typer.Argument(help="JSON of 'bench --output', from before.")],

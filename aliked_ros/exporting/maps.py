@@ -201,7 +201,7 @@ class MapFile:
         partial = self.path.with_name(f".{self.path.name}.partial")
         try:
             with partial.open("wb") as file:
-                _write(file, places, vectors, definitions)
+                write_map(file, places, vectors, definitions)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, self.path)
@@ -238,9 +238,10 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _write(
+def write_map(
     file: IO[bytes], places: Sequence[Place], vectors: Float32Array, definitions: Definitions
 ) -> None:
+    """Write a map of at least one place to a file. vectors: their appearance, N×DIMENSION."""
     # Descriptors are noise to a compressor.
     writer = Writer(file, chunk_size=_CHUNK_BYTES, compression=CompressionType.NONE)
     writer.start(profile="ros2", library="aliked_ros")

@@ -47,6 +47,7 @@ from aliked_ros.types import Features, Float32Array, Matches, Tracks, UInt8Array
 logger = logging.getLogger(__name__)
 
 _FEATURES = ("aliked_msgs/msg/FeatureFrame",)
+_KEYFRAMES = ("aliked_msgs/msg/Keyframe",)
 _MATCHES = ("aliked_msgs/msg/FeatureMatches",)
 _CAMERA_INFO = ("sensor_msgs/msg/CameraInfo",)
 _IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -135,12 +136,18 @@ class RecordingReader:
 
     def frame_count(self) -> int:
         """Number of images that have features."""
-        return sum(topic.count for topic in self._select(_FEATURES))
+        return sum(topic.count for topic in self._select(self._featured))
+
+    @property
+    def _featured(self) -> tuple[str, ...]:
+        """The type of the messages with features."""
+        return _FEATURES if self._select(_FEATURES) or not self._select(_KEYFRAMES) else _KEYFRAMES
 
     def frames(self) -> Iterator[RecordedFrame]:
-        """The features of each image."""
+        """The features of each image; of the keyframes if only those were recorded."""
         remedy = "record a running front-end: 'ros2 run aliked_ros recorder'."
-        for message in self._messages(_FEATURES, remedy):
+        for found in self._messages(kinds := self._featured, remedy):
+            message = found.features if kinds == _KEYFRAMES else found
             yield RecordedFrame(
                 _stamp(message),
                 message.frame_index,

@@ -16,27 +16,37 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from importlib import import_module
+from types import TracebackType
 from typing import Any, ClassVar
 
 import numpy as np
 
 from aliked_ros.camera import CameraModel
-from aliked_ros.errors import SourceError
+from aliked_ros.errors import OutputError, SourceError
 from aliked_ros.exporting.recording import RecordedFrame, RecordedMatches
-from aliked_ros.fleet.plan import Plan
+from aliked_ros.fleet.plan import NO_MATTER, Plan
 from aliked_ros.fleet.storage import Store
 from aliked_ros.fleet.tables import KEYFRAMES, TRACKS, TableFile, keyframe_row, track_rows
 from aliked_ros.frontend.pipeline import Pipeline
+from aliked_ros.io.bags import SETTINGS
 from aliked_ros.io.drawing import Trails, draw_tracks
 from aliked_ros.io.results import TrackStatistics, caption_of, write_picture
 from aliked_ros.sources import Source, open_source
 from aliked_ros.types import FrameResult, Image
 
 TRACKS_FILE, KEYFRAMES_FILE = "tracks.parquet", "keyframes.parquet"
-POSES_FILE, DATABASE_FILE, PICTURE_FILE = "trajectory.tum", "database.db", "tracks.jpg"
+RECORDING_FILE, POSES_FILE = "recording.mcap", "trajectory.tum"
+DATABASE_FILE, PICTURE_FILE = "database.db", "tracks.jpg"
 _TRAIL = 30  # images before the picture's whose tracks are drawn
+_NODE, _FRAME = "/aliked_frontend", "camera"  # names as the node and the player have by default
+
+logger = logging.getLogger(__name__)
 
 
 class Pass:
@@ -122,6 +132,121 @@ class TrackPass(Pass):
             picture = draw_tracks(pixels, result, self._trails, caption=caption_of(result))
             write_picture(self.writing(PICTURE_FILE), picture)
         return {"track": self._statistics.summary() | {"keyframes": self._keyframes}}
+
+
+class RecordPass(Pass):
+    """``record``: what the recorder writes of a running front-end, made by the node's own code.
+
+    With depth where the recording has depth images. Needs the ROS 2 packages, but starts no node.
+    """
+
+    operations: ClassVar[set[str]] = {"record"}
+
+    def open_source(self, local: str) -> Source:
+        """See ``Pass``."""
+        try:
+            return open_source(local, self.plan.limit, "depth")
+        except SourceError:
+            return open_source(local, self.plan.limit)
+
+    def open(self) -> None:
+        """See ``Pass``."""
+        from nav_msgs.msg import Odometry
+        from sensor_msgs.msg import CameraInfo
+
+        from aliked_ros.ros.calibration import Calibration
+        from aliked_ros.ros.camera_output import camera_info
+        from aliked_ros.ros.frame import OutputContext
+        from aliked_ros.ros.numbering import Epochs, Numbering
+        from aliked_ros.ros.outputs import OUTPUTS
+        from aliked_ros.ros.recording import Recording
+        from aliked_ros.ros.warnings import Warnings
+
+        warnings = Warnings(logger.warning, lambda _: None)
+        self._calibration = Calibration("camera_info", "right/camera_info", False, warnings)
+        self._info = camera_info(self.source.calibration)
+        if self._info is not None:
+            self._calibration.set_info(self._info)
+        settings = {
+            "publish_descriptors": True,
+            "descriptor_encoding": self.plan.descriptors,
+            "keyframe_descriptor_encoding": "same",
+            "publish_matches": True,
+        }
+        context = OutputContext(settings, warnings, self._calibration, "", Trails())
+        self._recording = Recording(self.writing(RECORDING_FILE))
+        self.stack.push(self._discard)
+        # Also what stays empty, so that the definitions of a map's messages are in the file.
+        self._recording.add_topic("/camera_info", CameraInfo)
+        self._recording.add_topic("/odometry/odometry", Odometry)
+        self._makers = {}
+        for output in OUTPUTS:
+            topic = output.topic.removeprefix("~/")
+            if topic in self.plan.topics and (kind := output.kind()) is not None:
+                name = f"{_NODE}/{topic}"
+                self._recording.add_topic(name, kind)
+                self._makers[name] = output.maker(context)
+        values = asdict(self.plan.config)
+        facts = {name: str(value) for name, value in values.items() if name not in NO_MATTER}
+        self._recording.add_facts(SETTINGS, facts)
+        # The node's epochs tell recordings apart by the time of its start; these by their name.
+        digest = hashlib.sha256(self.name.encode()).digest()
+        self._numbering = Numbering(Epochs(int.from_bytes(digest[:4], "little")))
+        self._time = 0
+
+    def prepare(self, pipeline: Pipeline) -> None:
+        """See ``Pass``."""
+        self._pipeline, pipeline.camera = pipeline, self._calibration.camera
+
+    def add(self, number: int, stamp: int, image: Image, result: FrameResult) -> None:
+        """See ``Pass``."""
+        from sensor_msgs.msg import Image as ImageMessage
+        from std_msgs.msg import Header
+
+        from aliked_ros.ros.conversions import stamp_from_nanoseconds
+        from aliked_ros.ros.frame import Frame
+
+        super().add(number, stamp, image, result)
+        header = Header(stamp=stamp_from_nanoseconds(stamp), frame_id=_FRAME)
+        frame = Frame(ImageMessage(header=header), received=0.0)
+        frame.image = image
+        frame.result = self._numbering.renumbered(result, header.stamp, self._pipeline.keyframes)
+        frame.reference_stamp = self._numbering.reference_stamp(frame.result)
+        self._time = max(self._time, stamp)  # readers sort by it
+        if self._info is not None:
+            self._info.header = header
+            self._write("/camera_info", self._info, stamp)
+        for topic, maker in self._makers.items():
+            if (message := maker.message(frame)) is not None:
+                self._write(topic, message, stamp)
+
+    def finish(self) -> dict[str, Any]:
+        """See ``Pass``."""
+        with self._failing():
+            self._recording.finish()
+        return {"record": {"messages": self._recording.count}}
+
+    def _write(self, topic: str, message: Any, stamp: int) -> None:
+        from rclpy.serialization import serialize_message
+
+        with self._failing():
+            self._recording.add(topic, serialize_message(message), self._time, stamp)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Name the file as users know it, and promise no partial one: it is removed."""
+        try:
+            yield
+        except OutputError as error:
+            path, cause = self.store.path(f"{self.name}/{RECORDING_FILE}"), error.__cause__
+            reason = getattr(cause, "strerror", None) or cause
+            raise OutputError(f"cannot write {path}: {reason}; free space.") from error
+
+    def _discard(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._recording.discard()
 
 
 class OdometryPass(Pass):
@@ -229,4 +354,4 @@ class ExportPass(Pass):
             }
 
 
-PASSES: tuple[type[Pass], ...] = (TrackPass, OdometryPass, ExportPass)
+PASSES: tuple[type[Pass], ...] = (TrackPass, RecordPass, OdometryPass, ExportPass)

@@ -33,12 +33,16 @@ from aliked_ros.errors import ConfigurationError, SourceError
 from aliked_ros.fleet.storage import expand
 from aliked_ros.models.registry import entry_of
 
-OPERATIONS = ("extract", "track", "keyframes", "odometry", "export")
+OPERATIONS = ("extract", "track", "keyframes", "record", "odometry", "export")
 TRACKING = OPERATIONS[1:]  # they need the images in order
-REDUCTIONS = {"report": "", "colmap": "export"}  # with the operation that each builds on
+REDUCTIONS = {
+    "report": "", "colmap": "export", "map": "record", "vocabulary": "record", "training": "",
+}  # with the operation that each builds on  # fmt: skip
+TOPICS = ("features", "matches", "keyframes")
+DESCRIPTORS = ("float32", "float16", "binary256")
 FORMAT = 1  # of the results; another one makes all of them anew
 _SEGMENT = 9000  # images: 5 minutes at 30 Hz
-_NO_MATTER = ("threads", "allow_fallback")  # settings that the results do not depend on
+NO_MATTER = ("threads", "allow_fallback")  # settings that the results do not depend on
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +53,9 @@ class Plan:
     output: folder or fsspec URI. operations: of OPERATIONS. reductions: of REDUCTIONS, over all
     recordings. frontend: settings of FrontendConfig; threads is a task's number of cores, 1 unless
     given. limit: most images of a recording. segment: longest part of a recording for one task,
-    images. every: one of so many images is exported. gpus: a task's share of a GPU, 0 = none; None
-    = one where the cluster has GPUs and the backend can use them.
+    images. every: one of so many images is exported, and read for the vocabulary. topics: what
+    ``record`` writes, of TOPICS. descriptors: their type there, of DESCRIPTORS. gpus: a task's
+    share of a GPU, 0 = none; None = one where the cluster has GPUs and the backend can use them.
 
     Raises ConfigurationError for a value that is not possible.
     """
@@ -63,18 +68,23 @@ class Plan:
     limit: int | None = None
     segment: int = _SEGMENT
     every: int = 1
+    topics: tuple[str, ...] = TOPICS
+    descriptors: str = "float32"
     gpus: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("recordings", "operations"):
+        for name in ("recordings", "operations", "topics"):
             if not getattr(self, name):
                 raise ConfigurationError(f"the plan has no {name}; give at least one.")
-        for value in self.operations:
-            if value not in OPERATIONS:
-                raise ConfigurationError(_unknown("operation", value, OPERATIONS))
-        for value in self.reductions:
-            if value not in REDUCTIONS:
-                raise ConfigurationError(_unknown("reduction", value, REDUCTIONS))
+        for what, values, known in (
+            ("operation", self.operations, OPERATIONS),
+            ("reduction", self.reductions, REDUCTIONS),
+            ("topic of a recording", self.topics, TOPICS),
+            ("type of descriptors", (self.descriptors,), DESCRIPTORS),
+        ):
+            for value in values:
+                if value not in known:
+                    raise ConfigurationError(_unknown(what, value, known))
         for name in ("limit", "segment", "every"):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
@@ -88,6 +98,17 @@ class Plan:
                 raise ConfigurationError(
                     f"the reduction {name!r} joins what the operation {needed!r} writes; add it."
                 )
+        if "map" in self.reductions:
+            if "keyframes" not in self.topics:
+                raise ConfigurationError("the reduction 'map' needs 'keyframes' among the topics.")
+            if self.descriptors == "binary256":
+                raise ConfigurationError(
+                    "descriptors is 'binary256', but a map needs floats; set it to 'float16'."
+                )
+        if "vocabulary" in self.reductions and self.topics == ("matches",):
+            raise ConfigurationError(
+                "the reduction 'vocabulary' needs 'features' or 'keyframes' among the topics."
+            )
         if self.config.detection == "behind":
             raise ConfigurationError(
                 "detection is 'behind', whose results depend on the machine's speed; set it to "
@@ -108,7 +129,7 @@ class Plan:
     @property
     def key(self) -> str:
         """Checksum of all that the results depend on besides the recording."""
-        settings = {n: v for n, v in asdict(self.config).items() if n not in _NO_MATTER}
+        settings = {n: v for n, v in asdict(self.config).items() if n not in NO_MATTER}
         facts = {
             "format": FORMAT,
             "version": version("aliked_ros"),
@@ -119,6 +140,8 @@ class Plan:
             "every": self.every if "export" in self.operations else 1,
             "segment": self.segment if "extract" in self.operations else 0,
         }
+        if "record" in self.operations:
+            facts |= {"topics": sorted(set(self.topics)), "descriptors": self.descriptors}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def named_recordings(self) -> dict[str, str]:
@@ -153,7 +176,8 @@ def read_plan(path: Path) -> Plan:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"cannot read {path}: {' '.join(str(error).split())}.") from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ConfigurationError(f"cannot read {path}: {reason}.") from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path} is no plan: it must be a mapping (see docs/fleet.md).")
     try:
@@ -172,7 +196,7 @@ def plan_of(content: Mapping[str, Any], folder: Path = Path()) -> Plan:
         if name not in content:
             raise ConfigurationError(f"there is no {name!r}; it is needed.")
     values = dict(content)
-    for name in ("recordings", "operations", "reductions"):
+    for name in ("recordings", "operations", "reductions", "topics"):
         if name in values:
             values[name] = _texts(name, values[name])
     values["recordings"] = tuple(_from(folder, one) for one in values["recordings"])

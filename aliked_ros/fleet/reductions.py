@@ -15,9 +15,8 @@
 """What is made of all recordings together, once each of them is done.
 
 A reduction is a row of REDUCTIONS: its file in the output, and the function that makes it from the
-plan, the manifests by name, the failures, and ``spread``, which runs functions on the cluster. A
-vocabulary, a common map, or training pairs are further rows here and in ``plan.REDUCTIONS``, which
-names the operation whose files they read.
+plan, the manifests by name, the failures, and ``spread``, which runs functions on the cluster.
+``plan.REDUCTIONS`` names the operation whose files it reads.
 """
 
 from __future__ import annotations
@@ -28,16 +27,23 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from aliked_ros.errors import OutputError
-from aliked_ros.fleet.operations import DATABASE_FILE
+import numpy as np
+import yaml
+
+from aliked_ros.errors import ConfigurationError, OutputError
+from aliked_ros.fleet.operations import DATABASE_FILE, POSES_FILE, RECORDING_FILE
 from aliked_ros.fleet.plan import Plan
 from aliked_ros.fleet.report import report_page
-from aliked_ros.fleet.storage import Store
+from aliked_ros.fleet.storage import Store, is_local
 
 Manifests = dict[str, dict[str, Any]]
 
-DATABASE, REPORT = "colmap.db", "report.html"
+DATABASE, REPORT, MAP = "colmap.db", "report.html", "map.mcap"
+VOCABULARY, TRAINING = "vocabulary.bin", "training.yaml"
 _MERGING = ".merging"  # folder of half-joined databases
+_CODES = ".codes"  # folder of the vocabulary's shards
+_MOST_IMAGES = 50_000  # of the vocabulary: 1.6 GB of codes for 1000 keypoints an image
+_HELD_BACK = 10  # one of so many recordings validates the training
 
 
 def _report(plan: Plan, manifests: Manifests, failures: list[dict[str, str]], _: Any) -> None:
@@ -89,9 +95,112 @@ def _merge(pycolmap: Any, paths: list[Path]) -> None:
         )
 
 
+def _map(plan: Plan, manifests: Manifests, _: Any, spread: Any) -> None:
+    """What ``aliked_ros map merge`` makes of all recordings' keyframes."""
+    spread.get(spread(merge_maps, plan.output, sorted(manifests)))
+
+
+def merge_maps(output: str, names: list[str]) -> None:
+    """One map of the recordings of these names; OutputError if two have the same epochs."""
+    from aliked_ros.exporting.maps import MapFile, definitions_of, write_map
+    from aliked_ros.frontend.places import KeyframeDatabase
+
+    store, database = Store(output), KeyframeDatabase(max_places=1 << 31)
+    definitions = None
+    for name in names:
+        with store.reading(f"{name}/{RECORDING_FILE}") as path:
+            loaded = MapFile(path).load(database)
+            definitions = definitions or definitions_of(path)
+        if loaded.added < loaded.places:
+            raise OutputError(
+                f"the epochs of {name} are those of another recording by chance, so a map cannot "
+                "tell their keyframes apart; rename its file."
+            )
+    assert definitions is not None
+    places, vectors = database.snapshot()
+    with store.writing(MAP) as path, path.open("wb") as file:
+        write_map(file, places, vectors, definitions)
+
+
+def _vocabulary(plan: Plan, manifests: Manifests, _: Any, spread: Any) -> None:
+    """What ``aliked_ros vocabulary train`` makes of all recordings, whose codes are its shards.
+
+    Of very many images, an even share.
+    """
+    images = sum(manifest["images"] for manifest in manifests.values())
+    every = max(plan.every, -(-images // _MOST_IMAGES))
+    shards = [spread(write_codes, plan.output, name, every) for name in sorted(manifests)]
+    spread.get(spread(train_vocabulary, plan.output, *shards))
+    Store(plan.output).remove(_CODES)
+
+
+def write_codes(output: str, name: str, every: int) -> str:
+    """Write the codes of a recording's images; returns the name of the file."""
+    from aliked_ros.exporting.vocabulary_images import read_images
+
+    store, shard = Store(output), f"{_CODES}/{name}.npz"
+    with store.reading(f"{name}/{RECORDING_FILE}") as path:
+        codes = [image.codes for image in read_images([path], every)]
+    with store.writing(shard) as path:
+        np.savez(path, codes=np.concatenate(codes or [_NO_CODES]), counts=[*map(len, codes)])
+    return shard
+
+
+def train_vocabulary(output: str, *shards: str) -> None:
+    """Train a vocabulary from the codes in these files."""
+    from aliked_ros.exporting.vocabulary import train
+    from aliked_ros.exporting.vocabulary_files import save
+
+    store, images = Store(output), list[Any]()
+    for shard in shards:
+        with store.reading(shard) as path, np.load(path) as arrays:
+            images += np.split(arrays["codes"], np.cumsum(arrays["counts"], dtype=int)[:-1])
+    vocabulary = train(images)
+    with store.writing(VOCABULARY) as path:
+        save(vocabulary, path)
+
+
+def _training(plan: Plan, manifests: Manifests, _: Any, __: Any) -> None:
+    """Settings for ``aliked_ros train``, whose pairs are drawn from the recordings themselves.
+
+    Pairs with depth where there is a metric trajectory of RGB-D images in one piece, otherwise
+    random homographies.
+    """
+    store, pairs = Store(plan.output), dict[str, dict[str, Any]]()
+    for name, manifest in sorted(manifests.items()):
+        recording, odometry = manifest["recording"], manifest["figures"].get("odometry", {})
+        if not is_local(recording):
+            raise ConfigurationError(
+                f"{recording} is not local, and 'aliked_ros train' reads only local recordings: "
+                "copy it, or leave out the reduction 'training'."
+            )
+        pairs[name] = {"source": recording}
+        if plan.limit is not None:
+            pairs[name]["count"] = plan.limit
+        whole = odometry.get("metric") and odometry["maps"] == 1
+        if whole and odometry["mode"] == "rgbd" and is_local(plan.output):
+            poses = str(Path(plan.output, name, POSES_FILE).absolute())
+            pairs[name] |= {"kind": "depth", "poses": poses}
+    sources = list(pairs.values())
+    held_back = sources[_HELD_BACK - 1 :: _HELD_BACK] or sources[1:][-1:]
+    settings = {
+        "output": "training",
+        "train": [one for one in sources if one not in held_back],
+        "validation": held_back,
+    }
+    with store.writing(TRAINING) as path:
+        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        path.write_text(f"# aliked_ros train {TRAINING}\n{text}", encoding="utf-8")
+
+
+_NO_CODES = np.empty((0, 32), np.uint8)
+
 Make = Callable[[Plan, Manifests, list[dict[str, str]], Any], None]
 REDUCTIONS: dict[str, tuple[str, Make]] = {
     "report": (REPORT, _report),
     "colmap": (DATABASE, _colmap),
+    "map": (MAP, _map),
+    "vocabulary": (VOCABULARY, _vocabulary),
+    "training": (TRAINING, _training),
 }
 """By name: file and function."""

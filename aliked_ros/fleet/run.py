@@ -16,10 +16,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -143,18 +146,31 @@ def run_batch(
     Recordings that fail are listed under ``failures``; the others are complete.
     Raises SourceError, ConfigurationError, OutputError, and BackendError if Ray does not start.
     """
-    store, named, key = Store(plan.output), plan.named_recordings(), plan.key
+    Store(plan.output)  # a bad address is refused before Ray starts
+    named = plan.named_recordings()
+    with running(plan, cluster, say):
+        return process(plan, named, progress)
+
+
+@contextmanager
+def running(plan: Plan, cluster: Cluster, say: Callable[[str], None]) -> Iterator[None]:
+    """Ray, with workers for the plan's number of threads; BackendError if it does not start."""
     _start(plan, cluster, say)
-    begun = time.monotonic()
     try:
-        manifests, state = _run(plan, key, named, progress)
-        seconds = time.monotonic() - begun
-        _reduce(plan, store, manifests, state)
+        yield
     finally:
         ray.shutdown()
+
+
+def process(plan: Plan, named: dict[str, str], progress: Progress) -> dict[str, Any]:
+    """``run_batch`` on a Ray that runs; named: ``plan.named_recordings()``."""
+    store, begun = Store(plan.output), time.monotonic()
+    manifests, state = _run(plan, plan.key, named, progress)
+    seconds = time.monotonic() - begun
+    reductions = _reduce(plan, store, manifests, state)
     facts = {
         "plan": asdict(plan),
-        "key": key,
+        "key": plan.key,
         "version": version("aliked_ros"),
         "machine": machine(),
         "seconds": round(seconds, 3),
@@ -164,6 +180,7 @@ def run_batch(
         "unchanged": state.unchanged,
         "images": sum(manifest["images"] for manifest in manifests.values()),
         "failures": state.failures,
+        "reductions": reductions,
         "results": dict(sorted(manifests.items())),
     }
     store.write_json(MANIFEST, facts)
@@ -187,6 +204,11 @@ def _start(plan: Plan, cluster: Cluster, say: Callable[[str], None]) -> None:
         context = ray.init(logging_level=logging.ERROR, **options)
     except Exception as error:  # Ray's own have no common base
         text = " ".join(str(error).split()) or type(error).__name__
+        if "timed out during startup" in text:
+            text = (
+                "it gives itself 30 seconds, too few while this machine is busy. Try again when "
+                "it is not"
+            )
         raise BackendError(f"Ray does not start: {text.rstrip('.')}.") from error
     url = getattr(context, "dashboard_url", "")
     if url:
@@ -237,19 +259,31 @@ def _run(
     return manifests, state
 
 
-def _reduce(plan: Plan, store: Store, manifests: dict[str, dict[str, Any]], state: State) -> None:
-    """Make the reductions that are missing or out of date; failures are listed like recordings."""
-    before = store.read_json(MANIFEST) or {}
-    same = before.get("results") == manifests and before.get("failures") == state.failures
+def _reduce(
+    plan: Plan, store: Store, manifests: dict[str, dict[str, Any]], state: State
+) -> dict[str, str]:
+    """Make the reductions that are missing, or whose inputs changed; failures are listed, too.
+
+    Returns the checksums of the inputs of those that there are now.
+    """
+    before = (store.read_json(MANIFEST) or {}).get("reductions", {})
+    failures, inputs = list(state.failures), dict[str, str]()
     spread = _Spread(num_cpus=1)
-    for name in plan.reductions:
+    for name in plan.reductions if manifests else ():
         file, make = REDUCTIONS[name]
-        if not manifests or (same and store.exists(file)):
-            continue
-        try:
-            make(plan, manifests, state.failures, spread)
-        except (ray.exceptions.RayError, AlikedError, OSError, ImportError) as error:
-            state.failures.append({"recording": f"({name})", "reason": _reason(error)})
+        digest = _digest([manifests, plan.every, failures if name == "report" else []])
+        if before.get(name) != digest or not store.exists(file):
+            try:
+                make(plan, manifests, failures, spread)
+            except (ray.exceptions.RayError, AlikedError, OSError, ImportError) as error:
+                state.failures.append({"recording": f"({name})", "reason": _reason(error)})
+                continue
+        inputs[name] = digest
+    return inputs
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _gpus(plan: Plan) -> float:

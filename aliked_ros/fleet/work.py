@@ -36,7 +36,7 @@ from typing import Any
 import cv2
 
 from aliked_ros.backends.base import Backend
-from aliked_ros.backends.shared import SharedBackends
+from aliked_ros.backends.create import create_backend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ImageError, SourceError
 from aliked_ros.fleet.operations import PASSES, Pass
@@ -145,7 +145,7 @@ def extract(plan: Plan, found: Survey, number: int, report: Report) -> dict[str,
     with ExitStack() as stack:
         source = open_source(stack.enter_context(on_this_machine(found.recording)), stop)
         source.first = first
-        backend = stack.enter_context(closing(_open_networks(config)))
+        backend = stack.enter_context(closing(open_networks(config)))
         extractor = Extractor(config, backend)
         matcher: Matcher | None = build_matcher(config, backend) if matching else None
         files = [
@@ -232,7 +232,7 @@ def _run(
 
     def opened(config: FrontendConfig, _: Any) -> Backend:
         nonlocal memory
-        memory = RememberingBackend(_open_networks(config))
+        memory = RememberingBackend(open_networks(config))
         return memory
 
     refused = 0
@@ -318,16 +318,31 @@ def _numbered(source: Source) -> Iterator[tuple[int, Image]]:
         yield count + source.skipped, image
 
 
-_networks = SharedBackends()
+class _Kept:
+    """A backend that a worker keeps from one task to the next, with the networks it has loaded."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.load_extractor = lru_cache(backend.load_extractor)
+        self.load_matcher = lru_cache(backend.load_matcher)
+        self.release = backend.release
+
+    @property
+    def description(self) -> str:
+        """See ``Backend``."""
+        return self._backend.description
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """See ``Backend``."""
+        return self._backend.identity
+
+    def close(self) -> None:
+        """Nothing: the next task goes on with it."""
 
 
 @lru_cache(maxsize=1)
-def _kept(config: FrontendConfig) -> Backend:
-    """Keeps the networks of the latest settings loaded from one task to the next."""
+def open_networks(config: FrontendConfig) -> Backend:
+    """The backend that this process keeps: the same one until the settings change."""
     cv2.setNumThreads(config.threads)
-    return _networks.open(config)
-
-
-def _open_networks(config: FrontendConfig) -> Backend:
-    _kept(config)
-    return _networks.open(config)
+    return _Kept(create_backend(config))

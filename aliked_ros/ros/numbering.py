@@ -32,12 +32,12 @@ class Epochs:
     """Counts epochs over the life of the node.
 
     They start at the time of the node's start, so that a node that crashed and was respawned does
-    not use them again.
+    not use them again; or with ``first``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: int | None = None) -> None:
         # Hundredths of a second: more than there can be resets, which come with images at most.
-        self._first = int(time.time() * 100.0)
+        self._first = int(time.time() * 100.0) if first is None else first
 
     def retire(self, epoch: int) -> None:
         """The pipeline is freed in this epoch of its own: its ids never come back."""

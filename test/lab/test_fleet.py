@@ -113,7 +113,7 @@ def ended(process: subprocess.Popen[str], status: int) -> dict[str, Any]:
 
 def skip_if_too_busy(errors: str) -> None:
     """Ray gives itself 30 seconds to start, and has no setting for it."""
-    if "timed out during startup" in errors:
+    if "too few while this machine is busy" in errors or "timed out during startup" in errors:
         pytest.skip("this machine is too busy: Ray did not start within its 30 seconds")
 
 
@@ -167,10 +167,6 @@ def test_a_killed_worker_and_damaged_recordings_leave_the_rest_whole(
     assert "damaged.mcap" in page
     assert page.count("<figure>") == 2
 
-    again = ended(start(tmp_path, recordings), status=0)
-    assert again["unchanged"] == 2
-    assert contents(tmp_path / "results") == expected
-
 
 def test_after_a_killed_head_the_rest_is_done(
     recordings: list[Path], expected: dict[str, bytes], tmp_path: Path
@@ -215,12 +211,16 @@ def test_a_cluster_that_loses_a_node_gives_the_same(
 
     try:
         plan = plan_for(recordings, tmp_path)
-        facts = run_batch(plan, Cluster(nodes.address), lambda _: None, progress)
+        facts, again = (
+            run_batch(plan, Cluster(nodes.address), lambda _: None, progress) for _ in range(2)
+        )
     finally:
         nodes.shutdown()
     assert removed
     assert facts["complete"] == 2
     assert not facts["failures"]
+    assert again["unchanged"] == 2
+    assert again["reductions"] == facts["reductions"]
     assert contents(tmp_path) == expected
 
 

@@ -18,8 +18,11 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,9 +34,12 @@ pytest.importorskip("fsspec", reason="fsspec is not installed: make setup GROUP=
 import fsspec
 import pyarrow.parquet as pq
 
+from aliked_ros.cli.main import app
 from aliked_ros.errors import ConfigurationError, OutputError, SourceError
 from aliked_ros.fleet import work
+from aliked_ros.fleet.cost import Cost, overhead
 from aliked_ros.fleet.plan import Plan, name_of, plan_of, read_plan
+from aliked_ros.fleet.reductions import REDUCTIONS
 from aliked_ros.fleet.report import deviations
 from aliked_ros.fleet.storage import Store, checksum, expand, fingerprint, on_this_machine
 from aliked_ros.frontend.extractor import Extractor
@@ -42,6 +48,7 @@ from aliked_ros.sources import open_source
 from aliked_ros.sources.virtual import VirtualCamera
 
 SETTINGS = {"max_keypoints": 128}
+MAPPED = {"operations": ["record"], "reductions": ["map"]}
 IMAGES = 9
 
 
@@ -65,6 +72,10 @@ def plan_for(recording: Path | str, output: Path | str, **changes: object) -> Pl
 def run(plan: Plan) -> dict[str, object]:
     """The tasks of the only recording, one after another; the last part first."""
     ((name, recording),) = plan.named_recordings().items()
+    return run_one(plan, name, recording)
+
+
+def run_one(plan: Plan, name: str, recording: str) -> dict[str, object]:
     found = work.survey(plan, plan.key, name, recording)
     if found.manifest is not None:
         return found.manifest
@@ -120,6 +131,11 @@ def test_a_plan_is_read_with_paths_from_its_own_folder(tmp_path: Path) -> None:
         ({"segment": 0}, "segment is 0"),
         ({"limit": "all"}, "limit is 'all'"),
         ({"reductions": ["colmap"]}, "operation 'export'"),
+        ({"reductions": ["map"]}, "operation 'record'"),
+        ({"topics": ["feature"]}, "did you mean 'features'"),
+        ({"descriptors": "float64"}, "choose from|did you mean 'float"),
+        (MAPPED | {"topics": ["features"]}, "needs 'keyframes'"),
+        (MAPPED | {"descriptors": "binary256"}, "needs floats"),
         ({"recordings": 3}, "recordings is 3"),
     ],
 )
@@ -289,6 +305,16 @@ def test_parts_of_a_killed_run_are_used_again(recording: Path, tmp_path: Path) -
     assert work.extract(shorter, found, 0, lambda _: None)["images"] == 3
 
 
+def test_a_worker_loads_its_networks_once(tmp_path: Path) -> None:
+    plan = plan_for("virtual", tmp_path)
+    backend = work.open_networks(plan.config)
+    network = backend.load_extractor(plan.config.model)
+    with closing(Pipeline(plan.config, open_backend=lambda config, _: work.open_networks(config))):
+        pass  # a task ends
+    again = work.open_networks(plan.config)
+    assert again.load_extractor(plan.config.model) is network
+
+
 @pytest.mark.parametrize("task", ["extract", "finish"])
 def test_a_full_disk_is_reported_and_leaves_no_half_file(
     recording: Path, whole: Path, tmp_path: Path, task: str
@@ -318,7 +344,167 @@ def test_results_may_lie_elsewhere(recording: Path, whole: Path) -> None:
     assert found == contents(whole)
 
 
-# Report
+# Recordings, and what is made of all of them
+
+
+def messages(path: Path) -> dict[str, list[str]]:
+    """By topic, what the front-end published, as text: NaN is no number.
+
+    Without epochs, which tell runs apart.
+    """
+    from rclpy.serialization import deserialize_message
+
+    from aliked_msgs.msg import FeatureFrame, FeatureMatches, Keyframe
+    from aliked_ros.io.bags import stream_mcap
+
+    kinds = {"features": FeatureFrame, "matches": FeatureMatches, "keyframes": Keyframe}
+    found: dict[str, list[str]] = {topic: [] for topic in kinds}
+    for _, channel, message in stream_mcap(path):
+        topic = channel.topic.removeprefix("/aliked_frontend/")
+        if topic in kinds:
+            one = deserialize_message(message.data, kinds[topic])
+            if topic == "features":
+                one.epoch = 0
+            elif topic == "keyframes":
+                one.features.epoch = 0
+            found[topic].append(str(one))
+    return found
+
+
+@pytest.mark.ros
+def test_a_recording_is_what_the_recorder_writes_of_a_running_node(
+    shared: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+    from helpers.ros import Probe, RosProcess
+
+    sequence, output = shared / "data" / "tum_fr1_xyz", tmp_path / "node.mcap"
+    plan = plan_for(sequence, tmp_path / "batch", operations=("record",), limit=6, segment=4)
+    run(plan)
+    probe = Probe()
+    frontend = RosProcess(
+        "aliked_ros.ros.frontend_node", tmp_path / "frontend", "-p", "max_keypoints:=128",
+        "-p", "threads:=1", "-p", "input:=rgbd", "-p", "input_reliability:=reliable",
+        "-p", "sync:=exact",
+    )  # fmt: skip
+    probe.wait_for_state("active")
+    recorder = RosProcess(
+        "aliked_ros.ros.recorder", tmp_path / "recorder", "-p", f"output:={output}"
+    )
+    probe.wait(lambda: "Recording to" in recorder.text())
+    player = RosProcess(
+        "aliked_ros.ros.player", tmp_path / "player", "-p", f"source:={sequence}",
+        "-p", "limit:=6", "-p", "publish:=rgbd", "-p", "depth_encoding:=32FC1",
+        "-p", "reliability:=reliable", "-p", "wait_for_frontend:=aliked_frontend",
+        "-p", "stamp:=dataset",
+    )  # fmt: skip
+    assert player.wait(120.0) == 0, player.text()
+    probe.wait(lambda: len(probe.features) == 6)
+    probe.spin(1.0)
+    for process in (recorder, frontend):
+        assert process.stop() == 0, process.text()
+    probe.close()
+    published, recorded = messages(output), messages(next(tmp_path.rglob("recording.mcap")))
+    assert list(map(len, recorded.values())) == [6, 6, 1]
+    assert recorded == published
+
+
+@pytest.fixture(scope="module")
+def two(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, dict[str, Any]]:
+    """Two recordings with keyframes, and their manifests."""
+    output = tmp_path_factory.mktemp("two")
+    data = shared / "data"
+    plan = Plan(
+        (str(data / "tum_fr1_xyz"), str(data / "kitti_00_first40")), str(output), ("record",),
+        ("map", "vocabulary", "training"), SETTINGS | {"matcher": "nearest"}, limit=8,
+        topics=("keyframes",),
+    )  # fmt: skip
+    return plan, {n: run_one(plan, n, one) for n, one in plan.named_recordings().items()}
+
+
+def reduce(plan: Plan, manifests: dict[str, Any], name: str) -> Path:
+    """The file of a reduction, made here."""
+
+    class Here:
+        """Runs what a cluster would."""
+
+        def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+            return function(*arguments)
+
+        def get(self, result: Any) -> Any:
+            return result
+
+    file, make = REDUCTIONS[name]
+    make(plan, manifests, [], Here())
+    left = [path.name for path in Path(plan.output).iterdir() if path.name.startswith(".")]
+    assert not left
+    return Path(plan.output, file)
+
+
+def command(*arguments: object) -> None:
+    assert app([*map(str, arguments)], standalone_mode=False) in (None, 0)
+
+
+def test_one_map_is_that_of_map_merge(two: tuple[Plan, dict[str, Any]], tmp_path: Path) -> None:
+    from aliked_ros.exporting.maps import MapReader
+
+    plan, manifests = two
+    made = reduce(plan, manifests, "map")
+    recordings = [Path(plan.output, name, "recording.mcap") for name in sorted(manifests)]
+    command("map", "merge", *recordings, "--output", tmp_path / "merged.mcap")
+    assert made.read_bytes() == (tmp_path / "merged.mcap").read_bytes()
+    with MapReader(made) as reader:
+        places = list(reader.places())
+    assert len({place.epoch for place in places}) == 2
+    assert all(place.camera is not None and place.normalized is not None for place in places)
+    assert any(place.depth is not None for place in places)
+
+
+def test_one_vocabulary_is_that_of_the_command(
+    two: tuple[Plan, dict[str, Any]], tmp_path: Path
+) -> None:
+    plan, manifests = two
+    made = reduce(plan, manifests, "vocabulary")
+    recordings = [Path(plan.output, name, "recording.mcap") for name in sorted(manifests)]
+    command("vocabulary", "train", *recordings, "--output", tmp_path / "one.bin")
+    assert made.read_bytes() == (tmp_path / "one.bin").read_bytes()
+
+
+def test_training_reads_what_is_made_for_it(
+    two: tuple[Plan, dict[str, Any]], tmp_path: Path
+) -> None:
+    from aliked_ros.training.pairs import open_pairs
+    from aliked_ros.training.settings import read_settings
+
+    plan, manifests = two
+    of_depth = next(name for name in manifests if "tum" in name)
+    metric = {"mode": "rgbd", "metric": True, "maps": 1}
+    poses = Path(plan.output, of_depth, "trajectory.tum")
+    truth = Path(manifests[of_depth]["recording"], "groundtruth_tum.txt")
+    poses.write_bytes(truth.read_bytes())
+    manifests[of_depth]["figures"]["odometry"] = metric
+    settings = read_settings(reduce(plan, manifests, "training"))
+    (validation,) = settings.validation
+    (train,) = settings.train
+    assert {validation.kind, train.kind} == {"depth", "homography"}
+    for data in (validation, train):
+        pair = open_pairs(data, (96, 64), 2, 0)[1]
+        assert pair.first.shape == (3, 64, 96)
+    remote = {"a": manifests[of_depth] | {"recording": "s3://fleet/a.mcap"}}
+    with pytest.raises(ConfigurationError, match="not local"):
+        reduce(plan, remote, "training")
+
+
+# Cost and report
+
+
+def test_the_cost_of_many_hours() -> None:
+    cost = Cost(extract=0.1, track=0.4, features=5e5, tracks=1e4, recording=6e5).of(1.08e9)
+    assert cost["extract_core_hours"] == pytest.approx(30_000)
+    assert cost["track_core_hours"] == pytest.approx(120_000)
+    assert cost["features_tb"] == pytest.approx(540)
+    assert overhead(plain=0.1, batch=0.1, start=108.0) == pytest.approx(0.01)  # of 10,800 s
+    assert overhead(plain=0.1, batch=0.102, start=0.0) == pytest.approx(0.02)
 
 
 def test_outliers_come_first() -> None:
