@@ -279,7 +279,7 @@ class Carrier:
         """
         if request.index - detection.index < _LATE:
             return False
-        new = advance(detection, self._until(request, carried.grey)).new
+        new = advance(detection, self._until(request, carried.grey), self._turns).new
         return len(carried.rows) + len(new) < _LEFT * len(detection.features)
 
     def _known(self, grey: UInt8Array, rows: Rows, images: Callable[[], Images]) -> Known:

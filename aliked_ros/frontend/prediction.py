@@ -111,9 +111,9 @@ def expected(
 
 
 class Prediction:
-    """How the camera turned between images, by number; what is wrong with its gyroscope.
+    """How the camera turned between images, by number.
 
-    gyroscope: None = there is none. alignment: of gyroscope and camera. Set between two images.
+    gyroscope: None = there is none, and nothing is predicted. alignment: with the camera.
     """
 
     def __init__(self) -> None:
@@ -121,6 +121,13 @@ class Prediction:
         self.alignment = Alignment()
         self._images: OrderedDict[int, tuple[float, CameraModel | None]] = OrderedDict()
         self._still_since = 0.0
+
+    def use(self, gyroscope: Gyroscope | None, alignment: Alignment | None = None) -> None:
+        """Predict by this gyroscope, from the next image on.
+
+        alignment: what is known of how it is mounted; None = it is estimated.
+        """
+        self.gyroscope, self.alignment = gyroscope, alignment or Alignment()
 
     def begin(self, index: int, stamp: float, camera: CameraModel | None) -> None:
         """An image has come; camera: None while its model is not known."""

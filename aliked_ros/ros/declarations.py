@@ -115,9 +115,10 @@ class Declaration(Setting):
                 importlib.import_module(f"{self.needs}.msg")
             except ImportError as error:
                 package = self.needs.replace("_", "-")
+                nothing = "empty" if kind is str else "false"
                 raise ConfigurationError(
                     f"parameter {self.name} needs ROS's package {self.needs} ({error}); install "
-                    f"it (apt install ros-$ROS_DISTRO-{package}), or leave it false."
+                    f"it (apt install ros-$ROS_DISTRO-{package}), or leave it {nothing}."
                 ) from error
         return value
 
