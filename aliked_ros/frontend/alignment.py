@@ -47,6 +47,9 @@ _EVERY = 5  # comparisons from one conclusion to the next
 _LEAST_TURN = np.radians(1.0)  # root mean square of the rotations that say something
 _WORST = 0.2  # of the comparisons, left out: essential matrices are sometimes wrong
 _AGREE, _DISAGREE = 0.9, 0.7  # correlation of the rotations
+_MIRRORED = (
+    0.25  # of what right-handed axes leave unexplained: axes that leave less are left-handed
+)
 _FURTHEST = 0.25  # seconds of offset that are tried, to either side
 _STEP = 0.005  # seconds
 _SURE_ROTATION = np.radians(3.0)  # standard deviations at which an estimate is used
@@ -295,7 +298,8 @@ def _problem(fit: Fit, rotation: Float64Array | None, offset: float | None) -> s
     """What is wrong, a sentence; "" = nothing, as far as can be told."""
     unused = "Features are predicted without it."
     agrees = fit.correlation > _AGREE
-    if not agrees and fit.mirrored > _AGREE:
+    left_over = 1.0 - fit.mirrored**2 < _MIRRORED * (1.0 - fit.correlation**2)
+    if fit.mirrored > _AGREE and left_over:
         return (
             "The gyroscope's axes are left-handed: with one of them reversed, or two swapped, its "
             f"rotations are those of the images. Correct the IMU's driver. {unused}"
