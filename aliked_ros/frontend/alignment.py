@@ -103,7 +103,7 @@ class Alignment:
         self, given_rotation: Float64Array | None = None, given_offset: float | None = None
     ) -> None:
         self.given_rotation, self.given_offset = given_rotation, given_offset
-        self.problem = self.news = ""
+        self.problem = self.news = self._agreement = ""
         self.fit: Fit | None = None
         self._estimated: Mounting | None = None
         self._reported: Mounting | None = None
@@ -128,6 +128,12 @@ class Alignment:
         if self.given_rotation is not None:
             return Mounting(self.given_rotation, self.offset)
         return self._estimated
+
+    @property
+    def verdict(self) -> str:
+        """What is known so far, a sentence."""
+        unknown = "The camera has not turned enough to compare the gyroscope with the images."
+        return self.problem or self._agreement or unknown
 
     def compare(self, result: FrameResult, camera: CameraModel, gyroscope: Gyroscope) -> None:
         """Take an image's tracks, and conclude from time to time."""
@@ -173,7 +179,7 @@ class Alignment:
                 return
         self._reported = now
         x, y, z, w = Rotation.from_matrix(now.rotation).as_quat()
-        self.news = (
+        self.news = self._agreement = (
             f"Gyroscope and images agree (correlation {fit.correlation:.2f}). Rotation camera from "
             f"IMU: {x:.4f},{y:.4f},{z:.4f},{w:.4f} (x,y,z,w; ±"
             f"{np.degrees(fit.rotation_deviation):.1f}°). Image stamp {1e3 * now.offset:+.1f} ms "
@@ -192,7 +198,8 @@ def fitted(
 
     begins, ends: N image stamps. turns: N×3, rad, of the camera about its own axes meanwhile.
     """
-    stamps, rates = gyroscope.samples(float(begins.min()) - _FURTHEST - 1.0)
+    around = 1.0 + max(_FURTHEST, abs(given.offset))
+    stamps, rates = gyroscope.samples(float(begins.min()) - around, float(ends.max()) + around)
     if len(stamps) < 2:
         return None
     gaps = np.diff(stamps)

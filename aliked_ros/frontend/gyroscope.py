@@ -86,6 +86,11 @@ class Gyroscope:
                 self._pending.append((stamp, (x, y, z)))
                 self._newest = stamp
 
+    def fill(self, stamps: Float64Array, rates: Float64Array) -> None:
+        """Take the samples of a recording: stamps N, rates N×3."""
+        for stamp, rate in zip(stamps.tolist(), rates.tolist(), strict=True):
+            self.add(stamp, rate)
+
     def rotation(self, before: float, now: float) -> Float64Array | None:
         """The 3×3 that leads from the IMU's axes at one stamp to those at another.
 
@@ -99,12 +104,12 @@ class Gyroscope:
             return None
         return np.asarray((second[1].inv() * first[1]).as_matrix())
 
-    def samples(self, since: float) -> tuple[Float64Array, Float64Array]:
-        """Stamps N and rates N×3, without the bias, of the samples since a stamp."""
+    def samples(self, since: float, until: float) -> tuple[Float64Array, Float64Array]:
+        """Stamps N and rates N×3, without the bias, of the samples between two stamps."""
         with self._lock:
             self._integrate()
-            first = bisect_left(self._stamps, since)
-            stamps, rates = self._stamps[first:], self._rates[first:]
+            rows = slice(bisect_left(self._stamps, since), bisect_right(self._stamps, until))
+            stamps, rates = self._stamps[rows], self._rates[rows]
         return np.array(stamps), np.reshape(np.array(rates), (-1, 3)) - self._bias
 
     def rest(self, before: float, now: float) -> None:
