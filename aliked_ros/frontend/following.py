@@ -32,7 +32,7 @@ from scipy.spatial import cKDTree
 from aliked_ros.frontend.flow import Flow, follow
 from aliked_ros.frontend.fusion import Filters, Float64Array
 from aliked_ros.frontend.keyframes import shared_rows
-from aliked_ros.frontend.prediction import Turn, expected
+from aliked_ros.frontend.prediction import Turn, expected, own_motion
 from aliked_ros.frontend.similarity import mutual_best_of
 from aliked_ros.types import (
     BoolArray,
@@ -186,12 +186,14 @@ def carry(
 ) -> tuple[Rows, BoolArray, Float64Array]:
     """Rows in the next image, which (N) flow found there, the mask allowing, and the step's noise.
 
-    turn, last: see ``prediction.expected``. The noise: covariances N×2×2, pixels².
+    turn: of the camera, to the next image; last: from the one before; None = not known. The noise:
+    covariances N×2×2, pixels².
     """
     points = rows.points.astype(np.float32)
-    there = expected(points, rows.moved, turn, last)
+    own = own_motion(points - rows.moved, points, last)
+    there = expected(points, rows.moved, own, turn)
     if turn is not None and turn.bends:  # patches are compared as they look after the turn
-        start = expected(points, np.zeros_like(points), turn, None)
+        start = expected(points, np.zeros_like(points), np.zeros_like(points), turn)
         flow = follow(turn.turned(before), now, start, there)
     else:
         flow = follow(before, now, points, there)

@@ -26,10 +26,11 @@ from aliked_ros.backends.base import Backend
 from aliked_ros.backends.create import create_backend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError
-from aliked_ros.frontend.prediction import Turn, expected
+from aliked_ros.frontend.prediction import Turn, expected, own_motion
 from aliked_ros.frontend.quarter_turns import as_turned
 from aliked_ros.frontend.similarity import mutual_best, similarities
-from aliked_ros.types import Features, Float32Array, Matches
+from aliked_ros.frontend.verification import MIN_MATCHES
+from aliked_ros.types import Features, Float32Array, Matches, UInt32Array
 
 LIGHTGLUE_DIM = 128
 """Numbers in a descriptor that LightGlue's weights are for."""
@@ -120,10 +121,10 @@ class PairMatcher:
     def match(self, reference: Features, current: Features, *, turn: Turn | None = None) -> Matches:
         """See ``Matcher``."""
         if turn is not None:
-            still = np.zeros_like(reference.keypoints)
-            there = expected(reference.keypoints, still, turn, None)
+            none = np.zeros_like(reference.keypoints)
+            there = expected(reference.keypoints, none, none, turn)
             matches = _near(reference, current, there, self._config.min_similarity)
-            if not _few(matches, reference, current):
+            if not _few(matches, reference, current, turn):
                 return matches
         return self._lightglue.match(reference, current)
 
@@ -145,19 +146,18 @@ class AdaptiveMatcher:
         self._config = config
         self._lightglue = lightglue
         self._last: Features | None = None
-        self._displacement: Float32Array = np.zeros((0, 2), np.float32)
-        self._turn: Turn | None = None
+        self._moved: Float32Array = np.zeros((0, 2), np.float32)
+        self._own = self._moved  # the part that no turn explains
 
     def match(self, reference: Features, current: Features, *, turn: Turn | None = None) -> Matches:
         """See ``Matcher``."""
         matches = None
         if reference is self._last:
-            there = expected(reference.keypoints, self._displacement, turn, self._turn)
+            there = expected(reference.keypoints, self._moved, self._own, turn)
             matches = _near(reference, current, there, self._config.min_similarity)
-        if matches is None or _few(matches, reference, current):
+        if matches is None or _few(matches, reference, current, turn):
             matches = self._lightglue.match(reference, current)
-        self._remember(reference, current, matches)
-        self._turn = turn
+        self._remember(reference, current, matches, turn)
         return matches
 
     def reconfigure(self, config: FrontendConfig) -> None:
@@ -165,13 +165,23 @@ class AdaptiveMatcher:
         self._config = config
         self._lightglue.reconfigure(config)
 
-    def _remember(self, reference: Features, current: Features, matches: Matches) -> None:
-        before, now = matches.reference_indices, matches.current_indices
-        moved = current.keypoints[now] - reference.keypoints[before]
-        usual = np.median(moved, axis=0) if len(moved) else np.zeros(2, np.float32)
-        self._displacement = np.tile(usual, (len(current), 1)).astype(np.float32)
-        self._displacement[now] = moved
+    def _remember(
+        self, reference: Features, current: Features, matches: Matches, turn: Turn | None
+    ) -> None:
+        rows = matches.current_indices
+        before = reference.keypoints[matches.reference_indices]
+        now = current.keypoints[rows]
+        self._moved = _spread(now - before, rows, len(current))
+        self._own = _spread(own_motion(before, now, turn), rows, len(current))
         self._last = current
+
+
+def _spread(values: Float32Array, rows: UInt32Array, count: int) -> Float32Array:
+    """Pairs K×2 at their rows of ``count``, elsewhere their median."""
+    usual = np.median(values, axis=0) if len(values) else np.zeros(2, np.float32)
+    spread = np.tile(usual, (count, 1)).astype(np.float32)
+    spread[rows] = values
+    return spread
 
 
 def _near(reference: Features, current: Features, there: Float32Array, least: float) -> Matches:
@@ -184,8 +194,15 @@ def _near(reference: Features, current: Features, there: Float32Array, least: fl
     return _nearest(cosines, least)
 
 
-def _few(matches: Matches, reference: Features, current: Features) -> bool:
-    return len(matches) < EASY_SHARE * min(len(reference), len(current))
+def _few(matches: Matches, reference: Features, current: Features, turn: Turn | None) -> bool:
+    """Whether LightGlue has to help; features that a turn leads out of view do not count."""
+    counts = [len(reference), len(current)]
+    if turn is not None:
+        stay = turn.stays(reference.keypoints), turn.back.stays(current.keypoints)
+        counts = [int(np.count_nonzero(one)) for one in stay]
+        if len(matches) < MIN_MATCHES:
+            return True
+    return len(matches) < EASY_SHARE * min(counts)
 
 
 def _nearest(cosines: Float32Array, least: float) -> Matches:

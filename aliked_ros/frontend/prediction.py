@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from aliked_ros.camera import CameraModel
 from aliked_ros.frontend.alignment import Alignment
 from aliked_ros.frontend.gyroscope import Gyroscope
-from aliked_ros.types import Float32Array, FrameResult, UInt8Array
+from aliked_ros.types import BoolArray, Float32Array, FrameResult, UInt8Array
 
 Float64Array = NDArray[np.float64]
 
@@ -68,6 +68,16 @@ class Turn:
         return found
 
     @property
+    def back(self) -> Turn:
+        """From the second image to the first."""
+        return Turn(self.camera, self.rotation.T)
+
+    def stays(self, points: Float32Array) -> BoolArray:
+        """Which far points N×2 of the first image the second one shows, too."""
+        there = self.carried(points)
+        return np.asarray(((there >= 0) & (there < [self.camera.width, self.camera.height])).all(1))
+
+    @property
     def bends(self) -> bool:
         """Whether patches look another way afterwards: the camera rolled, or turned far."""
         x, y = np.meshgrid(
@@ -87,7 +97,7 @@ class Turn:
             np.arange(-_GRID, side + 2 * _GRID, _GRID, dtype=np.float32) for side in (width, height)
         )
         grid = np.stack(np.meshgrid(*sides), axis=2)
-        back = Turn(self.camera, self.rotation.T).carried(grid.reshape(-1, 2)).reshape(grid.shape)
+        back = self.back.carried(grid.reshape(-1, 2)).reshape(grid.shape)
         back = np.nan_to_num(back, nan=-1e4)  # outside
         across = (np.arange(width, dtype=np.float32) + _GRID) / _GRID
         down = (np.arange(height, dtype=np.float32) + _GRID) / _GRID
@@ -97,22 +107,26 @@ class Turn:
 
 
 def expected(
-    points: Float32Array, moved: Float32Array, turn: Turn | None, last: Turn | None
+    points: Float32Array, moved: Float32Array, own: Float32Array, turn: Turn | None
 ) -> Float32Array:
     """Where points N×2 (pixels) of an image are expected in the next.
 
-    moved: N×2, their displacements since the image before. turn: to the next image, last: from the
-    one before; None = not known. Without ``turn`` they move on as they did; with it only what
-    the camera's turns do not explain of their motion goes on.
+    moved: N×2, their displacements since the image before; own: the part of them that no turn of
+    the camera explains (see ``own_motion``). turn: to the next image. Without it points move on as
+    they did; with it only their own motion goes on.
     """
     onward = points + moved
-    if turn is None or len(points) == 0:
+    if turn is None:
         return onward
-    there = turn.carried(points)
-    if last is not None:
-        own = points - last.carried(points - moved)
-        there = there + np.nan_to_num(own)
+    there = turn.carried(points) + own
     return np.where(np.isfinite(there), there, onward)
+
+
+def own_motion(before: Float32Array, now: Float32Array, turn: Turn | None) -> Float32Array:
+    """What a turn leaves unexplained of the way of points N×2 from image to image; 0 = unknown."""
+    if turn is None:
+        return np.zeros_like(now)
+    return np.asarray(np.nan_to_num(now - turn.carried(before)))
 
 
 class Prediction:

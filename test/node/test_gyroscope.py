@@ -92,6 +92,7 @@ class Robot:
         probe.wait(self.info.get_subscription_count)
         self.info.publish(info)
         probe.spin(0.2)
+        probe.received.clear()
         self.sent = -0.1
         return True
 

