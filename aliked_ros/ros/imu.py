@@ -167,26 +167,27 @@ class ImuInput:
 
     def _check_stamps(self, stamp: float) -> None:
         """Warn of an IMU that is silent, or of another clock."""
-        silence = time.monotonic() - self._arrived
-        if silence > _SILENCE:
+        apart = stamp + self._alignment.offset - self._gyroscope.newest
+        silent = time.monotonic() - self._arrived > _SILENCE
+        if abs(apart) <= _OTHER_CLOCK:
+            self._warnings.clear("imu silence")
+            self._warnings.clear("imu clock")
+        elif silent:
+            self._warnings.clear("imu clock")
             self._warnings.warn(
                 "imu silence",
                 f"No Imu on {self.topic} for more than {_SILENCE:g} s "
                 f"({publisher_count(self._node, self._subscription)} matching publishers): "
                 "features are predicted without it. Check the topic's name, and the IMU's driver.",
             )
-            return
-        self._warnings.clear("imu silence")
-        apart = stamp + self._alignment.offset - self._gyroscope.newest
-        if math.isfinite(apart) and abs(apart) > _OTHER_CLOCK:
+        elif math.isfinite(apart):
+            self._warnings.clear("imu silence")
             self._warnings.warn(
                 "imu clock",
                 f"The stamps of Imu on {self.topic} are {apart:.1f} s before those of the images: "
                 "another clock. Features are predicted without it. Synchronise the clocks, or set "
                 "stamps to arrival.",
             )
-        else:
-            self._warnings.clear("imu clock")
 
     def _look_up(self, frame: str) -> None:
         """The rotation by tf, until it is known; once a second where it is not."""
