@@ -205,4 +205,7 @@ class ImuInput:
             )
             return
         self._warnings.clear("imu tf")
+        if self._alignment.given_rotation is None:
+            x, y, z, w = Rotation.from_matrix(found[:3, :3]).as_quat()
+            self._say(f"tf: rotation {frame} from {self._frame}: {x:.4f},{y:.4f},{z:.4f},{w:.4f}")
         self._alignment.given_rotation = found[:3, :3]
