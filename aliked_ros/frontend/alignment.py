@@ -330,9 +330,10 @@ def _problem(fit: Fit, rotation: Float64Array | None, offset: float | None) -> s
             f"The gyroscope's rotations are {fit.scale:.2g} times those of the images. Check the "
             f"unit of its rates (rad/s), and the camera's calibration. {unused}"
         )
-    if rotation is not None and fit.rotation_deviation < _SURE_ROTATION:
+    if rotation is not None:
         angle = Rotation.from_matrix(rotation.T @ fit.mounting.rotation).magnitude()
-        if angle > _ANOTHER_ROTATION:
+        another = angle > _ANOTHER_ROTATION and fit.rotation_deviation < _SURE_ROTATION
+        if another or fit.given < _DISAGREE:
             x, y, z, w = Rotation.from_matrix(fit.mounting.rotation).as_quat()
             return (
                 f"The rotation between camera and IMU is wrong by {np.degrees(angle):.0f}°. By the "
