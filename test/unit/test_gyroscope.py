@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -237,20 +238,12 @@ def test_given_rotation_is_used_from_the_second_image_on() -> None:
 
 
 def test_nothing_is_concluded_from_a_camera_that_does_not_turn() -> None:
-    def still(stamps: np.ndarray):
-        for one in results(np.zeros(1)):
-            yield from (replace_stamp(one, i, s) for i, s in enumerate(stamps))
-
-    from dataclasses import replace
-
-    def replace_stamp(result, index, stamp):
-        return replace(result, index=index, stamp=float(stamp))
-
     prediction = Prediction()
     prediction.use(filled(SAMPLES, np.zeros((len(SAMPLES), 3))))
-    for result in still(IMAGES):
-        prediction.begin(result.index, result.stamp, camera())
-        prediction.compare(result)
+    (seen,) = results(np.zeros(1))
+    for index, stamp in enumerate(IMAGES.tolist()):
+        prediction.begin(index, stamp, camera())
+        prediction.compare(replace(seen, index=index, stamp=stamp))
     assert prediction.alignment.mounting is None
     assert prediction.alignment.problem == ""
 
