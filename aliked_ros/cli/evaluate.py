@@ -19,15 +19,16 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from aliked_ros.cli.shared import AsJson, MaskFile, MaskStatic, console, say
+from aliked_ros.cli.shared import AsJson, MaskFile, MaskStatic, console, help_of, say, show
 from aliked_ros.configuration import MODELS, FrontendConfig
 from aliked_ros.console.options import shared_options
 from aliked_ros.errors import BackendError, ConfigurationError
@@ -260,6 +261,49 @@ def relocalization(
         mode=cast("Mode | None", mode), every=every,
         keyframes=tuple(_whole_numbers("--keyframes", keyframes)),
     )  # fmt: skip
+
+
+@app.command(epilog="Example: aliked_ros evaluate gyroscope rgbd_dataset_freiburg1_xyz --every 3")
+def gyroscope(
+    sequence: Annotated[
+        str, typer.Argument(help="As for 'track', with calibration and, without --imu, truth.")
+    ],
+    every: Annotated[int, typer.Option(min=1, help="Process one in N images.")] = 3,
+    detection: Annotated[str, typer.Option(help=help_of("detection"))] = "3",
+    matcher: Annotated[str, typer.Option(help=help_of("matcher"))] = "adaptive",
+    top_k: Annotated[int, typer.Option("--top-k", help="Keypoints an image.")] = 600,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images.")] = None,
+    imu: Annotated[
+        str | None,
+        typer.Option(help="As for 'track'; default: made of the true poses, with noise and bias."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tracks kept from image to image, and how often LightGlue works: without and with an IMU."""
+    _require_libraries()
+    import numpy as np
+
+    from aliked_ros.camera import CameraModel
+    from aliked_ros.evaluation.gyroscope import Faults, synthetic_rates, tracks_kept
+    from aliked_ros.sources import open_source
+    from aliked_ros.sources.imu import rates_of
+
+    images = open_source(sequence)
+    if images.calibration is None:
+        raise ConfigurationError(f"{sequence} has no calibration; a gyroscope needs one.")
+    camera = CameraModel.from_calibration(images.calibration)
+    config = FrontendConfig(detection=detection, matcher=matcher, max_keypoints=top_k)
+    offset: float | None = None
+    if imu is None:
+        rates, offset = synthetic_rates(sequence, np.eye(3)), Faults().offset
+    else:
+        rates = rates_of(sequence, imu)
+    stop = None if limit is None else limit * every
+    facts = {
+        name: asdict(tracks_kept(config, islice(images, 0, stop, every), camera, used, offset))
+        for name, used in (("without", None), ("with", rates))
+    }
+    show(facts, as_json)
 
 
 def _whole_numbers(option: str, text: str) -> list[int]:

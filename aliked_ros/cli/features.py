@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -190,22 +191,41 @@ def track(
         ),
     ],
     limit: Annotated[int | None, typer.Option(help="Maximum number of images.")] = None,
+    imu: Annotated[
+        str | None,
+        typer.Option(
+            help="Predict features by a gyroscope: 'auto' (EuRoC's imu0, or a recording's only "
+            "Imu topic), a topic of the recording, or a .csv file as EuRoC's imu0/data.csv."
+        ),
+    ] = None,
     mask: MaskFile = None,
     mask_static: MaskStatic = _MASK_STATIC,
     as_json: AsJson = False,
 ) -> None:
     """Track features through a sequence; Ctrl-C ends it and keeps what has been done."""
+    from aliked_ros.camera import CameraModel
     from aliked_ros.console.progress import image_progress
+    from aliked_ros.frontend.alignment import Alignment
+    from aliked_ros.frontend.gyroscope import Gyroscope
     from aliked_ros.frontend.pipeline import Pipeline
     from aliked_ros.io.results import TrackResults
     from aliked_ros.sources import open_source, read_mask
+    from aliked_ros.sources.imu import rates_of
 
     config = replace(config, mask_static=mask_static)
     images = open_source(source, limit, mask=None if mask is None else read_mask(mask))
+    rates = None if imu is None else rates_of(source, imu)
     facts: dict[str, Any] = {"source": source, "skipped": 0, "refused": 0}
     results = TrackResults(output, images.rate, facts)
     with closing(Pipeline(config, say)) as pipeline:
         facts |= pipeline.identity
+        if rates is not None:
+            if images.calibration is None:
+                raise SourceError(f"--imu needs a calibrated camera, which {source} has not.")
+            pipeline.camera = CameraModel.from_calibration(images.calibration)
+            gyroscope = Gyroscope(keep=math.inf)
+            gyroscope.fill(rates.stamps, rates.rates)
+            pipeline.prediction.use(gyroscope, Alignment(rates.camera_from_imu))
         with results, image_progress(console()) as progress:
             task = progress.add_task(images.name, total=images.length, note="")
             try:
@@ -224,6 +244,8 @@ def track(
                     progress.update(task, advance=1, note=note)
             finally:
                 facts["skipped"] = images.skipped
+                if rates is not None:
+                    facts["gyroscope"] = pipeline.prediction.alignment.verdict
     if not results.summary["frames"]:
         raise SourceError(f"{source} gave no image that could be processed; nothing was written.")
     show({**results.summary, "output": str(output)}, as_json)

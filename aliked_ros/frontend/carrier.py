@@ -28,17 +28,21 @@ from aliked_ros.frontend.following import (
     Detection,
     Images,
     Rows,
+    Turns,
     advance,
     apart,
     carry,
     merge,
     nothing,
 )
+from aliked_ros.frontend.fusion import Float64Array
 from aliked_ros.frontend.keyframes import shared_rows
+from aliked_ros.frontend.prediction import Turn
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.verification import Verifier
 from aliked_ros.io.images import grey
 from aliked_ros.types import (
+    BoolArray,
     Features,
     Float32Array,
     FrameResult,
@@ -103,14 +107,15 @@ class Carrier:
         verifier: Verifier,
         stereo: StereoMatcher,
         background: Background | None,
+        turns: Turns,
     ) -> None:
         """Tracks that disagree with the motion which ``verifier`` finds end.
 
-        background: where detections run; None = between two images.
+        background: where detections run; None = between two images. turns: of the camera.
         """
         self._config = config
         self._detector, self._verifier, self._stereo = detector, verifier, stereo
-        self._background = background
+        self._background, self._turns = background, turns
         self.reset()
 
     def reset(self) -> None:
@@ -120,6 +125,8 @@ class Carrier:
         self._reference: Features | None = None
         self._reference_ids: UInt64Array = np.zeros(0, np.uint64)
         self._reference_noise = np.zeros((0, 2, 2))
+        self._reference_index = 0
+        self._turn: Turn | None = None  # to the image before
         self._ended: deque[int] = deque(maxlen=_REMEMBERED)
         self._detected = -self._config.detection_interval  # the last image that was looked at
         self._held = 0  # tracks after it
@@ -136,7 +143,7 @@ class Carrier:
         none = np.zeros((0, 2), np.float32)
         if previous is None or len(rows) == 0:
             return Carried(rows, now, none, none)
-        moved, found, noise = carry(rows, self._images[-1][1], now, request.mask)
+        moved, found, noise = self._carried(rows, now, request)
         kept = np.flatnonzero(found)
         rows, before = moved[kept], previous.features
         lap("flow")
@@ -157,6 +164,18 @@ class Carrier:
         hard = len(rows) < _HARD * self._held
         lap("verify")
         return replace(carried, rows=apart(rows), geometry=matches.geometry, hard=hard, wrong=wrong)
+
+    def _carried(
+        self, rows: Rows, now: UInt8Array, request: Request
+    ) -> tuple[Rows, BoolArray, Float64Array]:
+        """``carry`` to this image, by the camera's turn where it is known."""
+        number, before = self._images[-1]
+        last, self._turn = self._turn, self._turns(number, request.index)
+        carried = carry(rows, before, now, request.mask, self._turn, last)
+        if self._turn is None or carried[1].sum() >= _HARD * len(rows):
+            return carried
+        without = carry(rows, before, now, request.mask)  # the turn may be wrong
+        return max(carried, without, key=lambda one: int(one[1].sum()))
 
     def correct(self, carried: Carried, request: Request, lap: Lap) -> Carried:
         """The tracks after the detection that has ended, or is due in this image; best first.
@@ -180,7 +199,7 @@ class Carrier:
         detection = replace(detection, new=new)
         rows = merge(
             rows, detection, request.index, self._until(request, carried.grey), request.mask,
-            self._config.max_keypoints,
+            self._config.max_keypoints, self._turns,
         )  # fmt: skip
         rows = rows[np.argsort(-rows.scores, kind="stable")]
         lap("fuse")
@@ -208,6 +227,7 @@ class Carrier:
             self._ended.extend(carried.detection.wrong.tolist())
             self._reference = carried.detection.features
             self._reference_noise = carried.detection.noise
+            self._reference_index = carried.detection.index
             self._reference_ids = np.zeros(len(self._reference), np.uint64)
             seen = rows.detected >= 0
             self._reference_ids[rows.detected[seen]] = ids[seen]
@@ -259,10 +279,10 @@ class Carrier:
         """
         if request.index - detection.index < _LATE:
             return False
-        new = advance(detection, self._until(request, carried.grey)).new
+        new = advance(detection, self._until(request, carried.grey), self._turns).new
         return len(carried.rows) + len(new) < _LEFT * len(detection.features)
 
     def _known(self, grey: UInt8Array, rows: Rows, images: Callable[[], Images]) -> Known:
         ended = np.array(self._ended, np.uint64)
         reference = (self._reference, self._reference_ids, self._reference_noise)
-        return Known(grey, images, rows, *reference, ended)
+        return Known(grey, images, rows, *reference, self._reference_index, ended)

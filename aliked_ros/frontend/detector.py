@@ -27,10 +27,18 @@ import numpy as np
 from aliked_ros.camera import CameraModel
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.flow import structure_at
-from aliked_ros.frontend.following import Detection, Images, Rows, advance, associate, detection_of
+from aliked_ros.frontend.following import (
+    Detection,
+    Images,
+    Rows,
+    Turns,
+    advance,
+    associate,
+    detection_of,
+)
 from aliked_ros.frontend.fusion import Filters, Float64Array, detection_noise
 from aliked_ros.frontend.keyframes import shared_rows
-from aliked_ros.frontend.matcher import EASY_SHARE, Matcher
+from aliked_ros.frontend.matcher import EASY_SHARE, TurnMatcher
 from aliked_ros.frontend.recovery import Recovery, give, smooth
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.verification import MIN_MATCHES, Verifier
@@ -72,8 +80,8 @@ class Known:
     grey: H×W, the image. images: gives it and those that have come since.
     tracks: followed there. reference, reference_ids: the last detection's features and the tracks
     they belong to, 0 = none; None before the first detection. reference_noise: covariances N×2×2 of
-    its keypoints. ended: ids of tracks that must not
-    come back.
+    its keypoints, reference_index the number of its image. ended: ids of tracks that must not come
+    back.
     """
 
     grey: UInt8Array
@@ -82,6 +90,7 @@ class Known:
     reference: Features | None
     reference_ids: UInt64Array
     reference_noise: Float64Array
+    reference_index: int
     ended: UInt64Array
 
 
@@ -91,16 +100,17 @@ class Detector:
 
     matcher: finds tracks that are not where flow expects them.
     always: ask it at every detection, not only where most tracks are missing.
-    lock: held while the networks work.
+    lock: held while the networks work. turns: of the camera, by images' numbers.
     """
 
     extractor: Extractor
     stereo: StereoMatcher
-    matcher: Matcher
+    matcher: TurnMatcher
     verifier: Verifier
     recovery: Recovery
     always: bool
     lock: threading.Lock
+    turns: Turns
 
     def __call__(self, request: Request, known: Known) -> Detected:
         """The detection, and the seconds that its stages took."""
@@ -124,7 +134,7 @@ class Detector:
             laps.append(time.perf_counter())
         seconds = dict(zip(("extract", "stereo", "match"), np.diff(laps).tolist(), strict=True))
         for _ in range(_PASSES):  # to the newest image; more come meanwhile
-            detection = advance(detection, known.images())
+            detection = advance(detection, known.images(), self.turns)
         return detection, seconds
 
     def _identified(
@@ -135,7 +145,8 @@ class Detector:
         count = np.count_nonzero(ids)
         few = count < EASY_SHARE * min(len(known.tracks), len(features))
         if reference is not None and (few or self.always):
-            matches = self.matcher.match(reference, features)
+            turn = self.turns(known.reference_index, request.index)
+            matches = self.matcher.match(reference, features, turn=turn)
             noise = known.reference_noise[matches.reference_indices]
             noise = noise + own_noise[matches.current_indices]
             matches = self.verifier.verify(
@@ -156,6 +167,7 @@ class Detector:
             bool(lost),
             smooth(known.grey),
             normalized,
+            lambda index: self.turns(index, request.index),
         )
 
     def _wrong(

@@ -20,7 +20,7 @@ followed from there through all images since.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
@@ -32,6 +32,7 @@ from scipy.spatial import cKDTree
 from aliked_ros.frontend.flow import Flow, follow
 from aliked_ros.frontend.fusion import Filters, Float64Array
 from aliked_ros.frontend.keyframes import shared_rows
+from aliked_ros.frontend.prediction import Turn, expected, own_motion
 from aliked_ros.frontend.similarity import mutual_best_of
 from aliked_ros.types import (
     BoolArray,
@@ -55,6 +56,9 @@ _NEIGHBOURS = 3  # tracks whose displacement says how a new point near them move
 
 Images = Sequence[tuple[int, UInt8Array]]
 """Numbers and grey levels H×W of images, oldest first."""
+
+Turns = Callable[[int, int], Turn | None]
+"""How the camera turned from the image of one number to that of another; None = not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +177,26 @@ def nothing() -> Rows:
 
 
 def carry(
-    rows: Rows, before: UInt8Array, now: UInt8Array, mask: UInt8Array | None
+    rows: Rows,
+    before: UInt8Array,
+    now: UInt8Array,
+    mask: UInt8Array | None,
+    turn: Turn | None = None,
+    last: Turn | None = None,
 ) -> tuple[Rows, BoolArray, Float64Array]:
     """Rows in the next image, which (N) flow found there, the mask allowing, and the step's noise.
 
-    The noise: covariances N×2×2, pixels².
+    turn: of the camera, to the next image; last: from the one before; None = not known. The noise:
+    covariances N×2×2, pixels².
     """
     points = rows.points.astype(np.float32)
-    flow = follow(before, now, points, points + rows.moved)
+    own = own_motion(points - rows.moved, points, last)
+    there = expected(points, rows.moved, own, turn)
+    if turn is not None and turn.bends:  # patches are compared as they look after the turn
+        start = expected(points, np.zeros_like(points), np.zeros_like(points), turn)
+        flow = follow(turn.turned(before), now, start, there)
+    else:
+        flow = follow(before, now, points, there)
     rows = _moved(rows, flow)
     found = flow.found & _unmasked(flow.points, mask) & _known(rows.filters, _LOST)
     return rows, found, flow.covariances
@@ -233,17 +249,23 @@ def detection_of(
 
 
 def merge(
-    rows: Rows, detection: Detection, index: int, images: Images, mask: UInt8Array | None, most: int
+    rows: Rows,
+    detection: Detection,
+    index: int,
+    images: Images,
+    mask: UInt8Array | None,
+    most: int,
+    turns: Turns,
 ) -> Rows:
     """The tracks of the newest image after a detection of this or an earlier one.
 
     rows: the tracks of the newest image, of number ``index``. images: it and those before.
-    most: how many tracks there may be.
+    most: how many tracks there may be. turns: see ``advance``.
     """
     rows = rows[~np.isin(rows.ids, detection.wrong)]
     rows = replace(rows, missed=rows.missed + 1, detected=np.full(len(rows), -1))
     rows = _corrected(rows, detection, np.uint32(index - detection.index))
-    new = advance(detection, images).new
+    new = advance(detection, images, turns).new
     new = new[_unmasked(new.points, mask)]
     if index > detection.index:
         new = replace(new, ages=np.full(len(new), index - detection.index, np.uint32))
@@ -255,18 +277,19 @@ def merge(
     return everything[np.arange(min(len(everything), most))]
 
 
-def advance(detection: Detection, images: Images) -> Detection:
+def advance(detection: Detection, images: Images, turns: Turns) -> Detection:
     """The new points of a detection followed to the newest of the images.
 
-    Between are those that are still kept; where the detection's own is not, they end.
+    Between are those that are still kept; where the detection's own is not, they end. turns: of the
+    camera between two of them, by their numbers.
     """
     numbers = [number for number, _ in images]
     new, reached = detection.new, detection.reached
     if reached not in numbers:
         return replace(detection, new=new[:0], reached=numbers[-1] if numbers else reached)
     first = numbers.index(reached)
-    for (_, before), (number, now) in pairwise(images[first:]):
-        new, found, _ = carry(new, before, now, None)
+    for (start, before), (number, now) in pairwise(images[first:]):
+        new, found, _ = carry(new, before, now, None, turns(start, number))
         new, reached = new[found], number
     return replace(detection, new=new, reached=reached)
 

@@ -26,9 +26,11 @@ from aliked_ros.backends.base import Backend
 from aliked_ros.backends.create import create_backend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError
+from aliked_ros.frontend.prediction import Turn, expected, own_motion
 from aliked_ros.frontend.quarter_turns import as_turned
 from aliked_ros.frontend.similarity import mutual_best, similarities
-from aliked_ros.types import Features, Float32Array, Matches
+from aliked_ros.frontend.verification import MIN_MATCHES
+from aliked_ros.types import Features, Float32Array, Matches, UInt32Array
 
 LIGHTGLUE_DIM = 128
 """Numbers in a descriptor that LightGlue's weights are for."""
@@ -49,6 +51,14 @@ class Matcher(Protocol):
         ...
 
 
+class TurnMatcher(Matcher, Protocol):
+    """A matcher that may be told how the camera turned."""
+
+    def match(self, reference: Features, current: Features, *, turn: Turn | None = None) -> Matches:
+        """See ``Matcher``. turn: of the camera, from the reference to the current image."""
+        ...
+
+
 class LightGlueMatcher:
     """LightGlue with early stop and point pruning."""
 
@@ -56,7 +66,7 @@ class LightGlueMatcher:
         self._config = config
         self._network = backend.load_matcher()
 
-    def match(self, reference: Features, current: Features) -> Matches:
+    def match(self, reference: Features, current: Features, *, turn: Turn | None = None) -> Matches:
         """See ``Matcher``; ConfigurationError for features LightGlue was not trained for."""
         if min(len(reference), len(current)) == 0:
             return replace(Matches.empty(), matcher="lightglue")
@@ -88,7 +98,7 @@ class NearestMatcher:
     def __init__(self, config: FrontendConfig, backend: Backend | None = None) -> None:
         self._config = config
 
-    def match(self, reference: Features, current: Features) -> Matches:
+    def match(self, reference: Features, current: Features, *, turn: Turn | None = None) -> Matches:
         """See ``Matcher``."""
         cosines = similarities(reference.descriptors, current.descriptors)
         return _nearest(cosines, self._config.min_similarity)
@@ -98,27 +108,56 @@ class NearestMatcher:
         self._config = config
 
 
+class PairMatcher:
+    """Nearest neighbours near where a known turn of the camera leads; else LightGlue.
+
+    For two images of any kind.
+    """
+
+    def __init__(self, config: FrontendConfig, lightglue: Matcher) -> None:
+        self._config = config
+        self._lightglue = lightglue
+
+    def match(self, reference: Features, current: Features, *, turn: Turn | None = None) -> Matches:
+        """See ``Matcher``."""
+        if turn is not None:
+            none = np.zeros_like(reference.keypoints)
+            there = expected(reference.keypoints, none, none, turn)
+            matches = _near(reference, current, there, self._config.min_similarity)
+            if not _few(matches, reference, current, turn):
+                return matches
+        return self._lightglue.match(reference, current)
+
+    def reconfigure(self, config: FrontendConfig) -> None:
+        """See ``Matcher``."""
+        self._config = config
+        self._lightglue.reconfigure(config)
+
+
 class AdaptiveMatcher:
     """Nearest neighbours near their expected places; LightGlue where too few are found there.
 
-    A feature is expected where its last displacement leads, or the median one where it had none.
-    So it is for the images of one camera in their order; the first of them is LightGlue's.
+    A feature is expected where its last displacement leads, or the median one where it had none;
+    with a gyroscope, where the camera's turn leads and the rest of that displacement. So it is for
+    the images of one camera in their order; the first of them is LightGlue's.
     """
 
     def __init__(self, config: FrontendConfig, lightglue: Matcher) -> None:
         self._config = config
         self._lightglue = lightglue
         self._last: Features | None = None
-        self._displacement: Float32Array = np.zeros((0, 2), np.float32)
+        self._moved: Float32Array = np.zeros((0, 2), np.float32)
+        self._own = self._moved  # the part that no turn explains
 
-    def match(self, reference: Features, current: Features) -> Matches:
+    def match(self, reference: Features, current: Features, *, turn: Turn | None = None) -> Matches:
         """See ``Matcher``."""
         matches = None
         if reference is self._last:
-            matches = self._near(reference, current)
-        if matches is None or len(matches) < EASY_SHARE * min(len(reference), len(current)):
+            there = expected(reference.keypoints, self._moved, self._own, turn)
+            matches = _near(reference, current, there, self._config.min_similarity)
+        if matches is None or _few(matches, reference, current, turn):
             matches = self._lightglue.match(reference, current)
-        self._remember(reference, current, matches)
+        self._remember(reference, current, matches, turn)
         return matches
 
     def reconfigure(self, config: FrontendConfig) -> None:
@@ -126,22 +165,44 @@ class AdaptiveMatcher:
         self._config = config
         self._lightglue.reconfigure(config)
 
-    def _near(self, reference: Features, current: Features) -> Matches:
-        cosines = similarities(reference.descriptors, current.descriptors)
-        expected = reference.keypoints + self._displacement
-        gate = _GATE * max(current.width, current.height)
-        for axis in (0, 1):
-            distance = np.subtract.outer(expected[:, axis], current.keypoints[:, axis])
-            cosines[np.abs(distance, out=distance) > gate] = 0.0
-        return _nearest(cosines, self._config.min_similarity)
-
-    def _remember(self, reference: Features, current: Features, matches: Matches) -> None:
-        before, now = matches.reference_indices, matches.current_indices
-        moved = current.keypoints[now] - reference.keypoints[before]
-        usual = np.median(moved, axis=0) if len(moved) else np.zeros(2, np.float32)
-        self._displacement = np.tile(usual, (len(current), 1)).astype(np.float32)
-        self._displacement[now] = moved
+    def _remember(
+        self, reference: Features, current: Features, matches: Matches, turn: Turn | None
+    ) -> None:
+        rows = matches.current_indices
+        before = reference.keypoints[matches.reference_indices]
+        now = current.keypoints[rows]
+        self._moved = _spread(now - before, rows, len(current))
+        self._own = _spread(own_motion(before, now, turn), rows, len(current))
         self._last = current
+
+
+def _spread(values: Float32Array, rows: UInt32Array, count: int) -> Float32Array:
+    """Pairs K×2 at their rows of ``count``, elsewhere their median."""
+    usual = np.median(values, axis=0) if len(values) else np.zeros(2, np.float32)
+    spread = np.tile(usual, (count, 1)).astype(np.float32)
+    spread[rows] = values
+    return spread
+
+
+def _near(reference: Features, current: Features, there: Float32Array, least: float) -> Matches:
+    """Nearest neighbours within the gate around N places in the current image."""
+    cosines = similarities(reference.descriptors, current.descriptors)
+    gate = _GATE * max(current.width, current.height)
+    for axis in (0, 1):
+        distance = np.subtract.outer(there[:, axis], current.keypoints[:, axis])
+        cosines[np.abs(distance, out=distance) > gate] = 0.0
+    return _nearest(cosines, least)
+
+
+def _few(matches: Matches, reference: Features, current: Features, turn: Turn | None) -> bool:
+    """Whether LightGlue has to help; features that a turn leads out of view do not count."""
+    counts = [len(reference), len(current)]
+    if turn is not None:
+        stay = turn.stays(reference.keypoints), turn.back.stays(current.keypoints)
+        counts = [int(np.count_nonzero(one)) for one in stay]
+        if len(matches) < MIN_MATCHES:
+            return True
+    return len(matches) < EASY_SHARE * min(counts)
 
 
 def _nearest(cosines: Float32Array, least: float) -> Matches:
@@ -150,18 +211,19 @@ def _nearest(cosines: Float32Array, least: float) -> Matches:
     return Matches(rows.astype(np.uint32), columns.astype(np.uint32), scores, matcher="nearest")
 
 
-_MATCHERS: dict[str, Callable[[FrontendConfig, Backend], Matcher]] = {
+_MATCHERS: dict[str, Callable[[FrontendConfig, Backend], TurnMatcher]] = {
     "lightglue": LightGlueMatcher,
     "nearest": NearestMatcher,
-    "adaptive": LightGlueMatcher,  # within one camera's sequence: AdaptiveMatcher
+    # within one camera's sequence: AdaptiveMatcher
+    "adaptive": lambda config, backend: PairMatcher(config, LightGlueMatcher(config, backend)),
 }
 
 
-def build_matcher(config: FrontendConfig, backend: Backend) -> Matcher:
+def build_matcher(config: FrontendConfig, backend: Backend) -> TurnMatcher:
     """The matcher of ``config`` for two images of any kind."""
     return _MATCHERS[config.matcher](config, backend)
 
 
-def create_matcher(config: FrontendConfig) -> Matcher:
+def create_matcher(config: FrontendConfig) -> TurnMatcher:
     """A matcher with a backend of its own; raises WeightsError, ModelError, BackendError."""
     return build_matcher(config, create_backend(config))

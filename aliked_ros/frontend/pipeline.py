@@ -34,7 +34,8 @@ from aliked_ros.frontend.detector import Background, Detector, Request
 from aliked_ros.frontend.extractor import Extractor, check_image
 from aliked_ros.frontend.keyframes import Keyframes
 from aliked_ros.frontend.masks import StaticParts, combine
-from aliked_ros.frontend.matcher import LIGHTGLUE_DIM, AdaptiveMatcher, Matcher, build_matcher
+from aliked_ros.frontend.matcher import LIGHTGLUE_DIM, AdaptiveMatcher, TurnMatcher, build_matcher
+from aliked_ros.frontend.prediction import Prediction
 from aliked_ros.frontend.quarter_turns import QUARTERS, best_turn, roll_between
 from aliked_ros.frontend.recovery import Recovery, smooth
 from aliked_ros.frontend.relocalization import find_candidate
@@ -66,6 +67,7 @@ class Pipeline:
         for images of its size only.
     baseline: distance of the right camera in metres, None while it is not known; with it and
         ``camera``, stereo gives depth.
+    prediction: of where features go, from the gyroscope that it may be given (see ``Prediction``).
     """
 
     def __init__(
@@ -90,9 +92,10 @@ class Pipeline:
         except BaseException:
             self._end_background()
             raise
-        self._matcher: Matcher = self._any_matcher
+        self._matcher: TurnMatcher = self._any_matcher
         if config.matcher == "adaptive":
             self._matcher = AdaptiveMatcher(config, self._any_matcher)
+        self.prediction = Prediction()
         self._static = StaticParts()
         self._stereo = StereoMatcher(config)
         self._verifier = Verifier(config)
@@ -105,9 +108,15 @@ class Pipeline:
             detector = Detector(
                 self._extractor, self._stereo, self._any_matcher, self._verifier, self._recovery,
                 always=config.matcher == "lightglue", lock=self._networks,
+                turns=self.prediction.turn,
             )  # fmt: skip
             self._carrier = Carrier(
-                config, detector, self._verifier, self._stereo, self._background
+                config,
+                detector,
+                self._verifier,
+                self._stereo,
+                self._background,
+                self.prediction.turn,
             )
         self.camera: CameraModel | None = None
         self.baseline: float | None = None
@@ -174,6 +183,7 @@ class Pipeline:
         clock = _Clock()
         features = self._extractor.extract(image.pixels, self._mask(image))
         camera = self._fitting(image)
+        self.prediction.begin(self._index, image.stamp, camera)
         clock.lap("extract")
         right_x = self._right_x(image, features)
         depth = keypoint_depth(image, features, right_x, camera, self.baseline)
@@ -182,7 +192,8 @@ class Pipeline:
         previous = self._continued(image)
         matches = Matches.empty()
         if previous is not None:
-            matches = self._matcher.match(previous.features, features)
+            turn = self.prediction.turn(previous.index, self._index)
+            matches = self._matcher.match(previous.features, features, turn=turn)
             clock.lap("match")
             self._static.update(
                 previous.features.keypoints[matches.reference_indices],
@@ -202,7 +213,14 @@ class Pipeline:
         picture = smooth(grey(image.pixels)) if self._config.recover_tracks else None
         whole = lost or reason == "lost"
         ids = self._recovery.recover(
-            features, ids, self._keyframes, camera, whole, picture, normalized
+            features,
+            ids,
+            self._keyframes,
+            camera,
+            whole,
+            picture,
+            normalized,
+            lambda index: self.prediction.turn(index, self._index),
         )
         clock.lap("track")
         return self._finish(
@@ -222,6 +240,7 @@ class Pipeline:
     def _process_with_flow(self, image: Image, carrier: Carrier) -> FrameResult:
         """``process`` where flow follows the tracks and detections correct them."""
         camera, clock = self._fitting(image), _Clock("flow", "detect", "fuse")
+        self.prediction.begin(self._index, image.stamp, camera)
         mask = self._mask(image)
         check_image(image.pixels, mask)
         if image.right is not None:
@@ -309,6 +328,7 @@ class Pipeline:
         )
         if reason:
             self._keyframes.add(_keyframe(result, picture))
+        self.prediction.compare(result)
         self._previous, self._picture = result, picture
         self._index += 1
         clock.lap("track")

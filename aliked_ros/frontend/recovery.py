@@ -27,7 +27,7 @@ another point, or was recovered wrongly. So the next image confirms a recovery, 
 
 from __future__ import annotations
 
-from collections.abc import Reversible
+from collections.abc import Callable, Reversible
 from dataclasses import dataclass
 
 import cv2
@@ -39,7 +39,8 @@ from scipy.spatial import cKDTree
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.keyframes import sees, shared_rows
-from aliked_ros.frontend.matcher import Matcher
+from aliked_ros.frontend.matcher import TurnMatcher
+from aliked_ros.frontend.prediction import Turn
 from aliked_ros.frontend.similarity import mutual_best_of
 from aliked_ros.frontend.verification import MIN_MATCHES, MOST, TwoViews, Verifier
 from aliked_ros.types import (
@@ -67,7 +68,7 @@ _ALIGNED = 1.25  # pixels between a keypoint and where its patch of the keyframe
 class Recovery:
     """Finds lost tracks of recent keyframes again, and ends those that contradict one."""
 
-    def __init__(self, config: FrontendConfig, matcher: Matcher, verifier: Verifier) -> None:
+    def __init__(self, config: FrontendConfig, matcher: TurnMatcher, verifier: Verifier) -> None:
         self._config = config
         self._matcher, self._verifier = matcher, verifier
 
@@ -80,6 +81,7 @@ class Recovery:
         whole: bool,
         picture: UInt8Array | None = None,
         normalized: Float32Array | None = None,
+        turn_since: Callable[[int], Turn | None] = lambda _index: None,
     ) -> UInt64Array:
         """``ids`` (N, 0 = none) with lost ids at rows that had none.
 
@@ -87,7 +89,7 @@ class Recovery:
 
         whole: match whole keyframes, until one of them fits. picture: the image by ``smooth``;
         without it, patches are not compared. normalized: of ``features`` by ``camera``, where
-        known.
+        known. turn_since: how the camera turned since the image of a number.
         """
         if not self._config.recover_tracks or not sees(features, self._config):
             return ids
@@ -99,7 +101,8 @@ class Recovery:
         ends = self._config.verification != "none" and not whole
         for keyframe in newest:
             if whole:
-                whole = not self._match_whole(features, ids, keyframe, camera)
+                turn = turn_since(keyframe.index)
+                whole = not self._match_whole(features, ids, keyframe, camera, turn)
         views = self._views(newest, ids, here, camera, ends)
         tracked = np.count_nonzero(ids)
         self._find_near_tracks(views, features, ids, here, picture)
@@ -118,8 +121,9 @@ class Recovery:
         ids: UInt64Array,
         keyframe: Keyframe,
         camera: CameraModel | None,
+        turn: Turn | None,
     ) -> bool:
-        matches = self._matcher.match(keyframe.features, features)
+        matches = self._matcher.match(keyframe.features, features, turn=turn)
         # not refined: right matches across a gap are unlikely too; the next image checks them
         matches = self._verifier.verify(keyframe.features, features, matches, camera, refine=False)
         inliers = matches.inliers

@@ -27,6 +27,7 @@ from aliked_ros.backends.base import OpenBackend
 from aliked_ros.errors import BackendError
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.io.video import import_pyav
+from aliked_ros.ros.imu import given_rotation
 from aliked_ros.ros.masks import mask_values
 from aliked_ros.ros.numbering import Epochs
 from aliked_ros.ros.outputs import advertise
@@ -59,6 +60,7 @@ class Configured:
         subscribed(transport, settings["video_messages"])  # so is a missing package
         if transport in VIDEO:
             import_pyav()
+        given_rotation(settings)
         mask_file = settings["mask_file"]
         self.static_mask = read_mask(Path(mask_file)) if mask_file else None
         self._lock = threading.Lock()

@@ -173,6 +173,37 @@ DECLARATIONS: tuple[Declaration, ...] = (
         change=Change.UNCONFIGURED,
     ),
     Declaration(
+        "imu_topic",
+        "",
+        "Topic of sensor_msgs/Imu: its gyroscope predicts where features go when the camera turns; "
+        "empty = none.",
+        change=Change.UNCONFIGURED,
+        names="topic",
+    ),
+    Declaration(
+        "imu_frame",
+        "",
+        "Frame of the IMU: its rotation to the images' frame comes from tf; empty = not from tf.",
+        change=Change.UNCONFIGURED,
+        needs="tf2_msgs",
+    ),
+    Declaration(
+        "imu_rotation",
+        "",
+        "Rotation camera from IMU, a quaternion x,y,z,w; empty = from tf, with imu_frame, else "
+        "estimated from the images.",
+        change=Change.UNCONFIGURED,
+    ),
+    Declaration(
+        "imu_time_offset",
+        0.0,
+        "An image's stamp plus this is the IMU's stamp of the same moment; 0 = estimated from the "
+        "images.",
+        limits=(-10.0, 10.0),
+        unit="seconds",
+        change=Change.UNCONFIGURED,
+    ),
+    Declaration(
         "places",
         False,
         "Remember every keyframe, for ~/save_map and ~/localize; so do loops and map.",

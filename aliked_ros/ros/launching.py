@@ -134,6 +134,8 @@ def _frontend_arguments() -> list[DeclareLaunchArgument]:
          f"The video's topic and type: IMAGE/ffmpeg or IMAGE/foxglove; {as_in_file}"),
         ("depth_transport", "", ["", "raw", *transports.DEPTH_SUFFIXES],
          f"'compressedDepth' subscribes to DEPTH_IMAGE/compressedDepth; {as_in_file}"),
+        ("imu_topic", "", None,
+         f"Imu topic: predicts where features go when the camera turns; {as_in_file}"),
         ("autostart", "", ["", *SWITCH],
          "Configure and activate at start; 'false' leaves it to a lifecycle manager; "
          f"{as_in_file}"),
@@ -181,7 +183,9 @@ def _frontend_nodes(context: LaunchContext) -> list[Node]:
         )
 
     values: dict[str, Any] = {
-        name: given(name) for name in ("input", "sync", *_TRANSPORTS, "map") if given(name)
+        name: given(name)
+        for name in ("input", "sync", *_TRANSPORTS, "map", "imu_topic")
+        if given(name)
     }
     if given("autostart"):
         values["autostart"] = given("autostart") == "true"

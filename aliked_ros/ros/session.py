@@ -25,6 +25,7 @@ from rclpy.lifecycle import LifecycleNode
 from aliked_ros.io.drawing import Trails
 from aliked_ros.ros.configured import Configured
 from aliked_ros.ros.frame import Frame, OutputContext
+from aliked_ros.ros.imu import ImuInput
 from aliked_ros.ros.inputs import Inputs
 from aliked_ros.ros.numbering import Epochs, Numbering
 from aliked_ros.ros.outputs import Outputs
@@ -73,6 +74,10 @@ class Session:
                 self._submit,
             )  # fmt: skip
             opened.callback(lambda: self._statistics.dropped(self.inputs.close()))
+            self._imu: ImuInput | None = None
+            if settings["imu_topic"]:
+                self._imu = ImuInput(node, settings, self.warnings, node.get_logger().info)
+                opened.callback(self._imu.close)
             context = OutputContext(
                 settings,
                 self.warnings,
@@ -137,8 +142,13 @@ class Session:
         with self.configured.pipeline() as pipeline:
             pipeline.camera = self.inputs.calibration.camera
             pipeline.baseline = self.inputs.calibration.baseline
+            if self._imu is not None:
+                self._imu.before(pipeline, frame.image.stamp, frame.header.frame_id)
+                frame.lap("imu")
             result = pipeline.process(frame.image)
             self._check_detections(result, pipeline.detecting)
+            if self._imu is not None:
+                self._imu.after(pipeline, frame.image.stamp)
             stamp = frame.header.stamp
             frame.result = self.numbering.renumbered(result, stamp, pipeline.keyframes)
             frame.reference_stamp = self.numbering.reference_stamp(frame.result)

@@ -71,7 +71,7 @@ def test_every_parameter_is_described():
         assert len(descriptor.description) > 10, declaration.name
         assert re.match(r"[A-Z'~/0-9]", descriptor.description), descriptor.description
         assert descriptor.description.endswith("."), descriptor.description
-        assert re.fullmatch(r"([A-Z0-9].*\. )?May be set .*\.", descriptor.additional_constraints)
+        assert re.fullmatch(r"([A-Z0-9-].*\. )?May be set .*\.", descriptor.additional_constraints)
         if declaration.limits:
             limits = [*descriptor.integer_range, *descriptor.floating_point_range]
             assert (limits[0].from_value, limits[0].to_value) == declaration.limits

@@ -107,6 +107,7 @@ def blocks(run: Run) -> None:
     """Both networks with other sizes of the Triton kernels' blocks."""
     from aliked_ros.backends.gpu import triton_aliked, triton_lightglue
 
+    sizes: list[tuple[str, tuple[int, ...]]]
     sizes = [("_PIXELS", (64, 128, 256, 512)), ("_CONVOLVED", (128, 256, 512, 1024))]
     sizes += [("_SLOTS", (8, 16, 32)), ("_ROWS", (8, 16, 32))]
     tried: list[tuple[Any, str, str, tuple[Any, ...]]] = [
