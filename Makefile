@@ -8,10 +8,10 @@ BIN := .venv/bin
 FIND_PYTHON := $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
 GROUP := demo
 PYTEST = ROS_PYTHON_CHECK_FIELDS=1 $(BIN)/python -m pytest
-# Processes that share the quick tests, a file at a time; 0 = this one alone.
+# Processes that share the tests, a file at a time; 0 = this one alone.
 WORKERS := 2
-# In the order given: the nodes, which take longest, begin.
-QUICK = $(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder test/node test/unit
+SHARED = $(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+QUICK = $(SHARED) test/node test/unit  # in this order: the nodes, which take longest, begin
 
 # A sourced ROS 2 must not leak into the virtual environment.
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH PYTHONHOME PYTHONPATH
@@ -41,7 +41,7 @@ test: setup lint  ## lint, unit tests and tests of running nodes: minutes
 	$(QUICK)
 
 test-all: test  ## all checks and tests: also evaluation, training, packaging, exports, GPU
-	$(PYTEST) test/lab test/gpu
+	$(SHARED) test/lab test/gpu
 
 gpu-bundle: setup  ## build/gpu_bundle/: a folder to try a GPU on a machine without network, data or ROS
 	@$(BIN)/python tools/gpu_bundle.py $(if $(OUTPUT),--output "$(OUTPUT)")
