@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Draws what a gyroscope is worth to flow in a fast turn: python docs/draw_gyroscope.py.
 
 The virtual camera's image is turned by 14 degrees to the side and 20 about the optical axis. Prints

@@ -113,6 +113,8 @@ class BackEnd:
         earlier, current = (self.keys.get((stamp.sec, stamp.nanosec)) for stamp in stamps)
         if earlier is None or current is None or not (message.has_pose and message.metric):
             return
+        if getattr(message, "keyframe_frame_id", "") not in ("", message.header.frame_id):
+            return  # another camera's keyframe, of the same stamp as one of ours
         p, q = message.pose.pose.position, message.pose.pose.orientation
         pose = gtsam.Pose3(gtsam.Rot3.Quaternion(q.w, q.x, q.y, q.z), np.array([p.x, p.y, p.z]))
         order = [3, 4, 5, 0, 1, 2]  # gtsam has rotations first
