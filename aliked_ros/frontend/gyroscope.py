@@ -33,6 +33,7 @@ _Quaternion = tuple[float, float, float, float]
 LONGEST_GAP = 0.1
 """Seconds between two samples that are bridged, or that the first and the last hold beyond."""
 
+_PENDING = 1.0  # seconds of samples that wait, at most, to be integrated
 _RESTART = 1.0  # seconds: a stamp so far back is of a clock that was set, not of a late sample
 _REST = 0.5  # seconds of rest that show a bias
 _STEADY = 0.03  # rad/s: largest standard deviation of a gyroscope at rest
@@ -85,6 +86,8 @@ class Gyroscope:
             if stamp > self._newest:
                 self._pending.append((stamp, (x, y, z)))
                 self._newest = stamp
+                if stamp - self._pending[0][0] > _PENDING:  # no image asks, and they pile up
+                    self._integrate()
 
     def fill(self, stamps: Float64Array, rates: Float64Array) -> None:
         """Take the samples of a recording: stamps N, rates N×3."""

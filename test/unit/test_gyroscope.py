@@ -100,11 +100,14 @@ def test_bad_samples_and_a_clock_that_is_set() -> None:
     assert gyroscope.rotation(-99.9, -99.4) is not None
 
 
-def test_memory_is_bounded() -> None:
+@pytest.mark.parametrize("images", [True, False], ids=["images", "no images"])
+def test_memory_is_bounded(images: bool) -> None:
     gyroscope = Gyroscope(keep=1.0)
     for stamp in np.arange(0.0, 20.0, 0.005):
         gyroscope.add(stamp, (0.0, 0.0, 0.1))
-        gyroscope.rotation(stamp - 0.1, stamp)
+        if images:
+            gyroscope.rotation(stamp - 0.1, stamp)
+    assert len(gyroscope._pending) <= 202
     assert len(gyroscope.samples(0.0, 99.0)[0]) <= 401
     assert gyroscope.rotation(19.0, 19.9) is not None
 
