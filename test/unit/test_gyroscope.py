@@ -181,7 +181,7 @@ def _rows(points: np.ndarray) -> Rows:
 def test_flow_follows_a_sudden_turn(
     lens: str, vector: tuple[float, float, float], tum_images: Images
 ) -> None:
-    """Tracks of a real image that the camera turns away from within one image."""
+    """New tracks of a real image that the camera turns on from within one image."""
     model = LENSES[lens]
     before = cv2.cvtColor(tum_images(0), cv2.COLOR_RGB2GRAY)
     turn = Turn(model, Rotation.from_rotvec(vector).as_matrix())
@@ -190,7 +190,7 @@ def test_flow_follows_a_sudden_turn(
     there = turn.carried(points)
     stays = ((there > 12) & (there < [627, 467])).all(1)
     rows = _rows(points[stays])
-    moved, found, _ = carry(rows, before, now, None, turn)
+    moved, found, _ = carry(rows, before, now, None, turn, last=turn)
     errors = np.linalg.norm(moved.points - there[stays], axis=1)[found]
     assert found.mean() > 0.9
     assert np.median(errors) < 0.2
