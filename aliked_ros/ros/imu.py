@@ -105,18 +105,22 @@ class ImuInput:
         self._subscription = self._subscriptions.add(Imu, self.topic, self._on_imu, _QOS)
         self._executor = SingleThreadedExecutor(context=node.context)
         self._executor.add_node(self._node)
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="imu", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Unsubscribe and end the thread."""
-        self._executor.shutdown()
+        # Not by the executor's shutdown: it takes away what a thread that begins to wait uses.
+        self._executor.create_task(self._ended.set)
         self._thread.join()
+        self._executor.shutdown()
         self._node.destroy_node()
 
     def _serve(self) -> None:
         with contextlib.suppress(ExternalShutdownException):
-            self._executor.spin()
+            while not self._ended.is_set():
+                self._executor.spin_once()
 
     def _on_imu(self, message: Imu, info: Mapping[str, Any]) -> None:
         self._arrived = time.monotonic()
