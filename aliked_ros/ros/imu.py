@@ -149,9 +149,12 @@ class ImuInput:
         while 0.0 < needed - self._gyroscope.newest < _NEAR and time.monotonic() < end:
             time.sleep(_WAIT / 10)
 
-    def after(self, pipeline: Pipeline, stamp: float) -> None:
-        """The image has been processed: report what is wrong, and what was learnt."""
-        self._check_stamps(stamp)
+    def after(self, pipeline: Pipeline, stamp: float, received: float) -> None:
+        """The image has been processed: report what is wrong, and what was learnt.
+
+        received: when it came (``time.perf_counter``).
+        """
+        self._check_stamps(stamp + time.perf_counter() - received)
         self._uncalibrated = 0 if pipeline.camera is not None else self._uncalibrated + 1
         if self._uncalibrated > _SETTLED:
             self._warnings.warn(
@@ -170,7 +173,7 @@ class ImuInput:
             self._say(f"{self.topic}: {news}")
 
     def _check_stamps(self, stamp: float) -> None:
-        """Warn of an IMU that is silent, or of another clock."""
+        """Warn of an IMU that is silent, or of another clock; stamp: of an image that comes now."""
         apart = stamp + self._alignment.offset - self._gyroscope.newest
         silent = time.monotonic() - self._arrived > _SILENCE
         if abs(apart) <= _OTHER_CLOCK:
@@ -188,13 +191,14 @@ class ImuInput:
             self._warnings.clear("imu silence")
             self._warnings.warn(
                 "imu clock",
-                f"The stamps of Imu on {self.topic} are {apart:.1f} s before those of the images: "
-                "another clock. Features are predicted without it. Synchronise the clocks, or set "
+                f"The stamps of Imu on {self.topic} are {abs(apart):.1f} s "
+                f"{'before' if apart > 0.0 else 'after'} those of the images: another clock. "
+                "Features are predicted without it. Synchronise the clocks, or set "
                 "stamps to arrival.",
             )
 
     def _look_up(self, frame: str) -> None:
-        """The rotation by tf, until it is known; once a second where it is not."""
+        """The rotation by tf, once a second."""
         now = time.monotonic()
         if self._transforms is None or now - self._looked < _SILENCE:
             return
