@@ -35,7 +35,7 @@ LONGEST_GAP = 0.1
 
 _PENDING = 1.0  # seconds of samples that wait, at most, to be integrated
 _RESTART = 1.0  # seconds: a stamp so far back is of a clock that was set, not of a late sample
-_REST = 0.5  # seconds of rest that show a bias
+_REST, _AVERAGED = 0.5, 5.0  # seconds of rest that show a bias, and that are averaged at most
 _STEADY = 0.03  # rad/s: largest standard deviation of a gyroscope at rest
 _LARGEST_BIAS = 0.2  # rad/s
 
@@ -119,7 +119,8 @@ class Gyroscope:
         """Learn the bias: the IMU did not turn between these stamps."""
         with self._lock:
             self._integrate()
-            rows = slice(bisect_left(self._stamps, before), bisect_right(self._stamps, now))
+            since = max(before, now - _AVERAGED)  # a robot may stand for hours
+            rows = slice(bisect_left(self._stamps, since), bisect_right(self._stamps, now))
             rates = np.reshape(np.array(self._rates[rows]), (-1, 3))
         if now - before < _REST or len(rates) < 2:
             return
