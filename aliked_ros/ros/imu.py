@@ -101,7 +101,7 @@ class ImuInput:
             use_global_arguments=False, start_parameter_services=False, enable_rosout=False,
         )  # fmt: skip
         self._subscriptions = Subscriptions(self._node, warnings)
-        self._transforms = Transforms(self._node) if self._frame else None
+        self._transforms = Transforms(self._node, node.resolve_topic_name) if self._frame else None
         self._subscription = self._subscriptions.add(Imu, self.topic, self._on_imu, _QOS)
         self._executor = SingleThreadedExecutor(context=node.context)
         self._executor.add_node(self._node)
