@@ -144,4 +144,5 @@ def tracks_kept(
     ids = [result.tracks.ids for result in results]
     followed = [len(np.intersect1d(*both)) for both in pairwise(ids)]
     lost = sum(result.matches.geometry == "unverified" for result in results)
-    return Kept(len(results), float(np.mean(followed)), opened[0].asked, lost)
+    mean = float(np.mean(followed)) if followed else 0.0
+    return Kept(len(results), mean, opened[0].asked, lost)

@@ -27,6 +27,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,6 @@ class DatabaseWriter:
         self._names: list[str] = []
         self._tracks: list[UInt64Array] = []  # per image, unique over all epochs
         self._rows: list[NDArray[np.intp]] = []  # and their keypoints
-        self._seen_in: dict[int | None, set[int]] = {}  # images by track
         self._pairs: set[tuple[int, int]] = set()  # matched pairs
 
     def add(self, frame: RecordedFrame) -> None:
@@ -241,15 +241,14 @@ class DatabaseWriter:
         rows = np.flatnonzero(tracks.ids)  # 0 = untracked
         epoch = np.uint64(tracks.epoch) << np.uint64(32)  # ids count from 1 in each epoch
         self._tracks.append(epoch + tracks.ids[rows])
-        for track in self._tracks[-1].tolist():
-            self._seen_in.setdefault(track, set()).add(len(self._rows))
         self._rows.append(rows)
 
     def add_matches(self, found: RecordedMatches, tracks: bool = False) -> None:
         """Add at least MIN_SHARED matches of two added images; ignored if they have matches.
 
         tracks: shared tracks match first, and matches join what they leave, but not two tracks
-        that one image has side by side: they would make one point of two.
+        that one image has side by side: they would make one point of two. All images have to be
+        added before.
         """
         first, second = map(self._frames.get, (found.reference, found.image))
         if first is None or second is None or (first, second) in self._pairs:
@@ -303,6 +302,15 @@ class DatabaseWriter:
         """The keypoints of shared tracks in two images."""
         _, *found = np.intersect1d(self._tracks[first], self._tracks[second], return_indices=True)
         return [self._rows[image][rows] for image, rows in zip((first, second), found, strict=True)]
+
+    @cached_property
+    def _seen_in(self) -> dict[int | None, set[int]]:
+        """Images by track."""
+        seen: dict[int | None, set[int]] = {}
+        for image, tracks in enumerate(self._tracks):
+            for track in tracks.tolist():
+                seen.setdefault(track, set()).add(image)
+        return seen
 
     def _side_by_side(
         self, first: int, second: int, rows: NDArray[np.intp], others: NDArray[np.intp]

@@ -47,9 +47,7 @@ _EVERY = 5  # comparisons from one conclusion to the next
 _LEAST_TURN = np.radians(1.0)  # root mean square of the rotations that say something
 _WORST = 0.2  # of the comparisons, left out: essential matrices are sometimes wrong
 _AGREE, _DISAGREE = 0.9, 0.7  # correlation of the rotations
-_MIRRORED = (
-    0.25  # of what right-handed axes leave unexplained: axes that leave less are left-handed
-)
+_MIRRORED = 0.25  # of what right-handed axes leave unexplained: left-handed ones leave less
 _FURTHEST = 0.25  # seconds of offset that are tried, to either side
 _STEP = 0.005  # seconds
 _SURE_ROTATION = np.radians(3.0)  # standard deviations at which an estimate is used

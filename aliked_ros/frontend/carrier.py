@@ -37,7 +37,6 @@ from aliked_ros.frontend.following import (
 )
 from aliked_ros.frontend.fusion import Float64Array
 from aliked_ros.frontend.keyframes import shared_rows
-from aliked_ros.frontend.prediction import Turn
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.verification import Verifier
 from aliked_ros.io.images import grey
@@ -126,7 +125,6 @@ class Carrier:
         self._reference_ids: UInt64Array = np.zeros(0, np.uint64)
         self._reference_noise = np.zeros((0, 2, 2))
         self._reference_index = 0
-        self._turn: Turn | None = None  # to the image before
         self._ended: deque[int] = deque(maxlen=_REMEMBERED)
         self._detected = -self._config.detection_interval  # the last image that was looked at
         self._held = 0  # tracks after it
@@ -143,7 +141,7 @@ class Carrier:
         none = np.zeros((0, 2), np.float32)
         if previous is None or len(rows) == 0:
             return Carried(rows, now, none, none)
-        moved, found, noise = self._carried(rows, now, request)
+        moved, found, noise = self._carried(rows, now, request, previous)
         kept = np.flatnonzero(found)
         rows, before = moved[kept], previous.features
         lap("flow")
@@ -166,13 +164,14 @@ class Carrier:
         return replace(carried, rows=apart(rows), geometry=matches.geometry, hard=hard, wrong=wrong)
 
     def _carried(
-        self, rows: Rows, now: UInt8Array, request: Request
+        self, rows: Rows, now: UInt8Array, request: Request, previous: FrameResult
     ) -> tuple[Rows, BoolArray, Float64Array]:
         """``carry`` to this image, by the camera's turn where it is known."""
-        number, before = self._images[-1]
-        last, self._turn = self._turn, self._turns(number, request.index)
-        carried = carry(rows, before, now, request.mask, self._turn, last)
-        if self._turn is None or carried[1].sum() >= _HARD * len(rows):
+        before, earlier = self._images[-1][1], previous.reference_index
+        turn = self._turns(previous.index, request.index)
+        last = None if earlier is None else self._turns(earlier, previous.index)
+        carried = carry(rows, before, now, request.mask, turn, last)
+        if turn is None or carried[1].sum() >= _HARD * len(rows):
             return carried
         without = carry(rows, before, now, request.mask)  # the turn may be wrong
         return max(carried, without, key=lambda one: int(one[1].sum()))

@@ -238,8 +238,9 @@ class Background:
 
     @property
     def seconds(self) -> float:
-        """For how long the call has run whose result has not been taken; 0 = there is none."""
-        return 0.0 if self._running is None else time.monotonic() - self._began
+        """For how long the call has run whose result is wanted and not taken; 0 = there is none."""
+        wanted = self._running is not None and self._wanted
+        return time.monotonic() - self._began if wanted else 0.0
 
     def submit(self, detect: Callable[[], Detected]) -> None:
         """Start a call; only while ``idle``."""

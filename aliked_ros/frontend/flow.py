@@ -85,7 +85,7 @@ def follow(
     small, seen = _lucas_kanade(before, now, points, guess)
     # it starts as far from the right place as the way there did
     back, returned = _lucas_kanade(now, before, small, small - (guess - points))
-    seen &= ((small >= _BORDER) & (small <= np.array(now.shape[::-1]) - 1 - _BORDER)).all(1)
+    seen &= _inside(now, small)
     found = seen & returned & (np.linalg.norm(back - points, axis=1) < _RETURN)
     there = np.where(seen[:, None], small, points)
     growth = _growth(points, there, found)
@@ -135,6 +135,12 @@ def _lucas_kanade(
     return np.asarray(there, np.float32).reshape(-1, 2), np.asarray(status).ravel() != 0
 
 
+def _inside(image: UInt8Array, points: Float32Array) -> BoolArray:
+    """Which points N×2 have not left the image."""
+    last = np.array(image.shape[::-1]) - 1 - _BORDER
+    return np.asarray(((points >= _BORDER) & (points <= last)).all(1))
+
+
 def _held(
     before: UInt8Array, now: UInt8Array, points: Float32Array, there: Float32Array, held: BoolArray
 ) -> tuple[Float32Array, BoolArray]:
@@ -143,7 +149,7 @@ def _held(
     placed = np.zeros(len(points), bool)
     if len(rows):
         large, seen = _lucas_kanade(before, now, points[rows], there[rows], large=True)
-        seen &= np.linalg.norm(large - there[rows], axis=1) < _FARTHEST
+        seen &= _inside(now, large) & (np.linalg.norm(large - there[rows], axis=1) < _FARTHEST)
         placed[rows[seen]] = True
         there = there.copy()
         there[placed] = large[seen]

@@ -191,6 +191,7 @@ def carry(
     """
     points = rows.points.astype(np.float32)
     own = own_motion(points - rows.moved, points, last)
+    own[~rows.moved.any(1)] = 0.0  # they have just begun, with no track near that tells
     there = expected(points, rows.moved, own, turn)
     if turn is not None and turn.bends:  # patches are compared as they look after the turn
         start = expected(points, np.zeros_like(points), np.zeros_like(points), turn)

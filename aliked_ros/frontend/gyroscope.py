@@ -33,8 +33,9 @@ _Quaternion = tuple[float, float, float, float]
 LONGEST_GAP = 0.1
 """Seconds between two samples that are bridged, or that the first and the last hold beyond."""
 
+_PENDING = 1.0  # seconds of samples that wait, at most, to be integrated
 _RESTART = 1.0  # seconds: a stamp so far back is of a clock that was set, not of a late sample
-_REST = 0.5  # seconds of rest that show a bias
+_REST, _AVERAGED = 0.5, 5.0  # seconds of rest that show a bias, and that are averaged at most
 _STEADY = 0.03  # rad/s: largest standard deviation of a gyroscope at rest
 _LARGEST_BIAS = 0.2  # rad/s
 
@@ -85,6 +86,8 @@ class Gyroscope:
             if stamp > self._newest:
                 self._pending.append((stamp, (x, y, z)))
                 self._newest = stamp
+                if stamp - self._pending[0][0] > _PENDING:  # no image asks, and they pile up
+                    self._integrate()
 
     def fill(self, stamps: Float64Array, rates: Float64Array) -> None:
         """Take the samples of a recording: stamps N, rates N×3."""
@@ -116,7 +119,8 @@ class Gyroscope:
         """Learn the bias: the IMU did not turn between these stamps."""
         with self._lock:
             self._integrate()
-            rows = slice(bisect_left(self._stamps, before), bisect_right(self._stamps, now))
+            since = max(before, now - _AVERAGED)  # a robot may stand for hours
+            rows = slice(bisect_left(self._stamps, since), bisect_right(self._stamps, now))
             rates = np.reshape(np.array(self._rates[rows]), (-1, 3))
         if now - before < _REST or len(rates) < 2:
             return

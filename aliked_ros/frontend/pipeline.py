@@ -157,7 +157,7 @@ class Pipeline:
 
     @property
     def detecting(self) -> float:
-        """Seconds that the detection behind the images has taken so far; 0 = none runs."""
+        """Seconds that the detection behind the images has taken so far; 0 = none that counts."""
         return 0.0 if self._background is None else self._background.seconds
 
     @property

@@ -55,12 +55,13 @@ class Configured:
         self._node = node
         self._epochs = epochs
         self.config = settings.frontend_config()
-        mask_values(settings["mask_values"])  # refuses nonsense now rather than when active
+        # What would fail at activation is refused now: nonsense, and packages that are missing.
+        mask_values(settings["mask_values"])
+        given_rotation(settings)
         transport = settings["image_transport"]
-        subscribed(transport, settings["video_messages"])  # so is a missing package
+        subscribed(transport, settings["video_messages"])
         if transport in VIDEO:
             import_pyav()
-        given_rotation(settings)
         mask_file = settings["mask_file"]
         self.static_mask = read_mask(Path(mask_file)) if mask_file else None
         self._lock = threading.Lock()

@@ -101,22 +101,26 @@ class ImuInput:
             use_global_arguments=False, start_parameter_services=False, enable_rosout=False,
         )  # fmt: skip
         self._subscriptions = Subscriptions(self._node, warnings)
-        self._transforms = Transforms(self._node) if self._frame else None
+        self._transforms = Transforms(self._node, node.resolve_topic_name) if self._frame else None
         self._subscription = self._subscriptions.add(Imu, self.topic, self._on_imu, _QOS)
         self._executor = SingleThreadedExecutor(context=node.context)
         self._executor.add_node(self._node)
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="imu", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Unsubscribe and end the thread."""
-        self._executor.shutdown()
+        # Not by the executor's shutdown: it takes away what a thread that begins to wait uses.
+        self._executor.create_task(self._ended.set)
         self._thread.join()
+        self._executor.shutdown()
         self._node.destroy_node()
 
     def _serve(self) -> None:
         with contextlib.suppress(ExternalShutdownException):
-            self._executor.spin()
+            while not self._ended.is_set():
+                self._executor.spin_once()
 
     def _on_imu(self, message: Imu, info: Mapping[str, Any]) -> None:
         self._arrived = time.monotonic()
@@ -145,9 +149,12 @@ class ImuInput:
         while 0.0 < needed - self._gyroscope.newest < _NEAR and time.monotonic() < end:
             time.sleep(_WAIT / 10)
 
-    def after(self, pipeline: Pipeline, stamp: float) -> None:
-        """The image has been processed: report what is wrong, and what was learnt."""
-        self._check_stamps(stamp)
+    def after(self, pipeline: Pipeline, stamp: float, received: float) -> None:
+        """The image has been processed: report what is wrong, and what was learnt.
+
+        received: when it came (``time.perf_counter``).
+        """
+        self._check_stamps(stamp + time.perf_counter() - received)
         self._uncalibrated = 0 if pipeline.camera is not None else self._uncalibrated + 1
         if self._uncalibrated > _SETTLED:
             self._warnings.warn(
@@ -166,7 +173,7 @@ class ImuInput:
             self._say(f"{self.topic}: {news}")
 
     def _check_stamps(self, stamp: float) -> None:
-        """Warn of an IMU that is silent, or of another clock."""
+        """Warn of an IMU that is silent, or of another clock; stamp: of an image that comes now."""
         apart = stamp + self._alignment.offset - self._gyroscope.newest
         silent = time.monotonic() - self._arrived > _SILENCE
         if abs(apart) <= _OTHER_CLOCK:
@@ -184,13 +191,14 @@ class ImuInput:
             self._warnings.clear("imu silence")
             self._warnings.warn(
                 "imu clock",
-                f"The stamps of Imu on {self.topic} are {apart:.1f} s before those of the images: "
-                "another clock. Features are predicted without it. Synchronise the clocks, or set "
+                f"The stamps of Imu on {self.topic} are {abs(apart):.1f} s "
+                f"{'before' if apart > 0.0 else 'after'} those of the images: another clock. "
+                "Features are predicted without it. Synchronise the clocks, or set "
                 "stamps to arrival.",
             )
 
     def _look_up(self, frame: str) -> None:
-        """The rotation by tf, until it is known; once a second where it is not."""
+        """The rotation by tf, once a second."""
         now = time.monotonic()
         if self._transforms is None or now - self._looked < _SILENCE:
             return

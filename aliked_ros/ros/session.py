@@ -148,7 +148,7 @@ class Session:
             result = pipeline.process(frame.image)
             self._check_detections(result, pipeline.detecting)
             if self._imu is not None:
-                self._imu.after(pipeline, frame.image.stamp)
+                self._imu.after(pipeline, frame.image.stamp, frame.received)
             stamp = frame.header.stamp
             frame.result = self.numbering.renumbered(result, stamp, pipeline.keyframes)
             frame.reference_stamp = self.numbering.reference_stamp(frame.result)

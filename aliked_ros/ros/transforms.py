@@ -22,13 +22,13 @@ from __future__ import annotations
 import importlib
 import threading
 from bisect import bisect_left, insort
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from scipy.spatial.transform import Rotation, Slerp
@@ -92,8 +92,11 @@ class _Edge:
 class Transforms:
     """Listens to /tf and /tf_static; ``lookup`` may be called from any thread."""
 
-    def __init__(self, node: Node, callback_group: CallbackGroup | None = None) -> None:
-        """ConfigurationError where tf2_msgs is not installed."""
+    def __init__(self, node: Node, resolve: Callable[[str], str] = str) -> None:
+        """ConfigurationError where tf2_msgs is not installed.
+
+        resolve: gives a topic's name; for a ``node`` that is not the one whose remappings count.
+        """
         try:
             kind = importlib.import_module("tf2_msgs.msg").TFMessage
         except ImportError:
@@ -105,9 +108,7 @@ class Transforms:
         self._edges: dict[str, _Edge] = {}
         self._lock = threading.Lock()
         self._subscriptions = [
-            node.create_subscription(
-                kind, topic, partial(self._receive, static), qos, callback_group=callback_group
-            )
+            node.create_subscription(kind, resolve(topic), partial(self._receive, static), qos)
             for topic, static, qos in (("/tf", False, _QOS), ("/tf_static", True, _STATIC_QOS))
         ]
 

@@ -58,7 +58,7 @@ def rates_of(source: str, imu: str = AUTO) -> Rates:
     Raises SourceError if there are none.
     """
     if imu.endswith(".csv"):
-        return _table(Path(imu))
+        return _table(Path(imu).expanduser())
     name, _ = split_topics(source)
     path = Path(source if Path(source).exists() else name).expanduser()
     root = euroc_root(path)
@@ -114,6 +114,8 @@ def _recorded(path: Path, imu: str) -> Rates:
             )
         stamps, rates = [], []
         for _, _, message in bag.messages([topic]):
+            if message.angular_velocity_covariance[0] == -1.0:  # it has none
+                continue
             velocity = message.angular_velocity
             stamps.append(nanoseconds(message.header.stamp))
             rates.append((velocity.x, velocity.y, velocity.z))

@@ -458,6 +458,7 @@ def test_the_first_image_of_an_epoch_has_features(
     gate.failure = None
     before = [behind.process(Image(tum_images(i), i / 30)) for i in range(1, 3)]
     behind.reset()  # while image 2 is in work
+    assert behind.detecting == 0.0, "its result is not wanted"
     after = behind.process(Image(tum_images(3), 0.1))
     back = behind.process(Image(tum_images(4), 0.05))
     small = behind.process(Image(tum_images(5)[:400, :500], 0.2))

@@ -25,11 +25,14 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.alignment import Alignment
+from aliked_ros.frontend.carrier import Carrier
+from aliked_ros.frontend.detector import Request
 from aliked_ros.frontend.following import Rows, begin, carry, nothing
 from aliked_ros.frontend.gyroscope import LONGEST_GAP, Gyroscope
 from aliked_ros.frontend.prediction import Prediction, Turn, expected, own_motion
-from aliked_ros.types import Features, UInt8Array
+from aliked_ros.types import Features, FrameResult, Image, Matches, Tracks, UInt8Array
 from helpers.gyroscope import CAMERA_FROM_IMU, camera, filled, orientation, rates, results
 
 Images = Callable[[int], UInt8Array]
@@ -100,11 +103,14 @@ def test_bad_samples_and_a_clock_that_is_set() -> None:
     assert gyroscope.rotation(-99.9, -99.4) is not None
 
 
-def test_memory_is_bounded() -> None:
+@pytest.mark.parametrize("images", [True, False], ids=["images", "no images"])
+def test_memory_is_bounded(images: bool) -> None:
     gyroscope = Gyroscope(keep=1.0)
     for stamp in np.arange(0.0, 20.0, 0.005):
         gyroscope.add(stamp, (0.0, 0.0, 0.1))
-        gyroscope.rotation(stamp - 0.1, stamp)
+        if images:
+            gyroscope.rotation(stamp - 0.1, stamp)
+    assert len(gyroscope._pending) <= 202
     assert len(gyroscope.samples(0.0, 99.0)[0]) <= 401
     assert gyroscope.rotation(19.0, 19.9) is not None
 
@@ -178,7 +184,7 @@ def _rows(points: np.ndarray) -> Rows:
 def test_flow_follows_a_sudden_turn(
     lens: str, vector: tuple[float, float, float], tum_images: Images
 ) -> None:
-    """Tracks of a real image that the camera turns away from within one image."""
+    """New tracks of a real image that the camera turns on from within one image."""
     model = LENSES[lens]
     before = cv2.cvtColor(tum_images(0), cv2.COLOR_RGB2GRAY)
     turn = Turn(model, Rotation.from_rotvec(vector).as_matrix())
@@ -187,13 +193,32 @@ def test_flow_follows_a_sudden_turn(
     there = turn.carried(points)
     stays = ((there > 12) & (there < [627, 467])).all(1)
     rows = _rows(points[stays])
-    moved, found, _ = carry(rows, before, now, None, turn)
+    moved, found, _ = carry(rows, before, now, None, turn, last=turn)
     errors = np.linalg.norm(moved.points - there[stays], axis=1)[found]
     assert found.mean() > 0.9
     assert np.median(errors) < 0.2
     moved, found, _ = carry(rows, before, now, None)
     right = found & (np.linalg.norm(moved.points - there[stays], axis=1) < 2.0)
     assert right.mean() < 0.5, "without it most are lost"
+
+
+def test_a_wrong_turn_costs_no_tracks(tum_images: Images) -> None:
+    """Flow that loses most of them by the turn is repeated without it."""
+    pixels = tum_images(0)
+    before = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    rows = _rows(cv2.goodFeaturesToTrack(before, 300, 0.01, 8).reshape(-1, 2))
+    wrong = Turn(camera(), Rotation.from_rotvec([0.0, 0.3, 0.2]).as_matrix())
+    config = FrontendConfig(detection="3", verification="none")
+    carrier = Carrier(config, None, None, None, None, lambda *_: wrong)
+    carrier._rows, carrier._images = rows, ((0, before),)
+    tracks = Tracks(rows.ids, np.ones(len(rows), np.uint32), 0)
+    previous = FrameResult(0, 0.0, rows.features(640, 480, ""), Matches.empty(), tracks)
+    request = Request(1, Image(pixels), None, camera(), ())
+    carried = carrier.follow(request, previous, lambda _: None)
+    assert len(carried.rows) > 0.95 * len(rows)
+    assert np.abs(carried.after - carried.before).max() < 0.1
+    _, found, _ = carry(rows, before, before, None, wrong)
+    assert found.mean() < 0.5, "by the turn alone most are lost"
 
 
 def _aligned(

@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,9 @@ def test_recordings(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"2 topics of sensor_msgs/Imu \(/imu, /imu2\)"):
         rates_of(str(two))
     assert len(rates_of(str(two), "/imu2").stamps) == 1
+    without = replace(messages[0], angular_velocity_covariance=np.full(9, -1.0))
+    with pytest.raises(SourceError, match="no angular velocities"):
+        rates_of(str(write(tmp_path / "three", [("/imu", STAMPS[0], without)], MCAP)))
 
 
 def test_tables(tmp_path: Path) -> None:
