@@ -120,7 +120,16 @@ class ImuInput:
     def _serve(self) -> None:
         with contextlib.suppress(ExternalShutdownException):
             while not self._ended.is_set():
-                self._executor.spin_once()
+                try:
+                    self._executor.spin_once()
+                except ExternalShutdownException:
+                    raise
+                except Exception as error:  # of one message
+                    self._warnings.warn(
+                        "imu messages",
+                        f"A message on {self.topic} could not be read ({error}): it is ignored. "
+                        "Is its publisher of the same ROS distribution?",
+                    )
 
     def _on_imu(self, message: Imu, info: Mapping[str, Any]) -> None:
         self._arrived = time.monotonic()

@@ -166,10 +166,10 @@ class OdometryNode(Node):
 
     def _process_rig(self, message: RigFrame) -> None:
         """Follow one camera; sets without it give no pose."""
-        if not self._camera:
+        if not self._camera and message.names:
             self._camera = message.names[0]
             self.get_logger().info(f"Following camera {self._camera} of the rig")
-        for name, frame in zip(message.names, message.frames, strict=True):
+        for name, frame in zip(message.names, message.frames, strict=False):
             if name == self._camera:
                 self._process(frame)
 

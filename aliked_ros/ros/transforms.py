@@ -38,6 +38,7 @@ from aliked_ros.errors import AlikedError, ConfigurationError
 Float64Array = NDArray[np.float64]
 
 _KEPT = 30.0  # seconds of a moving transform
+_JUMP = 5.0  # seconds back that no publisher is late by: a recording begins again
 _QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)  # both as tf2_ros has them
 _STATIC_QOS = QoSProfile(
     depth=100,
@@ -65,7 +66,7 @@ class _Edge:
     def add(self, stamp: float, position: tuple[float, ...], quaternion: tuple[float, ...]) -> None:
         """Take a sample, at its place; forget those long before it, or of another clock."""
         newest = self.samples[-1][0] if self.samples else stamp
-        if self.static or stamp < newest - _KEPT:
+        if self.static or stamp < newest - _JUMP:
             self.samples.clear()
         insort(self.samples, (stamp, position, quaternion))
         while self.samples[0][0] < self.samples[-1][0] - _KEPT:
