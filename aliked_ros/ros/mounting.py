@@ -115,7 +115,8 @@ class Mounting:
             raise ConfigurationError(
                 f"frame_id and base_frame are both {self._base!r}; use odom and base_link."
             )
-        self._transforms = Transforms(node) if self._base or settings["imu"] else None
+        looks_up = settings["imu"] or (self._base and self._fixed is None)
+        self._transforms = Transforms(node) if looks_up else None
         self._gravity = Gravity(node, settings["imu"], warnings) if settings["imu"] else None
         self._waiting: deque[tuple[Estimate, Header]] = deque(maxlen=_WAITING)
         self._level: Float64Array | None = None
@@ -233,7 +234,7 @@ def _pose(text: str) -> Transform | None:
         return None
     try:
         x, y, z, *turn = (float(word) for word in text.replace(",", " ").split())
-        if len(turn) != 4 or not np.isfinite([x, y, z]).all():
+        if len(turn) != 4 or not np.isfinite([x, y, z, *turn]).all():
             raise ValueError
         rotation = Rotation.from_quat(turn).as_matrix()
     except ValueError:
