@@ -55,7 +55,7 @@ DECLARATIONS = (
         needs="tf2_msgs",
     ),
     Declaration(
-        "imu",
+        "imu_topic",
         "",
         "Topic of a sensor_msgs/Imu, whose gravity puts frame_id's z axis upright; empty = none.",
         names="topic",
@@ -63,7 +63,7 @@ DECLARATIONS = (
     Declaration(
         "gravity_wait",
         5.0,
-        "How long poses wait for the robot to stand still for half a second, with imu.",
+        "How long poses wait for the robot to stand still for half a second, with imu_topic.",
         limits=(0.0, 600.0),
         unit="seconds",
     ),
@@ -115,9 +115,10 @@ class Mounting:
             raise ConfigurationError(
                 f"frame_id and base_frame are both {self._base!r}; use odom and base_link."
             )
-        looks_up = settings["imu"] or (self._base and self._fixed is None)
+        imu = settings["imu_topic"]
+        looks_up = imu or (self._base and self._fixed is None)
         self._transforms = Transforms(node) if looks_up else None
-        self._gravity = Gravity(node, settings["imu"], warnings) if settings["imu"] else None
+        self._gravity = Gravity(node, imu, warnings) if imu else None
         self._waiting: deque[tuple[Estimate, Header]] = deque(maxlen=_WAITING)
         self._level: Float64Array | None = None
         self._odom: Transform | None = None
