@@ -184,10 +184,16 @@ class Mounting:
             self._warnings.clear("gravity")
         elif estimate.stamp - self._waiting[0][0].stamp >= self._wait:
             self._level = np.eye(3)
+            assert self._gravity is not None
             self._warnings.warn(
                 "gravity",
                 "No gravity from the IMU: the z axis of the poses is the robot's at the start. "
-                "Stand still for half a second at the start, or raise gravity_wait.",
+                + (
+                    "Stand still for half a second at the start, or raise gravity_wait."
+                    if self._gravity.frame is not None
+                    else f"Nothing has come on {self._gravity.topic}: check imu_topic and the "
+                    "IMU's driver."
+                ),
             )
         return self._level is not None
 
@@ -200,7 +206,7 @@ class Mounting:
         up = self._gravity.up(estimate.stamp)
         if up is None:
             return None
-        base, imu = self._base or camera_frame, self._gravity.frame
+        base, imu = self._base or camera_frame, self._gravity.frame or ""
         if imu != base:
             try:
                 up = self._transforms.lookup(base, imu, estimate.stamp)[:3, :3] @ up
