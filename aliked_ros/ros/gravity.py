@@ -52,8 +52,13 @@ class Gravity:
         self._warnings = warnings
         self._samples: deque[tuple[float, list[float], list[float]]] = deque(maxlen=_KEPT)
         self.frame: str | None = None
-        subscription = node.create_subscription(Imu, topic, self._receive, _QOS)
-        self.topic = subscription.topic_name
+        self._node = node
+        self._subscription = node.create_subscription(Imu, topic, self._receive, _QOS)
+        self.topic = self._subscription.topic_name
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._node.destroy_subscription(self._subscription)
 
     def up(self, stamp: float) -> Float64Array | None:
         """The direction away from the earth in the IMU's axes, of unit length.

@@ -176,15 +176,14 @@ class Mounting:
 
     def _find_level(self, start: Transform, mount: Transform, camera_frame: str) -> bool:
         """Whether waiting for gravity is over: it is known, or did not come in time."""
+        assert self._gravity is not None
         estimate = self._waiting[-1][0]
         up = self._up(estimate, start, mount, camera_frame)
         if up is not None:
             turn, _ = Rotation.align_vectors([[0.0, 0.0, 1.0]], [up])
             self._level = turn.as_matrix()
-            self._warnings.clear("gravity")
         elif estimate.stamp - self._waiting[0][0].stamp >= self._wait:
             self._level = np.eye(3)
-            assert self._gravity is not None
             self._warnings.warn(
                 "gravity",
                 "No gravity from the IMU: the z axis of the poses is the robot's at the start. "
@@ -195,7 +194,10 @@ class Mounting:
                     "IMU's driver."
                 ),
             )
-        return self._level is not None
+        if self._level is None:
+            return False
+        self._gravity.close()
+        return True
 
     def _up(
         self, estimate: Estimate, start: Transform, mount: Transform, camera_frame: str
