@@ -52,7 +52,6 @@ from aliked_ros.ros.session import Session
 from aliked_ros.ros.sets import SILENT
 from aliked_ros.ros.warnings import Warnings, reason
 from aliked_ros.system.cpu import limit_heaps
-from aliked_ros.types import Pose
 
 _QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 _LOG_PERIOD = 5.0  # seconds between two log entries about sets that fail
@@ -263,7 +262,7 @@ def _features(job: Job) -> FeatureFrame:
 
 def _pose_message(pose: Float64Array | None) -> PoseMessage:
     matrix = np.eye(4) if pose is None else pose
-    return pose_message(Pose(matrix[:3, :3], matrix[:3, 3], metric=True))
+    return pose_message(matrix[:3, :3], matrix[:3, 3])
 
 
 def main(args: Sequence[str] | None = None) -> int:
