@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -243,11 +244,13 @@ def _pose(text: str) -> Transform | None:
         return None
     try:
         x, y, z, *turn = (float(word) for word in text.replace(",", " ").split())
-        if len(turn) != 4 or not np.isfinite([x, y, z, *turn]).all():
+        unit = len(turn) == 4 and 0.99 < math.hypot(*turn) < 1.01
+        if not (unit and np.isfinite([x, y, z]).all()):
             raise ValueError
         rotation = Rotation.from_quat(turn).as_matrix()
     except ValueError:
         raise ConfigurationError(
-            f"parameter camera_pose is {text!r}; it must be seven numbers, 'x y z qx qy qz qw'."
+            f"parameter camera_pose is {text!r}; it must be seven numbers, 'x y z qx qy qz qw', "
+            "the quaternion of length 1."
         ) from None
     return Transform(rotation, np.array([x, y, z]))
