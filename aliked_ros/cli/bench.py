@@ -118,13 +118,14 @@ def batch(
 ) -> None:
     """Time 'batch': two workers against one and against two threads, its overhead, and the cost.
 
-    Needs two cores and 'make setup GROUP=fleet'; takes about seven minutes on a quiet
+    Needs two cores, 'make setup GROUP=fleet' and ROS 2; takes about seven minutes on a quiet
     machine.
     """
     from aliked_ros.cli.batch import require_fleet
     from aliked_ros.console.progress import share_progress
 
     require_fleet("bench batch")
+    require_ros("the recordings of 'bench batch' need")
     from aliked_ros.fleet.benchmark import as_text, time_batch
 
     with share_progress(console()) as report:

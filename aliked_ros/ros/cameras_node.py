@@ -24,6 +24,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from rclpy.exceptions import InvalidParameterTypeException, InvalidTopicNameException
@@ -38,6 +39,7 @@ from aliked_ros.errors import ConfigurationError
 from aliked_ros.ros import running, transports
 from aliked_ros.ros.declarations import Declaration, declare_known
 from aliked_ros.ros.frontend_node import FrontendNode
+from aliked_ros.ros.managed_node import EndedError
 from aliked_ros.ros.parameters import warn_of_unknown_names
 from aliked_ros.ros.warnings import reason
 from aliked_ros.system.cpu import limit_heaps
@@ -71,7 +73,8 @@ def declarations(camera: str) -> list[Declaration]:
 class CamerasNode(Node):
     """Starts a front-end for each name in the parameter ``cameras``, and serves all of them.
 
-    A failure of one, at its start too, is logged and does not affect the others.
+    A failure of one, at its start too, is logged and does not affect the others. One that ends
+    itself (``silence_action``) ends the process.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class CamerasNode(Node):
         self.frontends: dict[str, FrontendNode] = {}  # those that could be made, by name
         self._threads: list[threading.Thread] = []
         self._starting = threading.Lock()
+        self._ended: EndedError | None = None
         self.names = names = self._names()
         known = [item.name for name in names for item in declarations(name)]
         warn_of_unknown_names(self, ["cameras", *known, *(item.name for item in own_declarations)])
@@ -99,14 +103,17 @@ class CamerasNode(Node):
             raise ConfigurationError("No camera could be started; fix the errors above.")
 
     def run(self, executor: SingleThreadedExecutor) -> None:
-        """Serve the cameras until shutdown."""
+        """Serve the cameras until shutdown. Raises EndedError where one of them ends itself."""
         self._threads = [
             threading.Thread(target=self._serve, args=(frontend,))
             for frontend in self.frontends.values()
         ]
         for thread in self._threads:
             thread.start()
-        executor.spin()
+        with suppress(ExternalShutdownException):
+            executor.spin()
+        if self._ended is not None:
+            raise self._ended
 
     def close(self) -> None:
         """End all cameras."""
@@ -127,6 +134,9 @@ class CamerasNode(Node):
             frontend.serve(executor)
         except ExternalShutdownException:
             pass
+        except EndedError as error:
+            self._ended = error
+            running.shut_down(self.context)
         except Exception as error:
             if self.context.ok():
                 frontend.get_logger().fatal(f"This camera has ended: {reason(error)}")

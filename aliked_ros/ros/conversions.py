@@ -31,6 +31,7 @@ from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Quaternion
 from geometry_msgs.msg import Pose as PoseMessage
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
@@ -59,7 +60,6 @@ from aliked_ros.io.messages import seconds as seconds
 from aliked_ros.types import (
     Candidate,
     FrameResult,
-    Pose,
     UInt8Array,
 )
 
@@ -244,7 +244,7 @@ def candidate_message(
     if candidate.pose is not None:
         message.has_pose = True
         message.metric = bool(candidate.pose.metric)
-        message.pose = pose_message(candidate.pose)
+        message.pose = pose_message(candidate.pose.rotation, candidate.pose.translation)
     return message
 
 
@@ -277,19 +277,18 @@ def loop_message(loop: Loop) -> LoopCandidate:
     if loop.candidate.pose is not None:
         message.has_pose = True
         message.metric = bool(loop.candidate.pose.metric)
-        message.pose.pose = pose_message(loop.candidate.pose)
+        pose = loop.candidate.pose
+        message.pose.pose = pose_message(pose.rotation, pose.translation)
         if loop.covariance is not None:
             message.pose.covariance = loop.covariance.ravel()
     return message
 
 
-def pose_message(pose: Pose) -> PoseMessage:
-    """A rigid transform as position and unit quaternion."""
-    turn = cv2.Rodrigues(pose.rotation)[0].ravel()
-    half = np.linalg.norm(turn) / 2
-    x, y, z = (turn / 2 * np.sinc(half / np.pi)).tolist()
-    orientation = Quaternion(x=x, y=y, z=z, w=float(np.cos(half)))
-    x, y, z = pose.translation.tolist()
+def pose_message(rotation: NDArray[np.float64], translation: NDArray[np.float64]) -> PoseMessage:
+    """A rigid transform as position and unit quaternion. rotation: 3×3. translation: 3."""
+    x, y, z, w = Rotation.from_matrix(rotation).as_quat().tolist()
+    orientation = Quaternion(x=x, y=y, z=z, w=w)
+    x, y, z = translation.tolist()
     return PoseMessage(position=Point(x=x, y=y, z=z), orientation=orientation)
 
 

@@ -74,9 +74,7 @@ class Extrinsics:
             return self._poses[camera]
         subject = f"extrinsics of {camera}"
         try:
-            if not header.frame_id:
-                raise ConfigurationError("its images have no frame_id; set that of its driver")
-            if not self.frame:
+            if header.frame_id and not self.frame:
                 raise ConfigurationError(
                     f"rig_frame is empty, and no image of {self._first} has told its frame; set "
                     "rig_frame"

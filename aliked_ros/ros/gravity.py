@@ -45,15 +45,20 @@ _DOUBT = 0.1  # of gravity's: scale and bias of a cheap IMU
 class Gravity:
     """Listens to a sensor_msgs/Imu.
 
-    frame: of its messages; "" before the first.
+    topic: its whole name. frame: of its messages; None before the first.
     """
 
     def __init__(self, node: Node, topic: str, warnings: Warnings) -> None:
         self._warnings = warnings
         self._samples: deque[tuple[float, list[float], list[float]]] = deque(maxlen=_KEPT)
-        self.frame = ""
-        subscription = node.create_subscription(Imu, topic, self._receive, _QOS)
-        self._topic = subscription.topic_name
+        self.frame: str | None = None
+        self._node = node
+        self._subscription = node.create_subscription(Imu, topic, self._receive, _QOS)
+        self.topic = self._subscription.topic_name
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._node.destroy_subscription(self._subscription)
 
     def up(self, stamp: float) -> Float64Array | None:
         """The direction away from the earth in the IMU's axes, of unit length.
@@ -65,8 +70,8 @@ class Gravity:
         newest = self._samples[-1][0]
         if abs(newest - stamp) > _OTHER_CLOCK:
             self._warnings.warn(
-                self._topic,
-                f"{self._topic} is {abs(newest - stamp):.1f} s "
+                self.topic,
+                f"{self.topic} is {abs(newest - stamp):.1f} s "
                 f"{'behind' if newest < stamp else 'ahead of'} the images: the two have different "
                 "clocks, and gravity is not used. Give both drivers the same clock.",
             )
@@ -82,8 +87,8 @@ class Gravity:
             return None
         if abs(size / _GRAVITY - 1.0) > _DOUBT and not self._in_g(size):
             self._warnings.warn(
-                self._topic,
-                f"{self._topic} has an acceleration of {size:.2f} m/s² while it stands still, "
+                self.topic,
+                f"{self.topic} has an acceleration of {size:.2f} m/s² while it stands still, "
                 f"where gravity is {_GRAVITY}: gravity is not used. Publish the measured "
                 "acceleration, with gravity, in m/s².",
             )
@@ -94,8 +99,8 @@ class Gravity:
         if abs(size - 1.0) > _DOUBT:
             return False
         self._warnings.warn(
-            self._topic,
-            f"{self._topic} has an acceleration of {size:.2f} while it stands still: that is g, "
+            self.topic,
+            f"{self.topic} has an acceleration of {size:.2f} while it stands still: that is g, "
             "not m/s². Its direction is used all the same; correct the driver.",
         )
         return True

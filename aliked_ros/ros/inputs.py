@@ -63,7 +63,8 @@ class Inputs:
     The executor's thread calls what begins with ``on_``; :meth:`image` and :meth:`check` are for
     one other thread.
 
-    calibration: what the CameraInfos say. paused: images are ignored.
+    calibration: what the CameraInfos say. paused: images are ignored. in_sets: an image belongs to
+    those of other cameras of the same stamp.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Inputs:
         deliver: Deliver,
     ) -> None:
         """Subscribe. ``deliver``: called with each image when it is to be processed."""
-        self.paused = False
+        self.paused = self.in_sets = False
         self._node = node
         self._settings = settings
         self._statistics = statistics
@@ -295,18 +296,11 @@ class Inputs:
     def _decode(self, frame: Frame, packet: VideoPacket) -> bool:
         """Replace the packet by the newest picture, which with B-frames is an earlier packet's."""
         assert self._video is not None
-        picture = self._video.picture(packet)
+        paired = isinstance(self._partners, Partners) or self._stamped_masks is not None
+        video = self._video
+        picture = (video.own_picture if paired or self.in_sets else video.picture)(packet)
         if picture is None:
             return False
-        paired = isinstance(self._partners, Partners) or self._stamped_masks is not None
-        if picture.packet is not packet and paired:
-            self._warnings.warn(
-                "B-frames",
-                f"The video on {self.topic} has B-frames: its pictures come too late to be paired. "
-                "Encode it without (bframes 0, tune zerolatency).",
-            )
-            return False
-        self._warnings.clear("B-frames")
         self._check_stamp(nanoseconds(picture.packet.header.stamp))
         frame.message = image_message(picture.pixels(), picture.packet.header)
         return True

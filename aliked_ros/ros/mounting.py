@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ DECLARATIONS = (
         needs="tf2_msgs",
     ),
     Declaration(
-        "imu",
+        "imu_topic",
         "",
         "Topic of a sensor_msgs/Imu, whose gravity puts frame_id's z axis upright; empty = none.",
         names="topic",
@@ -63,7 +64,7 @@ DECLARATIONS = (
     Declaration(
         "gravity_wait",
         5.0,
-        "How long poses wait for the robot to stand still for half a second, with imu.",
+        "How long poses wait for the robot to stand still for half a second, with imu_topic.",
         limits=(0.0, 600.0),
         unit="seconds",
     ),
@@ -115,8 +116,10 @@ class Mounting:
             raise ConfigurationError(
                 f"frame_id and base_frame are both {self._base!r}; use odom and base_link."
             )
-        self._transforms = Transforms(node) if self._base or settings["imu"] else None
-        self._gravity = Gravity(node, settings["imu"], warnings) if settings["imu"] else None
+        imu = settings["imu_topic"]
+        looks_up = imu or (self._base and self._fixed is None)
+        self._transforms = Transforms(node) if looks_up else None
+        self._gravity = Gravity(node, imu, warnings) if imu else None
         self._waiting: deque[tuple[Estimate, Header]] = deque(maxlen=_WAITING)
         self._level: Float64Array | None = None
         self._odom: Transform | None = None
@@ -174,20 +177,28 @@ class Mounting:
 
     def _find_level(self, start: Transform, mount: Transform, camera_frame: str) -> bool:
         """Whether waiting for gravity is over: it is known, or did not come in time."""
+        assert self._gravity is not None
         estimate = self._waiting[-1][0]
         up = self._up(estimate, start, mount, camera_frame)
         if up is not None:
             turn, _ = Rotation.align_vectors([[0.0, 0.0, 1.0]], [up])
             self._level = turn.as_matrix()
-            self._warnings.clear("gravity")
         elif estimate.stamp - self._waiting[0][0].stamp >= self._wait:
             self._level = np.eye(3)
             self._warnings.warn(
                 "gravity",
                 "No gravity from the IMU: the z axis of the poses is the robot's at the start. "
-                "Stand still for half a second at the start, or raise gravity_wait.",
+                + (
+                    "Stand still for half a second at the start, or raise gravity_wait."
+                    if self._gravity.frame is not None
+                    else f"Nothing has come on {self._gravity.topic}: check imu_topic and the "
+                    "IMU's driver."
+                ),
             )
-        return self._level is not None
+        if self._level is None:
+            return False
+        self._gravity.close()
+        return True
 
     def _up(
         self, estimate: Estimate, start: Transform, mount: Transform, camera_frame: str
@@ -198,7 +209,7 @@ class Mounting:
         up = self._gravity.up(estimate.stamp)
         if up is None:
             return None
-        base, imu = self._base or camera_frame, self._gravity.frame
+        base, imu = self._base or camera_frame, self._gravity.frame or ""
         if imu != base:
             try:
                 up = self._transforms.lookup(base, imu, estimate.stamp)[:3, :3] @ up
@@ -233,11 +244,13 @@ def _pose(text: str) -> Transform | None:
         return None
     try:
         x, y, z, *turn = (float(word) for word in text.replace(",", " ").split())
-        if len(turn) != 4 or not np.isfinite([x, y, z]).all():
+        unit = len(turn) == 4 and 0.99 < math.hypot(*turn) < 1.01
+        if not (unit and np.isfinite([x, y, z]).all()):
             raise ValueError
         rotation = Rotation.from_quat(turn).as_matrix()
     except ValueError:
         raise ConfigurationError(
-            f"parameter camera_pose is {text!r}; it must be seven numbers, 'x y z qx qy qz qw'."
+            f"parameter camera_pose is {text!r}; it must be seven numbers, 'x y z qx qy qz qw', "
+            "the quaternion of length 1."
         ) from None
     return Transform(rotation, np.array([x, y, z]))

@@ -29,16 +29,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import (
-    Point,
-    Pose,
-    PoseArray,
-    PoseStamped,
-    Quaternion,
-    TransformStamped,
-    Twist,
-    Vector3,
-)
+from geometry_msgs.msg import PoseArray, PoseStamped, TransformStamped, Twist, Vector3
 from nav_msgs.msg import Odometry as OdometryMessage
 from nav_msgs.msg import Path
 from rclpy.executors import SingleThreadedExecutor
@@ -46,17 +37,16 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message, serialize_message
-from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame, RigFrame
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.odometry import Noise, Observation, Odometry, pixel_size
-from aliked_ros.odometry.geometry import Float64Array, Transform
+from aliked_ros.odometry.geometry import Float64Array
 from aliked_ros.odometry.velocity import Velocity
 from aliked_ros.ros import mounting, running
-from aliked_ros.ros.conversions import feature_frame, seconds, stamp_from_seconds
+from aliked_ros.ros.conversions import feature_frame, pose_message, seconds, stamp_from_seconds
 from aliked_ros.ros.declarations import Declaration
 from aliked_ros.ros.parameters import declare
 from aliked_ros.ros.warnings import Warnings
@@ -214,7 +204,7 @@ class OdometryNode(Node):
         header = Header(stamp=placed.header.stamp, frame_id=self._frame_id)
         velocity, doubt = self._velocity.update(estimate.stamp, placed.pose, placed.noise)
         message = OdometryMessage(header=header, child_frame_id=placed.frame)
-        message.pose.pose = _pose(placed.pose)
+        message.pose.pose = pose_message(placed.pose.rotation, placed.pose.translation)
         message.pose.covariance = placed.covariance.ravel()
         message.twist.twist = _twist(velocity)
         message.twist.covariance = doubt.ravel()
@@ -233,12 +223,6 @@ class OdometryNode(Node):
             self._map.publish(
                 _cloud(self._mounting.odom_from_world(self._odometry.points()), header)
             )
-
-
-def _pose(camera: Transform) -> Pose:
-    x, y, z = camera.translation.tolist()
-    qx, qy, qz, qw = Rotation.from_matrix(camera.rotation).as_quat().tolist()
-    return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
 
 
 def _twist(velocity: Float64Array) -> Twist:

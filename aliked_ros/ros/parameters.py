@@ -37,7 +37,7 @@ FRONTEND_NAMES = frozenset(item.name for item in DECLARATIONS)
 ODOMETRY_NAMES = frozenset(
     (
         "frontend", "rig", "frame_id", "base_frame", "camera_pose", "publish_tf",
-        "imu", "gravity_wait", "ray_noise", "inverse_depth_noise",
+        "imu_topic", "gravity_wait", "ray_noise", "inverse_depth_noise",
     )
 )  # fmt: skip
 _TOPIC_NAMES = ("image", "camera_info", "mask", "right_image", "right_camera_info", "depth_image")

@@ -215,10 +215,10 @@ class Partners:
         """
         partner = None
         if self._video is not None and isinstance(frame.partner, VideoPacket):
-            packet, picture = frame.partner, self._video.picture(frame.partner)
+            picture = self._video.own_picture(frame.partner)
             frame.partner = None
-            if picture is not None and picture.packet is packet:  # not so with B-frames
-                frame.partner = image_message(picture.pixels(), packet.header)
+            if picture is not None:
+                frame.partner = image_message(picture.pixels(), picture.header)
         if frame.partner is not None:
             height, width = image.pixels.shape[:2]
             partner = self._pixels(frame.partner, (height, width))

@@ -142,13 +142,6 @@ class TransformPoses:
 
     def add(self, place: Place) -> None:
         """See ``Poses``."""
-        if not place.frame:
-            self._warnings.warn(
-                "pose",
-                "Keyframes have no pose: the images' frame_id is empty, so tf cannot place the "
-                "camera. Set it in the camera driver.",
-            )
-            return
         self._without.append((time.monotonic(), place))
         self.look()
 

@@ -52,7 +52,6 @@ from aliked_ros.ros.session import Session
 from aliked_ros.ros.sets import SILENT
 from aliked_ros.ros.warnings import Warnings, reason
 from aliked_ros.system.cpu import limit_heaps
-from aliked_ros.types import Pose
 
 _QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 _LOG_PERIOD = 5.0  # seconds between two log entries about sets that fail
@@ -120,6 +119,7 @@ class RigNode(CamerasNode):
         self._pool.shutdown()
 
     def _open_port(self, camera: str, session: Session) -> CameraPort:
+        session.inputs.in_sets = True
         if camera in self._extrinsics.models:
             session.inputs.calibration.assume(self._extrinsics.models[camera])
         return self._worker.open(camera, session)
@@ -217,16 +217,17 @@ class RigNode(CamerasNode):
 
     def _why_missing(self, name: str) -> str:
         frontend = self.frontends.get(name)
+        delay = self._worker.sets.delays.get(name)  # which the cameras' threads change
         if frontend is None or frontend.state != "active":
-            reason = "its front-end is not active. See its log"
-        elif name in self._worker.sets.delays:
-            reason = (
-                f"its images come {self._worker.sets.delays[name]:.3f} s after the first of their "
-                f"set, sync_wait is {self.settings['sync_wait']:.3f} s. Raise sync_wait"
+            why = "its front-end is not active. See its log"
+        elif delay is not None:
+            why = (
+                f"its images come {delay:.3f} s after the first of their set, sync_wait is "
+                f"{self.settings['sync_wait']:.3f} s. Raise sync_wait"
             )
         else:
-            reason = "no usable image of the sets' stamps comes. See its status"
-        return f"Sets go out without camera {name}: {reason}."
+            why = "no usable image of the sets' stamps comes. See its status"
+        return f"Sets go out without camera {name}: {why}."
 
     def _report_problems(self, problems: Sequence[Problem]) -> None:
         """Warn of extrinsics that the images contradict."""
@@ -261,7 +262,7 @@ def _features(job: Job) -> FeatureFrame:
 
 def _pose_message(pose: Float64Array | None) -> PoseMessage:
     matrix = np.eye(4) if pose is None else pose
-    return pose_message(Pose(matrix[:3, :3], matrix[:3, 3], metric=True))
+    return pose_message(matrix[:3, :3], matrix[:3, 3])
 
 
 def main(args: Sequence[str] | None = None) -> int:

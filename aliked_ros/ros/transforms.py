@@ -137,6 +137,10 @@ class Transforms:
         newest of each. Raises TransformError.
         """
         target, source = _name(target), _name(source)
+        if not (target and source):
+            raise TransformError(
+                "the frame_id of a message is empty: set it in its driver", later=False
+            )
         with self._lock:
             to_target, to_source = self._path(target), self._path(source)
             common = next((frame for frame in to_source if frame in to_target), None)

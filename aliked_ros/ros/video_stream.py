@@ -84,6 +84,21 @@ class VideoStream:
             self._warnings.clear(subject)
         return picture
 
+    def own_picture(self, packet: VideoPacket) -> Picture | None:
+        """That of this packet, for what is paired; with B-frames none, and a warning."""
+        picture, subject = self.picture(packet), f"B-frames on {self._topic}"
+        if picture is None:
+            return None
+        if picture.packet is packet:
+            self._warnings.clear(subject)
+            return picture
+        self._warnings.warn(
+            subject,
+            f"The video on {self._topic} has B-frames: its pictures come too late to be paired. "
+            "Encode it without (bframes 0, tune zerolatency).",
+        )
+        return None
+
     def _until(self, packet: VideoPacket) -> list[tuple[int, VideoPacket]]:
         """The packets up to one, from the last on with which decoding can begin."""
         found: list[tuple[int, VideoPacket]] = []

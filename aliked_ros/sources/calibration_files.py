@@ -110,7 +110,7 @@ def _read(path: Path) -> Calibration:
         return _colmap(path, text)
     if (path.suffix == ".xml" or text.startswith("%YAML")) and "T_BS" not in text:
         return _opencv(path)
-    document = _document(path)
+    document = _document(path, text)
     if isinstance(document, Mapping):
         for key, read in _KINDS.items():
             if key in document:
@@ -129,9 +129,9 @@ def _text(path: Path) -> str:
         raise SourceError(f"{path} cannot be read: {error}.") from error
 
 
-def _document(path: Path) -> Any:
+def _document(path: Path, text: str) -> Any:
     try:
-        return parse_yaml(_text(path))
+        return parse_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -171,7 +171,7 @@ def read_camchain(path: Path) -> list[tuple[Calibration, NDArray[np.float64]]]:
     The pose is 4×4, cam0_from_camN: p_cam0 = R·p_camN + t, metres, from the chain of T_cn_cnm1.
     Raises SourceError if it cannot be read, or a camera or its transform is not possible.
     """
-    document = _document(path)
+    document = _document(path, _text(path))
     cameras: list[tuple[Calibration, NDArray[np.float64]]] = []
     pose = np.eye(4)
     while isinstance(document, Mapping) and (name := f"cam{len(cameras)}") in document:

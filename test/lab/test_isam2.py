@@ -43,7 +43,7 @@ from aliked_ros.evaluation.poses import true_poses
 from aliked_ros.ros.conversions import feature_frame, pose_message, stamp_from_seconds
 from aliked_ros.ros.recording import Recording
 from aliked_ros.sources import open_source
-from aliked_ros.types import Features, FrameResult, Matches, Pose, Tracks
+from aliked_ros.types import Features, FrameResult, Matches, Tracks
 from helpers.ros import RELIABLE, Probe, RosProcess, environment
 
 EXAMPLE = ROOT / "examples" / "isam2.py"
@@ -102,7 +102,7 @@ def record(path: Path, tracks_return: bool, loop: bool) -> None:
             found = LOOP(header=message.header, keyframe_stamp=stamp_from_seconds(0))
             found.has_pose = found.metric = True
             shift = turn.T @ (centre - place)
-            found.pose.pose = pose_message(Pose(turn.T @ rotation, shift, True))
+            found.pose.pose = pose_message(turn.T @ rotation, shift)
             found.pose.covariance = np.diag([1e-4] * 3 + [1e-5] * 3).ravel()
             recording.add("/aliked_frontend/loops", serialize_message(found), index, index)
     recording.finish()

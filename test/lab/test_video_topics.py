@@ -30,7 +30,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 from builtin_interfaces.msg import Time
 from std_msgs.msg import Header
 
-from helpers import msgs
+from helpers import video_messages
 from helpers.data import read_rgb
 from helpers.ros import RELIABLE, Probe, RosProcess
 from helpers.video import Encoded, encode
@@ -47,8 +47,8 @@ ARGUMENTS = [
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prefix = tmp_path_factory.mktemp("messages") / "install"
-    msgs.build(prefix)
-    msgs.load(prefix)
+    video_messages.build(prefix)
+    video_messages.load(prefix)
     return prefix
 
 
@@ -64,7 +64,7 @@ class Video:
     def __init__(self, packages: Path, log: Path) -> None:
         self.probe = Probe()
         self.process = RosProcess(
-            "aliked_ros.ros.frontend_node", log, *ARGUMENTS, **msgs.environment(packages)
+            "aliked_ros.ros.frontend_node", log, *ARGUMENTS, **video_messages.environment(packages)
         )
         self.probe.wait_for_state("active")
         self.seconds = 1_700_000_000

@@ -215,7 +215,7 @@ def test_the_robot_on_tf_upright_with_covariances_and_velocity(probe, tmp_path):
     publisher = probe.node.create_publisher(FeatureFrame, "eye/features", RELIABLE)
     process = RosProcess(
         MODULE, tmp_path / "log", "-p", "frontend:=eye", "-p", "base_frame:=base_link",
-        "-p", "publish_tf:=true", "-p", "imu:=imu",
+        "-p", "publish_tf:=true", "-p", "imu_topic:=imu",
     )  # fmt: skip
     wait_connected(probe, publisher)
     probe.wait(imu.get_subscription_count)
@@ -323,7 +323,7 @@ def test_a_robot_upside_down_and_no_rest_go_on_with_a_sentence(probe, tmp_path):
     publisher = probe.node.create_publisher(FeatureFrame, "eye/features", RELIABLE)
     process = RosProcess(
         MODULE, tmp_path / "log", "-p", "frontend:=eye", "-p", "base_frame:=base_link",
-        "-p", "camera_pose:=0.3 0 0.2 -0.5 0.5 -0.5 0.5", "-p", "imu:=imu",
+        "-p", "camera_pose:=0.3 0 0.2 -0.5 0.5 -0.5 0.5", "-p", "imu_topic:=imu",
         "-p", "gravity_wait:=0.5",
     )  # fmt: skip
     wait_connected(probe, publisher)

@@ -27,6 +27,8 @@ import pytest
 
 from aliked_ros.errors import ConfigurationError, ImageError
 from aliked_ros.io.video import NoPictureYet, VideoDecoder, VideoPacket
+from aliked_ros.ros.video_stream import VideoStream
+from aliked_ros.ros.warnings import Warnings
 from helpers.data import read_rgb, shared_folder
 from helpers.video import Encoded, difference, encode
 
@@ -163,6 +165,20 @@ def test_parameters_may_come_in_packets_of_their_own(codec):
 def test_another_codec_is_refused_by_name(codec):
     with pytest.raises(ImageError, match=f"codec '{codec}'; publish h264 or h265"):
         VideoDecoder().decode(VideoPacket(None, codec, packets("h264")[0].data))
+
+
+@pytest.mark.parametrize(("between", "refused"), [(0, False), (2, True)])
+def test_what_is_paired_gets_the_packets_own_picture_or_none(between, refused):
+    said: list[str] = []
+    stream = VideoStream("/image", Warnings(said.append, lambda _: None))
+    found = []
+    for number, one in enumerate(packets("h264", between), 1):
+        packet = VideoPacket(None, "h264", one.data)
+        stream.put(packet, {"publication_sequence_number": number})
+        picture = stream.own_picture(packet)
+        found.append(picture is not None and picture.packet is packet)
+    assert set(found) == {not refused}
+    assert ["has B-frames" in one for one in said] == [True] * refused
 
 
 def test_waiting_is_told_from_damage():

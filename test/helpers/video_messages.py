@@ -12,12 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The messages of video topics, which the registries do not have: built here, for the tests alone.
+"""Builds the messages of video topics (test/msgs/video) for the tests that ask for them.
 
-The folders hold the fields of ``foxglove_msgs/CompressedVideo`` and
-``ffmpeg_image_transport_msgs/FFMPEGPacket`` as their documentation lists them.
-They are not in test/msgs, whose packages all tests see: tests of rviz and Foxglove would take this
-foxglove_msgs for a whole one.
+They are not installed for all tests: those of rviz and Foxglove would take this foxglove_msgs for a
+whole one.
 """
 
 from __future__ import annotations
@@ -48,7 +46,7 @@ def build(prefix: Path) -> None:
     for package in PACKAGES:
         folder = prefix.with_name(f"build_{package}")
         for command in (
-            ["cmake", "-G", "Ninja", "-S", str(Path(__file__).with_name(package)), "-B",
+            ["cmake", "-G", "Ninja", "-S", str(ROOT / "test" / "msgs" / "video" / package), "-B",
              str(folder), f"-DCMAKE_INSTALL_PREFIX={prefix}", "-DBUILD_TESTING=OFF",
              f"-DPython3_EXECUTABLE={sys.executable}",
              f"-DCMAKE_PROJECT_INCLUDE={ROOT / 'tools' / 'ros_wheels.cmake'}"],
