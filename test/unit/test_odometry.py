@@ -119,6 +119,28 @@ def test_bundle_adjustment_keeps_a_view_that_sees_none_of_the_points(room):
         assert len(found) == 90
 
 
+def test_depth_that_is_wrong_in_the_same_way_in_every_view_does_not_outweigh_the_rays(room):
+    """As at a depth edge: a tenth of the points look 30 % farther, from wherever they are seen."""
+    wrong = np.arange(COUNT) % 10 == 0
+    moved = []
+    for share in (1.0, 1.3):
+        views = []
+        for index in range(0, 20, 2):
+            seen = room.observation(index)
+            depth = np.where(wrong[: len(seen.ids)], share, 1.0) * seen.depth.astype(float)
+            views.append(
+                View(
+                    room.camera(index), seen.rays.astype(float), depth,
+                    {int(track): row for row, track in enumerate(seen.ids)},
+                )
+            )  # fmt: skip
+        points = dict(zip(room.ids.tolist(), room.points, strict=True))
+        cameras, _ = adjust(views, points, Noise(), fixed=1, metric=True)
+        error = cameras[-1].translation - room.camera(18).translation
+        moved.append(float(np.linalg.norm(error)))
+    assert moved[1] < moved[0] + 0.003, moved
+
+
 def test_with_depth_poses_are_metric_from_the_first_image_on(room):
     odometry = Odometry()
     for index in range(60):
