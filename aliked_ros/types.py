@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
 UInt8Array = NDArray[np.uint8]
 UInt32Array = NDArray[np.uint32]
 UInt64Array = NDArray[np.uint64]

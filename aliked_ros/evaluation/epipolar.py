@@ -42,9 +42,7 @@ from aliked_ros.evaluation.poses import has_truth, true_poses
 from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.sources import open_source
-from aliked_ros.types import Float32Array, FrameResult, Image, UInt8Array
-
-Float64Array = NDArray[np.float64]
+from aliked_ros.types import Float32Array, Float64Array, FrameResult, Image, UInt8Array
 
 _CORRECT = 3.0  # pixels from the epipolar line
 _COLUMNS, _ROWS = 8, 6  # cells of the image, for coverage

@@ -25,7 +25,6 @@ from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation, Slerp
 
 from aliked_ros.backends.base import Backend
@@ -37,9 +36,8 @@ from aliked_ros.frontend.alignment import Alignment
 from aliked_ros.frontend.gyroscope import Gyroscope
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.sources.imu import Rates
-from aliked_ros.types import Image
+from aliked_ros.types import Float64Array, Image
 
-Float64Array = NDArray[np.float64]
 Progress = Callable[[str], None] | None
 
 

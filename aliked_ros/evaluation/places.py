@@ -49,6 +49,7 @@ from aliked_ros.sources import open_source
 from aliked_ros.sources.virtual import VirtualCamera
 from aliked_ros.types import (
     Features,
+    Float64Array,
     FrameResult,
     Image,
     Keyframe,
@@ -56,8 +57,6 @@ from aliked_ros.types import (
     Tracks,
     UInt8Array,
 )
-
-Float64Array = NDArray[np.float64]
 
 _SAME = 0.25  # share of the view that is seen in a keyframe, for it to show the same place
 _VERIFIED = 3  # candidates of an index

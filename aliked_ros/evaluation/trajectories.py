@@ -27,14 +27,12 @@ from evo.core.metrics import APE, RPE, PoseRelation
 from evo.core.sync import associate_trajectories
 from evo.core.trajectory import PoseTrajectory3D
 from evo.tools import file_interface
-from numpy.typing import NDArray
 
 from aliked_ros.errors import SourceError
 from aliked_ros.io.messages import whole_nanoseconds
 from aliked_ros.io.results import output_path
 from aliked_ros.odometry.geometry import Transform
-
-Float64Array = NDArray[np.float64]
+from aliked_ros.types import Float64Array
 
 _LARGEST_GAP = 0.005  # seconds between a pose and its ground truth
 _LEAST_POSES = 3  # needed for an alignment

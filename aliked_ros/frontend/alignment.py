@@ -27,15 +27,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.frontend.gyroscope import LONGEST_GAP, Gyroscope
 from aliked_ros.frontend.keyframes import shared_rows
-from aliked_ros.types import FrameResult
-
-Float64Array = NDArray[np.float64]
+from aliked_ros.types import Float64Array, FrameResult
 
 _SHORTEST, _LONGEST = 0.08, 1.0  # seconds between two images that are compared
 _LEAST_SHARED = 30  # tracks in both

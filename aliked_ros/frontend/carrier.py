@@ -35,7 +35,6 @@ from aliked_ros.frontend.following import (
     merge,
     nothing,
 )
-from aliked_ros.frontend.fusion import Float64Array
 from aliked_ros.frontend.keyframes import shared_rows
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.verification import Verifier
@@ -44,6 +43,7 @@ from aliked_ros.types import (
     BoolArray,
     Features,
     Float32Array,
+    Float64Array,
     FrameResult,
     Image,
     Matches,

@@ -17,11 +17,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from aliked_ros.types import Candidate, Float32Array, Pose
-
-Float64Array = NDArray[np.float64]
+from aliked_ros.types import Candidate, Float32Array, Float64Array, Pose
 
 _LEAST_NOISE = 0.3  # pixels: residuals of few points may be smaller by chance
 _OUTLIER = 3.0  # pixels

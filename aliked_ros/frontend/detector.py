@@ -36,7 +36,7 @@ from aliked_ros.frontend.following import (
     associate,
     detection_of,
 )
-from aliked_ros.frontend.fusion import Filters, Float64Array, detection_noise
+from aliked_ros.frontend.fusion import Filters, detection_noise
 from aliked_ros.frontend.keyframes import shared_rows
 from aliked_ros.frontend.matcher import EASY_SHARE, TurnMatcher
 from aliked_ros.frontend.recovery import Recovery, give, smooth
@@ -46,6 +46,7 @@ from aliked_ros.system.cpu import lower_priority
 from aliked_ros.types import (
     Features,
     Float32Array,
+    Float64Array,
     Image,
     Keyframe,
     Matches,

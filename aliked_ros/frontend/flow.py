@@ -23,12 +23,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from aliked_ros.types import BoolArray, Float32Array, UInt8Array
-
-Float64Array = NDArray[np.float64]
+from aliked_ros.types import BoolArray, Float32Array, Float64Array, UInt8Array
 
 _WINDOW = (16, 16)  # a multiple of 8 pixels wide takes half of the time that 15 do: whole vectors
 _ENDS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.1)  # steps, pixels

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from aliked_ros.frontend.flow import Flow, follow
-from aliked_ros.frontend.fusion import Filters, Float64Array
+from aliked_ros.frontend.fusion import Filters
 from aliked_ros.frontend.keyframes import shared_rows
 from aliked_ros.frontend.prediction import Turn, expected, own_motion
 from aliked_ros.frontend.similarity import mutual_best_of
@@ -38,6 +38,7 @@ from aliked_ros.types import (
     BoolArray,
     Features,
     Float32Array,
+    Float64Array,
     IntArray,
     UInt8Array,
     UInt32Array,

@@ -24,9 +24,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from aliked_ros.types import BoolArray
-
-Float64Array = NDArray[np.float64]
+from aliked_ros.types import BoolArray, Float64Array
 
 # Noise of a detection, measured between images in a row on fr1_xyz, KITTI 00 and the RealSense
 # desk. Across an edge it is as good as at a corner, along it the score map has no peak.

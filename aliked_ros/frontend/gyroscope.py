@@ -23,10 +23,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-Float64Array = NDArray[np.float64]
+from aliked_ros.types import Float64Array
+
 _Vector = tuple[float, float, float]
 _Quaternion = tuple[float, float, float, float]
 

@@ -25,14 +25,11 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.frontend.alignment import Alignment
 from aliked_ros.frontend.gyroscope import Gyroscope
-from aliked_ros.types import BoolArray, Float32Array, FrameResult, UInt8Array
-
-Float64Array = NDArray[np.float64]
+from aliked_ros.types import BoolArray, Float32Array, Float64Array, FrameResult, UInt8Array
 
 _LEAST_DEPTH = 0.1  # of a unit plane: beyond 84° off the axis nothing is predicted
 _REMEMBERED = 4096  # images

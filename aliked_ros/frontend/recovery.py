@@ -33,7 +33,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from aliked_ros.camera import CameraModel
@@ -47,13 +46,12 @@ from aliked_ros.types import (
     BoolArray,
     Features,
     Float32Array,
+    Float64Array,
     IntArray,
     Keyframe,
     UInt8Array,
     UInt64Array,
 )
-
-Float64Array = NDArray[np.float64]
 
 _ATTEMPTS = 4  # keyframes that are looked into, newest first
 _NEIGHBOURS = 3  # tracks that predict where a lost one near them is

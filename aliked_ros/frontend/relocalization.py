@@ -18,14 +18,20 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.frontend.matcher import Matcher
 from aliked_ros.frontend.verification import MIN_MATCHES, Verifier
-from aliked_ros.types import Candidate, Features, Float32Array, Keyframe, Matches, Pose
-
-Float64Array = NDArray[np.float64]
+from aliked_ros.types import (
+    Candidate,
+    Features,
+    Float32Array,
+    Float64Array,
+    Keyframe,
+    Matches,
+    Pose,
+)
 
 _THRESHOLD = 1.5  # pixels; the matches are verified already
 _ITERATIONS = 300

@@ -27,9 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
-from aliked_ros.types import BoolArray, Features, Float32Array
-
-Float64Array = NDArray[np.float64]
+from aliked_ros.types import BoolArray, Features, Float32Array, Float64Array
 
 _LEAST_PARALLAX = 1.0  # pixels; with less, depth is mostly noise
 _SLACK = 2.0  # how many times wider than the threshold the search for candidates is

@@ -32,9 +32,7 @@ from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
-from aliked_ros.types import BoolArray, Features, Float32Array, Matches
-
-Float64Array = NDArray[np.float64]
+from aliked_ros.types import BoolArray, Features, Float32Array, Float64Array, Matches
 
 MIN_MATCHES = 16  # fewer cannot be judged
 _LEAST_INLIERS = 14  # so many of 40 random matches agree once in 400 times, of 24 in none of 1,000

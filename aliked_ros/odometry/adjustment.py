@@ -34,7 +34,8 @@ from typing import Any
 
 import numpy as np
 
-from aliked_ros.odometry.geometry import Float64Array, Transform
+from aliked_ros.odometry.geometry import Transform
+from aliked_ros.types import Float64Array
 
 try:
     import pycolmap

@@ -25,7 +25,6 @@ import numpy as np
 
 from aliked_ros.odometry.adjustment import Noise, View
 from aliked_ros.odometry.geometry import (
-    Float64Array,
     Transform,
     locate,
     plane_poses,
@@ -36,7 +35,7 @@ from aliked_ros.odometry.geometry import (
 )
 from aliked_ros.odometry.local_map import LEAST_PARALLAX, TOLERANCE, LocalMap, may_begin_point
 from aliked_ros.odometry.uncertainty import after_gap, image_covariance, moved
-from aliked_ros.types import Float32Array, UInt64Array
+from aliked_ros.types import Float32Array, Float64Array, UInt64Array
 
 logger = logging.getLogger(__name__)
 

@@ -21,11 +21,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from aliked_ros.types import BoolArray
-
-Float64Array = NDArray[np.float64]
+from aliked_ros.types import BoolArray, Float64Array
 
 _IDENTITY = np.eye(3)
 _CONFIDENCE = 0.999

@@ -21,14 +21,9 @@ from collections.abc import Container, Iterable, Sequence
 import numpy as np
 
 from aliked_ros.odometry.adjustment import Noise, View, adjust
-from aliked_ros.odometry.geometry import (
-    Float64Array,
-    Transform,
-    reprojection_errors,
-    triangulate,
-)
+from aliked_ros.odometry.geometry import Transform, reprojection_errors, triangulate
 from aliked_ros.odometry.uncertainty import moved, window_covariances
-from aliked_ros.types import BoolArray
+from aliked_ros.types import BoolArray, Float64Array
 
 _WINDOW = 10  # keyframes
 _ADJUSTED_POINTS = 1000  # those seen most often; the others move with their view

@@ -30,7 +30,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from aliked_ros.odometry.adjustment import Noise, View
-from aliked_ros.odometry.geometry import Float64Array, Transform
+from aliked_ros.odometry.geometry import Transform
+from aliked_ros.types import Float64Array
 
 _LEAST_VARIANCE = 0.05  # of the expected noise: residuals of few points may be smaller by chance
 _LARGEST = 3.0  # standard deviations of a residual that counts

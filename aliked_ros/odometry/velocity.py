@@ -19,8 +19,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from aliked_ros.odometry.geometry import Float64Array, Transform
+from aliked_ros.odometry.geometry import Transform
 from aliked_ros.odometry.uncertainty import turned
+from aliked_ros.types import Float64Array
 
 _ACCELERATION = np.repeat([3.0, 6.0], 3)  # m/s², rad/s²: what a robot or a hand does
 _UNKNOWN = 10.0  # m/s and rad/s, before the second pose

@@ -19,15 +19,13 @@ from __future__ import annotations
 from collections import deque
 
 import numpy as np
-from numpy.typing import NDArray
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Imu
 
 from aliked_ros.ros.conversions import seconds
 from aliked_ros.ros.warnings import Warnings
-
-Float64Array = NDArray[np.float64]
+from aliked_ros.types import Float64Array
 
 # Deep, as the node reads nothing while it adjusts a keyframe.
 _QOS = QoSProfile(depth=400, reliability=ReliabilityPolicy.BEST_EFFORT)

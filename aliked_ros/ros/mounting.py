@@ -28,12 +28,13 @@ from std_msgs.msg import Header
 
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.odometry import Estimate
-from aliked_ros.odometry.geometry import Float64Array, Transform
+from aliked_ros.odometry.geometry import Transform
 from aliked_ros.odometry.uncertainty import moved, turned
 from aliked_ros.ros.declarations import Declaration, Settings
 from aliked_ros.ros.gravity import Gravity
 from aliked_ros.ros.transforms import TransformError, Transforms
 from aliked_ros.ros.warnings import Warnings
+from aliked_ros.types import Float64Array
 
 DECLARATIONS = (
     Declaration("frame_id", "odom", "Frame of the poses and of the map."),

@@ -43,14 +43,13 @@ from std_msgs.msg import Header
 from aliked_msgs.msg import FeatureFrame, RigFrame
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.odometry import Noise, Observation, Odometry, pixel_size
-from aliked_ros.odometry.geometry import Float64Array
 from aliked_ros.odometry.velocity import Velocity
 from aliked_ros.ros import mounting, running
 from aliked_ros.ros.conversions import feature_frame, pose_message, seconds, stamp_from_seconds
 from aliked_ros.ros.declarations import Declaration
 from aliked_ros.ros.parameters import declare
 from aliked_ros.ros.warnings import Warnings
-from aliked_ros.types import FrameResult
+from aliked_ros.types import Float64Array, FrameResult
 
 _DECLARATIONS = (
     Declaration(

@@ -37,7 +37,7 @@ from aliked_ros.backends.base import OpenBackend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.rig import Rig
 from aliked_ros.frontend.rig_check import Problem
-from aliked_ros.frontend.rig_geometry import Float64Array, View
+from aliked_ros.frontend.rig_geometry import View
 from aliked_ros.io.messages import nanoseconds
 from aliked_ros.ros import cameras_node, running
 from aliked_ros.ros.cameras_node import CamerasNode
@@ -52,6 +52,7 @@ from aliked_ros.ros.session import Session
 from aliked_ros.ros.sets import SILENT
 from aliked_ros.ros.warnings import Warnings, reason
 from aliked_ros.system.cpu import limit_heaps
+from aliked_ros.types import Float64Array
 
 _QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 _LOG_PERIOD = 5.0  # seconds between two log entries about sets that fail

@@ -28,14 +28,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from scipy.spatial.transform import Rotation, Slerp
 
 from aliked_ros.errors import AlikedError, ConfigurationError
-
-Float64Array = NDArray[np.float64]
+from aliked_ros.types import Float64Array
 
 _KEPT = 30.0  # seconds of a moving transform
 _JUMP = 5.0  # seconds back that no publisher is late by: a recording begins again

@@ -33,11 +33,10 @@ from aliked_ros.io.drawing import Trails, draw_tracks
 from aliked_ros.io.image_messages import image_from_message
 from aliked_ros.io.messages import matches_from_message, seconds
 from aliked_ros.io.results import caption_of
-from aliked_ros.types import Float32Array
+from aliked_ros.types import Float32Array, Float64Array
 from aliked_ros.viewing import recorded
 from aliked_ros.viewing.recorded import RecordedRun, result_of
 
-Float64Array = NDArray[np.float64]
 CELLS = (32, 24)  # columns and rows of the coverage grid
 _PICTURES = 6
 _ERRORS = 20  # errors kept, the first ones
