@@ -73,8 +73,12 @@ def _equidistant_back(points: Array, k: Array) -> Array:
 
 def _largest_angle(k: Array) -> float:
     """Where the lens's polynomial turns back; π at most."""
-    orders = np.arange(len(k), 0, -1)
-    roots = np.roots([*((2 * orders + 1) * k[::-1]), 1.0])  # of its derivative, by θ²
+    orders = np.arange(len(k), -1, -1)
+    derivative = np.append(k[::-1], 1.0) / np.abs(k).max(initial=1.0)
+    derivative *= 2 * orders + 1  # by θ², and by a factor that has no overflow
+    terms = np.abs(derivative) * np.pi ** (2.0 * orders)
+    derivative[terms < 1e-15 * terms.max()] = 0.0  # they would only make the roots infinite
+    roots = np.roots(derivative)
     turns = roots.real[(np.abs(roots.imag) < 1e-12) & (roots.real > 0.0)]
     return float(min([np.pi, *np.sqrt(turns)]))
 
