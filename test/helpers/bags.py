@@ -28,13 +28,15 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from scipy.spatial.transform import Rotation
 
+from helpers import ROOT
+
 ROS2 = get_typestore(Stores.ROS2_JAZZY)
 ROS1 = get_typestore(Stores.ROS1_NOETIC)
 SECOND = 1_000_000_000
 Entry = tuple[str, int, Any]  # topic, arrival in nanoseconds, message
 
 for _name in ("CompressedVideo", "FFMPEGPacket"):
-    (_file,) = (Path(__file__).parent / "msgs").glob(f"*/msg/{_name}.msg")
+    (_file,) = (ROOT / "test" / "msgs" / "video").glob(f"*/msg/{_name}.msg")
     ROS2.register(get_types_from_msg(_file.read_text(), f"{_file.parents[1].name}/msg/{_name}"))
 _TYPES = ROS2.types
 CompressedVideo = _TYPES["foxglove_msgs/msg/CompressedVideo"]
