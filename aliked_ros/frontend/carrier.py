@@ -264,22 +264,17 @@ class Carrier:
         else:
             assert self._background is not None
             detected = self._background.take()
-            if detected is None or not self._in_vain(detected[0], carried, request):
+            if detected is None or request.index - detected[0].index < _LATE:
                 return detected
+            # Followed here once: what is left decides, and goes on.
+            late = advance(detected[0], self._until(request, carried.grey), self._turns)
+            if len(carried.rows) + len(late.new) >= _LEFT * len(late.features):
+                return late, detected[1]
+            # The next would come to nothing too: the image waits for its own instead.
         images = ((request.index, carried.grey),)
         known = self._known(carried.grey, carried.rows, lambda: images)
         detect = partial(self._detector, request, known)
         return detect() if self._background is None else self._background.wait_for(detect)
-
-    def _in_vain(self, detection: Detection, carried: Carried, request: Request) -> bool:
-        """Whether a detection took so long that next to nothing of it, or of the tracks, is left.
-
-        The next would come to nothing too: the image waits for its own instead.
-        """
-        if request.index - detection.index < _LATE:
-            return False
-        new = advance(detection, self._until(request, carried.grey), self._turns).new
-        return len(carried.rows) + len(new) < _LEFT * len(detection.features)
 
     def _known(self, grey: UInt8Array, rows: Rows, images: Callable[[], Images]) -> Known:
         ended = np.array(self._ended, np.uint64)
