@@ -17,32 +17,10 @@
 ros2 launch aliked_ros cameras.launch.py cameras:=front,left image:=image_raw
 """
 
-from launch.actions import DeclareLaunchArgument
-
 from aliked_ros.ros.launching import cameras
 from launch import LaunchDescription
 
 
 def generate_launch_description() -> LaunchDescription:
     """One process; what differs between the cameras is in the parameter file."""
-    return LaunchDescription(
-        [
-            DeclareLaunchArgument(
-                "cameras",
-                default_value="",
-                description="Names of the cameras, as in front,left; each is the namespace of its "
-                "front-end; empty: as the parameter file says",
-            ),
-            DeclareLaunchArgument(
-                "image",
-                default_value="image",
-                description="Camera image topic in each camera's namespace",
-            ),
-            DeclareLaunchArgument(
-                "camera_info",
-                default_value="camera_info",
-                description="CameraInfo topic in each camera's namespace",
-            ),
-            *cameras(),
-        ]
-    )
+    return LaunchDescription(cameras())

@@ -79,6 +79,7 @@ def frontend(**fixed: Any) -> list[Any]:
 def cameras() -> list[Any]:
     """Arguments of one process for several cameras, and the process."""
     return [
+        *_camera_arguments(),
         *common_arguments(),
         IncludeLaunchDescription(_LARGE_MESSAGES),
         OpaqueFunction(function=_cameras_node),
@@ -88,6 +89,8 @@ def cameras() -> list[Any]:
 def rig() -> list[Any]:
     """Arguments of one process for the cameras of a rig, and the process."""
     return [
+        *_camera_arguments(),
+        *_rig_arguments(),
         *common_arguments(),
         IncludeLaunchDescription(_LARGE_MESSAGES),
         OpaqueFunction(function=_rig_node),
@@ -109,6 +112,29 @@ def common_arguments() -> list[DeclareLaunchArgument]:
         ("respawn", "true", SWITCH, "Start the front-end again when its process has ended"),
         ("log_level", "info", ["debug", "info", "warn", "error", "fatal"],
          "Least severity that is logged"),
+    )  # fmt: skip
+
+
+def _camera_arguments() -> list[DeclareLaunchArgument]:
+    return _declared(
+        ("cameras", "", None,
+         "Names of the cameras, as in front,left; each is the namespace of its front-end; empty: "
+         "as the parameter file says"),
+        ("image", "image", None, "Camera image topic in each camera's namespace"),
+        ("camera_info", "camera_info", None, "CameraInfo topic in each camera's namespace"),
+    )  # fmt: skip
+
+
+def _rig_arguments() -> list[DeclareLaunchArgument]:
+    return _declared(
+        ("images", "", None,
+         "Instead of image: one topic for each camera, as in /a/image,/b/image"),
+        ("camera_infos", "", None, "Instead of camera_info: one topic for each camera"),
+        ("camchain", "", None,
+         "Kalibr's camchain.yaml: the cameras' poses, in the order of cameras; empty: as the "
+         "parameter file says, else tf"),
+        ("rig_frame", "", None,
+         "Frame of the poses; empty: as the parameter file says, else that of the first camera"),
     )  # fmt: skip
 
 
