@@ -96,6 +96,31 @@ class Backend(Protocol):
         ...
 
 
+class ForwardingBackend:
+    """What a backend that stands before another one leaves to it; see ``Backend``."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    @property
+    def description(self) -> str:
+        """See ``Backend``."""
+        return self._backend.description
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """See ``Backend``."""
+        return self._backend.identity
+
+    def release(self) -> None:
+        """See ``Backend``."""
+        self._backend.release()
+
+    def close(self) -> None:
+        """See ``Backend``."""
+        self._backend.close()
+
+
 Tell = Callable[[str], None]
 """Gets a line on each slow step; what it raises ends the step."""
 

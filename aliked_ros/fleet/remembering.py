@@ -26,33 +26,23 @@ from typing import Any
 
 import numpy as np
 
-from aliked_ros.backends.base import Backend
+from aliked_ros.backends.base import Backend, ForwardingBackend
 from aliked_ros.fleet.tables import Known
 from aliked_ros.types import Features, Matches
 
 
-class RememberingBackend:
+class RememberingBackend(ForwardingBackend):
     """Answers from ``recall``'s image what another backend would compute; see ``Backend``.
 
     used: how many answers were known.
     """
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+        super().__init__(backend)
         self._before: Known | None = None
         self._now: Known | None = None
         self._fresh = False
         self.used = 0
-
-    @property
-    def description(self) -> str:
-        """See ``Backend``."""
-        return self._backend.description
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """See ``Backend``."""
-        return self._backend.identity
 
     def recall(self, known: Known | None) -> None:
         """Set what is known of the next image."""
@@ -65,14 +55,6 @@ class RememberingBackend:
     def load_matcher(self) -> Any:
         """See ``Backend``."""
         return _Matcher(self, self._backend.load_matcher())
-
-    def release(self) -> None:
-        """See ``Backend``."""
-        self._backend.release()
-
-    def close(self) -> None:
-        """See ``Backend``."""
-        self._backend.close()
 
     def features(self, mask: Any) -> tuple[Any, Any, Any] | None:
         """The image's features, once; None if they are not known or a mask changes them."""

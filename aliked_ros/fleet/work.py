@@ -35,7 +35,7 @@ from typing import Any
 
 import cv2
 
-from aliked_ros.backends.base import Backend
+from aliked_ros.backends.base import Backend, ForwardingBackend
 from aliked_ros.backends.create import create_backend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ImageError, SourceError
@@ -318,24 +318,13 @@ def _numbered(source: Source) -> Iterator[tuple[int, Image]]:
         yield count + source.skipped, image
 
 
-class _Kept:
+class _Kept(ForwardingBackend):
     """A backend that a worker keeps from one task to the next, with the networks it has loaded."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+        super().__init__(backend)
         self.load_extractor = lru_cache(backend.load_extractor)
         self.load_matcher = lru_cache(backend.load_matcher)
-        self.release = backend.release
-
-    @property
-    def description(self) -> str:
-        """See ``Backend``."""
-        return self._backend.description
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """See ``Backend``."""
-        return self._backend.identity
 
     def close(self) -> None:
         """Nothing: the next task goes on with it."""
