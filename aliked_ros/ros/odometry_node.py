@@ -20,7 +20,6 @@ tf only when asked to: which node owns ``odom`` is the robot's decision.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import signal
 from array import array
@@ -44,7 +43,7 @@ from aliked_msgs.msg import FeatureFrame, RigFrame
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.odometry import Noise, Observation, Odometry, pixel_size
 from aliked_ros.odometry.velocity import Velocity
-from aliked_ros.ros import mounting, running
+from aliked_ros.ros import mounting, running, transforms
 from aliked_ros.ros.conversions import feature_frame, pose_message, seconds, stamp_from_seconds
 from aliked_ros.ros.declarations import Declaration
 from aliked_ros.ros.parameters import declare
@@ -80,7 +79,6 @@ _DECLARATIONS = (
 _QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 _INPUT_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 _PATH_LENGTH = 2000  # keyframes
-_TF_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)  # tf2's
 
 
 def observation_from_message(message: FeatureFrame) -> Observation | None:
@@ -135,8 +133,8 @@ class OdometryNode(Node):
         self._map = self.create_publisher(PointCloud2, "~/map", _QOS)
         self._tf: Publisher | None = None
         if settings["publish_tf"]:
-            self._tf_message = importlib.import_module("tf2_msgs.msg").TFMessage
-            self._tf = self.create_publisher(self._tf_message, "/tf", _TF_QOS)
+            self._tf_message = transforms.message_type()
+            self._tf = self.create_publisher(self._tf_message, "/tf", transforms.QOS)
         self._camera = ""  # of the rig
         if settings["rig"]:
             topic = f"{settings['rig']}/frames"

@@ -25,6 +25,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -33,11 +34,14 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from scipy.spatial.transform import Rotation, Slerp
 
 from aliked_ros.errors import AlikedError, ConfigurationError
+from aliked_ros.io.messages import seconds
 from aliked_ros.types import Float64Array
 
 _KEPT = 30.0  # seconds of a moving transform
 _JUMP = 5.0  # seconds back that no publisher is late by: a recording begins again
-_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)  # both as tf2_ros has them
+QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+"""Of /tf, as tf2_ros has it."""
+
 _STATIC_QOS = QoSProfile(
     depth=100,
     reliability=ReliabilityPolicy.RELIABLE,
@@ -73,13 +77,14 @@ class _Edge:
     def at(self, stamp: float | None) -> Float64Array:
         """parent_from_child, 4×4, ``stamp`` within the samples' or None for the newest."""
         matrix = np.eye(4)
-        stamps = [sample[0] for sample in self.samples]
-        after = len(stamps) - 1 if self.static or stamp is None else bisect_left(stamps, stamp)
-        _, position, quaternion = self.samples[after]
+        after = len(self.samples) - 1
+        if stamp is not None and not self.static:
+            after = bisect_left(self.samples, stamp, key=itemgetter(0))
+        end, position, quaternion = self.samples[after]
         matrix[:3, 3], rotation = position, Rotation.from_quat(quaternion)
-        if stamp is not None and not self.static and stamp < stamps[after]:
+        if stamp is not None and not self.static and stamp < end:
             start, position_before, quaternion_before = self.samples[after - 1]
-            share = (stamp - start) / (stamps[after] - start)
+            share = (stamp - start) / (end - start)
             matrix[:3, 3] = np.add(
                 np.multiply(position_before, 1.0 - share), np.multiply(position, share)
             )
@@ -96,19 +101,13 @@ class Transforms:
 
         resolve: gives a topic's name; for a ``node`` that is not the one whose remappings count.
         """
-        try:
-            kind = importlib.import_module("tf2_msgs.msg").TFMessage
-        except ImportError:
-            raise ConfigurationError(
-                "transforms need the message package tf2_msgs, which is not installed: "
-                "sudo apt install ros-$ROS_DISTRO-tf2-msgs"
-            ) from None
+        kind = message_type()
         self._node = node
         self._edges: dict[str, _Edge] = {}
         self._lock = threading.Lock()
         self._subscriptions = [
             node.create_subscription(kind, resolve(topic), partial(self._receive, static), qos)
-            for topic, static, qos in (("/tf", False, _QOS), ("/tf_static", True, _STATIC_QOS))
+            for topic, static, qos in (("/tf", False, QOS), ("/tf_static", True, _STATIC_QOS))
         ]
 
     def _receive(self, static: bool, message: Any) -> None:
@@ -125,8 +124,7 @@ class Transforms:
                 edge = self._edges.get(child)
                 if edge is None or (edge.parent, edge.static) != (parent, static):
                     edge = self._edges[child] = _Edge(parent, static)
-                time = transform.header.stamp
-                edge.add(time.sec + time.nanosec * 1e-9, where, quaternion)
+                edge.add(seconds(transform.header.stamp), where, quaternion)
 
     def lookup(self, target: str, source: str, stamp: float | None = None) -> Float64Array:
         """target_from_source, 4×4: p_target = R p_source + t, metres.
@@ -195,6 +193,17 @@ class Transforms:
             )
         frames = ", ".join(sorted(known)) or "none; nobody publishes /tf or /tf_static"
         return f"tf does not know {' and '.join(missing)} (it knows: {frames})"
+
+
+def message_type() -> type:
+    """TFMessage; ConfigurationError where tf2_msgs is not installed."""
+    try:
+        return importlib.import_module("tf2_msgs.msg").TFMessage  # type: ignore[no-any-return]
+    except ImportError:
+        raise ConfigurationError(
+            "transforms need the message package tf2_msgs, which is not installed: "
+            "sudo apt install ros-$ROS_DISTRO-tf2-msgs"
+        ) from None
 
 
 def _name(frame: str) -> str:

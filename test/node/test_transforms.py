@@ -31,7 +31,7 @@ from rclpy.executors import SingleThreadedExecutor
 from scipy.spatial.transform import Rotation
 
 from aliked_ros.ros.conversions import stamp_from_seconds
-from aliked_ros.ros.transforms import _QOS, _STATIC_QOS, TransformError, Transforms
+from aliked_ros.ros.transforms import _STATIC_QOS, QOS, TransformError, Transforms
 from helpers.ros import DOMAIN
 
 tf2_msgs = pytest.importorskip(
@@ -63,7 +63,7 @@ class Tree:
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
         kind = tf2_msgs.TFMessage
-        self.moving = self.node.create_publisher(kind, "/tf", _QOS)
+        self.moving = self.node.create_publisher(kind, "/tf", QOS)
         self.static = self.node.create_publisher(kind, "/tf_static", _STATIC_QOS)
         self.static.publish(kind(transforms=list(static)))
         self.transforms = Transforms(self.node)
