@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -223,8 +222,7 @@ def track(
             if images.calibration is None:
                 raise SourceError(f"--imu needs a calibrated camera, which {source} has not.")
             pipeline.camera = CameraModel.from_calibration(images.calibration)
-            gyroscope = Gyroscope(keep=math.inf)
-            gyroscope.fill(rates.stamps, rates.rates)
+            gyroscope = Gyroscope.recorded(rates.stamps, rates.rates)
             pipeline.prediction.use(gyroscope, Alignment(rates.camera_from_imu))
         with results, image_progress(console()) as progress:
             task = progress.add_task(images.name, total=images.length, note="")

@@ -135,8 +135,7 @@ def tracks_kept(
     with closing(Pipeline(config, None, open_backend)) as pipeline:
         pipeline.camera = camera
         if rates is not None:
-            gyroscope = Gyroscope(keep=math.inf)
-            gyroscope.fill(rates.stamps, rates.rates)
+            gyroscope = Gyroscope.recorded(rates.stamps, rates.rates)
             pipeline.prediction.use(gyroscope, Alignment(rates.camera_from_imu, offset))
         results = [pipeline.process(image) for image in images]
     ids = [result.tracks.ids for result in results]

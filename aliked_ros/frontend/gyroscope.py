@@ -54,6 +54,14 @@ class Gyroscope:
         self._bias = np.zeros(3)
         self._clear()
 
+    @classmethod
+    def recorded(cls, stamps: Float64Array, rates: Float64Array) -> Gyroscope:
+        """With the samples of a recording, all of them kept: stamps N, rates N×3."""
+        gyroscope = cls(keep=math.inf)
+        for stamp, rate in zip(stamps.tolist(), rates.tolist(), strict=True):
+            gyroscope.add(stamp, rate)
+        return gyroscope
+
     def _clear(self) -> None:
         self._pending: list[tuple[float, _Vector]] = []
         self._stamps: list[float] = []
@@ -88,11 +96,6 @@ class Gyroscope:
                 self._newest = stamp
                 if stamp - self._pending[0][0] > _PENDING:  # no image asks, and they pile up
                     self._integrate()
-
-    def fill(self, stamps: Float64Array, rates: Float64Array) -> None:
-        """Take the samples of a recording: stamps N, rates N×3."""
-        for stamp, rate in zip(stamps.tolist(), rates.tolist(), strict=True):
-            self.add(stamp, rate)
 
     def rotation(self, before: float, now: float) -> Float64Array | None:
         """The 3×3 that leads from the IMU's axes at one stamp to those at another.

@@ -57,10 +57,7 @@ def rates(stamps: Array) -> Array:
 
 def filled(stamps: Array, measured: Array, offset: float = 0.0) -> Gyroscope:
     """A gyroscope with samples, its clock ``offset`` seconds before the camera's."""
-    gyroscope = Gyroscope(keep=1e6)
-    for stamp, rate in zip(stamps + offset, measured, strict=True):
-        gyroscope.add(stamp, rate)
-    return gyroscope
+    return Gyroscope.recorded(stamps + offset, measured)
 
 
 def results(stamps: Array, noise: float = 0.3, seed: int = 0) -> Iterator[FrameResult]:

@@ -119,8 +119,7 @@ def test_synthetic_rates_are_those_of_the_poses(shared: Path) -> None:
     mounted = Rotation.from_rotvec([1.0, 0.5, -0.3]).as_matrix()
     faults = evaluation.Faults(0.0, (0.0, 0.0, 0.0), 0.5, ((1.0, 1.5),))
     rates = evaluation.synthetic_rates(source, mounted, faults=faults)
-    gyroscope = Gyroscope(keep=1e9)
-    gyroscope.fill(rates.stamps, rates.rates)
+    gyroscope = Gyroscope.recorded(rates.stamps, rates.rates)
     start = rates.stamps[0] - 0.5
     before, now = poses.true_poses(source, [start + 0.11, start + 0.87])
     turned = gyroscope.rotation(start + 0.61, start + 1.37)
