@@ -26,11 +26,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.lenses import LENSES, Lens
-from aliked_ros.types import Float32Array
+from aliked_ros.types import Float32Array, Float64Array
 
 DISTORTION_MODELS: dict[str, tuple[int, ...]] = {
     "plumb_bob": (0, 4, 5),
@@ -76,9 +75,9 @@ class CameraModel:
 
     width: int
     height: int
-    matrix: NDArray[np.float64]
+    matrix: Float64Array
     distortion_model: str
-    distortion: NDArray[np.float64]
+    distortion: Float64Array
 
     def fits(self, width: int, height: int) -> bool:
         """Whether it describes images of this size."""
@@ -99,7 +98,7 @@ class CameraModel:
         rays[~(missed < _FAILURE)] = np.nan
         return rays.reshape(-1, 2).astype(np.float32)
 
-    def _undistort_lens(self, lens: Lens, pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _undistort_lens(self, lens: Lens, pixels: Float64Array) -> Float64Array:
         """N×1×2 → N×1×2."""
         points = (pixels.reshape(-1, 2) - self.matrix[:2, 2]) / np.diag(self.matrix)[:2]
         with np.errstate(all="ignore"):  # where no ray leads
@@ -108,7 +107,7 @@ class CameraModel:
             rays = np.where(ahead, directions[:, :2] / directions[:, 2:], np.nan)
         return rays.reshape(-1, 1, 2)
 
-    def _undistort(self, pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _undistort(self, pixels: Float64Array) -> Float64Array:
         """N×1×2 → N×1×2; OpenCV's five iterations leave pixels of error with wide lenses."""
         rays = (pixels - self.matrix[:2, 2]) / np.diag(self.matrix)[:2]
         with np.errstate(all="ignore"):  # where there is no solution
@@ -132,7 +131,7 @@ class CameraModel:
         pixels = self._project(rays.astype(np.float64).reshape(-1, 1, 2))
         return pixels.reshape(-1, 2).astype(np.float32)
 
-    def _project(self, rays: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _project(self, rays: Float64Array) -> Float64Array:
         """N×1×2 → N×1×2."""
         lens = LENSES.get(self.distortion_model)
         if lens is None:
@@ -140,15 +139,13 @@ class CameraModel:
         directions = np.column_stack([rays.reshape(-1, 2), np.ones(len(rays))])
         return self._project_lens(lens, directions).reshape(-1, 1, 2)
 
-    def _project_lens(self, lens: Lens, directions: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _project_lens(self, lens: Lens, directions: Float64Array) -> Float64Array:
         """Directions N×3 → pixels N×2, NaN where the lens does not see them."""
         with np.errstate(all="ignore"):
             points = lens.distort(directions, self.distortion)
         return points * np.diag(self.matrix)[:2] + self.matrix[:2, 2]
 
-    def _project_pinhole(
-        self, rays: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _project_pinhole(self, rays: Float64Array) -> tuple[Float64Array, Float64Array]:
         """N×1×2 → N×1×2, and its derivatives N×2×2 by the rays."""
         solid = np.concatenate([rays, np.ones((len(rays), 1, 1))], axis=2)
         zero = np.zeros(3)
@@ -157,7 +154,7 @@ class CameraModel:
         return np.asarray(pixels), slopes.reshape(-1, 2, 2)
 
     def rectification_maps(
-        self, rotation: NDArray[np.float64], matrix: NDArray[np.float64], size: tuple[int, int],
+        self, rotation: Float64Array, matrix: Float64Array, size: tuple[int, int],
         kind: int = cv2.CV_32FC1,
     ) -> tuple[Any, Any]:  # fmt: skip
         """For ``cv2.remap``: where in this camera's image each pixel of a rectified one lies.
@@ -224,9 +221,9 @@ class CameraModel:
 def create_camera(
     width: int,
     height: int,
-    matrix: NDArray[np.float64],
+    matrix: Float64Array,
     distortion_model: str,
-    distortion: NDArray[np.float64],
+    distortion: Float64Array,
     binning: tuple[int, int] = (1, 1),
     offset: tuple[int, int] = (0, 0),
 ) -> CameraModel:

@@ -223,8 +223,8 @@ class Pose:
     rotation: 3×3 float64. translation: 3 float64, metres if ``metric``, else of unit length.
     """
 
-    rotation: NDArray[np.float64]
-    translation: NDArray[np.float64]
+    rotation: Float64Array
+    translation: Float64Array
     metric: bool
 
 

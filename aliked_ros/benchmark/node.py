@@ -37,7 +37,6 @@ from typing import Any
 
 import numpy as np
 import psutil
-from numpy.typing import NDArray
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo
 from sensor_msgs.msg import Image as ImageMessage
@@ -58,7 +57,7 @@ from aliked_ros.ros.processes import (
     join_private_domain,
 )
 from aliked_ros.system.share import share_path
-from aliked_ros.types import UInt8Array
+from aliked_ros.types import Float64Array, UInt8Array
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +108,7 @@ class Sample:
     announced: list[float]
     detections_hz: float
     published: int = 0
-    arrived: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    arrived: Float64Array = field(default_factory=lambda: np.zeros(0))
     lost: int = 0
 
     @property
@@ -308,7 +307,7 @@ def _costs(samples: dict[tuple[float, str], list[Sample]], nobody: str) -> list[
     return rows
 
 
-def _latency(rounds: list[NDArray[np.float64]]) -> dict[str, float] | None:
+def _latency(rounds: list[Float64Array]) -> dict[str, float] | None:
     """Percentiles of all rounds together, ms, and the interval of the rounds' medians."""
     rounds = [one for one in rounds if len(one)]
     if not rounds:

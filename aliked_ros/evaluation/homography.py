@@ -39,6 +39,7 @@ from aliked_ros.evaluation.methods import Method, View, described, open_methods,
 from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
 from aliked_ros.evaluation.statistics import area_under_recall
 from aliked_ros.sources import read_image
+from aliked_ros.types import Float64Array
 
 ACCURACY_CURVE = tuple(range(1, 11))
 """Limits of the mean matching accuracy, pixels."""
@@ -125,14 +126,14 @@ def _measure(pair: HomographyPair, method: Method) -> list[Row]:
 
 
 def transfer_errors(
-    homography: NDArray[np.float64], first: NDArray[np.float32], second: NDArray[np.float32]
-) -> NDArray[np.float64]:
+    homography: Float64Array, first: NDArray[np.float32], second: NDArray[np.float32]
+) -> Float64Array:
     """K distances in pixels between ``first`` (K×2), mapped by the homography, and ``second``."""
     return np.asarray(np.linalg.norm(_map(homography, first) - second, axis=1))
 
 
 def corner_error(
-    homography: NDArray[np.float64],
+    homography: Float64Array,
     first: NDArray[np.float32],
     second: NDArray[np.float32],
     shape: tuple[int, ...],
@@ -151,7 +152,7 @@ def corner_error(
         return float("inf")
     if estimated is None:
         return float("inf")
-    found: NDArray[np.float64] = estimated.astype(np.float64)
+    found: Float64Array = estimated.astype(np.float64)
     height, width = shape[:2]
     corners = np.array(
         [(0, 0), (width - 1, 0), (width - 1, height - 1), (0, height - 1)], np.float64
@@ -160,7 +161,7 @@ def corner_error(
     return float(np.linalg.norm(moved, axis=1).mean())
 
 
-def repeatability(homography: NDArray[np.float64], first: View, second: View) -> float:
+def repeatability(homography: Float64Array, first: View, second: View) -> float:
     """Share of keypoints in the common area within 3 px of one of the other image.
 
     NaN if there are none. Keypoints of both images count.
@@ -177,14 +178,14 @@ def repeatability(homography: NDArray[np.float64], first: View, second: View) ->
     return float((near.sum() + near_back.sum()) / (len(a) + len(b)))
 
 
-def _map(homography: NDArray[Any], points: NDArray[Any]) -> NDArray[np.float64]:
+def _map(homography: NDArray[Any], points: NDArray[Any]) -> Float64Array:
     if not len(points):
         return np.zeros((0, 2))
     mapped = cv2.perspectiveTransform(np.asarray(points, np.float64)[:, None], homography)
     return np.asarray(mapped[:, 0])
 
 
-def _inside(points: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+def _inside(points: Float64Array, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     height, width = shape[:2]
     x, y = points[:, 0], points[:, 1]
     return np.asarray((x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1))

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aliked_ros.errors import SourceError
 from aliked_ros.sources import IMAGE_SUFFIXES
+from aliked_ros.types import Float64Array
 
 LAYOUTS = (
     "a pairs.txt (lines 'IMAGE1 IMAGE2 HOMOGRAPHY', paths relative to it), the Oxford affine "
@@ -59,7 +59,7 @@ class HomographyPair:
     name: str
     first: Path
     second: Path
-    homography: NDArray[np.float64]
+    homography: Float64Array
     kind: str
 
 
@@ -121,7 +121,7 @@ def _pair(first: Path, second: Path, matrix: Path) -> HomographyPair:
     )
 
 
-def _homography(path: Path) -> NDArray[np.float64]:
+def _homography(path: Path) -> Float64Array:
     try:
         matrix = np.loadtxt(path)
     except (OSError, ValueError) as error:

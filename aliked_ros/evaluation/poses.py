@@ -21,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 from evo.core.trajectory import PoseTrajectory3D
-from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation, Slerp
 
 from aliked_ros.errors import SourceError
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.sources.datasets import euroc_root, euroc_sensor
 from aliked_ros.sources.rectification import rectify
+from aliked_ros.types import Float64Array
 
 LAYOUTS = (
     "groundtruth_tum.txt or groundtruth.txt (TUM: lines 'stamp x y z qx qy qz qw', seconds and "
@@ -110,7 +110,7 @@ def read_truth(path: Path) -> PoseTrajectory3D:
     )
 
 
-def _kitti(path: Path) -> NDArray[np.float64]:
+def _kitti(path: Path) -> Float64Array:
     """Poses as TUM rows, of the left grey camera, or the colour one if that is used."""
     rows = _table(path, 12)
     sequence = path.parent
@@ -126,7 +126,7 @@ def _kitti(path: Path) -> NDArray[np.float64]:
     return np.hstack([stamps, places, Rotation.from_matrix(turns).as_quat()])
 
 
-def _kitti_camera(sequence: Path) -> NDArray[np.float64]:
+def _kitti_camera(sequence: Path) -> Float64Array:
     """Pose of the camera in use in the frame of the published poses, the left grey camera."""
     grey, table = sequence / "image_0", sequence / "calib.txt"
     if grey.is_dir() or not (sequence / "image_2").is_dir() or not table.is_file():
@@ -138,7 +138,7 @@ def _kitti_camera(sequence: Path) -> NDArray[np.float64]:
     return np.zeros(3)
 
 
-def _euroc(path: Path) -> NDArray[np.float64]:
+def _euroc(path: Path) -> Float64Array:
     """Poses as TUM rows, of cam0, from the body poses and its sensor.yaml."""
     table = _table(path, 8, ",")
     sensor = euroc_sensor(path.parents[1] / "cam0" / "sensor.yaml")
@@ -162,7 +162,7 @@ def _raw_from_rectified(root: Path) -> Transform:
     return Transform(turn.T, np.zeros(3))
 
 
-def _table(path: Path, columns: int, delimiter: str | None = None) -> NDArray[np.float64]:
+def _table(path: Path, columns: int, delimiter: str | None = None) -> Float64Array:
     """The first ``columns`` numbers of each line; more are allowed if ``delimiter`` is given.
 
     Skips empty lines and lines that start with #.
@@ -179,7 +179,7 @@ def _table(path: Path, columns: int, delimiter: str | None = None) -> NDArray[np
 
 
 def _pose_at(
-    stamp: float, times: NDArray[np.float64], positions: NDArray[np.float64], turns: Rotation
+    stamp: float, times: Float64Array, positions: Float64Array, turns: Rotation
 ) -> Transform | None:
     after = int(np.searchsorted(times, stamp))
     for index in (after - 1, after):

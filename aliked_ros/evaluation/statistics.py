@@ -22,6 +22,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from aliked_ros.types import Float64Array
+
 _SAMPLES = 2000
 _LEAST_BLOCKS = 4  # least number drawn; with fewer, all samples are nearly equal
 
@@ -73,7 +75,7 @@ def difference_of(
     return _estimate(whole[0] - whole[1], one - other, both.shape[1])
 
 
-def area_under_recall(errors: ArrayLike, limit: float) -> NDArray[np.float64]:
+def area_under_recall(errors: ArrayLike, limit: float) -> Float64Array:
     """Each unit's contribution to the area under the recall-error curve, up to a limit.
 
     errors: N, NaN = failed. The mean of the result is the normalised area (AUC), in 0..1.
@@ -82,14 +84,14 @@ def area_under_recall(errors: ArrayLike, limit: float) -> NDArray[np.float64]:
     return np.clip(np.nan_to_num(shares, nan=0.0, neginf=0.0), 0.0, 1.0)
 
 
-def _over_rows(samples: NDArray[np.float64], statistic: Statistic) -> NDArray[np.float64]:
+def _over_rows(samples: Float64Array, statistic: Statistic) -> Float64Array:
     """The statistic of each row."""
     if statistic == "rms":
         return np.asarray(np.sqrt((samples**2).mean(1)))
     return np.asarray(np.median(samples, axis=1) if statistic == "median" else samples.mean(1))
 
 
-def _estimate(value: float, found: NDArray[np.float64], units: int) -> Estimate:
+def _estimate(value: float, found: Float64Array, units: int) -> Estimate:
     low, high = np.percentile(found, (2.5, 97.5))
     return Estimate(float(value), float(low), float(high), units)
 

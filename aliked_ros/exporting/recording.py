@@ -28,7 +28,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, ImageError, SourceError
@@ -42,7 +41,7 @@ from aliked_ros.io.messages import (
     optional_array,
     tracks_from_message,
 )
-from aliked_ros.types import Features, Float32Array, Matches, Tracks, UInt8Array
+from aliked_ros.types import Features, Float32Array, Float64Array, Matches, Tracks, UInt8Array
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +96,8 @@ class RecordedPose:
     """
 
     stamp: int
-    position: NDArray[np.float64]
-    orientation: NDArray[np.float64]
+    position: Float64Array
+    orientation: Float64Array
 
 
 class RecordingReader:

@@ -29,13 +29,19 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from aliked_ros.errors import ConfigurationError, SourceError
 from aliked_ros.exporting.vocabulary_kernels import WORDS, descend, split
 from aliked_ros.frontend.codes import BYTES
-from aliked_ros.types import BoolArray, Float32Array, IntArray, UInt8Array, UInt64Array
+from aliked_ros.types import (
+    BoolArray,
+    Float32Array,
+    Float64Array,
+    IntArray,
+    UInt8Array,
+    UInt64Array,
+)
 
 MAX_BRANCHING, MAX_DEPTH = 20, 10
 """What ORB-SLAM's reader accepts."""
@@ -95,7 +101,7 @@ class Vocabulary:
         return csr_array(bags.multiply(scale[:, None]))
 
 
-def score(bag: csr_array, bags: csr_array) -> NDArray[np.float64]:
+def score(bag: csr_array, bags: csr_array) -> Float64Array:
     """How alike one bag (1×M) and each of others (K×M) are: K scores, 0 to 1."""
     # |v - w| = 2 - 2 Σ min(v, w) for sums of 1; only words of both count
     dense = np.zeros(bags.shape[1])

@@ -21,13 +21,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from aliked_ros.frontend.covariance import pose_covariance
 from aliked_ros.frontend.places import Key, KeyframeDatabase, Place
 from aliked_ros.frontend.verification import MIN_MATCHES
-from aliked_ros.types import Candidate, Features, Keyframe
+from aliked_ros.types import Candidate, Features, Float64Array, Keyframe
 
 Match = Callable[[Features, Keyframe], Candidate | None]
 """``Pipeline.find_candidate``: what an image shares with a keyframe; None with too little."""
@@ -50,7 +47,7 @@ class Loop:
     place: Place
     earlier: Place
     candidate: Candidate
-    covariance: NDArray[np.float64] | None
+    covariance: Float64Array | None
 
 
 class LoopFinder:

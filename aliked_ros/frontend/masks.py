@@ -20,11 +20,10 @@ from functools import reduce
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ImageError
-from aliked_ros.types import BoolArray, Float32Array, UInt8Array
+from aliked_ros.types import BoolArray, Float32Array, Float64Array, UInt8Array
 
 _BORDER_MARGIN = 4  # pixels; up to 3 away, the edge of black attracts keypoints
 _ROUNDING = 0.1  # pixels, of which a border pixel of an image without distortion may miss it
@@ -56,7 +55,7 @@ def combine(*masks: UInt8Array | None) -> UInt8Array | None:
 
 
 def rectified_border(
-    rectified: CameraModel, rotation: NDArray[np.float64], raw: CameraModel
+    rectified: CameraModel, rotation: Float64Array, raw: CameraModel
 ) -> UInt8Array:
     """The mask of a rectified image that leaves out what lies outside the raw image.
 

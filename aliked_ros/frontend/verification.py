@@ -28,7 +28,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
@@ -62,7 +61,7 @@ class Verifier:
         matches: Matches,
         camera: CameraModel | None = None,
         rays: tuple[Float32Array, Float32Array] | None = None,
-        noise: NDArray[np.float64] | None = None,
+        noise: Float64Array | None = None,
         refine: bool = True,
     ) -> Matches:
         """``matches`` with ``inliers`` and ``geometry`` set, as far as that can be known.

@@ -59,6 +59,7 @@ from aliked_ros.io.messages import DESCRIPTOR_TYPES, whole_nanoseconds
 from aliked_ros.io.messages import seconds as seconds
 from aliked_ros.types import (
     Candidate,
+    Float64Array,
     FrameResult,
     UInt8Array,
 )
@@ -284,7 +285,7 @@ def loop_message(loop: Loop) -> LoopCandidate:
     return message
 
 
-def pose_message(rotation: NDArray[np.float64], translation: NDArray[np.float64]) -> PoseMessage:
+def pose_message(rotation: Float64Array, translation: Float64Array) -> PoseMessage:
     """A rigid transform as position and unit quaternion. rotation: 3×3. translation: 3."""
     x, y, z, w = Rotation.from_matrix(rotation).as_quat().tolist()
     orientation = Quaternion(x=x, y=y, z=z, w=w)

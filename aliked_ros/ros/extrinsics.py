@@ -19,8 +19,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from rclpy.node import Node
 from std_msgs.msg import Header
 
@@ -30,6 +28,7 @@ from aliked_ros.io.messages import seconds
 from aliked_ros.ros.transforms import Transforms
 from aliked_ros.ros.warnings import Warnings, reason
 from aliked_ros.sources.calibration_files import read_camchain
+from aliked_ros.types import Float64Array
 
 
 class Extrinsics:
@@ -51,7 +50,7 @@ class Extrinsics:
         self.models: dict[str, CameraModel] = {}
         self._first = cameras[0]
         self._warnings = warnings
-        self._poses: dict[str, NDArray[np.float64]] = {}
+        self._poses: dict[str, Float64Array] = {}
         self.source = camchain or "tf"
         self._transforms = None if camchain else Transforms(node)
         if camchain:
@@ -66,7 +65,7 @@ class Extrinsics:
                 self.models[camera] = CameraModel.from_calibration(calibration)
                 self._poses[camera] = pose
 
-    def pose(self, camera: str, header: Header) -> NDArray[np.float64] | None:
+    def pose(self, camera: str, header: Header) -> Float64Array | None:
         """rig_from_camera, 4×4, for the image of this header; None, with a warning: not known."""
         if not self.frame and camera == self._first:
             self.frame = header.frame_id

@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from numpy.typing import NDArray
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -43,6 +42,7 @@ from aliked_ros.ros.declarations import Settings
 from aliked_ros.ros.subscriptions import Subscriptions
 from aliked_ros.ros.transforms import TransformError, Transforms
 from aliked_ros.ros.warnings import Warnings
+from aliked_ros.types import Float64Array
 
 _QOS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT)  # a second at 1 kHz
 _WAIT = 0.005  # seconds that an image waits for the samples up to its stamp
@@ -52,7 +52,7 @@ _OTHER_CLOCK = 1.0  # seconds between the stamps of image and IMU
 _SETTLED = 10  # images before a missing calibration is worth a warning
 
 
-def given_rotation(settings: Settings) -> NDArray[np.float64] | None:
+def given_rotation(settings: Settings) -> Float64Array | None:
     """The parameter ``imu_rotation`` as a matrix, camera_from_imu; None where it is empty.
 
     Raises ConfigurationError for another text, and where ``imu_frame`` is set, too.

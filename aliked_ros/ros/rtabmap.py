@@ -40,7 +40,7 @@ from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.ros.conversions import depth_from_message, image_from_message, image_message
 from aliked_ros.ros.frame import AnyImage, Frame, Maker, OutputContext
-from aliked_ros.types import Float32Array, FrameResult, UInt8Array
+from aliked_ros.types import Float32Array, Float64Array, FrameResult, UInt8Array
 
 _FAST = 1  # zlib's level: descriptors do not compress, whatever the effort
 _SIZE = 8.0  # pixels; the patch that a descriptor sees varies, rtabmap only draws it
@@ -195,7 +195,7 @@ class RtabmapFeatures(Maker):
 
 def _right(
     camera: CameraModel, info: CameraInfo | None, baseline: float | None
-) -> tuple[NDArray[np.float64], float]:
+) -> tuple[Float64Array, float]:
     """Matrix of the right camera of a rectified pair, and P[3]: 0 where that is not known."""
     if info is None or baseline is None:
         return camera.matrix, 0.0
@@ -206,9 +206,7 @@ def _right(
     return matrix, -baseline * float(matrix[0, 0])
 
 
-def _info(
-    camera: CameraModel, matrix: NDArray[np.float64], shift: float, header: Header
-) -> CameraInfo:
+def _info(camera: CameraModel, matrix: Float64Array, shift: float, header: Header) -> CameraInfo:
     """The CameraInfo of rectified images of the camera's size; shift: P[3]."""
     info = CameraInfo(header=header, width=camera.width, height=camera.height)
     info.distortion_model = "plumb_bob"

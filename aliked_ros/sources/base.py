@@ -24,13 +24,12 @@ from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ImageError
 from aliked_ros.io.images import damage_of, decode_image, depth_in_metres, is_turned
 from aliked_ros.io.images import quiet_opencv as quiet_opencv
-from aliked_ros.types import Float32Array, Image, UInt8Array
+from aliked_ros.types import Float32Array, Float64Array, Image, UInt8Array
 
 logger = logging.getLogger("aliked_ros.sources")
 
@@ -138,7 +137,7 @@ def read_depth(path: Path, units_per_metre: float) -> Float32Array:
 def calibration_of(
     width: int,
     height: int,
-    matrix: NDArray[np.float64],
+    matrix: Float64Array,
     distortion_model: str = "none",
     distortion: Sequence[float] = (),
 ) -> dict[str, Any]:

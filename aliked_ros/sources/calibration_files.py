@@ -30,12 +30,12 @@ from typing import Any
 import cv2
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, SourceError
 from aliked_ros.io.images import quiet_opencv
 from aliked_ros.sources.base import calibration_of
+from aliked_ros.types import Float64Array
 
 NAMES = (
     "calib.json", "camera_info.yaml", "camchain.yaml", "*camchain*.yaml", "sensor.yaml",
@@ -165,14 +165,14 @@ def _ros(document: Mapping[str, Any]) -> Calibration:
     )
 
 
-def read_camchain(path: Path) -> list[tuple[Calibration, NDArray[np.float64]]]:
+def read_camchain(path: Path) -> list[tuple[Calibration, Float64Array]]:
     """The cameras of Kalibr's camchain.yaml: cam0, cam1, ... and the pose of each in cam0.
 
     The pose is 4×4, cam0_from_camN: p_cam0 = R·p_camN + t, metres, from the chain of T_cn_cnm1.
     Raises SourceError if it cannot be read, or a camera or its transform is not possible.
     """
     document = _document(path, _text(path))
-    cameras: list[tuple[Calibration, NDArray[np.float64]]] = []
+    cameras: list[tuple[Calibration, Float64Array]] = []
     pose = np.eye(4)
     while isinstance(document, Mapping) and (name := f"cam{len(cameras)}") in document:
         camera = document[name]
@@ -193,7 +193,7 @@ def read_camchain(path: Path) -> list[tuple[Calibration, NDArray[np.float64]]]:
     return cameras
 
 
-def _rigid(values: Any) -> NDArray[np.float64]:
+def _rigid(values: Any) -> Float64Array:
     """A 4×4 rigid transform; ValueError for anything else."""
     matrix = np.array(values, np.float64)
     if matrix.shape != (4, 4):

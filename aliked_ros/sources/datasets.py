@@ -27,7 +27,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, ImageError, SourceError
@@ -53,6 +52,7 @@ from aliked_ros.sources.files import (
     with_right,
 )
 from aliked_ros.sources.rectification import rectify
+from aliked_ros.types import Float64Array
 
 _T = TypeVar("_T")
 logger = logging.getLogger("aliked_ros.sources")
@@ -262,7 +262,7 @@ def _kitti_calibration(path: Path, left: int, size: tuple[int, int]) -> dict[str
     if not table.is_file():
         logger.warning("%s is missing: the camera is not calibrated.", table)
         return None
-    projections: dict[str, NDArray[np.float64]] = {}
+    projections: dict[str, Float64Array] = {}
     for row in read_table(table, "name: numbers"):
         try:
             numbers = np.array(row[1:], np.float64)
@@ -310,7 +310,7 @@ def _euroc_table(table: Path) -> tuple[list[int], list[Path]]:
     return [stamp for stamp, _ in rows], [path for _, path in rows]
 
 
-def euroc_sensor(path: Path) -> tuple[CameraModel, NDArray[np.float64]] | None:
+def euroc_sensor(path: Path) -> tuple[CameraModel, Float64Array] | None:
     """Camera and body_from_camera (4×4) of a sensor.yaml, None = there is none."""
     if not path.is_file():
         logger.warning("%s is missing: the camera is not calibrated.", path)

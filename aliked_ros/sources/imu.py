@@ -31,6 +31,7 @@ from aliked_ros.sources.calibration_files import parse_yaml
 from aliked_ros.sources.datasets import euroc_root, euroc_sensor
 from aliked_ros.sources.files import read_table
 from aliked_ros.sources.recordings import split_topics
+from aliked_ros.types import Float64Array
 
 AUTO = "auto"
 _KIND = "sensor_msgs/msg/Imu"
@@ -45,9 +46,9 @@ class Rates:
     is not known.
     """
 
-    stamps: NDArray[np.float64]
-    rates: NDArray[np.float64]
-    camera_from_imu: NDArray[np.float64] | None = None
+    stamps: Float64Array
+    rates: Float64Array
+    camera_from_imu: Float64Array | None = None
 
 
 def rates_of(source: str, imu: str = AUTO) -> Rates:
@@ -76,7 +77,7 @@ def _holds_a_bag(path: Path) -> bool:
     return any(file.suffix in (".mcap", ".db3") for file in path.iterdir())
 
 
-def _table(path: Path, camera_from_imu: NDArray[np.float64] | None = None) -> Rates:
+def _table(path: Path, camera_from_imu: Float64Array | None = None) -> Rates:
     rows = read_table(path, _COLUMNS, ",")
     try:
         stamps = np.array([int(row[0]) for row in rows], np.int64)
@@ -125,8 +126,8 @@ def _recorded(path: Path, imu: str) -> Rates:
 def _ordered(
     name: str,
     stamps: NDArray[np.int64],
-    rates: NDArray[np.float64],
-    camera_from_imu: NDArray[np.float64] | None = None,
+    rates: Float64Array,
+    camera_from_imu: Float64Array | None = None,
 ) -> Rates:
     if len(stamps) == 0:
         raise SourceError(f"{name} holds no angular velocities.")

@@ -21,15 +21,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, SourceError
 from aliked_ros.lenses import LENSES
 from aliked_ros.sources.base import calibration_of
-from aliked_ros.types import Image, UInt8Array
+from aliked_ros.types import Float64Array, Image, UInt8Array
 
-Matrix = NDArray[np.float64]
+Matrix = Float64Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,13 +35,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from aliked_ros.errors import ImageError, SourceError
 from aliked_ros.sources import read_image
-from aliked_ros.types import Float32Array, Image, UInt8Array
+from aliked_ros.types import Float32Array, Float64Array, Image, UInt8Array
 
-Matrix = NDArray[np.float64]
+Matrix = Float64Array
 
 DEFAULT_LENGTH = 300
 DEFAULT_PHOTOGRAPH = "motorcycle_left"

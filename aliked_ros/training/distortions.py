@@ -21,10 +21,9 @@ from typing import Annotated
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from aliked_ros.types import UInt8Array
+from aliked_ros.types import Float64Array, UInt8Array
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Factor = Annotated[float, Field(ge=1)]
@@ -66,7 +65,7 @@ class Distortions:
 
 def draw_homography(
     rng: np.random.Generator, width: int, height: int, distortions: Distortions
-) -> NDArray[np.float64]:
+) -> Float64Array:
     """A random homography 3×3 of an image onto one of its size, about its centre.
 
     Redrawn until the second image shows at least 40 % of the first; the identity if that fails.
@@ -107,7 +106,7 @@ def photometric(
     return np.asarray(np.clip((values + noise) * 255 + 0.5, 0, 255), np.uint8)
 
 
-def _shared(homography: NDArray[np.float64], width: int, height: int) -> float:
+def _shared(homography: Float64Array, width: int, height: int) -> float:
     """Share of a 16×16 grid of points that stays inside the image and in front of the camera."""
     x, y = np.meshgrid(np.linspace(0, width - 1, 16), np.linspace(0, height - 1, 16))
     points = np.stack([x.ravel(), y.ravel(), np.ones(x.size)])

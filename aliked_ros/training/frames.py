@@ -44,7 +44,7 @@ from aliked_ros.odometry.geometry import Transform
 from aliked_ros.sources import Partner, Source, open_source, read_image
 from aliked_ros.system.cache import atomic_path, cache_dir, remove_leftovers
 from aliked_ros.training.settings import Data
-from aliked_ros.types import Float32Array, Image, UInt8Array
+from aliked_ros.types import Float32Array, Float64Array, Image, UInt8Array
 
 logger = logging.getLogger("aliked_ros.training")
 
@@ -71,7 +71,7 @@ class Frame:
     number: int
     pixels: UInt8Array
     depth: Float32Array | None = None
-    matrix: NDArray[np.float64] | None = None
+    matrix: Float64Array | None = None
     pose: Transform | None = None
 
 
@@ -140,12 +140,12 @@ def read_frames(data: Data, size: tuple[int, int], report: Reading = lambda *_: 
     return frames
 
 
-def scene_overlaps(source: str) -> NDArray[np.float64]:
+def scene_overlaps(source: str) -> Float64Array:
     """K×3 of a MegaDepth scene: indices of two images and their overlap (0 to 1)."""
     return _overlaps(_scene(Path(source).expanduser()))
 
 
-def _overlaps(scene: dict[str, Any]) -> NDArray[np.float64]:
+def _overlaps(scene: dict[str, Any]) -> Float64Array:
     if "pair_infos" in scene:
         rows = [(*row[0], row[1]) for row in scene["pair_infos"]]
         return np.array(rows, np.float64).reshape(-1, 3)

@@ -42,7 +42,7 @@ from aliked_ros.training.frames import (
 )
 from aliked_ros.training.settings import Data
 from aliked_ros.training.warps import DepthWarp, HomographyWarp, Warp
-from aliked_ros.types import UInt8Array
+from aliked_ros.types import Float64Array, UInt8Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,7 @@ def _depth_warp(here: Frame, there: Frame) -> DepthWarp:
     )
 
 
-def _fitting(shape: tuple[int, ...], size: tuple[int, int]) -> NDArray[np.float64]:
+def _fitting(shape: tuple[int, ...], size: tuple[int, int]) -> Float64Array:
     """The homography that scales an image about its centre to cover ``size``."""
     (height, width), (columns, rows) = shape[:2], size
     scale = covering(shape, size)
