@@ -46,6 +46,8 @@ _ACCURACY = 1e-7  # pixels
 _FAILURE = 0.1  # pixels
 LARGEST_SIDE = 32767
 """Pixels; OpenCV's tables for rectification hold no larger images."""
+_LARGEST_ENTRY = 10_000_000
+"""Pixels, of a camera matrix; a telescope of 10 m has a focal length of some 3e6."""
 
 _SYNONYMS = {
     "radtan": "plumb_bob",
@@ -257,6 +259,12 @@ def create_camera(
         raise ConfigurationError(
             f"The focal lengths are {matrix[0, 0]} and {matrix[1, 1]} pixels: the camera is not "
             "calibrated. Calibrate it, or leave CameraInfo away."
+        )
+    if min(matrix[0, 0], matrix[1, 1]) < 1.0 or np.abs(matrix).max() > _LARGEST_ENTRY:
+        raise ConfigurationError(
+            f"The camera matrix is {matrix.tolist()}; focal lengths must lie in "
+            f"1..{_LARGEST_ENTRY:,} pixels, the principal point within ±{_LARGEST_ENTRY:,}. "
+            "Correct the calibration."
         )
     if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
         raise ConfigurationError(

@@ -75,7 +75,7 @@ def baseline_from_message(message: CameraInfo) -> float | None:
     """Metres between the cameras of a rectified pair, from the right one's P; None = unknown."""
     focal, shift = float(message.p[0]), float(message.p[3])
     baseline = -shift / focal if focal > 0.0 else 0.0
-    return baseline if np.isfinite(baseline) and baseline > 0.0 else None
+    return baseline if 1e-6 < baseline < 1e4 else None  # from a micrometre to 10 km
 
 
 def border_from_message(message: CameraInfo) -> UInt8Array:

@@ -43,6 +43,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, RegionOfInterest
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
+from aliked_msgs.msg import FeatureFrame
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError, ImageError
@@ -310,6 +311,9 @@ def test_camera_infos(message, rectified):
     except ConfigurationError:
         return
     assert model.normalize(points).shape == (3, 2)
+    FeatureFrame(  # takes only what fits into its float32
+        focal_length=float(model.matrix[0, 0]), baseline=calibration.baseline or 0.0
+    )
     if model.width * model.height > MEGABYTE:
         return  # its border is as large as the images are
     try:

@@ -97,6 +97,14 @@ def test_no_points() -> None:
         (MATRIX, "plumb_bob", np.array([0.0] * 5 + [np.nan]), "6 distortion coefficients"),
         (MATRIX, "Inverse Brown Conrady", np.full(5, 0.1), "distortion_model is 'Inverse"),
         (MATRIX * np.nan, "plumb_bob", np.zeros(5), "finite"),
+        (MATRIX * 1e300, "plumb_bob", np.zeros(5), "must lie in 1..10,000,000"),
+        (MATRIX * 1e-4, "plumb_bob", np.zeros(5), "must lie in 1..10,000,000"),
+        (
+            np.array([[500.0, 0, -1e39], [0, 500, 240], [0, 0, 1]]),
+            "plumb_bob",
+            np.zeros(5),
+            "principal",
+        ),
     ],
 )
 def test_nonsense(matrix: np.ndarray, model: str, distortion: np.ndarray, message: str) -> None:
