@@ -127,7 +127,7 @@ def test_threads_and_files_that_stay_are_found():
 @pytest.mark.long
 def test_a_minute_of_everything_going_wrong(tmp_path: Path):
     output = tmp_path / "soak.json"
-    arguments = ["--minutes", "0.5", "--seed", "7", "--output", str(output)]
+    arguments = ["--minutes", "0.3", "--seed", "7", "--output", str(output)]
     arguments += ["--log", str(tmp_path / "log")]
     result = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr[-3000:]

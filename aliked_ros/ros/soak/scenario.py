@@ -177,6 +177,7 @@ class Soak:
                 detected = found.frame_index - min(found.detection_age, default=0)
                 if detected >= first.frame_index and len(found.scores):
                     break
+                self._watcher.spin(_PERIOD)  # leaves the cores to the detection
                 found = frame(pixels)
             return found
 
