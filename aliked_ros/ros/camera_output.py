@@ -38,16 +38,23 @@ class CameraOutput:
 
     def __init__(self, node: Node, prefix: str, qos: QoSProfile, info: CameraInfo | None) -> None:
         self.images = node.create_publisher(ImageMessage, f"{prefix}image", qos)
+        self._node = node
         self._info = info
+        self._infos = None
         if info is not None:
             self._infos = node.create_publisher(CameraInfo, f"{prefix}camera_info", qos)
 
     def publish(self, image: ImageMessage) -> None:
         """Publish both."""
         self.images.publish(image)
-        if self._info is not None:
+        if self._info is not None and self._infos is not None:
             self._info.header = image.header
             self._infos.publish(self._info)
+
+    def close(self) -> None:
+        """Take the topics away."""
+        for publisher in filter(None, (self.images, self._infos)):
+            self._node.destroy_publisher(publisher)
 
 
 def encoded(pixels: UInt8Array, encoding: str) -> UInt8Array:

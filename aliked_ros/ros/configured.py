@@ -31,6 +31,7 @@ from aliked_ros.ros.imu import given_rotation
 from aliked_ros.ros.masks import mask_values
 from aliked_ros.ros.numbering import Epochs
 from aliked_ros.ros.outputs import advertise
+from aliked_ros.ros.own_camera import check_source
 from aliked_ros.ros.parameters import NodeParameters
 from aliked_ros.ros.transports import VIDEO, subscribed
 from aliked_ros.sources import read_mask
@@ -58,6 +59,7 @@ class Configured:
         # What would fail at activation is refused now: nonsense, and packages that are missing.
         mask_values(settings["mask_values"])
         given_rotation(settings)
+        check_source(settings)
         transport = settings["image_transport"]
         subscribed(transport, settings["video_messages"])
         if transport in VIDEO:

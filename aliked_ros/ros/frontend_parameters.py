@@ -50,6 +50,19 @@ DECLARATIONS: tuple[Declaration, ...] = (
     *map(_of_setting, SETTINGS.values()),
     Declaration("autostart", True, "Configure and activate at start, without a lifecycle manager."),
     Declaration(
+        "camera_source",
+        "",
+        "A camera that the node reads itself instead of subscribing to images: 'camera:N' (V4L2), "
+        "'realsense', 'realsense:SERIAL', or 'virtual' to try it; empty = subscribe.",
+        change=Change.UNCONFIGURED,
+    ),
+    Declaration(
+        "camera_frame",
+        "camera_optical_frame",
+        "The frame_id of the images that the node reads itself.",
+        change=Change.UNCONFIGURED,
+    ),
+    Declaration(
         "input",
         "mono",
         "'stereo' pairs image with right/image, both rectified; 'rgbd' with depth/image, "

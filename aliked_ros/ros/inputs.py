@@ -36,10 +36,11 @@ from aliked_ros.ros.conversions import image_from_message, image_message, second
 from aliked_ros.ros.declarations import Settings
 from aliked_ros.ros.frame import Frame, Received
 from aliked_ros.ros.masks import Masks
+from aliked_ros.ros.own_camera import OwnCamera
 from aliked_ros.ros.pairing import Pair
 from aliked_ros.ros.partners import Deliver, Mono, Partners, Stream
 from aliked_ros.ros.status import Losses, Statistics
-from aliked_ros.ros.subscriptions import Subscriptions
+from aliked_ros.ros.subscriptions import Subscriptions, Topic
 from aliked_ros.ros.transports import VIDEO, subscribed
 from aliked_ros.ros.video_stream import DEPTH, VideoStream
 from aliked_ros.ros.warnings import Warnings
@@ -105,15 +106,43 @@ class Inputs:
         self._right_video: VideoStream | None = None
         self._losses = Losses()
         self._subscriptions = Subscriptions(node, warnings)
+        self._camera: OwnCamera | None = None
         try:
-            self._partners = self._subscribe()
-            self._stamped_masks = self._subscribe_masks()
+            self._open()
         except BaseException:
             self._subscriptions.close()
             raise
 
+    def _open(self) -> None:
+        self._partners = self._subscribe()
+        self._stamped_masks = self._subscribe_masks()
+        if self._camera is not None:
+            self._camera.start()
+
     def _subscribe(self) -> Mono | Partners:
         settings, subscriptions = self._settings, self._subscriptions
+        if settings["camera_source"]:
+            camera = self._camera = OwnCamera(
+                self._node, settings, self._warnings, self.calibration, self.on_image,
+                self.on_partner,
+            )  # fmt: skip
+            self._images, others = camera.images, camera.partners
+        else:
+            self._images, others = self._subscribe_to_images()
+        subscriptions.add_lasting(CameraInfo, "camera_info", self.calibration.set_info)
+        if self._stereo:
+            info = "right/camera_info"
+            subscriptions.add_lasting(CameraInfo, info, self.calibration.set_right_info)
+        if others is None:
+            return Mono(self._deliver)
+        return Partners(
+            self._node, settings, self._images, others, self._statistics, self._warnings,
+            self._deliver, self._right_video,
+        )  # fmt: skip
+
+    def _subscribe_to_images(self) -> tuple[Topic, Topic | None]:
+        """The topics of the images and, unless they are mono, of their partners."""
+        settings = self._settings
         images: str = settings["image_transport"]
 
         def subscribe(topic: str, transport: str, callback: Any) -> Subscription:
@@ -126,28 +155,21 @@ class Inputs:
                     received(packet_from_message(message, Header), info)
 
             qos = QoSProfile(depth=depth, reliability=_RELIABILITY[settings["input_reliability"]])
-            return subscriptions.add(kind, topic + suffix, callback, qos)
+            return self._subscriptions.add(kind, topic + suffix, callback, qos)
 
         def stream(subscription: Subscription) -> VideoStream | None:
             name = subscription.topic_name
             return VideoStream(name, self._warnings) if images in VIDEO else None
 
-        self._images = subscribe("image", images, self.on_image)
-        self._video = stream(self._images)
-        subscriptions.add_lasting(CameraInfo, "camera_info", self.calibration.set_info)
+        own = subscribe("image", images, self.on_image)
+        self._video = stream(own)
         if settings["input"] == "mono":
-            return Mono(self._deliver)
+            return own, None
         topic = "right/image" if self._stereo else "depth/image"
         transport = images if self._stereo else settings["depth_transport"]
         others = subscribe(topic, transport, self.on_partner)
         self._right_video = stream(others) if self._stereo else None
-        if self._stereo:
-            info = "right/camera_info"
-            subscriptions.add_lasting(CameraInfo, info, self.calibration.set_right_info)
-        return Partners(
-            self._node, settings, self._images, others, self._statistics, self._warnings,
-            self._deliver, self._right_video,
-        )  # fmt: skip
+        return own, others
 
     def _subscribe_masks(self) -> Stream[ImageMessage] | None:
         """Masks for all images that follow; or, returned, the stream of each image's own."""
@@ -172,6 +194,8 @@ class Inputs:
 
     def close(self) -> int:
         """Unsubscribe; returns how many images still waited for their mask or partner."""
+        if self._camera is not None:
+            self._camera.close()
         self._subscriptions.close()
         waiting = self._stamped_masks.close() if self._stamped_masks else 0
         return waiting + self._partners.close()
@@ -181,8 +205,7 @@ class Inputs:
         self._statistics.dropped(self.close())
         self._subscriptions = Subscriptions(self._node, self._warnings)
         self._losses = Losses()
-        self._partners = self._subscribe()
-        self._stamped_masks = self._subscribe_masks()
+        self._open()
 
     @property
     def topic(self) -> str:
@@ -191,8 +214,11 @@ class Inputs:
 
     def silence(self) -> str:
         """What to say when no images come."""
+        seconds = self._statistics.silence()
+        if self._camera is not None:
+            return self._camera.silence(seconds)
         return (
-            f"no image on {self.topic} for {self._statistics.silence():.0f} s: "
+            f"no image on {self.topic} for {seconds:.0f} s: "
             f"{publisher_count(self._node, self._images)} matching publishers. "
             "Check the topic's name, and input_reliability against the camera's QoS."
         )
@@ -202,7 +228,8 @@ class Inputs:
     def on_image(self, message: Received, info: Mapping[str, Any]) -> None:
         """An image has come."""
         now = time.perf_counter()
-        self._check_losses(message, info)
+        if self._camera is None:
+            self._check_losses(message, info)
         if not self._accept(message):
             return
         stamp = message.header.stamp

@@ -144,6 +144,8 @@ def _frontend_arguments() -> list[DeclareLaunchArgument]:
         ("image", "image", None, "Camera image topic"),
         ("camera_info", "camera_info", None, "Its CameraInfo topic"),
         ("mask", "mask", None, "Mask topic, mono8: no features where it is 0"),
+        ("camera_source", "", None,
+         f"'camera:0', 'realsense' or 'virtual': read it here, not from IMAGE; {as_in_file}"),
         ("input", "", ["", "mono", "stereo", "rgbd"],
          f"What is paired with the images; {as_in_file}"),
         ("right_image", "right/image", None,
@@ -210,7 +212,7 @@ def _frontend_nodes(context: LaunchContext) -> list[Node]:
 
     values: dict[str, Any] = {
         name: given(name)
-        for name in ("input", "sync", *_TRANSPORTS, "map", "imu_topic")
+        for name in ("camera_source", "input", "sync", *_TRANSPORTS, "map", "imu_topic")
         if given(name)
     }
     if given("autostart"):

@@ -23,7 +23,6 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.subscription import Subscription
 from std_msgs.msg import Header
 
 from aliked_ros.errors import ImageError
@@ -35,6 +34,7 @@ from aliked_ros.ros.declarations import Settings
 from aliked_ros.ros.frame import Frame, Received
 from aliked_ros.ros.pairing import Pair, Pairing
 from aliked_ros.ros.status import Statistics
+from aliked_ros.ros.subscriptions import Topic
 from aliked_ros.ros.video_stream import VideoStream
 from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import Float32Array, Image, UInt8Array
@@ -62,8 +62,8 @@ class Stream(Generic[MessageT]):
         self,
         node: Node,
         settings: Settings,
-        images: Subscription,
-        others: Subscription,
+        images: Topic,
+        others: Topic,
         warnings: Warnings,
         without: str,
         release: Callable[[Pair[Frame, MessageT]], None],
@@ -178,8 +178,8 @@ class Partners:
         self,
         node: Node,
         settings: Settings,
-        images: Subscription,
-        partners: Subscription,
+        images: Topic,
+        partners: Topic,
         statistics: Statistics,
         warnings: Warnings,
         deliver: Deliver,

@@ -56,8 +56,8 @@ _DECLARATIONS = (
         "source",
         "",
         "A folder of images, a folder with a frames.csv, a TUM RGB-D, KITTI or EuRoC folder, a "
-        "recording (RECORDING#/image/topic), a video, 'camera:N' or 'virtual'; empty = $SOURCE, "
-        "else a sequence of the shared data, else 'virtual'.",
+        "recording (RECORDING#/image/topic), a video, 'camera:N', 'realsense' or 'virtual'; "
+        "empty = $SOURCE, else a sequence of the shared data, else 'virtual'.",
     ),
     Declaration("limit", 0, "Maximum number of images; 0 = all.", limits=(0, 1_000_000)),
     Declaration(

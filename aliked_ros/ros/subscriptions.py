@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_policy_name_from_kind, qos_profile_sensor_data
@@ -31,6 +31,19 @@ from aliked_ros.ros.compatibility import (
 )
 from aliked_ros.ros.latched import subscribe_to_latched
 from aliked_ros.ros.warnings import Warnings
+
+
+class Topic(Protocol):
+    """Where images come from: a subscription, or what stands for one."""
+
+    @property
+    def topic_name(self) -> str:
+        """With its namespace."""
+        ...
+
+    def get_publisher_count(self) -> int:
+        """How many publish there."""
+        ...
 
 
 class Subscriptions:

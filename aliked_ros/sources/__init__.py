@@ -73,7 +73,8 @@ def open_source(
     spec: a folder of images; a folder with a ``frames.csv`` (or that file); a sequence of TUM
         RGB-D, KITTI odometry or EuRoC as published; a recording (``.mcap``, ``.db3``, ``.bag``,
         rosbag2 folder), with ``#/image/topic`` or ``#/image/topic,/partner/topic`` to choose among
-        several; a video file; ``camera:N``; ``virtual``.
+        several; a video file; ``camera:N``; ``realsense``, ``realsense:SERIAL`` or a recording of
+        its SDK, ``realsense:FILE``; ``virtual``.
     limit: maximum number of images.
     partner: what the images come with. ``right``: pairs are rectified here if the source's are
         not (EuRoC, raw recordings with CameraInfo). ``depth``: registered to the images. An image
@@ -99,6 +100,10 @@ def open_source(
         if not number.isdecimal():
             raise SourceError(f"source {spec!r}: give the camera's number, e.g. 'camera:0'.")
         return Camera(int(number), limit)
+    if spec.split(":")[0] == "realsense":
+        from aliked_ros.sources.realsense import RealSense
+
+        return RealSense(spec.partition(":")[2], limit, partner)
     path = Path(spec).expanduser()
     if (not path.exists() and "#" in spec) or _names_a_bag(path):
         return _recording(spec, limit, partner)

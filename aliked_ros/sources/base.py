@@ -43,7 +43,7 @@ KINDS = (
     "a folder of images, a folder with a frames.csv, a TUM RGB-D folder (rgb.txt), a KITTI "
     "odometry sequence (image_0/, times.txt, calib.txt), a EuRoC folder (mav0/cam0/data.csv), a "
     "recording (.mcap, .db3, .bag, or a rosbag2 folder; RECORDING#/image/topic names the topic), "
-    "a video file, 'camera:N' (a number), or 'virtual'"
+    "a video file, 'camera:N' (a number), 'realsense' or 'realsense:SERIAL', or 'virtual'"
 )
 _LONGEST_EXIF = 1 << 18  # bytes from the start of a file to the end of its EXIF data
 SECOND = 1_000_000_000  # nanoseconds

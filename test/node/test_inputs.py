@@ -29,6 +29,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
@@ -656,3 +657,44 @@ def test_a_node_without_images_ends_for_respawn_to_start_it_again(tmp_path):
     assert "no image on /image for 1 s" in process.text()
     assert "The node ends, as silence_action says." in process.text()
     assert "Traceback" not in process.text()
+
+
+def test_a_node_reads_its_camera_itself(rig):
+    """In one process: nobody publishes images but the node, and it only for those who listen."""
+    probe, process = rig.restart(), rig.process
+
+    def configure(**settings) -> bool:
+        if probe.state() == "active":
+            assert probe.transition("deactivate")
+        if probe.state() == "inactive":
+            assert probe.transition("cleanup")
+        rig.settings = {}
+        for name, value in settings.items():
+            assert probe.set_parameter(name, value) == ""
+        return probe.transition("configure")
+
+    assert configure(camera_source="virtual", camera_frame="lens")
+    assert probe.transition("activate")
+    probe.wait(lambda: probe.status.frames_processed > 3)
+    assert probe.images.get_subscription_count() == 0
+    features = probe.wait(lambda: probe.features)[-1]
+    assert features.header.frame_id == "lens"
+    assert abs(features.header.stamp.sec - time.time()) < 10
+    assert features.focal_length > 100
+    assert len(features.normalized) == len(features.keypoints) > 0
+    for kind, topic in ((ImageMessage, "image"), (CameraInfo, "camera_info")):
+        probe.listen(kind, topic, qos_profile_sensor_data)
+    image = probe.wait(lambda: probe.received["image"])[0]
+    assert image_from_message(image).pixels.shape == (480, 640, 3)
+    probe.wait(lambda: probe.received["camera_info"])
+    assert configure(camera_source="camera:97")
+    probe.received["features"].clear()
+    assert probe.transition("activate")
+    probe.wait(lambda: "camera:97 cannot be opened" in process.text())
+    assert "It is tried again every 2 s." in process.text()
+    assert not probe.features
+    for source, images in (("house.mp4", "mono"), ("camera:0", "stereo")):
+        assert not configure(camera_source=source, input=images)
+        assert f"camera_source is '{source}'" in process.text()
+    assert configure(camera_source="", input="mono")
+    assert probe.transition("activate")

@@ -1,0 +1,205 @@
+# Copyright 2026 aliked_ros maintainers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A camera that the front-end reads itself, in the place of subscriptions to its images."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import Header
+
+from aliked_ros.errors import ConfigurationError
+from aliked_ros.ros.calibration import Calibration
+from aliked_ros.ros.camera_output import (
+    CameraOutput,
+    camera_info,
+    depth_message,
+    right_camera_info,
+)
+from aliked_ros.ros.conversions import image_message, stamp_from_seconds
+from aliked_ros.ros.declarations import Settings
+from aliked_ros.ros.subscriptions import Topic
+from aliked_ros.ros.warnings import Warnings, reason
+from aliked_ros.sources import Partner, Source, open_source
+from aliked_ros.types import Image
+
+_PARTNERS: dict[str, Partner] = {"mono": "none", "stereo": "right", "rgbd": "depth"}
+_RETRY = 2.0  # seconds after which a camera that failed is opened again
+_PATIENCE = 1.0  # seconds for the thread to end; a camera can block its reader for longer
+_WAITING = 10  # images, should the executor be held up
+
+Receive = Callable[[ImageMessage, Mapping[str, Any]], None]
+
+
+def check_source(settings: Settings) -> None:
+    """Raise ConfigurationError if ``camera_source`` is no camera, or none for ``input``."""
+    source, images = settings["camera_source"], settings["input"]
+    kind = source.split(":")[0]
+    if kind not in ("", "camera", "realsense", "virtual"):
+        raise ConfigurationError(
+            f"camera_source is {source!r}; give 'camera:N', 'realsense', 'realsense:SERIAL' or "
+            "'virtual', or leave it empty to subscribe to images. dataset.launch.py plays files."
+        )
+    if kind in ("camera", "virtual") and images != "mono":
+        raise ConfigurationError(
+            f"camera_source is {source!r} and input {images!r}, but it gives single images; set "
+            "input to mono, or camera_source to realsense."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """The topic on which the images are published, in the place of a subscription."""
+
+    topic_name: str
+
+    def get_publisher_count(self) -> int:
+        """One: the node itself."""
+        return 1
+
+
+class OwnCamera:
+    """Reads a camera in a thread of its own; the executor's thread hands the images on.
+
+    They are not sent through the middleware, but published as well while somebody subscribes. A
+    camera that fails or goes away is opened again every two seconds.
+
+    images, partners: the topics that stand for the two streams; None without partners.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        settings: Settings,
+        warnings: Warnings,
+        calibration: Calibration,
+        on_image: Receive,
+        on_partner: Receive,
+    ) -> None:
+        """``on_image``, ``on_partner``: called as by subscriptions, the partner first."""
+        self._node = node
+        self._warnings = warnings
+        self._calibration = calibration
+        self._on_image, self._on_partner = on_image, on_partner
+        self._name: str = settings["camera_source"]
+        self._frame: str = settings["camera_frame"]
+        self._input: str = settings["input"]
+        prefix = {"stereo": "right/", "rgbd": "depth/"}.get(self._input, "")
+        self.images: Topic = _Published(node.resolve_topic_name("image"))
+        self.partners: Topic | None = None
+        self._prefixes = [""]
+        if prefix:
+            self.partners = _Published(node.resolve_topic_name(f"{prefix}image"))
+            self._prefixes.append(prefix)
+        self._waiting: deque[Callable[[], None]] = deque(maxlen=_WAITING)
+        self._closed = threading.Event()
+        self._guard = node.create_guard_condition(self._hand_on)
+        self._thread = threading.Thread(target=self._run, name="camera", daemon=True)
+
+    def start(self) -> None:
+        """Open the camera."""
+        self._thread.start()
+
+    def silence(self, seconds: float) -> str:
+        """What to say when no images come."""
+        return f"{self._name} has given no image for {seconds:.0f} s. Check its cable and power."
+
+    def close(self) -> None:
+        """End the thread; a camera that blocks it is given up."""
+        self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join(_PATIENCE)
+        self._node.destroy_guard_condition(self._guard)
+
+    # The executor's thread
+
+    def _hand_on(self) -> None:
+        while self._waiting and not self._closed.is_set():
+            self._waiting.popleft()()
+
+    def _receive(self, image: ImageMessage, *partner: ImageMessage) -> None:
+        for message in partner:
+            self._on_partner(message, {})
+        self._on_image(image, {})
+
+    # The camera's thread
+
+    def _post(self, call: Callable[[], None]) -> None:
+        self._waiting.append(call)
+        self._guard.trigger()
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self._read(open_source(self._name, partner=_PARTNERS[self._input]))
+            except Exception as error:
+                if self._closed.is_set():
+                    return
+                self._warnings.warn(
+                    "source", f"{reason(error)} It is tried again every {_RETRY:.0f} s."
+                )
+                self._closed.wait(_RETRY)
+
+    def _read(self, source: Source) -> None:
+        infos = [camera_info(source.calibration)]
+        self._tell(infos[0], self._calibration.set_info)
+        if self._input == "stereo":
+            infos.append(right_camera_info(source.calibration))
+            self._tell(infos[1], self._calibration.set_right_info)
+        outputs = [
+            CameraOutput(self._node, prefix, qos_profile_sensor_data, info)
+            for prefix, info in zip(self._prefixes, [*infos, None], strict=False)
+        ]
+        try:
+            for image in source:
+                if self._closed.is_set():
+                    return
+                self._warnings.clear("source")
+                messages = self._messages(image)
+                self._post(partial(self._receive, *messages))
+                for output, message in zip(outputs, messages, strict=False):
+                    if output.images.get_subscription_count():
+                        output.publish(message)
+                if self._name == "virtual":  # the others give images when they have them
+                    self._closed.wait(1.0 / source.rate)
+        finally:
+            for output in outputs:
+                output.close()
+
+    def _tell(self, info: CameraInfo | None, take: Callable[[CameraInfo], None]) -> None:
+        if info is not None:
+            info.header.frame_id = self._frame
+            self._post(partial(take, info))
+
+    def _messages(self, image: Image) -> list[ImageMessage]:
+        """The image, and its partner if it has one."""
+        seconds = time.time() if self._name == "virtual" else image.stamp
+        header = Header(stamp=stamp_from_seconds(seconds), frame_id=self._frame)
+        messages = [image_message(image.pixels, header)]
+        if image.right is not None:
+            messages.append(image_message(image.right, header))
+        elif image.depth is not None:
+            messages.append(depth_message(image.depth, "32FC1", header))
+        return messages
