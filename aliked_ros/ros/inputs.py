@@ -129,10 +129,11 @@ class Inputs:
             self._images, others = camera.images, camera.partners
         else:
             self._images, others = self._subscribe_to_images()
-        subscriptions.add_lasting(CameraInfo, "camera_info", self.calibration.set_info)
-        if self._stereo:
-            info = "right/camera_info"
-            subscriptions.add_lasting(CameraInfo, info, self.calibration.set_right_info)
+        if self._camera is None or not self._camera.calibrated:
+            subscriptions.add_lasting(CameraInfo, "camera_info", self.calibration.set_info)
+            if self._stereo:
+                info = "right/camera_info"
+                subscriptions.add_lasting(CameraInfo, info, self.calibration.set_right_info)
         if others is None:
             return Mono(self._deliver)
         return Partners(

@@ -87,6 +87,7 @@ class OwnCamera:
     camera that fails or goes away is opened again every two seconds.
 
     images, partners: the topics that stand for the two streams; None without partners.
+    calibrated: it tells its calibration itself.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class OwnCamera:
         self._frame: str = settings["camera_frame"]
         self._input: str = settings["input"]
         prefix = {"stereo": "right/", "rgbd": "depth/"}.get(self._input, "")
+        self.calibrated = not self._name.startswith("camera:")
         self.images: Topic = _Published(node.resolve_topic_name("image"))
         self.partners: Topic | None = None
         self._prefixes = [""]
