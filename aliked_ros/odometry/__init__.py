@@ -15,8 +15,8 @@
 """A reference back-end: visual odometry from feature tracks alone, small enough to read.
 
 It takes the content of a ``FeatureFrame`` (track ids, normalised coordinates, depth if present), or
-of a ``RigFrame``, and gives camera poses and a sparse map. It shows that the messages suffice, and is an example to build
-on. It has no loop closing and no global map.
+of a ``RigFrame``, and gives camera poses and a sparse map. It shows that the messages suffice, and
+is an example to build on. It has no loop closing and no global map.
 """
 
 from aliked_ros.odometry.estimator import Estimate, Odometry, pixel_size

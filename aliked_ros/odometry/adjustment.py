@@ -15,11 +15,11 @@
 """Bundle adjustment of a window of views with COLMAP (Ceres).
 
 COLMAP has rigs, but no depth. A depth z at ray x therefore becomes a stereo observation: the x
-coordinate x − B/z in another camera of the rig, B to the right. Its noise is constant in 1/z, as for
-stereo and structured light. B is so large that the noise of x itself does not matter. Focal lengths
-are chosen so that one pixel is one standard deviation.
+coordinate x − B/z in another camera of the rig, B to the right. Its noise is constant in 1/z, as
+for stereo and structured light. B is so large that the noise of x itself does not matter. Focal
+lengths are chosen so that one pixel is one standard deviation.
 
-Each view is a rig of its own, because cameras may move on the robot: of its cameras, and for each of
+Each view is a rig of its own, because cameras may move on the robot: its cameras, and for each of
 them the one that stands for its depths. The first camera is COLMAP's reference.
 """
 
@@ -72,10 +72,7 @@ def adjust(
     poses = [model.frame(_frame(index)).rig_from_world for index in range(len(views))]
     cameras = [Transform(pose.rotation.matrix(), np.array(pose.translation)) for pose in poses]
     return (
-        [
-            _reference(view).inverse() @ camera
-            for view, camera in zip(views, cameras, strict=True)
-        ],
+        [_reference(view).inverse() @ camera for view, camera in zip(views, cameras, strict=True)],
         {track: np.array(model.point3D(track).xyz) for track in points},
     )
 
@@ -109,7 +106,7 @@ def _add_view(
     from_reference = _reference(view).inverse()
     numbers = np.array([number for _, number in sights], int)
     rows = view.at(sights)
-    images = {}
+    images: dict[int, Float64Array] = {}
     for number, (mount, ray) in _cameras(view).items():
         its = np.flatnonzero(numbers == number)
         rays = view.rays[rows[its]]

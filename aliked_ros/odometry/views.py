@@ -94,7 +94,9 @@ class View:
         noise: Mapping[str, float],
     ) -> View:
         """The tracks with a known ray; each id once a camera. numbers, noise: by camera."""
-        rays, noises, depths, mounts = [], [], [], []
+        rays: list[Float64Array] = []
+        noises, depths = [], []
+        mounts: list[Transform] = []
         rows: dict[int, dict[int, int]] = {}
         for one in observations:
             known = np.isfinite(one.rays).all(1) & (one.ids > 0)
@@ -103,7 +105,7 @@ class View:
                 given = one.depth[known]
                 usable = np.isfinite(given) & (given > 0.0)
                 depth[usable] = given[usable]
-            for row, track in enumerate(one.ids[known].tolist(), sum(map(len, rays))):
+            for row, track in enumerate(one.ids[known].tolist(), len(mounts)):
                 rows.setdefault(track, {})[numbers[one.camera]] = row
             rays.append(one.rays[known].astype(np.float64))
             noises.append(np.full(len(depth), noise[one.camera]))
