@@ -249,10 +249,16 @@ class RigNode(CamerasNode):
         return f"Sets go out without camera {name}: {why}."
 
     def _report_problems(self, problems: Sequence[Problem]) -> None:
-        """Warn of extrinsics that the images contradict."""
+        """Warn of extrinsics that the images contradict.
+
+        Not of those that swapped cameras have with others: they follow from that.
+        """
         source = self._extrinsics.source
+        swapped = {name for one in problems if one.swapped for name in one.names}
         for one in problems:
             first, second = one.names
+            if not one.swapped and swapped & {first, second}:
+                continue
             if one.swapped:
                 sentence = (
                     f"Cameras {first} and {second} seem to be swapped: {one.better:.0%} of their "
