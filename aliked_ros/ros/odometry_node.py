@@ -51,7 +51,7 @@ from aliked_ros.ros.conversions import feature_frame, pose_message, seconds, sta
 from aliked_ros.ros.declarations import Declaration
 from aliked_ros.ros.parameters import declare
 from aliked_ros.ros.warnings import Warnings
-from aliked_ros.types import Float64Array, FrameResult
+from aliked_ros.types import Float64Array, FrameResult, UInt64Array
 
 _DECLARATIONS = (
     Declaration(
@@ -83,12 +83,15 @@ _INPUT_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 _PATH_LENGTH = 2000  # keyframes
 
 
-def observation_from_message(message: FeatureFrame) -> Observation | None:
+def observation_from_message(
+    message: FeatureFrame, ids: UInt64Array | None = None
+) -> Observation | None:
     """The tracks of a FeatureFrame; None when it lacks the normalised coordinates.
 
     Arrays of another length than the tracks' are left out: no message may end the node.
+    ids: of its rows, instead of track ids.
     """
-    ids = np.frombuffer(message.track_ids, np.uint64)
+    ids = np.frombuffer(message.track_ids, np.uint64) if ids is None else ids
     if len(message.normalized) != 2 * len(ids):
         return None
     rays = np.frombuffer(message.normalized, np.float32).reshape(-1, 2)
@@ -109,28 +112,22 @@ def observations_from_rig(message: RigFrame) -> list[Observation]:
     ends = np.cumsum([len(frame.track_ids) for frame in message.frames])
     if not len(ends) or ends[-1] != len(landmarks):
         return []
-    _, group, counts = np.unique(landmarks, return_inverse=True, return_counts=True)
-    is_shared = counts[group] > 1
+    unique, counts = np.unique(landmarks, return_counts=True)
+    shared = unique[counts > 1]
     found = []
-    for name, frame, known, pose, end in zip(
-        message.names,
-        message.frames,
-        message.has_extrinsics,
-        message.extrinsics,
-        ends,
-        strict=False,
-    ):
-        one, mount = observation_from_message(frame), _rigid(pose)
+    ids = np.split(landmarks, ends[:-1])
+    cameras = (message.names, message.frames, message.has_extrinsics, message.extrinsics, ids)
+    for name, frame, known, pose, its in zip(*cameras, strict=False):
+        one, mount = observation_from_message(frame, its), _rigid(pose)
         if one is None or not known or mount is None:
             continue
-        rows = slice(end - len(one.ids), end)
+        alone = ~np.isin(one.ids, shared)
         found.append(
             replace(
                 one,
                 stamp=seconds(message.header.stamp),
                 epoch=message.epoch,
-                ids=np.where(one.ids > 0, landmarks[rows], 0),
-                depth=None if one.depth is None else np.where(is_shared[rows], np.nan, one.depth),
+                depth=None if one.depth is None else np.where(alone, one.depth, np.float32(np.nan)),
                 camera=name,
                 mount=mount,
             )

@@ -241,6 +241,7 @@ def test_a_camchain_with_two_cameras_swapped_is_reported(probe, start, tmp_path)
     assert message.header.frame_id == "left_optical"
     probe.spin(0.2)
     assert "Cameras front and right seem to be swapped" in process.text()
+    assert "do not fit their images" not in process.text(), "it follows from that"
     assert len(message.frames) == 3
     assert process.stop() == 0, process.text()
 
