@@ -14,12 +14,12 @@
 
 """A reference back-end: visual odometry from feature tracks alone, small enough to read.
 
-It takes the content of a ``FeatureFrame`` (track ids, normalised coordinates, depth if present) and
-gives camera poses and a sparse map. It shows that the messages suffice, and is an example to build
-on. It has no loop closing and no global map.
+It takes the content of a ``FeatureFrame`` (track ids, normalised coordinates, depth if present), or
+of a ``RigFrame``, and gives camera poses and a sparse map. It shows that the messages suffice, and
+is an example to build on. It has no loop closing and no global map.
 """
 
-from aliked_ros.odometry.adjustment import Noise
-from aliked_ros.odometry.estimator import Estimate, Observation, Odometry, pixel_size
+from aliked_ros.odometry.estimator import Estimate, Odometry, pixel_size
+from aliked_ros.odometry.views import Noise, Observation
 
 __all__ = ["Estimate", "Noise", "Observation", "Odometry", "pixel_size"]

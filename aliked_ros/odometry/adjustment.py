@@ -14,27 +14,24 @@
 
 """Bundle adjustment of a window of views with COLMAP (Ceres).
 
-COLMAP has images and rigs, but no depth. A depth z at ray x therefore becomes a stereo observation:
-the x coordinate x − B/z in a second camera of the rig, B to the right. Its noise is constant in
-1/z, as for stereo and structured light. B is so large that the noise of x itself does not matter.
-Both focal lengths are chosen so that one pixel is one standard deviation.
+COLMAP has rigs, but no depth. A depth z at ray x therefore becomes a stereo observation: the x
+coordinate x − B/z in another camera of the rig, B to the right. Its noise is constant in 1/z, as
+for stereo and structured light. B is so large that the noise of x itself does not matter. Focal
+lengths are chosen so that one pixel is one standard deviation.
 
-A point's depth counts once, in the first view that has it: what is wrong with it (an edge, the
-calibration, the patch that was correlated) is wrong in every view. On fr1_xyz the depths of a track
-vary by 0.007 1/m, those of different tracks are off by 0.05; taken for independent, they outweigh
-the rays.
+Each view is a rig of its own, because cameras may move on the robot: its cameras, and for each of
+them the one that stands for its depths. The first camera is COLMAP's reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import compress
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from aliked_ros.odometry.geometry import Transform
+from aliked_ros.odometry.views import Noise, Sight, View, counted
 from aliked_ros.types import Float64Array
 
 try:
@@ -43,42 +40,11 @@ except ImportError as error:
     raise ImportError("The reference odometry needs pycolmap: pip install pycolmap.") from error
 
 _BASELINE = 100.0  # metres
-_RAYS, _DEPTH = 1, 2  # ids of the rig's cameras
+_BESIDE = Transform(np.eye(3), np.array([-_BASELINE, 0.0, 0.0]))
+_MOST = 1000  # cameras of a view
 _LOSS_SCALE = 2.0  # standard deviations; Huber's
 _ITERATIONS = 6
 _FUNCTION_TOLERANCE = 1e-4  # relative
-
-
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """Standard deviations of the observations.
-
-    ray: of a coordinate on the plane z = 1 (one pixel is 1 / focal length).
-    inverse_depth: of 1/depth, in 1/metre; stereo: disparity's in pixels / (fx · baseline).
-    """
-
-    ray: float = 0.002
-    inverse_depth: float = 0.005
-
-
-@dataclass(slots=True)
-class View:
-    """The observations of one image.
-
-    camera: its pose, camera_from_world. rays: N×2. depth: N metres, NaN = none.
-    rows: row of each valid track; other rows are outliers. covariance: of the pose, see
-    ``uncertainty``.
-    """
-
-    camera: Transform
-    rays: Float64Array
-    depth: Float64Array
-    rows: dict[int, int]
-    covariance: Float64Array = field(default_factory=lambda: np.zeros((6, 6)))
-
-    def rays_of(self, tracks: Iterable[int]) -> Float64Array:
-        """Rays K×2 of observed tracks."""
-        return self.rays[[self.rows[track] for track in tracks]].reshape(-1, 2)
 
 
 def adjust(
@@ -104,8 +70,9 @@ def adjust(
         config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
     pycolmap.create_default_ceres_bundle_adjuster(_options(), config, model).solve()
     poses = [model.frame(_frame(index)).rig_from_world for index in range(len(views))]
+    cameras = [Transform(pose.rotation.matrix(), np.array(pose.translation)) for pose in poses]
     return (
-        [Transform(pose.rotation.matrix(), np.array(pose.translation)) for pose in poses],
+        [_reference(view).inverse() @ camera for view, camera in zip(views, cameras, strict=True)],
         {track: np.array(model.point3D(track).xyz) for track in points},
     )
 
@@ -114,55 +81,77 @@ def _model(
     views: Sequence[View], points: Mapping[int, Float64Array], noise: Noise, metric: bool
 ) -> Any:
     """The views and points as a COLMAP reconstruction."""
-    focal = {_RAYS: 1.0 / noise.ray, _DEPTH: 1.0 / (_BASELINE * noise.inverse_depth)}
     model = pycolmap.Reconstruction()
-    for camera, value in focal.items():
-        model.add_camera(
-            pycolmap.Camera(
-                camera_id=camera, model="SIMPLE_PINHOLE", width=1, height=1, params=[value, 0, 0]
-            )
-        )
-    rig = pycolmap.Rig(rig_id=1)
-    rig.add_ref_sensor(_sensor(_RAYS))
-    rig.add_sensor(_sensor(_DEPTH), _rigid(Transform(np.eye(3), np.array([-_BASELINE, 0.0, 0.0]))))
-    model.add_rig(rig)
     seen: dict[int, list[Any]] = {track: [] for track in points}
-    measured: set[int] = set()  # tracks whose depth counts already
-    for index, view in enumerate(views):
-        tracks = [track for track in view.rows if track in points]
-        images = {_RAYS: view.rays_of(tracks)}
-        if metric:
-            depth = view.depth[[view.rows[track] for track in tracks]]
-            depth[[track in measured for track in tracks]] = np.nan
-            measured.update(compress(tracks, np.isfinite(depth)))
-            images[_DEPTH] = images[_RAYS] - np.outer(_BASELINE / depth, [1.0, 0.0])
-        _add_frame(model, index, view.camera, {c: focal[c] * images[c] for c in images})
-        for camera, rays in images.items():
-            for row in np.flatnonzero(np.isfinite(rays).all(1)).tolist():
-                seen[tracks[row]].append(pycolmap.TrackElement(_image(index, camera), row))
+    for index, (sights, depth) in enumerate(counted(views, points, metric)):
+        _add_view(model, index, views[index], sights, depth, noise, seen)
     for track, elements in seen.items():
         point = pycolmap.Point3D(xyz=points[track], track=pycolmap.Track(elements))
         model.add_point3D_with_id(track, point)
     return model
 
 
-def _add_frame(
-    model: Any, index: int, pose: Transform, keypoints: Mapping[int, Float64Array]
+def _add_view(
+    model: Any,
+    index: int,
+    view: View,
+    sights: list[Sight],
+    depth: Float64Array,
+    noise: Noise,
+    seen: dict[int, list[Any]],
 ) -> None:
-    """Add one frame of the rig; keypoints: by camera, K×2 pixels."""
-    frame = pycolmap.Frame(frame_id=_frame(index), rig_id=1)
-    for camera in keypoints:
-        frame.add_data_id(pycolmap.data_t(_sensor(camera), _image(index, camera)))
-    frame.rig_from_world = _rigid(pose)
+    """Add a view as a frame of its own rig; seen: the elements of each track so far."""
+    rig = pycolmap.Rig(rig_id=_frame(index))
+    frame = pycolmap.Frame(frame_id=_frame(index), rig_id=_frame(index))
+    from_reference = _reference(view).inverse()
+    numbers = np.array([number for _, number in sights], int)
+    rows = view.at(sights)
+    images: dict[int, Float64Array] = {}
+    for number, (mount, ray) in _cameras(view).items():
+        its = np.flatnonzero(numbers == number)
+        rays = view.rays[rows[its]]
+        far = rays - np.outer(_BASELINE / depth[its], [1.0, 0.0])
+        for sensor, place, sigma, xy in (
+            (2 * number, mount, ray, rays),
+            (2 * number + 1, _BESIDE @ mount, _BASELINE * noise.inverse_depth, far),
+        ):
+            name = index * _MOST + sensor + 1
+            model.add_camera(
+                pycolmap.Camera(
+                    camera_id=name, model="SIMPLE_PINHOLE", width=1, height=1,
+                    params=[1.0 / sigma, 0, 0],
+                )
+            )  # fmt: skip
+            if images:
+                rig.add_sensor(_sensor(name), _rigid(place @ from_reference))
+            else:
+                rig.add_ref_sensor(_sensor(name))
+            frame.add_data_id(pycolmap.data_t(_sensor(name), name))
+            images[name] = xy / sigma
+            for row in np.flatnonzero(np.isfinite(xy).all(1)).tolist():
+                seen[sights[its[row]][0]].append(pycolmap.TrackElement(name, row))
+    frame.rig_from_world = _rigid(_reference(view) @ view.camera)
+    model.add_rig(rig)
     model.add_frame(frame)
-    for camera, pixels in keypoints.items():
-        number = _image(index, camera)
-        image = pycolmap.Image(
-            name=str(number), keypoints=pixels, camera_id=camera, image_id=number
-        )
+    for name, pixels in images.items():
+        image = pycolmap.Image(name=str(name), keypoints=pixels, camera_id=name, image_id=name)
         image.frame_id = _frame(index)
         model.add_image(image)
     model.register_frame(_frame(index))
+
+
+def _cameras(view: View) -> dict[int, tuple[Transform, float]]:
+    """Of each camera, by number: camera_from_frame, and the standard deviation of its rays."""
+    rows: dict[int, int] = {}
+    for its in view.rows.values():
+        rows = its | rows
+    found = {number: (view.mounts[row], float(view.noise[row])) for number, row in rows.items()}
+    return found or {0: (Transform.identity(), 1.0)}
+
+
+def _reference(view: View) -> Transform:
+    """camera_from_frame of the view's first camera."""
+    return next(iter(_cameras(view).values()))[0]
 
 
 def _options() -> Any:
@@ -187,10 +176,6 @@ def _rigid(transform: Transform) -> Any:
 
 def _frame(index: int) -> int:
     return index + 1
-
-
-def _image(index: int, camera: int) -> int:
-    return 2 * index + camera
 
 
 def _sensor(camera: int) -> Any:

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 
 import numpy as np
 
-from aliked_ros.odometry.adjustment import Noise, View
 from aliked_ros.odometry.geometry import (
     Transform,
     locate,
@@ -33,9 +33,10 @@ from aliked_ros.odometry.geometry import (
     triangulate,
     unrotated_motion,
 )
-from aliked_ros.odometry.local_map import LEAST_PARALLAX, TOLERANCE, LocalMap, may_begin_point
+from aliked_ros.odometry.local_map import LEAST_PARALLAX, TOLERANCE, LocalMap, points_at_once
 from aliked_ros.odometry.uncertainty import after_gap, image_covariance, moved
-from aliked_ros.types import Float32Array, Float64Array, UInt64Array
+from aliked_ros.odometry.views import Noise, Observation, Sight, View
+from aliked_ros.types import BoolArray, Float32Array, Float64Array
 
 logger = logging.getLogger(__name__)
 
@@ -55,29 +56,11 @@ _SAME_TURN = np.radians(1.0)  # motions that differ by less are the same
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
-    """One image's tracks, as in a FeatureFrame.
-
-    stamp: seconds. ids: N uint64, 0 = untracked. rays: N×2, undistorted, on the plane z = 1,
-    NaN = unknown. epoch: ids of two epochs are unrelated. depth: N metres along the optical
-    axis, NaN = none; None without. pixel: size of a pixel on that plane, 1 / focal length; 0 =
-    unknown.
-    """
-
-    stamp: float
-    ids: UInt64Array
-    rays: Float32Array
-    epoch: int = 0
-    depth: Float32Array | None = None
-    pixel: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Estimate:
     """A camera pose.
 
     stamp: of the observation. camera: world_from_camera; the world is the first camera's optical
-        frame (x right, y down, z forward).
+        frame (x right, y down, z forward). With a rig, both are of the rig's frame.
     metric: whether it is in metres; otherwise the scale is arbitrary.
     is_keyframe: whether the observation was added to the map.
     map_index: number of the map, from 0; two maps may differ in scale.
@@ -102,13 +85,17 @@ class Odometry:
     A map begins in metres at the first image with enough depth; otherwise with two views that have
     enough parallax, at an arbitrary scale. A new map begins with a new epoch and after tracking was
     lost, at the last known pose and, without depth, at about the last scale.
+
+    Cameras of a rig are followed together. Their maps are always in metres: a map begins when two
+    cameras see enough landmarks at once.
     """
 
     def __init__(self, noise: Noise | None = None) -> None:
         """noise: of the observations; with ``ray`` 0 (the default) it is a pixel of theirs."""
         noise = noise or Noise(ray=0.0)
-        self._noise_is_a_pixel = noise.ray == 0.0
-        self._noise = replace(noise, ray=noise.ray or Noise().ray)
+        self._noise = noise
+        self._numbers: dict[str, int] = {}  # of the cameras, by name
+        self._rays: dict[str, float] = {}  # standard deviation of a ray, by camera
         self._map: LocalMap | None = None
         self._map_index = -1
         self._waiting: deque[tuple[float, View]] = deque(
@@ -128,63 +115,88 @@ class Odometry:
         return np.zeros((0, 3)) if self._map is None else self._map.points()
 
     @property
-    def _tolerance(self) -> float:
-        return TOLERANCE * self._noise.ray
-
-    @property
     def earlier(self) -> list[Estimate]:
         """Poses of earlier images, known since the latest image started their map."""
         return self._earlier
 
-    def process(self, observation: Observation) -> Estimate | None:
-        """The pose of the next observation; None if it is unknown, or the stamp is old."""
+    def process(
+        self, *observations: Observation, merged: Iterable[tuple[int, int]] = ()
+    ) -> Estimate | None:
+        """The pose of the next image; None if it is unknown, or the stamp is old.
+
+        Of a rig: all observations of a moment, with one stamp and epoch. merged: ids (from, into)
+        that turned out to be one landmark's.
+        """
+        stamp, epoch = observations[0].stamp, observations[0].epoch
         if self._last is not None:
-            epoch, stamp = self._last
-            if observation.epoch != epoch:
-                self._end_map(f"epoch {observation.epoch} begins")
-            elif observation.stamp <= stamp:
+            if epoch != self._last[0]:
+                self._end_map(f"epoch {epoch} begins")
+            elif stamp <= self._last[1]:
                 return None
-        self._last = (observation.epoch, observation.stamp)
+        self._last = (epoch, stamp)
         self._earlier = []
-        if self._map is None and self._noise_is_a_pixel and observation.pixel:
-            self._noise = replace(self._noise, ray=observation.pixel)
-        view = _view(observation, self._camera)
-        has_depth = np.count_nonzero(may_begin_point(view, self._noise)) >= _LEAST_START
+        view = self._view(observations)
+        if self._map is not None:
+            self._map.merge(merged)
+        is_rig = bool(observations[0].camera)
+        at_once = sum(1 for _ in points_at_once(view, self._noise)) if self._wants_scale else 0
+        has_depth = at_once >= _LEAST_START
         if self._map is not None and has_depth and not self._map.metric:
             self._end_map("there is depth now")
         if self._map is not None:
-            return self._track(observation.stamp, view)
+            return self._track(stamp, view)
         if has_depth:
-            return self._start_with_depth(observation.stamp, view)
-        return self._start_with_parallax(observation.stamp, view)
+            return self._start_with_depth(stamp, view)
+        if not is_rig:
+            return self._start_with_parallax(stamp, view)
+        self._wait(
+            f"cameras of the rig see {at_once} landmarks in common that are near enough, "
+            f"{_LEAST_START} are needed for the scale. Turn cameras so that they overlap, or "
+            "follow one camera alone (parameter frontend)."
+        )
+        return None
+
+    @property
+    def _wants_scale(self) -> bool:
+        return self._map is None or not self._map.metric
+
+    def _view(self, observations: Sequence[Observation]) -> View:
+        for one in observations:
+            self._numbers.setdefault(one.camera, len(self._numbers))
+            ray = self._noise.ray or one.pixel
+            if self._map is None or one.camera not in self._rays:  # one value a map
+                self._rays[one.camera] = ray or self._rays.get(one.camera, Noise().ray)
+        return View.of(observations, self._camera, self._numbers, self._rays)
 
     def _track(self, stamp: float, view: View) -> Estimate | None:
         assert self._map is not None
-        tracks, points = self._map.find(view)
-        found = locate(points, view.rays_of(tracks), self._tolerance)
-        if found is None or np.count_nonzero(found[1]) < _LEAST_POINTS:
+        sights, points = self._map.find(view)
+        found = _locate(view, sights, points)
+        if found is None:
             self._failures += 1
             if self._failures == _LOST_IMAGES:
                 self._end_map(f"{self._failures} images in a row have no pose")
             return None
         self._failures = 0
         view.camera, agrees = found
-        self._map.check(tracks, agrees)
-        for track in compress(tracks, ~agrees):
-            del view.rows[track]
-        self._scale = float(np.median(view.camera(points[agrees])[:, 2]))
-        is_keyframe = self._is_keyframe(view, list(compress(tracks, agrees)))
+        self._map.check(sights, agrees)
+        for sight in compress(sights, ~agrees):
+            view.remove(sight)
+        good = list(compress(sights, agrees))
+        self._scale = float(np.median(view.cameras(good)(points[agrees])[:, 2]))
+        tracks = list(dict.fromkeys(track for track, _ in good))
+        is_keyframe = self._is_keyframe(view, tracks)
         if is_keyframe:
             self._map.add(view)
         self._camera = view.camera
-        return self._estimate(stamp, view, is_keyframe, int(np.count_nonzero(agrees)))
+        return self._estimate(stamp, view, is_keyframe, len(tracks))
 
     def _is_keyframe(self, view: View, tracks: list[int]) -> bool:
         """Whether few of the last keyframe's points remain, or they moved far."""
         assert self._map is not None
         last = self._map.views[-1]
         common = [track for track in tracks if track in last.rows]
-        if len(common) < _KEYFRAME_TRACKED * len(self._map.find(last)[0]):
+        if len(common) < _KEYFRAME_TRACKED * self._map.count(last):
             return True
         return _motion(last, view, common) > _KEYFRAME_MOTION
 
@@ -207,10 +219,8 @@ class Odometry:
             if first:
                 found = self._first_points(view, first)
         waiting.append((stamp, view))
-        self._images += 1
         if isinstance(found, str):
-            if self._images % _PATIENCE == 0:
-                logger.warning("no map after %d images: %s", self._images, found)
+            self._wait(found)
             return None
         pose, depth = found
         views = list(waiting)
@@ -225,6 +235,12 @@ class Odometry:
         self._earlier = [e for s, v in views[:-1] if (e := self._late(s, v)) is not None]
         return self._estimate(stamp, view, True, len(self._map.points()))
 
+    def _wait(self, reason: str) -> None:
+        """Count an image without a map; log the reason once in a while."""
+        self._images += 1
+        if self._images % _PATIENCE == 0:
+            logger.warning("no map after %d images: %s", self._images, reason)
+
     def _first_points(self, view: View, number: int) -> tuple[Transform, float] | str:
         """The motion since a waiting image, and the points' median depth there.
 
@@ -234,7 +250,8 @@ class Odometry:
             return "too few tracks last; look at something with texture, or move slower."
         first = self._waiting[number][1]
         common = [track for track in view.rows if track in first.rows]
-        pair = first.rays_of(common), view.rays_of(common)
+        pair = _rays_of(first, common), _rays_of(view, common)
+        noise = float(view.noise.max(initial=0.0))  # of the only camera
         moved = unrotated_motion(*pair)
         if moved < _START_PARALLAX:
             return (
@@ -242,14 +259,14 @@ class Odometry:
                 f"{np.degrees(_START_PARALLAX):.1f}° are needed while tracks last); "
                 "move it sideways."
             )
-        poses = plane_poses(*pair, self._noise.ray)
+        poses = plane_poses(*pair, noise)
         if poses is None:
-            pose = relative_pose(*pair, self._noise.ray)
+            pose = relative_pose(*pair, noise)
             poses = [] if pose is None else [pose]
         starts = []
         for pose in poses:
             points, good = triangulate(
-                Transform.identity(), pose, *pair, self._tolerance, LEAST_PARALLAX
+                Transform.identity(), pose, *pair, TOLERANCE * noise, LEAST_PARALLAX
             )
             if np.count_nonzero(good) >= max(_LEAST_START, _LEAST_SHARE * len(common)):
                 tracks = list(compress(common, good))
@@ -262,7 +279,7 @@ class Odometry:
         if any(misfit > _CLEARLY * other for other, _ in rivals):
             return "all that is seen lies on a plane, which two motions explain; move on."
         points, good = triangulate(
-            Transform.identity(), pose, *pair, self._tolerance, LEAST_PARALLAX
+            Transform.identity(), pose, *pair, TOLERANCE * noise, LEAST_PARALLAX
         )
         return pose, float(np.median(points[good, 2]))
 
@@ -273,8 +290,8 @@ class Odometry:
         for _, view in between[:: 1 + len(between) // _CHECKED]:
             tracks = [track for track in view.rows if track in points]
             there = np.array([points[track] for track in tracks]).reshape(-1, 3)
-            rays = view.rays_of(tracks)
-            found = locate(there, rays, 3.0 * self._tolerance)
+            rays = _rays_of(view, tracks)
+            found = locate(there, rays, 3.0 * TOLERANCE * view.noise.max(initial=0.0))
             if found is not None:
                 errors.append(float(np.median(reprojection_errors(found[0], there, rays))))
         return float(np.mean(errors)) if errors else 1.0
@@ -282,11 +299,11 @@ class Odometry:
     def _late(self, stamp: float, view: View) -> Estimate | None:
         """The pose of an image before the start, in the new map."""
         assert self._map is not None
-        tracks, points = self._map.find(view)
-        found = locate(points, view.rays_of(tracks), self._tolerance)
-        if found is None or np.count_nonzero(found[1]) < _LEAST_POINTS:
+        sights, points = self._map.find(view)
+        found = _locate(view, sights, points)
+        if found is None:
             return None
-        rows = {track: view.rows[track] for track in compress(tracks, found[1])}
+        rows = {track: view.rows[track] for track, _ in compress(sights, found[1])}
         return self._estimate(stamp, replace(view, camera=found[0], rows=rows), False, len(rows))
 
     def _begin_map(self, metric: bool) -> LocalMap:
@@ -310,8 +327,7 @@ class Odometry:
     def _estimate(self, stamp: float, view: View, is_keyframe: bool, points: int) -> Estimate:
         assert self._map is not None
         pose = view.camera.inverse()
-        tracks, seen = self._map.find(view)
-        own, excess = image_covariance(view.camera, seen, view.rays_of(tracks), self._noise)
+        own, excess = image_covariance(view, *self._map.find(view))
         self._excess += _EXCESS_GAIN * (excess - self._excess)
         self._map.excess = max(self._excess, 1.0)
         noise = self._map.excess * own
@@ -337,23 +353,29 @@ def pixel_size(keypoints: Float32Array, rays: Float32Array) -> float:
     return float(np.median(there)) / spread if spread > 0.0 else 0.0
 
 
-def _view(observation: Observation, camera: Transform) -> View:
-    """The tracks of an observation with a known ray; each id once."""
-    known = np.isfinite(observation.rays).all(1) & (observation.ids > 0)
-    rays = observation.rays[known].astype(np.float64)
-    depth = np.full(len(rays), np.nan)
-    if observation.depth is not None:
-        given = observation.depth[known]
-        usable = np.isfinite(given) & (given > 0.0)
-        depth[usable] = given[usable]
-    ids = observation.ids[known].tolist()
-    return View(camera, rays, depth, {track: row for row, track in enumerate(ids)})
+def _locate(
+    view: View, sights: Sequence[Sight], points: Float64Array
+) -> tuple[Transform, BoolArray] | None:
+    """The pose of a view that sees points K×3, and the K inliers; None if these are too few."""
+    rows = view.at(sights)
+    numbers = np.array([number for _, number in sights], np.int64)
+    tolerance = TOLERANCE * view.noise[rows]
+    found = locate(points, view.rays[rows], tolerance, view.mounts[rows], numbers)
+    if found is None or len({track for track, _ in compress(sights, found[1])}) < _LEAST_POINTS:
+        return None
+    return found
+
+
+def _rays_of(view: View, tracks: Sequence[int]) -> Float64Array:
+    """Rays K×2 of tracks, of the only camera."""
+    return view.rays_of(view.first_sights(tracks))
 
 
 def _motion(before: View, after: View, tracks: list[int]) -> float:
-    """Median distance that the rays of tracks moved, on the plane z = 1."""
-    moved = after.rays_of(tracks) - before.rays_of(tracks)
-    return float(np.median(np.linalg.norm(moved, axis=1))) if tracks else 0.0
+    """Median distance that the rays of tracks moved in one camera, on the plane z = 1."""
+    seen = [sight for sight in after.sights(tracks) if sight[1] in before.rows[sight[0]]]
+    moved = after.rays_of(seen) - before.rays_of(seen)
+    return float(np.median(np.linalg.norm(moved, axis=1))) if seen else 0.0
 
 
 def _shared(before: View, after: View) -> int:

@@ -16,13 +16,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from itertools import combinations
 
 import numpy as np
 
-from aliked_ros.odometry.adjustment import Noise, View, adjust
-from aliked_ros.odometry.geometry import Transform, reprojection_errors, triangulate
+from aliked_ros.odometry.adjustment import adjust
+from aliked_ros.odometry.geometry import Transform, triangulate
 from aliked_ros.odometry.uncertainty import moved, window_covariances
+from aliked_ros.odometry.views import Noise, Sight, View
 from aliked_ros.types import BoolArray, Float64Array
 
 _WINDOW = 10  # keyframes
@@ -60,15 +62,20 @@ class LocalMap:
         """All points N×3, world."""
         return np.array(list(self._points.values())).reshape(-1, 3)
 
-    def find(self, view: View) -> tuple[list[int], Float64Array]:
-        """The K tracks of a view that have a point, and the points K×3."""
-        tracks = [track for track in view.rows if track in self._points]
-        return tracks, np.array([self._points[track] for track in tracks]).reshape(-1, 3)
+    def count(self, view: View) -> int:
+        """How many tracks of a view have a point."""
+        return sum(track in self._points for track in view.rows)
 
-    def check(self, tracks: list[int], agrees: BoolArray) -> None:
+    def find(self, view: View) -> tuple[list[Sight], Float64Array]:
+        """The K sights of a view whose tracks have a point, and the points K×3."""
+        sights = view.sights(track for track in view.rows if track in self._points)
+        return sights, self._of(sights)
+
+    def check(self, sights: list[Sight], agrees: BoolArray) -> None:
         """Drop points that are outliers in several images in a row (a track that jumped)."""
-        for track, good in zip(tracks, agrees.tolist(), strict=True):
-            if good:
+        good_tracks = {track for (track, _), good in zip(sights, agrees, strict=True) if good}
+        for track in dict.fromkeys(track for track, _ in sights):
+            if track in good_tracks:
                 self._strikes.pop(track, None)
                 self._points[track] = self._points.pop(track)  # seen last
                 continue
@@ -80,7 +87,8 @@ class LocalMap:
         """Add a keyframe: create points, adjust the window, drop the oldest keyframe."""
         self._views.append(view)
         if self.metric:
-            self._add_points_by_depth(view)
+            for track, point in points_at_once(view, self._noise, self._points):
+                self._place(track, point, view)
         self._add_points_by_parallax(view)
         self._adjust()
         if len(self._views) > _WINDOW:
@@ -89,27 +97,26 @@ class LocalMap:
         for track in list(self._points)[:-_MAX_POINTS]:
             self._drop(track)
 
-    def _add_points_by_depth(self, view: View) -> None:
-        known = may_begin_point(view, self._noise)
-        world = view.camera.inverse()
-        for track, row in view.rows.items():
-            if known[row] and track not in self._points:
-                local = np.append(view.rays[row], 1.0) * view.depth[row]
-                self._place(track, world(local[None])[0], view)
+    def merge(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Tracks (from, into) have turned out to be one."""
+        for gone, kept in pairs:
+            if gone in self._points and kept not in self._points:
+                self._place(kept, self._points[gone], self._placed_by[gone])
+            for view in self._views:
+                if gone in view.rows:
+                    view.rows[kept] = view.rows.pop(gone) | view.rows.get(kept, {})
+            self._drop(gone)
+
+    def _of(self, sights: Iterable[Sight]) -> Float64Array:
+        """The points K×3 of sights."""
+        return np.array([self._points[track] for track, _ in sights]).reshape(-1, 3)
 
     def _add_points_by_parallax(self, view: View) -> None:
         for other in self._views[:-1]:
             tracks = [t for t in view.rows if t in other.rows and t not in self._points]
-            points, good = triangulate(
-                other.camera,
-                view.camera,
-                other.rays_of(tracks),
-                view.rays_of(tracks),
-                TOLERANCE * self._noise.ray,
-                LEAST_PARALLAX,
-            )
-            for row in np.flatnonzero(good).tolist():
-                self._place(tracks[row], points[row], view)
+            sights = other.first_sights(tracks), view.first_sights(tracks)
+            for track, point in _triangulated(other, view, *sights):
+                self._place(track, point, view)
 
     def _place(self, track: int, point: Float64Array, view: View) -> None:
         self._points[track] = point
@@ -161,13 +168,12 @@ class LocalMap:
         """Drop points that are outliers in most keyframes."""
         errors: dict[int, list[float]] = {track: [] for track in tracks}
         for view in self._views:
-            seen = [track for track in view.rows if track in errors]
-            points = np.array([self._points[track] for track in seen]).reshape(-1, 3)
-            found = reprojection_errors(view.camera, points, view.rays_of(seen))
-            for track, error in zip(seen, found.tolist(), strict=True):
+            seen = view.sights(track for track in view.rows if track in errors)
+            found = view.errors(seen, self._of(seen))
+            for (track, _), error in zip(seen, found.tolist(), strict=True):
                 errors[track].append(error)
         for track, values in errors.items():
-            if np.median(values) > TOLERANCE * self._noise.ray:
+            if np.median(values) > TOLERANCE:
                 self._drop(track)
 
     def _drop(self, track: int) -> None:
@@ -179,6 +185,47 @@ class LocalMap:
             view.rows.pop(track, None)
 
 
-def may_begin_point(view: View, noise: Noise) -> BoolArray:
-    """N bool: rows of a view whose depth is accurate enough to place a point."""
-    return np.asarray(view.depth * noise.inverse_depth < _WORST_DEPTH)  # false for NaN
+def points_at_once(
+    view: View, noise: Noise, known: Container[int] = ()
+) -> Iterator[tuple[int, Float64Array]]:
+    """The tracks whose points (world) one view shows, by an accurate depth or by two cameras.
+
+    known: tracks that need none.
+    """
+    world = view.mounts @ view.camera
+    accurate = view.depth * noise.inverse_depth < _WORST_DEPTH  # false for NaN
+    several: dict[tuple[int, int], list[int]] = {}  # tracks by pair of cameras
+    for track, rows in view.rows.items():
+        if track in known:
+            continue
+        row = next((row for row in rows.values() if accurate[row]), None)
+        if row is not None:
+            local = np.append(view.rays[row], 1.0) * view.depth[row]
+            yield track, world[row].inverse()(local)
+            continue
+        for pair in combinations(rows, 2):
+            several.setdefault(pair, []).append(track)
+    placed: set[int] = set()
+    for (one, other), tracks in several.items():
+        tracks = [track for track in tracks if track not in placed]
+        sights = [(track, one) for track in tracks], [(track, other) for track in tracks]
+        for track, point in _triangulated(view, view, *sights):
+            placed.add(track)
+            yield track, point
+
+
+def _triangulated(
+    first: View, second: View, first_sights: list[Sight], second_sights: list[Sight]
+) -> Iterator[tuple[int, Float64Array]]:
+    """The tracks whose points (world) follow from one sight in each of two views."""
+    points, good = triangulate(
+        first.cameras(first_sights),
+        second.cameras(second_sights),
+        first.rays_of(first_sights),
+        second.rays_of(second_sights),
+        TOLERANCE
+        * np.stack([first.noise[first.at(first_sights)], second.noise[second.at(second_sights)]]),
+        LEAST_PARALLAX,
+    )
+    for row in np.flatnonzero(good).tolist():
+        yield first_sights[row][0], points[row]

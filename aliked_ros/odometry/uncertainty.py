@@ -25,13 +25,13 @@ the residuals: their pull on the pose, summed over quarters of the image, is lar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from aliked_ros.odometry.adjustment import Noise, View
-from aliked_ros.odometry.geometry import Transform
-from aliked_ros.types import Float64Array
+from aliked_ros.odometry.geometry import projected
+from aliked_ros.odometry.views import Noise, Sight, View, counted
+from aliked_ros.types import BoolArray, Float64Array, IntArray
 
 _LEAST_VARIANCE = 0.05  # of the expected noise: residuals of few points may be smaller by chance
 _LARGEST = 3.0  # standard deviations of a residual that counts
@@ -42,15 +42,15 @@ _LONGEST_GAP = 60.0  # seconds: beyond it, it was a clock that jumped
 
 
 def image_covariance(
-    camera: Transform, points: Float64Array, rays: Float64Array, noise: Noise
+    view: View, sights: Sequence[Sight], points: Float64Array
 ) -> tuple[Float64Array, float]:
-    """Of a camera (camera_from_world) that sees points N×3, taken as exact, along rays N×2.
+    """Of a view's pose from sights of points K×3, taken as exact.
 
     As of independent errors, and the factor by which the residuals show it to be larger; 1 on
     average where they are independent.
     """
     depth = np.full(len(points), np.nan)
-    residuals, slopes, _ = _linearised(camera, points, rays, depth, noise)
+    residuals, slopes, _ = _linearised(view, sights, points, depth, Noise())
     freedom = max(2 * len(points) - 6, 1)
     variance = max(float((residuals**2).sum()) / freedom, _LEAST_VARIANCE)
     information = np.einsum("nri,nrj->nij", slopes, slopes)
@@ -58,8 +58,7 @@ def image_covariance(
     pulls = np.einsum("nri,nr->ni", slopes, residuals)
     pulls -= information @ (inverse @ pulls.sum(0))  # of the residuals after the last step
     found = expected = 0.0
-    right, low = (rays > np.median(rays, axis=0)).T
-    for quarter in (right & low, right & ~low, ~right & low, ~right & ~low):
+    for quarter in _quarters(view.rays_of(sights), np.array([number for _, number in sights])):
         pull, share = pulls[quarter].sum(0), inverse @ information[quarter].sum(0)
         found += float(pull @ inverse @ pull)
         expected += variance * float(np.trace(share) - np.trace(share @ share))
@@ -78,22 +77,18 @@ def window_covariances(
     of_points = np.tile(_WEAK * np.eye(3), (len(points), 1, 1))
     mixed = np.zeros((count, 6, len(points), 3))
     squares, freedom = 0.0, -6.0 * count - 3.0 * len(points)
-    measured = np.full(len(points), not metric)  # points whose depth counts already, as in adjust
-    for index, view in enumerate(views):
-        tracks = [track for track in view.rows if track in number]
-        rows = [view.rows[track] for track in tracks]
-        place = np.array([number[track] for track in tracks], int)
-        seen = np.array([points[track] for track in tracks]).reshape(-1, 3)
-        depth = np.where(measured[place], np.nan, view.depth[rows])
-        measured[place] |= np.isfinite(depth)
-        residuals, by_camera, by_point = _linearised(
-            view.camera, seen, view.rays[rows], depth, noise
-        )
+    for index, (view, (sights, depth)) in enumerate(
+        zip(views, counted(views, points, metric), strict=True)
+    ):
+        place = np.array([number[track] for track, _ in sights], int)
+        seen = np.array([points[track] for track, _ in sights]).reshape(-1, 3)
+        residuals, by_camera, by_point = _linearised(view, sights, seen, depth, noise)
         squares += float(np.minimum(residuals**2, _LARGEST**2).sum())
         freedom += np.count_nonzero(by_camera.any(2))
         own[index] += np.einsum("nri,nrj->ij", by_camera, by_camera)
-        of_points[place] += np.einsum("nri,nrj->nij", by_point, by_point)
-        mixed[index][:, place] += np.einsum("nri,nrj->inj", by_camera, by_point)
+        np.add.at(of_points, place, np.einsum("nri,nrj->nij", by_point, by_point))
+        products = np.einsum("nri,nrj->nij", by_camera, by_point)
+        np.add.at(mixed[index].transpose(1, 0, 2), place, products)
     flat = mixed.reshape(6 * count, -1)
     solved = np.einsum("cnj,njk->cnk", flat.reshape(6 * count, -1, 3), np.linalg.inv(of_points))
     system = -solved.reshape(flat.shape) @ flat.T
@@ -127,29 +122,28 @@ def after_gap(covariance: Float64Array, gap: float) -> Float64Array:
 
 
 def _linearised(
-    camera: Transform,
-    points: Float64Array,
-    rays: Float64Array,
-    depth: Float64Array,
-    noise: Noise,
+    view: View, sights: Sequence[Sight], points: Float64Array, depth: Float64Array, noise: Noise
 ) -> tuple[Float64Array, Float64Array, Float64Array]:
-    """Residuals N×3 (ray x, y, inverse depth) and their slopes, N×3×6 by pose, N×3×3 by point.
+    """Residuals K×3 (ray x, y, inverse depth) and their slopes, K×3×6 by pose, K×3×3 by point.
 
-    In standard deviations; all 0 where depth N is NaN.
+    In standard deviations; all 0 where depth K is NaN.
     """
-    x, y, z = camera(points).T
-    z = np.maximum(z, 1e-9)
+    rows = view.at(sights)
+    seen, by_pose, by_point = projected(view.camera, view.mounts[rows], points)
     known = np.isfinite(depth)
-    residuals = np.column_stack([x / z, y / z, 1.0 / z])
-    residuals -= np.column_stack([rays, 1.0 / np.where(known, depth, z)])
-    local = np.zeros((len(points), 3, 3))
-    local[:, 0, 0] = local[:, 1, 1] = 1.0 / z
-    local[:, 0, 2], local[:, 1, 2], local[:, 2, 2] = -x / z**2, -y / z**2, -1.0 * known / z**2
-    scale = 1.0 / np.array([noise.ray, noise.ray, noise.inverse_depth])
-    by_point = scale[:, None] * local @ camera.rotation
-    sights = points - camera.inverse().translation
-    by_pose = np.concatenate([-by_point, -np.cross(sights[:, None], by_point)], axis=2)
-    return residuals * scale, by_pose, by_point
+    residuals = seen - np.column_stack([view.rays[rows], 1.0 / np.where(known, depth, 1.0)])
+    rays = 1.0 / view.noise[rows]
+    scale = np.column_stack([rays, rays, known / noise.inverse_depth])
+    return residuals * scale, by_pose * scale[:, :, None], by_point * scale[:, :, None]
+
+
+def _quarters(rays: Float64Array, cameras: IntArray) -> Iterator[BoolArray]:
+    """Masks N: the quarters of each camera's image."""
+    for camera in np.unique(cameras):
+        its = cameras == camera
+        right, low = (rays > np.median(rays[its], axis=0)).T
+        for quarter in (right & low, right & ~low, ~right & low, ~right & ~low):
+            yield its & quarter
 
 
 def _hold_scale(system: Float64Array, views: Sequence[View]) -> None:

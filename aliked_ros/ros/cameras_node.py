@@ -21,7 +21,6 @@ only loaded networks (:mod:`aliked_ros.backends.shared`).
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -40,11 +39,10 @@ from aliked_ros.ros import running, transports
 from aliked_ros.ros.declarations import Declaration, declare_known
 from aliked_ros.ros.frontend_node import FrontendNode
 from aliked_ros.ros.managed_node import EndedError
-from aliked_ros.ros.parameters import warn_of_unknown_names
+from aliked_ros.ros.parameters import check_camera_names, warn_of_unknown_names
 from aliked_ros.ros.warnings import reason
 from aliked_ros.system.cpu import limit_heaps
 
-_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")  # a namespace, and a part of parameters' names
 _TOPICS = {
     "image": "image",
     "camera_info": "camera_info",
@@ -157,14 +155,7 @@ class CamerasNode(Node):
             raise ConfigurationError(
                 "parameter cameras is empty; name the cameras: -p cameras:=[front,left]"
             )
-        for name in names:
-            if not _NAME.fullmatch(name):
-                raise ConfigurationError(
-                    f"parameter cameras has {name!r}; a name has letters, digits and _, and begins "
-                    "with a letter."
-                )
-        if len(set(names)) < len(names):
-            raise ConfigurationError(f"parameter cameras has a name twice: {', '.join(names)}.")
+        check_camera_names(names)
         return names
 
     def _remappings(self, camera: str) -> dict[str, str]:

@@ -16,7 +16,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rclpy.node import Node
@@ -25,10 +27,12 @@ from std_msgs.msg import Header
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import AlikedError, ConfigurationError
 from aliked_ros.io.messages import seconds
-from aliked_ros.ros.transforms import Transforms
+from aliked_ros.ros.transforms import TransformError, Transforms
 from aliked_ros.ros.warnings import Warnings, reason
 from aliked_ros.sources.calibration_files import read_camchain
 from aliked_ros.types import Float64Array
+
+_PERIOD = 0.002  # seconds between two looks for a transform that is late
 
 
 class Extrinsics:
@@ -39,14 +43,24 @@ class Extrinsics:
     """
 
     def __init__(
-        self, node: Node, cameras: Sequence[str], camchain: str, rig_frame: str, warnings: Warnings
+        self,
+        node: Node,
+        cameras: Sequence[str],
+        camchain: str,
+        rig_frame: str,
+        wait: float,
+        warnings: Warnings,
     ) -> None:
         """``camchain``: path of the file, its cameras in the order of ``cameras``; "" = use tf.
+
+        wait: seconds that a moving transform may come after the images of its set.
 
         Raises SourceError for a file that cannot be used, ConfigurationError for one with too few
         cameras, or where tf's messages are not installed.
         """
         self.frame = rig_frame
+        self._node = node
+        self._wait = wait
         self.models: dict[str, CameraModel] = {}
         self._first = cameras[0]
         self._warnings = warnings
@@ -61,12 +75,26 @@ class Extrinsics:
                     f"{len(cameras)}: {', '.join(cameras)}. Give them in the file's order, cam0 "
                     "first."
                 )
+            if len(chain) > len(cameras):
+                pairs = [f"cam{number} is {name}" for number, name in enumerate(cameras)]
+                node.get_logger().warning(
+                    f"camchain {camchain} has {len(chain)} cameras, the parameter cameras names "
+                    f"{len(cameras)}: {', '.join(pairs)}; the others are not used. If that is not "
+                    "what they are, name all cameras in the file's order."
+                )
             for camera, (calibration, pose) in zip(cameras, chain, strict=False):
                 self.models[camera] = CameraModel.from_calibration(calibration)
                 self._poses[camera] = pose
 
-    def pose(self, camera: str, header: Header) -> Float64Array | None:
-        """rig_from_camera, 4×4, for the image of this header; None, with a warning: not known."""
+    def poses(self, headers: Mapping[str, Header]) -> list[Float64Array | None]:
+        """rig_from_camera, 4×4, for the image of each camera; None, with a warning: not known.
+
+        Waits for moving transforms that are about to come.
+        """
+        deadline = time.monotonic() + self._wait
+        return [self._pose(camera, header, deadline) for camera, header in headers.items()]
+
+    def _pose(self, camera: str, header: Header, deadline: float) -> Float64Array | None:
         if not self.frame and camera == self._first:
             self.frame = header.frame_id
         if self._transforms is None:
@@ -78,13 +106,34 @@ class Extrinsics:
                     f"rig_frame is empty, and no image of {self._first} has told its frame; set "
                     "rig_frame"
                 )
-            pose = self._transforms.lookup(self.frame, header.frame_id, seconds(header.stamp))
+            pose = self._lookup(header, deadline)
         except AlikedError as error:
+            remedy = "Publish its transform, correct rig_frame, or give a camchain."
+            if isinstance(error, TransformError) and math.isfinite(error.ahead):
+                remedy = (
+                    f"Publish its transform more often and sooner, or raise sync_wait "
+                    f"({self._wait:.3f} s), for which a set waits."
+                )
             self._warnings.warn(
                 subject,
                 f"Camera {camera} has no matches with others, as its pose is not known: "
-                f"{reason(error)}. Publish its transform, correct rig_frame, or give a camchain.",
+                f"{reason(error)}. {remedy}",
             )
             return None
         self._warnings.clear(subject)
         return pose
+
+    def _lookup(self, header: Header, deadline: float) -> Float64Array:
+        """From tf; raises TransformError, at the deadline where the transform could still come.
+
+        A transform further ahead than the wait does not come in time: its publisher has stopped.
+        """
+        assert self._transforms is not None
+        while True:
+            try:
+                return self._transforms.lookup(self.frame, header.frame_id, seconds(header.stamp))
+            except TransformError as error:
+                late = error.ahead > self._wait or time.monotonic() >= deadline
+                if late or not self._node.context.ok():
+                    raise
+            time.sleep(_PERIOD)

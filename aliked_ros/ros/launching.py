@@ -280,6 +280,10 @@ def _rig_node(context: LaunchContext) -> list[Node]:
                 f"{argument} has {len(topics)} topics, cameras has {len(names)} names; give a "
                 f"topic for each, in the same order: {argument}:=/front/{topic},/left/{topic}."
             )
+        if len(set(topics)) < len(topics):
+            raise ConfigurationError(
+                f"{argument} has a topic twice: {', '.join(topics)}; each camera has its own."
+            )
         for name, given in zip(names, topics, strict=False):
             _check_topic(argument, given)
             values[f"{name}.{topic}"] = given
@@ -293,8 +297,13 @@ def _process_of_cameras(
     file = _given(context, _PARAMETER_FILE)
     nodes = {f"aliked_{executable.removesuffix('_node')}": known}
     names = _list(context, "cameras")
+    parameters.check_camera_names(names)
     nodes |= {f"{name}/aliked_frontend": parameters.FRONTEND_NAMES for name in names or ["*"]}
-    check_parameter_file(file, _namespace(context), nodes)
+    if "cameras" not in check_parameter_file(file, _namespace(context), nodes) and not names:
+        raise ConfigurationError(
+            "cameras is empty, and the parameter file names none either; name the cameras: "
+            "cameras:=front,left."
+        )
     image, map_file = _given(context, "image"), _given(context, "map")
     values = ({"cameras": names} if names else {}) | values
     values |= {"map": map_file} if map_file else {}

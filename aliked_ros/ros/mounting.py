@@ -42,13 +42,13 @@ DECLARATIONS = (
         "base_frame",
         "",
         "Frame whose poses are published: base_link, say, where tf has the camera; empty = the "
-        "camera's optical frame.",
+        "camera's optical frame, or the rig's frame.",
     ),
     Declaration(
         "camera_pose",
         "",
-        "Pose of the camera's optical frame in base_frame, as 'x y z qx qy qz qw', in metres; "
-        "empty = from tf.",
+        "Pose of the camera's optical frame, or of the rig's frame, in base_frame, as 'x y z qx qy "
+        "qz qw', in metres; empty = from tf.",
     ),
     Declaration(
         "publish_tf",
@@ -99,10 +99,13 @@ class Mounting:
     """Where the camera sits on the robot and which way is up; poses wait until both are known.
 
     odom begins where the robot is at the first pose, with its heading.
+
+    is_optical: whether the followed frame has an optical frame's axes; False: x is forward, z up.
     """
 
     def __init__(self, node: Node, settings: Settings, warnings: Warnings) -> None:
         """ConfigurationError for settings that contradict each other, or without tf2_msgs."""
+        self.is_optical = True
         self._warnings = warnings
         self._base: str = settings["base_frame"]
         self._fixed = _pose(settings["camera_pose"])
@@ -154,7 +157,7 @@ class Mounting:
                 self._waiting.popleft()
                 continue
             self._warnings.clear("mounting")
-            start = _FROM_OPTICAL if self._is_camera(frame) else mount
+            start = _FROM_OPTICAL if self._is_camera(frame) and self.is_optical else mount
             if self._level is None and not self._find_level(start, mount, frame):
                 return
             if self._odom is None:

@@ -14,8 +14,8 @@
 
 """Node ``odometry``: the reference back-end, which needs only a front-end's ``features``.
 
-An example to start from: poses and a sparse map of one camera, without loop closing. It publishes
-tf only when asked to: which node owns ``odom`` is the robot's decision.
+An example to start from: poses and a sparse map of one camera, or of all cameras of a rig, without
+loop closing. It publishes tf only when asked to: which node owns ``odom`` is the robot's decision.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ import logging
 import signal
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import PoseArray, PoseStamped, TransformStamped, Twist, Vector3
+from geometry_msgs.msg import Pose, PoseArray, PoseStamped, TransformStamped, Twist, Vector3
 from nav_msgs.msg import Odometry as OdometryMessage
 from nav_msgs.msg import Path
 from rclpy.executors import SingleThreadedExecutor
@@ -36,19 +37,21 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message, serialize_message
+from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame, RigFrame
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.odometry import Noise, Observation, Odometry, pixel_size
+from aliked_ros.odometry.geometry import Transform
 from aliked_ros.odometry.velocity import Velocity
 from aliked_ros.ros import mounting, running, transforms
 from aliked_ros.ros.conversions import feature_frame, pose_message, seconds, stamp_from_seconds
 from aliked_ros.ros.declarations import Declaration
 from aliked_ros.ros.parameters import declare
 from aliked_ros.ros.warnings import Warnings
-from aliked_ros.types import Float64Array, FrameResult
+from aliked_ros.types import Float64Array, FrameResult, UInt64Array
 
 _DECLARATIONS = (
     Declaration(
@@ -57,8 +60,7 @@ _DECLARATIONS = (
     Declaration(
         "rig",
         "",
-        "Name of a rig's node to listen to instead: its first camera, with the depth that "
-        "overlapping views give.",
+        "Name of a rig's node to listen to instead: all its cameras, in metres where they overlap.",
         names="node",
     ),
     *mounting.DECLARATIONS,
@@ -81,12 +83,15 @@ _INPUT_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 _PATH_LENGTH = 2000  # keyframes
 
 
-def observation_from_message(message: FeatureFrame) -> Observation | None:
+def observation_from_message(
+    message: FeatureFrame, ids: UInt64Array | None = None
+) -> Observation | None:
     """The tracks of a FeatureFrame; None when it lacks the normalised coordinates.
 
     Arrays of another length than the tracks' are left out: no message may end the node.
+    ids: of its rows, instead of track ids.
     """
-    ids = np.frombuffer(message.track_ids, np.uint64)
+    ids = np.frombuffer(message.track_ids, np.uint64) if ids is None else ids
     if len(message.normalized) != 2 * len(ids):
         return None
     rays = np.frombuffer(message.normalized, np.float32).reshape(-1, 2)
@@ -96,6 +101,38 @@ def observation_from_message(message: FeatureFrame) -> Observation | None:
     if len(message.keypoints) == rays.size:
         pixel = pixel_size(np.frombuffer(message.keypoints, np.float32).reshape(-1, 2), rays)
     return Observation(seconds(message.header.stamp), ids, rays, message.epoch, depth, pixel)
+
+
+def observations_from_rig(message: RigFrame) -> list[Observation]:
+    """The landmarks of a RigFrame by camera; without cameras whose rays or pose are not known.
+
+    Where several cameras see a landmark, their rays show how far away it is: depth is left out.
+    """
+    landmarks = np.frombuffer(message.landmark_ids, np.uint64)
+    ends = np.cumsum([len(frame.track_ids) for frame in message.frames])
+    if not len(ends) or ends[-1] != len(landmarks):
+        return []
+    unique, counts = np.unique(landmarks, return_counts=True)
+    shared = unique[counts > 1]
+    found = []
+    ids = np.split(landmarks, ends[:-1])
+    cameras = (message.names, message.frames, message.has_extrinsics, message.extrinsics, ids)
+    for name, frame, known, pose, its in zip(*cameras, strict=False):
+        one, mount = observation_from_message(frame, its), _rigid(pose)
+        if one is None or not known or mount is None:
+            continue
+        alone = ~np.isin(one.ids, shared)
+        found.append(
+            replace(
+                one,
+                stamp=seconds(message.header.stamp),
+                epoch=message.epoch,
+                depth=None if one.depth is None else np.where(alone, one.depth, np.float32(np.nan)),
+                camera=name,
+                mount=mount,
+            )
+        )
+    return found
 
 
 def by_message(result: FrameResult) -> Observation:
@@ -135,7 +172,7 @@ class OdometryNode(Node):
         if settings["publish_tf"]:
             self._tf_message = transforms.message_type()
             self._tf = self.create_publisher(self._tf_message, "/tf", transforms.QOS)
-        self._camera = ""  # of the rig
+        self._rig_frame = ""
         if settings["rig"]:
             topic = f"{settings['rig']}/frames"
             self.create_subscription(RigFrame, topic, self._process_rig, _INPUT_QOS)
@@ -144,7 +181,7 @@ class OdometryNode(Node):
             self.create_subscription(FeatureFrame, topic, self._process, _INPUT_QOS)
 
     def run(self, executor: SingleThreadedExecutor) -> None:
-        """Follow the camera until shutdown."""
+        """Follow the camera or the rig until shutdown."""
         executor.spin()
 
     def close(self) -> None:
@@ -152,13 +189,39 @@ class OdometryNode(Node):
         logging.getLogger("aliked_ros").removeHandler(self._to_node)
 
     def _process_rig(self, message: RigFrame) -> None:
-        """Follow one camera; sets without it give no pose."""
-        if not self._camera and message.names:
-            self._camera = message.names[0]
-            self.get_logger().info(f"Following camera {self._camera} of the rig")
-        for name, frame in zip(message.names, message.frames, strict=False):
-            if name == self._camera:
-                self._process(frame)
+        """Follow the rig's frame by the cameras of this set."""
+        observations = observations_from_rig(message)
+        frame = message.header.frame_id
+        if not observations:
+            self.get_logger().warning(
+                "No camera of the set has both extrinsics and a calibration: no poses until then. "
+                "See the log of the rig's node.",
+                once=True,
+            )
+            return
+        if not frame:
+            self.get_logger().warning(
+                "The rig's frame has no name until its first camera sends images with a frame_id: "
+                "no poses until then. Set the parameter rig_frame of the rig's node.",
+                once=True,
+            )
+            return
+        if not self._rig_frame:
+            self._rig_frame = frame
+            down = np.mean([one.mount.rotation[:, 1] for one in observations], axis=0)
+            self._mounting.is_optical = bool(down[1] > -down[2])
+            cameras = ", ".join((*message.names, *message.missing))
+            self.get_logger().info(f"Following the rig's frame {frame} by cameras {cameras}")
+        if frame != self._rig_frame:
+            self.get_logger().warning(
+                f"The rig's frame is {frame} now, it was {self._rig_frame}: no poses. Restart this "
+                "node.",
+                once=True,
+            )
+            return
+        merged = np.frombuffer(message.merged_ids, np.uint64)
+        pairs = zip(merged[::2].tolist(), merged[1::2].tolist(), strict=False)
+        self._follow(observations, message.header, pairs)
 
     def _process(self, message: FeatureFrame) -> None:
         observation = observation_from_message(message)
@@ -169,16 +232,23 @@ class OdometryNode(Node):
                 once=True,
             )
             return
-        self._check_stamp(observation)
-        estimate = self._odometry.process(observation)
+        self._follow([observation], message.header)
+
+    def _follow(
+        self,
+        observations: Sequence[Observation],
+        header: Header,
+        merged: Iterable[tuple[int, int]] = (),
+    ) -> None:
+        self._check_stamp(observations[0])
+        estimate = self._odometry.process(*observations, merged=merged)
         if estimate is None:
             return
-        frame = message.header.frame_id
         found = [  # those of images that waited for the map to begin first
-            (one, Header(stamp=stamp_from_seconds(one.stamp), frame_id=frame))
+            (one, Header(stamp=stamp_from_seconds(one.stamp), frame_id=header.frame_id))
             for one in self._odometry.earlier
         ]
-        for placed in self._mounting.place([*found, (estimate, message.header)]):
+        for placed in self._mounting.place([*found, (estimate, header)]):
             self._publish(placed)
 
     def _check_stamp(self, observation: Observation) -> None:
@@ -220,6 +290,16 @@ class OdometryNode(Node):
             self._map.publish(
                 _cloud(self._mounting.odom_from_world(self._odometry.points()), header)
             )
+
+
+def _rigid(pose: Pose) -> Transform | None:
+    """From a message; None if it is no rigid motion."""
+    place, turn = pose.position, pose.orientation
+    where = np.array([place.x, place.y, place.z])
+    quaternion = np.array([turn.x, turn.y, turn.z, turn.w])
+    if not (np.isfinite(where).all() and 0.9 < np.linalg.norm(quaternion) < 1.1):
+        return None
+    return Transform(Rotation.from_quat(quaternion).as_matrix(), where)
 
 
 def _twist(velocity: Float64Array) -> Twist:

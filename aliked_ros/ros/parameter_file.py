@@ -25,8 +25,8 @@ from aliked_ros.errors import ConfigurationError
 from aliked_ros.ros import parameters
 
 
-def check_parameter_file(path: str, namespace: str, nodes: dict[str, frozenset[str]]) -> None:
-    """A parameter file for nodes, each with the names of its parameters.
+def check_parameter_file(path: str, namespace: str, nodes: dict[str, frozenset[str]]) -> set[str]:
+    """A parameter file for nodes, each with the names of its parameters; the names that it gives.
 
     It has to exist, to say something for one of them, and to use only names that they know. What it
     has for other nodes is theirs.
@@ -65,6 +65,7 @@ def check_parameter_file(path: str, namespace: str, nodes: dict[str, frozenset[s
             raise ConfigurationError(
                 f"params_file {path} has {name} under {pattern}; correct or remove it."
             )
+    return {name for pattern, addressed in used.items() if addressed for name in sections[pattern]}
 
 
 def _sections(content: Any, path: str) -> list[tuple[str, list[str]]]:

@@ -19,6 +19,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -47,6 +48,7 @@ RIG_NAMES = CAMERAS_NAMES | frozenset(
 )
 ALL_NAMES = FRONTEND_NAMES | ODOMETRY_NAMES | RIG_NAMES
 """What a section of a parameter file that is for several nodes may hold."""
+_CAMERA_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")  # a namespace, and a part of parameters' names
 _ROS_NAMES = ("use_sim_time", "start_type_description_service", "qos_overrides.*")
 
 
@@ -60,6 +62,17 @@ def unknown_name(name: str, known: Collection[str]) -> str:
     """How to call an unknown name in a sentence, with the nearest that is known."""
     nearest = get_close_matches(name, known, 1)
     return f"an unknown parameter {name!r}" + (f" ({nearest[0]} is the nearest)" if nearest else "")
+
+
+def check_camera_names(names: Sequence[str]) -> None:
+    """Raises ConfigurationError for names of cameras that cannot be used, or a name twice."""
+    for name in names:
+        if not _CAMERA_NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"cameras has {name!r}; a name has letters, digits and _, and begins with a letter."
+            )
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"cameras has a name twice: {', '.join(names)}.")
 
 
 def warn_of_unknown_names(node: Node, known: Collection[str]) -> None:

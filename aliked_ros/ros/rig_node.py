@@ -35,6 +35,7 @@ from std_msgs.msg import Header
 from aliked_msgs.msg import FeatureFrame, RigFrame
 from aliked_ros.backends.base import OpenBackend
 from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import ConfigurationError
 from aliked_ros.frontend.rig import Rig
 from aliked_ros.frontend.rig_check import Problem
 from aliked_ros.frontend.rig_geometry import View
@@ -81,7 +82,7 @@ _DECLARATIONS = (
     Declaration(
         "sync_wait",
         0.1,
-        "How long a set waits for a camera before it goes without it.",
+        "How long a set waits for a camera before it goes without it, and for a moving transform.",
         limits=(0.001, 10.0),
         unit="seconds",
     ),
@@ -95,9 +96,15 @@ class RigNode(CamerasNode):
     def __init__(self) -> None:
         super().__init__("aliked_rig", _DECLARATIONS)
         settings = self.settings
+        self._check_images()
         self._warnings = Warnings(self.get_logger().warning, lambda _sentence: None)
         self._extrinsics = Extrinsics(
-            self, self.names, settings["camchain"], settings["rig_frame"], self._warnings
+            self,
+            self.names,
+            settings["camchain"],
+            settings["rig_frame"],
+            settings["sync_wait"],
+            self._warnings,
         )
         self._rig = Rig(FrontendConfig(**{name: settings[name] for name in _SHARED}))
         self._epoch, self._index = Epochs().number(0), 0
@@ -118,6 +125,17 @@ class RigNode(CamerasNode):
         super().close()
         self._worker.close()
         self._pool.shutdown()
+
+    def _check_images(self) -> None:
+        """ConfigurationError for two cameras with the same images."""
+        camera_of: dict[str, str] = {}
+        for camera, frontend in self.frontends.items():
+            other = camera_of.setdefault(topic := frontend.resolve_topic_name("image"), camera)
+            if other != camera:
+                raise ConfigurationError(
+                    f"cameras {other} and {camera} have the same images, {topic}: give each its "
+                    f"own, as in {camera}.image:=/{camera}/image_raw."
+                )
 
     def _open_port(self, camera: str, session: Session) -> CameraPort:
         session.inputs.in_sets = True
@@ -146,7 +164,7 @@ class RigNode(CamerasNode):
         self._report_missing(done)
         if not done:
             return
-        poses = [self._extrinsics.pose(name, job.frame.header) for name, job in done.items()]
+        poses = self._extrinsics.poses({name: job.frame.header for name, job in done.items()})
         views = [
             self._view(name, job, pose)
             for (name, job), pose in zip(done.items(), poses, strict=True)
@@ -231,10 +249,16 @@ class RigNode(CamerasNode):
         return f"Sets go out without camera {name}: {why}."
 
     def _report_problems(self, problems: Sequence[Problem]) -> None:
-        """Warn of extrinsics that the images contradict."""
+        """Warn of extrinsics that the images contradict.
+
+        Not of those that swapped cameras have with others: they follow from that.
+        """
         source = self._extrinsics.source
+        swapped = {name for one in problems if one.swapped for name in one.names}
         for one in problems:
             first, second = one.names
+            if not one.swapped and swapped & {first, second}:
+                continue
             if one.swapped:
                 sentence = (
                     f"Cameras {first} and {second} seem to be swapped: {one.better:.0%} of their "

@@ -43,7 +43,7 @@ class Sets(Generic[T]):
     """Collects sets until they are complete or their wait is over; not thread-safe.
 
     delays: by camera, seconds from the opening of a set to its item that came too late. offsets: by
-    camera, seconds to the nearest latest item of others from its own that fitted none.
+    camera, seconds from its last item but one to the nearest of others, where it fitted none.
 
     A set waits for every camera that takes part, but not for one that has a later image already,
     nor for one that was in none of the last ten sets. Sets are released in the order in which they
@@ -58,6 +58,7 @@ class Sets(Generic[T]):
         self._gone: deque[ItemSet[T]] = deque(maxlen=_CAPACITY)
         self._latest: dict[str, int] = {}  # stamp of each camera's latest item
         self._silence: dict[str, int] = {}  # sets since then, of the cameras that take part
+        self._apart: dict[str, float] = {}  # as offsets, of items whose successors are to come
         self.delays: dict[str, float] = {}
         self.offsets: dict[str, float] = {}
 
@@ -83,15 +84,23 @@ class Sets(Generic[T]):
         if near is not None and abs(near.stamp - stamp) <= self._tolerance:
             near.items[camera] = item
             self.delays.pop(camera, None)
-            self.offsets.pop(camera, None)
+            for name in near.items:
+                self.offsets.pop(name, None)
+                self._apart.pop(name, None)
             return True
         missed = self._nearest(self._gone, camera, stamp)
         if missed is not None and abs(missed.stamp - stamp) <= self._tolerance:
             self.delays[camera] = now - missed.opened
             return False
-        others = [abs(its - stamp) for name, its in self._latest.items() if name != camera]
+        others = {
+            name: abs(its - stamp) * 1e-9 for name, its in self._latest.items() if name != camera
+        }
+        for name in others.keys() & self._apart.keys():  # it may be nearer than those before
+            self._apart[name] = min(self._apart[name], others[name])
+        if camera in self._apart:
+            self.offsets[camera] = self._apart.pop(camera)
         if others:
-            self.offsets[camera] = min(others) * 1e-9
+            self._apart[camera] = min(others.values())
         self._open.append(ItemSet(stamp, now, {camera: item}))
         return True
 

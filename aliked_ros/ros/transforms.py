@@ -20,6 +20,7 @@ The message type comes with ROS, not with Python's registries; only what asks fo
 from __future__ import annotations
 
 import importlib
+import math
 import threading
 from bisect import bisect_left, insort
 from collections.abc import Callable
@@ -50,11 +51,15 @@ _STATIC_QOS = QoSProfile(
 
 
 class TransformError(AlikedError):
-    """A transform that is not known. ``later``: the next messages may bring it."""
+    """A transform that is not known. ``later``: the next messages may bring it.
 
-    def __init__(self, text: str, later: bool) -> None:
+    ahead: seconds from the newest sample to the stamp that was asked for; infinite where there is
+    none.
+    """
+
+    def __init__(self, text: str, later: bool, ahead: float = math.inf) -> None:
         super().__init__(text)
-        self.later = later
+        self.later, self.ahead = later, ahead
 
 
 @dataclass(slots=True)
@@ -179,6 +184,7 @@ class Transforms:
                         f"{'before' if stamp < first else 'after'} that; are the clocks the same "
                         "(use_sim_time)?",
                         later=stamp > last,
+                        ahead=stamp - last if stamp > last else math.inf,
                     )
             matrix = edge.at(stamp) @ matrix
         return matrix

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from aliked_ros.odometry import Estimate, Observation
 from aliked_ros.odometry.geometry import Transform
@@ -58,3 +59,46 @@ class Room:
         """Distance of the estimated from the true position, metres."""
         truth = self.camera(index).inverse().translation
         return float(np.linalg.norm(estimate.camera.translation - truth))
+
+
+class RigRoom(Room):
+    """A room around a rig: two cameras look ahead and overlap, the third looks back.
+
+    The rig's frame is between them, and no camera's. The cameras give no depth.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.points = self.rng.uniform(-1.0, 1.0, (1500, 3)) * [4.0, 2.0, 4.0]
+        self.points = self.points[np.abs(self.points[:, [0, 2]]).max(axis=1) > 2.0]
+        self.ids = np.arange(1, len(self.points) + 1, dtype=np.uint64)
+        self.mounts = {  # frame_from_camera
+            "left": mount(-0.15, 3.0),
+            "right": mount(0.15, -3.0),
+            "back": mount(0.05, 180.0, z=-0.2),
+        }
+
+    def rig(self, index: int, *names: str) -> list[Observation]:
+        """The observations of the cameras, or of some of them."""
+        return [self.seen(index, name, self.mounts[name]) for name in names or self.mounts]
+
+    def seen(self, index: int, name: str, mount: Transform) -> Observation:
+        """What a camera sees that is mounted so at that time."""
+        local = (mount.inverse() @ self.camera(index))(self.points)
+        rays = local[:, :2] / local[:, 2:]
+        shown = (local[:, 2] > 0.5) & (np.abs(rays) < [0.6, 0.45]).all(1)
+        rays = rays[shown] + self.rng.normal(0, 0.3 * PIXEL, (np.count_nonzero(shown), 2))
+        return Observation(
+            index / 30.0,
+            self.ids[shown],
+            rays.astype(np.float32),
+            pixel=PIXEL,
+            camera=name,
+            mount=mount,
+        )
+
+
+def mount(x: float, yaw: float, z: float = 0.0, pitch: float = 0.0) -> Transform:
+    """frame_from_camera; metres, degrees about y and then x."""
+    turn = Rotation.from_euler("YX", [yaw, pitch], degrees=True).as_matrix()
+    return Transform(turn, np.array([x, 0.0, z]))

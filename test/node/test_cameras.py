@@ -355,7 +355,7 @@ def test_cameras_that_cannot_be_are_named():
     cases = {
         "[]": "parameter cameras",
         "front": "parameter cameras must be a list of names",
-        "[front, le/ft]": "parameter cameras has 'le/ft'",
+        "[front, le/ft]": "cameras has 'le/ft'",
         "[front, front]": "has a name twice",
     }
     said = refusals(MODULE, [[f"cameras:={cameras}"] for cameras in cases])

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +40,17 @@ from std_msgs.msg import Header
 from aliked_msgs.msg import FeatureFrame, RigFrame
 from aliked_ros.odometry import Observation
 from aliked_ros.odometry.geometry import Transform
-from aliked_ros.ros.conversions import feature_frame, seconds, stamp_from_seconds
+from aliked_ros.ros.conversions import (
+    feature_frame,
+    pose_message,
+    seconds,
+    stamp_from_seconds,
+)
 from aliked_ros.ros.gravity import Gravity
-from aliked_ros.ros.odometry_node import observation_from_message
+from aliked_ros.ros.odometry_node import observation_from_message, observations_from_rig
 from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
-from helpers.odometry import Room
+from helpers.odometry import RigRoom, Room
 from helpers.ros import RELIABLE, START_TIMEOUT, Probe, RosProcess, refusals
 
 pytestmark = pytest.mark.ros
@@ -102,24 +108,87 @@ def orientation(message: OdometryMessage) -> Rotation:
     return Rotation.from_quat([turn.x, turn.y, turn.z, turn.w])
 
 
-def test_a_rig_is_followed_by_its_first_camera(probe, tmp_path):
+def rig_frame(observations: list[Observation], frame_id: str = "body") -> RigFrame:
+    """A RigFrame that carries the observations of a rig's cameras."""
+    header = Header(stamp=stamp_from_seconds(observations[0].stamp), frame_id=frame_id)
+    message = RigFrame(header=header, names=[one.camera for one in observations])
+    message.frames = [frame(one) for one in observations]
+    message.has_extrinsics = [True] * len(observations)
+    mounts = [one.mount for one in observations]
+    message.extrinsics = [pose_message(one.rotation, one.translation) for one in mounts]
+    message.landmark_ids = np.concatenate([one.ids for one in observations]).tolist()
+    return message
+
+
+OPTICAL = Transform(OPTICAL_TO_BODY, np.zeros(3))
+
+
+@pytest.mark.parametrize("to_frame", [Transform.identity(), OPTICAL], ids=["optical", "body"])
+def test_the_frame_of_a_rig_is_followed_by_the_cameras_that_are_there(probe, tmp_path, to_frame):
+    """The rig's frame has the axes of an optical frame, or of a robot's body."""
     publisher = probe.node.create_publisher(RigFrame, "rig/frames", RELIABLE)
     process = RosProcess(MODULE, tmp_path / "log", "-p", "rig:=rig")
     wait_connected(probe, publisher)
-    room, poses = Room(), probe.received["odometry/odometry"]
-    other = frame(Room(seed=1).observation(0))
-    for index in range(12):
-        frames = {"left": frame(room.observation(index)), "right": other}
-        if index == 6:  # the first camera is missing once
-            del frames["left"]
-        publisher.publish(RigFrame(names=list(frames), frames=list(frames.values())))
-        expected = index + 1 - (index >= 6)
-        probe.wait(lambda number=expected: len(poses) >= number)
-    assert len(poses) == 11
-    camera = room.camera(11).inverse()
-    assert np.linalg.norm(position(poses[-1]) - OPTICAL_TO_BODY @ camera.translation) < 0.03
+    room, poses = RigRoom(), probe.received["odometry/odometry"]
+    room.mounts = {name: to_frame @ one for name, one in room.mounts.items()}
+    body = room.camera
+    room.camera = lambda index: to_frame @ body(index) @ to_frame.inverse()
+    room.points = to_frame(room.points)
+
+    def send(message: RigFrame, expected: int) -> None:
+        publisher.publish(message)
+        probe.wait(lambda: len(poses) >= expected)
+
+    unknown = rig_frame(room.rig(0))
+    unknown.has_extrinsics = [False] * 3
+    send(unknown, 0)
+    dead = {range(10, 15): {"left"}, range(18, 21): {"left", "right"}}
+    for index in range(1, 25):
+        names = room.mounts.keys()
+        for images, gone in dead.items():
+            names = names - gone if index in images else names
+        message = rig_frame(room.rig(index, *names))
+        if index == 8:  # the transform of a camera is late
+            message.has_extrinsics[1] = False
+        send(message, index)
+    elsewhere = rig_frame(room.rig(25), "left_optical")
+    publisher.publish(elsewhere)
+    probe.wait(lambda: "The rig's frame is left_optical now" in process.text())
+    assert len(poses) == 24
+    start = OPTICAL if to_frame is not OPTICAL else Transform.identity()
+    first = room.camera(1)
+    for index, message in enumerate(poses, 1):
+        assert message.child_frame_id == "body"
+        assert message.header.stamp == stamp_from_seconds(index / 30)
+        expected = start @ first @ room.camera(index).inverse()
+        assert np.linalg.norm(position(message) - expected.translation) < 0.015, index
+        turned = Rotation.from_matrix(expected.rotation)
+        assert (orientation(message).inv() * turned).magnitude() < 0.01
     assert process.stop() == 0, process.text()
-    assert "Following camera left of the rig" in process.text()
+    assert "Following the rig's frame body by cameras left, right, back" in process.text()
+    assert process.text().count("no poses until then") == 1
+    assert "Traceback" not in process.text()
+
+
+def test_a_rig_frame_that_contradicts_itself_gives_no_observations():
+    room = RigRoom()
+    message = rig_frame(room.rig(0))
+    assert len(observations_from_rig(message)) == 3
+    message.extrinsics[1].orientation.w = np.nan
+    assert [one.camera for one in observations_from_rig(message)] == ["left", "back"]
+    message.landmark_ids = message.landmark_ids[:-1]
+    assert observations_from_rig(message) == []
+    assert observations_from_rig(RigFrame()) == []
+
+
+def test_depth_counts_for_landmarks_that_one_camera_sees():
+    room = RigRoom()
+    left, right, back = (replace(o, depth=np.ones(len(o.ids), np.float32)) for o in room.rig(0))
+    seen = observations_from_rig(rig_frame([left, right, back]))
+    shared = np.isin(left.ids, right.ids)
+    assert 10 < shared.sum() < len(shared)
+    np.testing.assert_array_equal(np.isnan(seen[0].depth), shared)
+    assert np.isfinite(seen[2].depth).all()
 
 
 def test_poses_path_and_map_of_a_camera(probe, tmp_path):

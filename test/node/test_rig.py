@@ -16,13 +16,17 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rclpy
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Transform, TransformStamped
+from rclpy.context import Context
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo
@@ -32,11 +36,13 @@ from std_msgs.msg import Header
 from aliked_msgs.msg import FeatureFrame, FrontendStatus, RigFrame
 from aliked_ros.ros import rig_node
 from aliked_ros.ros.camera_output import camera_info
-from aliked_ros.ros.conversions import image_message
+from aliked_ros.ros.conversions import image_message, stamp_from_seconds
+from aliked_ros.ros.extrinsics import Extrinsics
 from aliked_ros.ros.parameters import CAMERAS_NAMES, RIG_NAMES
 from aliked_ros.ros.sets import SILENT
+from aliked_ros.ros.warnings import Warnings
 from helpers.rig import MountedCamera, camchain, pose
-from helpers.ros import RELIABLE, START_TIMEOUT, Probe, RosProcess, refusals
+from helpers.ros import DOMAIN, RELIABLE, START_TIMEOUT, Probe, RosProcess, refusals
 
 MODULE = "aliked_ros.ros.rig_node"
 POSES = {"left": pose(-0.12, 0, 0, 6), "front": pose(0, 0.02, 0), "right": pose(0.1, 0, 0.03, -8)}
@@ -235,6 +241,7 @@ def test_a_camchain_with_two_cameras_swapped_is_reported(probe, start, tmp_path)
     assert message.header.frame_id == "left_optical"
     probe.spin(0.2)
     assert "Cameras front and right seem to be swapped" in process.text()
+    assert "do not fit their images" not in process.text(), "it follows from that"
     assert len(message.frames) == 3
     assert process.stop() == 0, process.text()
 
@@ -265,6 +272,58 @@ def test_a_camera_with_the_calibration_of_another_size_goes_on_without_matches(
     assert process.stop() == 0, process.text()
 
 
+def test_a_set_waits_for_a_moving_transform_that_is_about_to_come():
+    tf2 = pytest.importorskip("tf2_msgs.msg")
+    context = Context()
+    rclpy.init(context=context, domain_id=DOMAIN)
+    node, said = rclpy.create_node("rig", context=context), []
+    warnings = Warnings(said.append, lambda _: None)
+    extrinsics = Extrinsics(node, ["head"], "", "body", 0.5, warnings)
+
+    def move(stamp: float) -> None:
+        header = Header(frame_id="body", stamp=stamp_from_seconds(stamp))
+        moving = TransformStamped(header=header, child_frame_id="head_optical")
+        moving.transform.translation.x = stamp
+        moving.transform.rotation.w = 1.0
+        extrinsics._transforms._receive(False, tf2.TFMessage(transforms=[moving]))
+
+    def pose_at(stamp: float) -> tuple[np.ndarray | None, float]:
+        began = time.monotonic()
+        header = Header(frame_id="head_optical", stamp=stamp_from_seconds(stamp))
+        (found,) = extrinsics.poses({"head": header})
+        return found, time.monotonic() - began
+
+    assert pose_at(10.0)[0] is None, "nobody publishes it"
+    move(10.0)
+    later = threading.Timer(0.1, move, [10.2])
+    later.start()
+    found, took = pose_at(10.1)
+    later.join()
+    assert found[0, 3] == pytest.approx(10.1)
+    assert 0.05 < took < 0.4
+    for stamp in (10.4, 10.45):  # late
+        found, took = pose_at(stamp)
+        assert found is None
+        assert took >= 0.5
+    found, took = pose_at(11.0)  # its publisher has stopped
+    assert found is None
+    assert took < 0.1
+    assert len(said) == 1
+    context.try_shutdown()
+
+
+def test_cameras_of_a_camchain_that_are_not_used_are_named(tmp_path, capfd):
+    path = tmp_path / "camchain.yaml"
+    path.write_text(camchain([MountedCamera(one) for one in POSES.values()]), encoding="utf-8")
+    context = Context()
+    rclpy.init(context=context, domain_id=DOMAIN)
+    node = rclpy.create_node("rig", context=context)
+    Extrinsics(node, ["left", "front"], str(path), "", 0.1, Warnings(print, print))
+    said = "has 3 cameras, the parameter cameras names 2: cam0 is left, cam1 is front; the others"
+    assert said in capfd.readouterr().err
+    context.try_shutdown()
+
+
 @pytest.mark.ros
 def test_what_cannot_be_a_rig_is_named(tmp_path):
     path = tmp_path / "camchain.yaml"
@@ -273,6 +332,7 @@ def test_what_cannot_be_a_rig_is_named(tmp_path):
         f"camchain:={path}": "has 1 cameras, the parameter cameras names 3",
         "camchain:=absent.yaml": "absent.yaml cannot be read",
         "sync_wait:=0.0": "sync_wait",
+        "left.image:=/front/image": "cameras left and front have the same images, /front/image",
     }
     said = refusals(MODULE, [[*PARAMETERS, case] for case in cases])
     for words, text in zip(cases.values(), said, strict=True):

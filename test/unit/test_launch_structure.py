@@ -324,7 +324,8 @@ def launched(name: str, **arguments: str) -> Context:
 
 
 def required(name: str) -> dict[str, str]:
-    return {"source": "virtual"} if name == "dataset" else {}
+    cameras = {"cameras": "front,left"}
+    return {"dataset": {"source": "virtual"}, "cameras": cameras, "rig": cameras}.get(name, {})
 
 
 @pytest.fixture(autouse=True)
@@ -367,8 +368,6 @@ def test_what_is_started_exists_and_knows_its_parameters(name: str, switch: str)
     for argument in launched(name, **arguments).declared.values():
         if switch and argument.choices and switch in argument.choices:
             arguments[argument.name] = switch
-    if name == "cameras":
-        arguments["cameras"] = "front, left"
     for node in launched(name, **arguments).nodes:
         assert all(Path(file).is_file() for file in node.files), node.files
         if node.package == "rviz2":
@@ -500,6 +499,12 @@ def test_arguments_that_a_file_sets_itself_are_not_offered(name: str, overwritte
         ("frontend", {"namespace": "1st"}, "namespace is '1st'"),
         ("rgbd", {"depth_image": "a b"}, "depth_image is 'a b'"),
         ("cameras", {"image": ""}, "image is ''"),
+        ("cameras", {"cameras": ""}, "cameras is empty"),
+        ("rig", {"cameras": " , "}, "cameras is empty"),
+        ("rig", {"cameras": "front,left,front"}, "cameras has a name twice"),
+        ("cameras", {"cameras": "front,le/ft"}, "cameras has 'le/ft'"),
+        ("rig", {"images": "/a,/b,/c"}, "images has 3 topics, cameras has 2 names"),
+        ("rig", {"images": "/a,/a"}, "images has a topic twice"),
         ("frontend", {"params_file": "/absent.yaml"}, "/absent.yaml, which is not a file"),
         ("cameras", {"params_file": str(ROOT)}, "which is not a file"),
     ],
@@ -600,8 +605,8 @@ def test_cameras_are_named_in_the_argument_or_in_the_parameter_file() -> None:
     assert node.name == "", "it would be the name of every node in the process"
     assert node.remappings["image"] == "image_raw"
     assert node.remappings["image/compressed"] == "image_raw/compressed"
-    (node,) = launched("cameras", map="rig.mcap").nodes
-    assert node.parameters == {"map": "rig.mcap"}
+    (node,) = launched("cameras", cameras="front", map="rig.mcap").nodes
+    assert node.parameters == {"cameras": ["front"], "map": "rig.mcap"}
     file = str(ROOT / "config" / "cameras.yaml")
     (node,) = launched("cameras", params_file=file).nodes
     assert (node.files, node.parameters) == ([file], {})

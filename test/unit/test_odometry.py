@@ -30,7 +30,7 @@ pytest.importorskip("pycolmap", reason="pycolmap is not installed")
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import SourceError
 from aliked_ros.odometry import Estimate, Noise, Observation, Odometry, pixel_size
-from aliked_ros.odometry.adjustment import View, adjust
+from aliked_ros.odometry.adjustment import adjust
 from aliked_ros.odometry.geometry import (
     Transform,
     locate,
@@ -39,6 +39,11 @@ from aliked_ros.odometry.geometry import (
     triangulate,
 )
 from aliked_ros.odometry.local_map import LocalMap
+from aliked_ros.odometry.views import View
+
+
+def view(observation: Observation, camera: Transform) -> View:
+    return View.of([observation], camera, {"": 0}, {"": PIXEL})
 
 
 def without_depth(observation: Observation) -> Observation:
@@ -95,8 +100,7 @@ def test_bundle_adjustment_finds_poses_points_and_by_depth_the_scale(room):
             disturbed = Transform(
                 disturbed.rotation, 1.2 * disturbed.translation + room.rng.normal(0, 0.02, 3)
             )
-        rows = {int(track): row for row, track in enumerate(seen.ids)}
-        views.append(View(disturbed, seen.rays.astype(float), seen.depth.astype(float), rows))
+        views.append(view(seen, disturbed))
     points = dict(zip(room.ids.tolist(), 1.2 * room.points, strict=True))
     cameras, found = adjust(views, points, Noise(), fixed=1, metric=True)
     for index, camera in zip((0, 5, 10, 15), cameras, strict=True):
@@ -105,14 +109,9 @@ def test_bundle_adjustment_finds_poses_points_and_by_depth_the_scale(room):
 
 
 def test_bundle_adjustment_keeps_a_view_that_sees_none_of_the_points(room):
-    views = [
-        View(
-            room.camera(i), s.rays.astype(float), s.depth.astype(float), dict(enumerate(range(90)))
-        )
-        for i, s in ((i, room.observation(i)) for i in (0, 5, 10))
-    ]
+    views = [view(room.observation(i, seen=90), room.camera(i)) for i in (0, 5, 10)]
     views[1].rows = {}
-    points = dict(enumerate(room.points[:90]))
+    points = dict(zip(range(1, 91), room.points[:90], strict=True))
     for fixed, metric in ((0, False), (1, True), (2, True)):
         cameras, found = adjust(views, points, Noise(), fixed, metric)
         np.testing.assert_allclose(cameras[1].translation, views[1].camera.translation, atol=1e-9)
@@ -128,12 +127,7 @@ def test_depth_that_is_wrong_in_the_same_way_in_every_view_does_not_outweigh_the
         for index in range(0, 20, 2):
             seen = room.observation(index)
             depth = np.where(wrong[: len(seen.ids)], share, 1.0) * seen.depth.astype(float)
-            views.append(
-                View(
-                    room.camera(index), seen.rays.astype(float), depth,
-                    {int(track): row for row, track in enumerate(seen.ids)},
-                )
-            )  # fmt: skip
+            views.append(view(replace(seen, depth=depth), room.camera(index)))
         points = dict(zip(room.ids.tolist(), room.points, strict=True))
         cameras, _ = adjust(views, points, Noise(), fixed=1, metric=True)
         error = cameras[-1].translation - room.camera(18).translation
@@ -307,10 +301,9 @@ def test_a_ground_truth_of_another_form_is_named(tmp_path, text):
 
 def view_of(room: Room, index: int, tracks: list[int], camera: Transform | None = None) -> View:
     """What keyframe ``index`` sees of tracks; its pose is wrong where ``camera`` says so."""
-    seen = room.observation(index)
-    rows = {track: track - 1 for track in tracks}
-    camera = camera or room.camera(index)
-    return View(camera, seen.rays.astype(float), seen.depth.astype(float), rows)
+    seen = view(room.observation(index), camera or room.camera(index))
+    seen.rows = {track: seen.rows[track] for track in tracks}
+    return seen
 
 
 def shifted(camera: Transform, by: float) -> Transform:
@@ -344,8 +337,7 @@ def test_triangulated_points_that_were_not_adjusted_go_along_with_their_view(roo
     local_map.add(last)
     tracks, points = local_map.find(view_of(room, 30, new))
     assert len(tracks) > 50
-    rays = last.rays_of(tracks)
-    assert np.median(reprojection_errors(last.camera, points, rays)) < 0.4 * PIXEL
+    assert np.median(last.errors(tracks, points)) < 0.4
 
 
 def test_at_the_limit_the_points_that_are_out_of_sight_go(room, monkeypatch):

@@ -122,6 +122,19 @@ def test_a_camera_with_another_clock_goes_alone_and_the_others_stay_together():
         assert len(bench.gone) == 40, "nothing is lost"
 
 
+@pytest.mark.parametrize("cameras", [("left", "front"), ("left",)])
+def test_the_offset_is_that_to_the_nearest_item_whoever_comes_first(cameras: tuple[str, ...]):
+    """As of a rig whose right camera triggers 30 ms late."""
+    bench = Bench(*cameras, "right")
+    for index in range(5):
+        for camera in cameras:
+            bench.add(camera, 5 * index * PERIOD, 0.5 * index)
+            assert bench.sets.offsets.get("right", 0.03) == pytest.approx(0.03)
+            assert bench.sets.offsets.get("left", 0.03) == pytest.approx(0.03)
+        bench.add("right", 5 * index * PERIOD + 30 * MS, 0.5 * index + 0.03)
+    assert "right" in bench.sets.offsets
+
+
 def test_stamps_that_jump_back_cost_one_set():
     bench = Bench("a", "b")
     for base in (1000, 0):

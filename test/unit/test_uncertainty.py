@@ -27,10 +27,11 @@ pytest.importorskip("pycolmap", reason="pycolmap is not installed")
 
 from scipy.spatial.transform import Rotation
 
-from aliked_ros.odometry import Estimate, Noise, Odometry
+from aliked_ros.odometry import Estimate, Noise, Observation, Odometry
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.odometry.uncertainty import image_covariance, moved, turned
 from aliked_ros.odometry.velocity import Velocity
+from aliked_ros.odometry.views import View
 
 NOISE = Noise(ray=0.0006, inverse_depth=0.002)  # the room's
 RATE = 30.0
@@ -119,7 +120,9 @@ def test_errors_that_neighbours_share_are_seen_in_the_residuals():
         noise = rng.normal(0.0, 0.0006, rays.shape)
         sheared = noise + 0.002 * rays[:, ::-1]  # as a rolling shutter does
         for kind, error in ((independent, noise), (shared, sheared)):
-            kind.append(image_covariance(camera, room.points, rays + error, NOISE)[1])
+            seen = Observation(0.0, room.ids, (rays + error).astype(np.float32))
+            view = View.of([seen], camera, {"": 0}, {"": NOISE.ray})
+            kind.append(image_covariance(view, view.sights(view.rows), room.points)[1])
     assert 0.5 < np.mean(independent) < 1.6
     assert np.mean(shared) > 3.0
 
