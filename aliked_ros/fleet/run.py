@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -125,15 +126,23 @@ def _finish(
 
 
 class _Spread:
-    """Starts functions as tasks, for the reductions."""
+    """Starts functions as tasks, for the reductions; see ``vocabulary.Spread``."""
 
     def __init__(self, **resources: Any) -> None:
         self._resources = resources
+        self._remote = lru_cache(ray.remote)  # Ray stores each remote function anew
 
-    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return ray.remote(function).options(**self._resources).remote(*arguments)
+    def __call__(self, function: Callable[..., Any], *arguments: Any, returns: int = 1) -> Any:
+        """Start a function. returns: number of handles, one for each result that it yields."""
+        options = {**self._resources, "num_returns": returns}
+        return self._remote(function).options(**options).remote(*arguments)
+
+    def put(self, value: Any) -> Any:
+        """See ``vocabulary.Spread``."""
+        return ray.put(value)
 
     def get(self, handle: Any) -> Any:
+        """See ``vocabulary.Spread``."""
         return ray.get(handle)
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +45,7 @@ from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.sources import open_source
 from aliked_ros.sources.virtual import VirtualCamera
+from helpers.fleet import Here
 
 SETTINGS = {"max_keypoints": 128}
 MAPPED = {"operations": ["record"], "reductions": ["map"]}
@@ -424,16 +424,6 @@ def two(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, d
 
 def reduce(plan: Plan, manifests: dict[str, Any], name: str) -> Path:
     """The file of a reduction, made here."""
-
-    class Here:
-        """Runs what a cluster would."""
-
-        def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-            return function(*arguments)
-
-        def get(self, result: Any) -> Any:
-            return result
-
     file, make = REDUCTIONS[name]
     make(plan, manifests, [], Here())
     left = [path.name for path in Path(plan.output).iterdir() if path.name.startswith(".")]
