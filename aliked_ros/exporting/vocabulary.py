@@ -196,7 +196,7 @@ def train_shards(
     def settle(size: int) -> None:
         nonlocal settled
         settled += size
-        report("training", settled / total)
+        report("training", settled / max(total, 1))
 
     rules = _Rules(branching, per_word, part)
     parents, centres = _tree(rules, depth, "", pieces, spread, settle)

@@ -193,11 +193,12 @@ def match_row(image: int, reference: int, matches: Matches) -> dict[str, Any]:
 class Known:
     """What a part says about an image.
 
-    features: keypoints N×2, scores, descriptors N×D. matches: with the image numbered
-    ``reference``; None where LightGlue was not asked.
+    stamp: nanoseconds. features: keypoints N×2, scores, descriptors N×D. matches: with the image
+    numbered ``reference``; None where LightGlue was not asked.
     """
 
     image: int
+    stamp: int
     features: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
     reference: int | None = None
     matches: Matches | None = None
@@ -212,7 +213,8 @@ def read_part(features: Path, matches: Path | None) -> Iterator[Known]:
                 continue  # without the descriptors' dimension; dark images take no time
             descriptors = row["descriptors"].reshape(count, -1)
             arrays = row["keypoints"].reshape(-1, 2), row["scores"], descriptors
-            yield Known(row["image"], arrays, *found.get(row["image"], (None, None)))
+            matched = found.get(row["image"], (None, None))
+            yield Known(row["image"], row["stamp"], arrays, *matched)
     except (OSError, pa.ArrowException) as error:
         raise OutputError(f"cannot read {features} again ({error}); repeat the batch.") from error
 

@@ -248,7 +248,8 @@ def _run(
             report(number + 1)
             while latest is not None and latest.image < number:
                 latest = next(known, None)
-            memory.recall(latest if latest is not None and latest.image == number else None)
+            same = latest and (latest.image, latest.stamp) == (number, stamp_of(image))
+            memory.recall(latest if same else None)
             try:
                 result = pipeline.process(image)
             except ImageError as error:
