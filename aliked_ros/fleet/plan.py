@@ -30,7 +30,7 @@ import yaml
 
 from aliked_ros.configuration import SETTINGS, FrontendConfig
 from aliked_ros.errors import ConfigurationError, SourceError
-from aliked_ros.fleet.storage import expand
+from aliked_ros.fleet.storage import expand, is_local
 from aliked_ros.models.registry import entry_of
 
 OPERATIONS = ("extract", "track", "keyframes", "record", "odometry", "export")
@@ -40,7 +40,7 @@ REDUCTIONS = {
 }  # with the operation that each builds on  # fmt: skip
 TOPICS = ("features", "matches", "keyframes")
 DESCRIPTORS = ("float32", "float16", "binary256")
-FORMAT = 1  # of the results; another one makes all of them anew
+FORMAT = 2  # of the results; another one makes all of them anew
 _SEGMENT = 9000  # images: 5 minutes at 30 Hz
 NO_MATTER = ("threads", "allow_fallback")  # settings that the results do not depend on
 
@@ -199,8 +199,8 @@ def plan_of(content: Mapping[str, Any], folder: Path = Path()) -> Plan:
     for name in ("recordings", "operations", "reductions", "topics"):
         if name in values:
             values[name] = _texts(name, values[name])
-    values["recordings"] = tuple(_from(folder, one) for one in values["recordings"])
-    values["output"] = _from(folder, str(values["output"] or ""))
+    values["recordings"] = tuple(absolute(one, folder) for one in values["recordings"])
+    values["output"] = absolute(str(values["output"] or ""), folder)
     if not isinstance(values.get("frontend", {}), dict):
         raise ConfigurationError("frontend must map settings to values.")
     return Plan(**values)
@@ -213,9 +213,11 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(listed))
 
 
-def _from(folder: Path, address: str) -> str:
-    remote = "://" in address or "::" in address
-    return address if remote or address in ("", "virtual") else str(folder / address)
+def absolute(address: str, folder: Path = Path()) -> str:
+    """The address, absolute where it is a path: a cluster's tasks run in another folder."""
+    if not is_local(address) or address in ("", "virtual"):
+        return address
+    return str((folder / Path(address).expanduser()).absolute())
 
 
 def _unknown(what: str, name: Any, known: Any) -> str:

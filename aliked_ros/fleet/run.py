@@ -21,6 +21,8 @@ import json
 import logging
 import os
 import time
+import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -29,8 +31,12 @@ from importlib.metadata import version
 from typing import Any
 
 import ray
+from ray._private.authentication.authentication_token_setup import (
+    maybe_enable_token_auth_if_token_available,
+)
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from aliked_ros.errors import AlikedError, BackendError
+from aliked_ros.errors import AlikedError, BackendError, ConfigurationError
 from aliked_ros.fleet import work
 from aliked_ros.fleet.plan import Plan
 from aliked_ros.fleet.reductions import REDUCTIONS
@@ -60,7 +66,7 @@ class State:
 
     recordings, done, unchanged: numbers of recordings. work, images: to go through, and gone
     through, in the tasks known so far. seconds: spent in tasks. failures: of recordings, each with
-    a reason.
+    a reason. reduction: the one that is being made.
     """
 
     recordings: int
@@ -70,6 +76,7 @@ class State:
     images: int = 0
     seconds: float = 0.0
     failures: list[dict[str, str]] = field(default_factory=list)
+    reduction: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +165,8 @@ def run_batch(
     Store(plan.output)  # a bad address is refused before Ray starts
     named = plan.named_recordings()
     with running(plan, cluster, say):
+        if cluster.address:
+            _check_nodes(plan)
         return process(plan, named, progress)
 
 
@@ -176,7 +185,7 @@ def process(plan: Plan, named: dict[str, str], progress: Progress) -> dict[str, 
     store, begun = Store(plan.output), time.monotonic()
     manifests, state = _run(plan, plan.key, named, progress)
     seconds = time.monotonic() - begun
-    reductions = _reduce(plan, store, manifests, state)
+    reductions = _reduce(plan, store, manifests, state, progress)
     facts = {
         "plan": asdict(plan),
         "key": plan.key,
@@ -209,8 +218,13 @@ def _start(plan: Plan, cluster: Cluster, say: Callable[[str], None]) -> None:
             "object_store_memory": _STORE_MEMORY,
             "include_dashboard": cluster.dashboard,
         }
+    elif cluster.address.startswith("ray://"):  # Ray itself does it for all other addresses
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
-        context = ray.init(logging_level=logging.ERROR, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the error says the same
+            context = ray.init(logging_level=logging.ERROR, **options)
     except Exception as error:  # Ray's own have no common base
         text = " ".join(str(error).split()) or type(error).__name__
         if "timed out during startup" in text:
@@ -218,10 +232,59 @@ def _start(plan: Plan, cluster: Cluster, say: Callable[[str], None]) -> None:
                 "it gives itself 30 seconds, too few while this machine is busy. Try again when "
                 "it is not"
             )
+        elif "client connection timeout" in text:
+            text = (
+                f"{cluster.address} does not answer. Check host and port (10001 by default), and "
+                "that the cluster's token is on this machine (docs/fleet.md)"
+            )
         raise BackendError(f"Ray does not start: {text.rstrip('.')}.") from error
     url = getattr(context, "dashboard_url", "")
     if url:
         say(f"Ray's dashboard: http://{url}")
+
+
+def _check_nodes(plan: Plan) -> None:
+    """Refuse nodes that would write elsewhere, or other results; ConfigurationError names one."""
+    store, name, own = Store(plan.output), f".seen-{uuid.uuid4().hex[:8]}", version("aliked_ros")
+    look = ray.remote(_look)
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    with store.writing(name) as path:
+        path.touch()
+    try:
+        found = [
+            look.options(
+                num_cpus=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], False),
+            ).remote(plan.output, name)
+            for node in nodes
+        ]
+        for node, task in zip(nodes, found, strict=True):
+            host = node["NodeManagerHostname"]
+            try:
+                theirs, there = ray.get(task)
+            except ray.exceptions.NodeDiedError:
+                continue
+            except (ray.exceptions.RayError, AlikedError, ImportError) as error:
+                raise ConfigurationError(
+                    f"{host} cannot run tasks: {_reason(error)} Each node needs this environment: "
+                    "make setup GROUP=fleet."
+                ) from error
+            if theirs != own:
+                raise ConfigurationError(
+                    f"{host} has aliked_ros {theirs}, this machine {own}; install one version."
+                )
+            if not there:
+                raise ConfigurationError(
+                    f"output {plan.output} is another folder on {host} than here; give one that "
+                    "all machines share, or a URI such as s3://."
+                )
+    finally:
+        store.remove(name)
+
+
+def _look(output: str, name: str) -> tuple[str, bool]:
+    """A node's version, and whether it sees a file of the output."""
+    return version("aliked_ros"), Store(output).exists(name)
 
 
 def _run(
@@ -269,7 +332,11 @@ def _run(
 
 
 def _reduce(
-    plan: Plan, store: Store, manifests: dict[str, dict[str, Any]], state: State
+    plan: Plan,
+    store: Store,
+    manifests: dict[str, dict[str, Any]],
+    state: State,
+    progress: Progress,
 ) -> dict[str, str]:
     """Make the reductions that are missing, or whose inputs changed; failures are listed, too.
 
@@ -282,6 +349,8 @@ def _reduce(
         file, make = REDUCTIONS[name]
         digest = _digest([manifests, plan.every, failures if name == "report" else []])
         if before.get(name) != digest or not store.exists(file):
+            state.reduction = name
+            progress(state)
             try:
                 make(plan, manifests, failures, spread)
             except (ray.exceptions.RayError, AlikedError, OSError, ImportError) as error:
