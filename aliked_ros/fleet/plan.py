@@ -127,8 +127,8 @@ class Plan:
             raise ConfigurationError(f"frontend: {error}.") from error
 
     @property
-    def key(self) -> str:
-        """Checksum of all that the results depend on besides the recording."""
+    def basis(self) -> dict[str, Any]:
+        """All that the results depend on besides the recording."""
         settings = {n: v for n, v in asdict(self.config).items() if n not in NO_MATTER}
         facts = {
             "format": FORMAT,
@@ -142,7 +142,12 @@ class Plan:
         }
         if "record" in self.operations:
             facts |= {"topics": sorted(set(self.topics)), "descriptors": self.descriptors}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return facts
+
+    @property
+    def key(self) -> str:
+        """Checksum of ``basis``."""
+        return hashlib.sha256(json.dumps(self.basis, sort_keys=True).encode()).hexdigest()
 
     def named_recordings(self) -> dict[str, str]:
         """The recordings by the name of their folder in the output, wildcards expanded.

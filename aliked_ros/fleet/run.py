@@ -20,11 +20,12 @@ import hashlib
 import json
 import logging
 import os
+import signal
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
@@ -38,6 +39,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from aliked_ros.errors import AlikedError, BackendError, ConfigurationError
 from aliked_ros.fleet import work
+from aliked_ros.fleet.counter import Counter
 from aliked_ros.fleet.plan import Plan
 from aliked_ros.fleet.reductions import REDUCTIONS
 from aliked_ros.fleet.storage import Store
@@ -92,19 +94,6 @@ class Cluster:
     dashboard: bool = False
 
 
-class _Counter:
-    """How many images each task has done; a task that is repeated counts once."""
-
-    def __init__(self) -> None:
-        self._done: dict[str, int] = {}
-
-    def set(self, task: str, images: int) -> None:
-        self._done[task] = max(images, self._done.get(task, 0))
-
-    def total(self) -> int:
-        return sum(self._done.values())
-
-
 def _reporting(counter: Any, task: str) -> work.Report:
     """Reports to the counter, once a second."""
     latest = time.monotonic()
@@ -132,7 +121,7 @@ def _finish(
     return work.finish(plan, key, found, list(parts), _reporting(counter, found.name))
 
 
-class _Spread:
+class Tasks:
     """Starts functions as tasks, for the reductions; see ``vocabulary.Spread``."""
 
     def __init__(self, **resources: Any) -> None:
@@ -173,11 +162,14 @@ def run_batch(
 @contextmanager
 def running(plan: Plan, cluster: Cluster, say: Callable[[str], None]) -> Iterator[None]:
     """Ray, with workers for the plan's number of threads; BackendError if it does not start."""
-    _start(plan, cluster, say)
+    handler = signal.getsignal(signal.SIGTERM)
     try:
+        _start(plan, cluster, say)
         yield
     finally:
         ray.shutdown()
+        with suppress(ValueError):  # in another thread Ray leaves the handler, too
+            signal.signal(signal.SIGTERM, handler)
 
 
 def process(plan: Plan, named: dict[str, str], progress: Progress) -> dict[str, Any]:
@@ -298,12 +290,13 @@ def _run(
     survey = ray.remote(_survey).options(num_cpus=1)
     extract = ray.remote(_extract).options(**resources)
     finish = ray.remote(_finish).options(**resources)
-    counter, state = ray.remote(_Counter).options(**_LASTING).remote(), State(len(named))
+    counter, state = ray.remote(Counter).options(**_LASTING).remote(), State(len(named))
     plan_at = ray.put(plan)
     surveys = {survey.remote(plan_at, key, name, one): name for name, one in named.items()}
     waiting, manifests = dict(surveys), dict[str, dict[str, Any]]()
     while waiting:
-        ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=_INTERVAL)
+        ray.wait(list(waiting), timeout=_INTERVAL)  # for the first one
+        ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
         for task in ready:
             name = waiting.pop(task)
             try:
@@ -344,7 +337,7 @@ def _reduce(
     """
     before = (store.read_json(MANIFEST) or {}).get("reductions", {})
     failures, inputs = list(state.failures), dict[str, str]()
-    spread = _Spread(num_cpus=1)
+    spread = Tasks(num_cpus=1)
     for name in plan.reductions if manifests else ():
         file, make = REDUCTIONS[name]
         digest = _digest([manifests, plan.every, failures if name == "report" else []])

@@ -250,6 +250,8 @@ def _fetching(address: str) -> Iterator[None]:
         yield
     except SourceError:
         raise
+    except FileNotFoundError as error:
+        raise SourceError(f"cannot fetch {address}: it does not exist.") from error
     except Exception as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(f"cannot fetch {address}: {text.rstrip('.')}.") from error

@@ -247,8 +247,14 @@ def _value(scalar: Any) -> Any:
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     if pa.types.is_list(kind):
         offsets = np.concatenate([[0], np.cumsum([len(value) for value in values])])
-        flat = pa.array(np.concatenate(values), kind.value_type)
-        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat)
-    if isinstance(values[0], np.ndarray):
-        return pa.array(np.concatenate(values), kind)
-    return pa.array(values, kind)
+        flat = _array(np.concatenate(values), kind.value_type)
+        return pa.ListArray.from_arrays(_array(offsets, pa.int32()), flat)
+    return _array(np.concatenate(values) if isinstance(values[0], np.ndarray) else values, kind)
+
+
+def _array(values: Any, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_string(kind):
+        return pa.array(values, kind)
+    # pa.array would import pandas, which takes a second of each worker.
+    numbers = np.ascontiguousarray(values, kind.to_pandas_dtype())
+    return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
