@@ -152,8 +152,10 @@ class Plan:
     def named_recordings(self) -> dict[str, str]:
         """The recordings by the name of their folder in the output, wildcards expanded.
 
-        Raises SourceError if a wildcard matches nothing.
+        Raises SourceError if a wildcard matches nothing, and for a source without an end.
         """
+        if "virtual" in self.recordings and self.limit is None:
+            raise SourceError("'virtual' has no end; give a limit.")
         named: dict[str, str] = {}
         for pattern in self.recordings:
             found = expand(pattern)

@@ -190,6 +190,22 @@ def runs(process: psutil.Process) -> bool:
         return False
 
 
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    """The first test, since Ray would find the cluster of the others."""
+    arguments = ["batch", "track", "virtual", "--limit", "1", "--output", str(tmp_path / "results")]
+    arguments.append("--address")
+    variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-m", "aliked_ros.cli", *arguments, "auto"], capture_output=True,
+        text=True, timeout=PATIENCE, env={**variables, "RAY_TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("error: Ray does not start")
+    refused = CliRunner().invoke(app, [*arguments, "head:6379"])
+    assert refused.exit_code == 2
+    assert "auto or ray://HOST:10001" in refused.stderr
+
+
 def test_after_a_killed_head_a_cluster_does_the_rest(
     recordings: list[Path], expected: dict[str, bytes], nodes: SimpleNamespace, tmp_path: Path
 ) -> None:
@@ -270,20 +286,6 @@ def test_a_lost_node_and_killed_workers_change_nothing(
             replace(plan, output="memory://here"), Cluster(nodes.address), lambda _: None, progress
         )
     assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    arguments = ["batch", "track", "virtual", "--output", str(tmp_path / "results"), "--address"]
-    variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    done = subprocess.run(
-        [sys.executable, "-m", "aliked_ros.cli", *arguments, "auto"], capture_output=True,
-        text=True, timeout=PATIENCE, env={**variables, "RAY_TMPDIR": str(tmp_path)},
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("error: Ray does not start")
-    refused = CliRunner().invoke(app, [*arguments, "head:6379"])
-    assert refused.exit_code == 2
-    assert "auto or ray://HOST:10001" in refused.stderr
 
 
 def test_odometry_and_one_database_of_all(shared: Path, tmp_path: Path) -> None:
