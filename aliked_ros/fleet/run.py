@@ -239,7 +239,7 @@ def _check_nodes(plan: Plan) -> None:
     """Refuse nodes that would write elsewhere, or other results; ConfigurationError names one."""
     store, name, own = Store(plan.output), f".seen-{uuid.uuid4().hex[:8]}", version("aliked_ros")
     look = ray.remote(_look)
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     with store.writing(name) as path:
         path.touch()
     try:
@@ -254,8 +254,8 @@ def _check_nodes(plan: Plan) -> None:
             host = node["NodeManagerHostname"]
             try:
                 theirs, there = ray.get(task)
-            except ray.exceptions.NodeDiedError:
-                continue
+            except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError):
+                continue  # it has gone
             except (ray.exceptions.RayError, AlikedError, ImportError) as error:
                 raise ConfigurationError(
                     f"{host} cannot run tasks: {_reason(error)} Each node needs this environment: "
@@ -291,7 +291,7 @@ def _run(
     extract = ray.remote(_extract).options(**resources)
     finish = ray.remote(_finish).options(**resources)
     counter, state = ray.remote(Counter).options(**_LASTING).remote(), State(len(named))
-    plan_at = ray.put(plan)
+    plan_at, asked = ray.put(plan), counter.total.remote()
     surveys = {survey.remote(plan_at, key, name, one): name for name, one in named.items()}
     waiting, manifests = dict(surveys), dict[str, dict[str, Any]]()
     while waiting:
@@ -318,7 +318,10 @@ def _run(
                     extract.remote(plan_at, found, n, counter) for n in range(len(found.parts))
                 ]
                 waiting[finish.remote(plan_at, key, found, counter, *parts)] = name
-        state.images = _total(counter, state.images)
+        if ray.wait([asked], timeout=0)[0]:
+            with suppress(ray.exceptions.RayError):  # the counter is being restarted
+                state.images = ray.get(asked)
+            asked = counter.total.remote()
         progress(state)
     state.failures.sort(key=lambda one: one["recording"])
     return manifests, state
@@ -362,14 +365,6 @@ def _gpus(plan: Plan) -> float:
         return plan.gpus
     cluster: dict[str, float] = ray.cluster_resources()
     return float("GPU" in cluster and plan.config.backend in _GPU_BACKENDS)
-
-
-def _total(counter: Any, before: int) -> int:
-    """Images done so far; the last known number while the counter is being restarted."""
-    try:
-        return int(ray.get(counter.total.remote(), timeout=_INTERVAL))
-    except ray.exceptions.RayError:
-        return before
 
 
 def _reason(error: BaseException) -> str:

@@ -154,7 +154,8 @@ class Mcap:
                         file.seek(offset + _RECORD_HEAD)
                         index = MessageIndex.read(ReadDataStream(file))
                         found += [time for time, _ in index.records]
-        return sorted(found)
+        counts = [topic.count for topic in self.topics if topic.name == name]
+        return sorted(found) if len(found) == sum(counts) else None  # else it is damaged
 
     def close(self) -> None:
         pass

@@ -249,6 +249,9 @@ def test_a_lost_node_and_killed_workers_change_nothing(
             lost.append(nodes.second)
             nodes.cluster.remove_node(nodes.second, allow_graceful=False)
 
+    def pid() -> int:
+        return os.getpid()
+
     class Killing(Tasks):
         """Kills a worker while the clusters are being found."""
 
@@ -257,7 +260,7 @@ def test_a_lost_node_and_killed_workers_change_nothing(
         def __call__(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
             self.started += 1
             if self.started in (10, 60):
-                os.kill(self.get(super().__call__(os.getpid)), signal.SIGKILL)
+                os.kill(self.get(super().__call__(pid)), signal.SIGKILL)
             return super().__call__(function, *arguments, **options)
 
     before = signal.getsignal(signal.SIGTERM)
