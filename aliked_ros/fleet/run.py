@@ -229,6 +229,11 @@ def _start(plan: Plan, cluster: Cluster, say: Callable[[str], None]) -> None:
                 f"{cluster.address} does not answer. Check host and port (10001 by default), and "
                 "that the cluster's token is on this machine (docs/fleet.md)"
             )
+        elif "Initialization failure from server" in text:
+            text = (
+                f"{cluster.address} did not start a process for this client in time. Try again, or "
+                "start the batch on one of its nodes with --address auto"
+            )
         raise BackendError(f"Ray does not start: {text.rstrip('.')}.") from error
     url = getattr(context, "dashboard_url", "")
     if url:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -102,26 +101,19 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[SimpleNamespace]:
-    """A cluster of two nodes with one core each. address, client: for Ray, and for its clients."""
+    """A cluster of two nodes with one core each."""
     from ray.cluster_utils import Cluster as Nodes
 
     options = {"num_cpus": 1, "object_store_memory": 80 << 20}
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_agent_register_timeout_ms", "120000")
         cluster = None
         try:
-            cluster = Nodes(
-                initialize_head=True, head_node_args={**options, "ray_client_server_port": port}
-            )
+            cluster = Nodes(initialize_head=True, head_node_args=options)
             second = cluster.add_node(**options)
-            yield SimpleNamespace(
-                cluster=cluster, second=second, address=cluster.address,
-                client=f"ray://127.0.0.1:{port}",
-            )  # fmt: skip
+            patch.setenv("RAY_ADDRESS", cluster.address)  # for --address auto
+            yield SimpleNamespace(cluster=cluster, second=second, address=cluster.address)
         except Exception as error:
             skip_if_too_busy(str(error))
             raise
@@ -209,7 +201,7 @@ def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 def test_after_a_killed_head_a_cluster_does_the_rest(
     recordings: list[Path], expected: dict[str, bytes], nodes: SimpleNamespace, tmp_path: Path
 ) -> None:
-    """Here, then as a client of a cluster; damaged recordings leave the others whole."""
+    """Here, then on a cluster; damaged recordings leave the others whole."""
     damaged = tmp_path / "damaged.mcap"
     damaged.write_bytes(b"\x89MCAP0\r\n" + b"nothing" * 50)
     missing = tmp_path / "missing"
@@ -224,7 +216,7 @@ def test_after_a_killed_head_a_cluster_does_the_rest(
     while any(map(runs, left)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not any(map(runs, left))  # Ray's processes end with the command
-    facts = ended(start(tmp_path, every, "--address", nodes.client), status=1)
+    facts = ended(start(tmp_path, every, "--address", "auto"), status=1)
     assert facts["complete"] == 2
     assert first.stat().st_mtime_ns == written
     reasons = {Path(one["recording"]): one["reason"] for one in facts["failures"]}
@@ -281,7 +273,7 @@ def test_a_lost_node_and_killed_workers_change_nothing(
         spread = train_shards(shards, tasks, 4, 3, part=700)
     assert again["unchanged"] == 2
     assert again["reductions"] == facts["reductions"]
-    assert tasks.started > 100
+    assert tasks.started > 60  # both kills took place
     for name in ("parents", "codes", "weights"):
         np.testing.assert_array_equal(getattr(spread, name), getattr(alone, name))
     with pytest.raises(ConfigurationError, match="is another folder on"):
