@@ -277,10 +277,9 @@ def _tree(
         return _LEAF
     ordered = [spread(_ordered, *piece, centres) for piece in pieces] if depth > 1 else []
     ends = np.cumsum(sizes, axis=1)
-    grown: list[Any] = []
-    large = []
+    small: dict[int, Any] = {}  # handles of trees
+    large: dict[int, Tree] = {}
     for child, size in enumerate(sizes.sum(axis=0).tolist()):
-        grown.append(_LEAF)
         if depth == 1 or size < rules.per_word * rules.branching:
             continue
         below: list[Piece] = [
@@ -290,23 +289,21 @@ def _tree(
         ]
         way = f"{path}.{child}"
         if size > rules.part:
-            large.append((child, way, below))
+            joined = _joined(below, rules.part, spread)
+            large[child] = _tree(rules, depth - 1, way, joined, spread, settle)
         else:
             codes, bounds = _flat(below)
-            grown[child] = spread(_subtree, rules, depth - 1, way, bounds, *codes)
-    for child, way, below in large:
-        joined = _joined(below, rules.part, spread)
-        grown[child] = _tree(rules, depth - 1, way, joined, spread, settle)
-    parents, codes = [np.array([-1])], [np.zeros((1, WORDS), np.uint64)]
-    count, inner = 1, {child for child, *_ in large}
-    for child, piece in enumerate(grown):
-        below_parents, below_codes = spread.get(piece)
-        if child not in inner:
+            small[child] = spread(_subtree, rules, depth - 1, way, bounds, *codes)
+    parents, centre_codes = [np.array([-1])], [np.zeros((1, WORDS), np.uint64)]
+    count = 1
+    for child in range(len(centres)):
+        grown = spread.get(small[child]) if child in small else large.get(child, _LEAF)
+        if child not in large:
             settle(int(sizes[:, child].sum()))
-        parents.append(np.where(below_parents < 0, 0, below_parents + count))
-        codes += [centres[child : child + 1], below_codes[1:]]
-        count += len(below_parents)
-    return np.concatenate(parents), np.concatenate(codes)
+        parents.append(np.where(grown[0] < 0, 0, grown[0] + count))
+        centre_codes += [centres[child : child + 1], grown[1][1:]]
+        count += len(grown[0])
+    return np.concatenate(parents), np.concatenate(centre_codes)
 
 
 def _subtree(

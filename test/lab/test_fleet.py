@@ -264,13 +264,13 @@ def test_a_lost_node_and_killed_workers_change_nothing(
     assert contents(tmp_path) == expected
 
     codes = np.random.default_rng(0).integers(0, 256, (24, 100, 32), dtype=np.uint8)
-    alone = train(list(codes), 4, 3)
+    alone = train(list(codes), 4, 3, 40)
     with running(plan, Cluster(nodes.address), lambda _: None):
         again = process(plan, plan.named_recordings(), progress)
         tasks = Killing(num_cpus=1)
         counts = np.full(6, 100)
         shards = [(ray.put(as_words(part.reshape(-1, 32))), counts) for part in np.split(codes, 4)]
-        spread = train_shards(shards, tasks, 4, 3, part=700)
+        spread = train_shards(shards, tasks, 4, 3, 40, part=400)
     assert again["unchanged"] == 2
     assert again["reductions"] == facts["reductions"]
     assert tasks.started > 60  # both kills took place
