@@ -84,9 +84,10 @@ def batch(
         def show(state: State) -> None:
             rate = state.images / (time.monotonic() - begun)
             failed = f", {len(state.failures)} failed" if state.failures else ""
+            making = f", making the {state.reduction}" if state.reduction else ""
             bar.update(
                 task,
-                description=f"{state.done} of {state.recordings} recordings{failed}",
+                description=f"{state.done} of {state.recordings} recordings{failed}{making}",
                 completed=state.images,
                 total=state.work or None,
                 rate=f"{rate:.1f} images/s",
@@ -109,7 +110,7 @@ def require_fleet(who: str) -> None:
 
 def _plan(what: list[str], output: str | None, threads: int | None, limit: int | None) -> Plan:
     """The plan of the command line."""
-    from aliked_ros.fleet.plan import OPERATIONS, plan_of, read_plan
+    from aliked_ros.fleet.plan import OPERATIONS, absolute, plan_of, read_plan
 
     first, *recordings = what
     if first in OPERATIONS:
@@ -126,7 +127,7 @@ def _plan(what: list[str], output: str | None, threads: int | None, limit: int |
     else:
         plan = read_plan(Path(first))
     if output is not None:
-        plan = replace(plan, output=output)
+        plan = replace(plan, output=absolute(output))
     if threads is not None:
         plan = replace(plan, frontend={**plan.frontend, "threads": threads})
     return plan if limit is None else replace(plan, limit=limit)

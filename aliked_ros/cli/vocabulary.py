@@ -82,7 +82,7 @@ def train_vocabulary(
         check_suffix(path)  # before the work
     with share_progress(console()) as report:
         expected = model if sources else ""
-        images = read_images(recordings or [], every, topics or (), report, expected)
+        images = list(read_images(recordings or [], every, topics or (), report, expected))
         if sources:
             images += extract_images(sources, model, every, report)
         vocabulary = train([image.codes for image in images], branching, depth, per_word, report)
@@ -122,7 +122,7 @@ def score_pairs(
 
     tree = load(vocabulary)
     with share_progress(console()) as report:
-        images = read_images(recordings, every, topics or (), report)
+        images = list(read_images(recordings, every, topics or (), report))
         same, other = pair_scores(tree, images, apart)
     limit = float(np.percentile(other, 99))
     facts = {

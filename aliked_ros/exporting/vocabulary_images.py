@@ -61,14 +61,14 @@ def read_images(
     topics: Collection[str] = (),
     report: Callable[[str, float], None] = lambda *_: None,
     model: str = "",
-) -> list[CodedImage]:
+) -> Iterator[CodedImage]:
     """One in ``every`` images of recordings, from codes or float descriptors.
 
     topics: as of RecordingReader. model: of other images; empty = there are none. Raises
     SourceError for a recording that cannot be read or has no descriptors, and for descriptors of
     two models.
     """
-    images, models = [], {model: Path("--images")} if model else {}
+    models = {model: Path("--images")} if model else {}
     for number, path in enumerate(recordings):
         with RecordingReader(path, topics) as reader:
             count = reader.frame_count()
@@ -92,8 +92,7 @@ def read_images(
                     codes = encode(frame.features.descriptors)
                 ids = frame.tracks.ids[frame.tracks.ids > 0]
                 tracks = (np.uint64(frame.tracks.epoch) << np.uint64(32)) + ids
-                images.append(CodedImage(codes, tracks, number, frame.stamp))
-    return images
+                yield CodedImage(codes, tracks, number, frame.stamp)
 
 
 def extract_images(

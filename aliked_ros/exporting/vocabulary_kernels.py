@@ -30,7 +30,6 @@ from aliked_ros.backends.cpu.compiled import jit
 from aliked_ros.frontend.codes import BITS
 
 WORDS = BITS // 64
-_ROUNDS = 20  # of k-majority, where it has not settled before
 
 
 @intrinsic
@@ -55,75 +54,39 @@ def _nearest(code, centres, count):
 
 
 @jit
-def _add(code, ones, number):
-    """Add a number to the counts (256) of the code's set bits."""
-    for word in range(WORDS):
-        for bit in range(64):
-            ones[word * 64 + bit] += number * np.int32(code[word] >> np.uint64(bit) & np.uint64(1))
+def seek(codes, centres, aim):
+    """The first row where the sum of the distances to the nearest centres passes ``aim``.
+
+    Returns -1 for a negative ``aim``, and the sum of all distances. Without centres, all codes are
+    equally far.
+    """
+    row, total = -1, 0
+    for i in range(len(codes)):
+        _, away = _nearest(codes[i], centres, len(centres))
+        total += away
+        if row < 0 and 0 <= aim < total:
+            row = i
+    return row, total
 
 
 @jit
-def split(data, rows, branching, seed):
-    """Cluster the codes data[rows] by k-majority; sorts rows by cluster.
+def assign(codes, centres):
+    """The number of each code's nearest centre."""
+    labels = np.empty(len(codes), np.uint8)
+    for i in range(len(codes)):
+        labels[i], _ = _nearest(codes[i], centres, len(centres))
+    return labels
 
-    Returns the centres K×4 and the sizes of the K ≤ branching clusters, none of them empty.
-    """
-    np.random.seed(seed)  # of this thread
-    n = len(rows)
-    centres = np.empty((branching, WORDS), np.uint64)
-    distances = np.full(n, BITS + 1)
-    total = np.float64(n)
-    count = 0
-    while count < branching and total > 0:  # k-means++: far ones are likelier to be chosen
-        aim, chosen = np.random.random() * total, n - 1
-        if count == 0:
-            chosen = int(aim)
-        else:
-            for i in range(n):
-                aim -= distances[i]
-                if aim < 0:
-                    chosen = i
-                    break
-            while distances[chosen] == 0:  # rounding
-                chosen -= 1
-        centres[count] = data[rows[chosen]]
-        total = np.float64(0)
-        for i in range(n):
-            _, away = _nearest(data[rows[i]], centres[count : count + 1], 1)
-            distances[i] = min(distances[i], away)
-            total += distances[i]
-        count += 1
 
-    labels = np.full(n, -1)
-    sizes = np.zeros(branching, np.int64)
-    ones = np.zeros((branching, BITS), np.int32)  # set bits of the codes of each cluster
-    for _ in range(_ROUNDS):
-        changed = 0
-        for i in range(n):
-            code = data[rows[i]]
-            label, _ = _nearest(code, centres, count)
-            if label != labels[i]:
-                changed += 1
-                if labels[i] >= 0:
-                    sizes[labels[i]] -= 1
-                    _add(code, ones[labels[i]], np.int32(-1))
-                sizes[label] += 1
-                _add(code, ones[label], np.int32(1))
-                labels[i] = label
-        if changed == 0:
-            break
-        for label in range(count):
-            if sizes[label] == 0:
-                continue
-            for word in range(WORDS):
-                value = np.uint64(0)
-                for bit in range(64):
-                    if 2 * ones[label, word * 64 + bit] > sizes[label]:
-                        value |= np.uint64(1) << np.uint64(bit)
-                centres[label, word] = value
-    rows[:] = rows[np.argsort(labels, kind="mergesort")]
-    filled = np.flatnonzero(sizes[:count])
-    return centres[filled], sizes[filled]
+@jit
+def tally(codes, centres, sizes, ones):
+    """Add the number of codes of each cluster (K), and of its set bits (K×256)."""
+    for i in range(len(codes)):
+        label, _ = _nearest(codes[i], centres, len(centres))
+        sizes[label] += 1
+        for word in range(WORDS):
+            for bit in range(64):
+                ones[label, word * 64 + bit] += codes[i, word] >> np.uint64(bit) & np.uint64(1)
 
 
 @jit

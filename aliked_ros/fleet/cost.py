@@ -47,9 +47,10 @@ class Cost:
         }
 
 
-def overhead(plain: float, batch: float, start: float) -> float:
+def overhead(plain: float, ratio: float, once: float) -> float:
     """The share that ``batch`` adds to an hour of video at 30 images a second.
 
-    plain, batch: seconds an image without and with it. start: seconds until the first images.
+    plain: seconds an image without it. ratio: of those in a task to these. once: seconds that do
+    not grow with the recording.
     """
-    return (start + HOUR * (batch - plain)) / (HOUR * plain)
+    return ratio - 1.0 + once / (HOUR * plain)

@@ -30,7 +30,7 @@ import yaml
 
 from aliked_ros.configuration import SETTINGS, FrontendConfig
 from aliked_ros.errors import ConfigurationError, SourceError
-from aliked_ros.fleet.storage import expand
+from aliked_ros.fleet.storage import expand, is_local
 from aliked_ros.models.registry import entry_of
 
 OPERATIONS = ("extract", "track", "keyframes", "record", "odometry", "export")
@@ -40,7 +40,7 @@ REDUCTIONS = {
 }  # with the operation that each builds on  # fmt: skip
 TOPICS = ("features", "matches", "keyframes")
 DESCRIPTORS = ("float32", "float16", "binary256")
-FORMAT = 1  # of the results; another one makes all of them anew
+FORMAT = 2  # of the results; another one makes all of them anew
 _SEGMENT = 9000  # images: 5 minutes at 30 Hz
 NO_MATTER = ("threads", "allow_fallback")  # settings that the results do not depend on
 
@@ -127,8 +127,8 @@ class Plan:
             raise ConfigurationError(f"frontend: {error}.") from error
 
     @property
-    def key(self) -> str:
-        """Checksum of all that the results depend on besides the recording."""
+    def basis(self) -> dict[str, Any]:
+        """All that the results depend on besides the recording."""
         settings = {n: v for n, v in asdict(self.config).items() if n not in NO_MATTER}
         facts = {
             "format": FORMAT,
@@ -142,13 +142,20 @@ class Plan:
         }
         if "record" in self.operations:
             facts |= {"topics": sorted(set(self.topics)), "descriptors": self.descriptors}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return facts
+
+    @property
+    def key(self) -> str:
+        """Checksum of ``basis``."""
+        return hashlib.sha256(json.dumps(self.basis, sort_keys=True).encode()).hexdigest()
 
     def named_recordings(self) -> dict[str, str]:
         """The recordings by the name of their folder in the output, wildcards expanded.
 
-        Raises SourceError if a wildcard matches nothing.
+        Raises SourceError if a wildcard matches nothing, and for a source without an end.
         """
+        if "virtual" in self.recordings and self.limit is None:
+            raise SourceError("'virtual' has no end; give a limit.")
         named: dict[str, str] = {}
         for pattern in self.recordings:
             found = expand(pattern)
@@ -199,8 +206,8 @@ def plan_of(content: Mapping[str, Any], folder: Path = Path()) -> Plan:
     for name in ("recordings", "operations", "reductions", "topics"):
         if name in values:
             values[name] = _texts(name, values[name])
-    values["recordings"] = tuple(_from(folder, one) for one in values["recordings"])
-    values["output"] = _from(folder, str(values["output"] or ""))
+    values["recordings"] = tuple(absolute(one, folder) for one in values["recordings"])
+    values["output"] = absolute(str(values["output"] or ""), folder)
     if not isinstance(values.get("frontend", {}), dict):
         raise ConfigurationError("frontend must map settings to values.")
     return Plan(**values)
@@ -213,9 +220,11 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(listed))
 
 
-def _from(folder: Path, address: str) -> str:
-    remote = "://" in address or "::" in address
-    return address if remote or address in ("", "virtual") else str(folder / address)
+def absolute(address: str, folder: Path = Path()) -> str:
+    """The address, absolute where it is a path: a cluster's tasks run in another folder."""
+    if not is_local(address) or address in ("", "virtual"):
+        return address
+    return str((folder / Path(address).expanduser()).absolute())
 
 
 def _unknown(what: str, name: Any, known: Any) -> str:

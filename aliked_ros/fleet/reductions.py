@@ -22,8 +22,9 @@ plan, the manifests by name, the failures, and ``spread``, which runs functions 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,6 @@ Manifests = dict[str, dict[str, Any]]
 DATABASE, REPORT, MAP = "colmap.db", "report.html", "map.mcap"
 VOCABULARY, TRAINING = "vocabulary.bin", "training.yaml"
 _MERGING = ".merging"  # folder of half-joined databases
-_CODES = ".codes"  # folder of the vocabulary's shards
 _MOST_IMAGES = 50_000  # of the vocabulary: 1.6 GB of codes for 1000 keypoints an image
 _HELD_BACK = 10  # one of so many recordings validates the training
 
@@ -56,7 +56,8 @@ def _colmap(plan: Plan, manifests: Manifests, _: Any, spread: Any) -> None:
     """One database: neighbours are joined two by two, so each is copied log2(N) times.
 
     spread: ``spread(function, *arguments)`` starts a task, whose handle other tasks take as an
-    argument; ``spread.get(handle)`` waits for its result.
+    argument (with ``returns=N``: N handles, of a function that yields so many results);
+    ``spread.get(handle)`` waits for its result.
     """
     level: list[Any] = [f"{name}/{DATABASE_FILE}" for name in sorted(manifests)]
     step = 0
@@ -123,41 +124,41 @@ def merge_maps(output: str, names: list[str]) -> None:
 
 
 def _vocabulary(plan: Plan, manifests: Manifests, _: Any, spread: Any) -> None:
-    """What ``aliked_ros vocabulary train`` makes of all recordings, whose codes are its shards.
+    """What ``aliked_ros vocabulary train`` makes of all recordings, from shards of their codes.
 
-    Of very many images, an even share.
+    No task holds more than a shard; of very many images, an even share is taken.
     """
-    images = sum(manifest["images"] for manifest in manifests.values())
-    every = max(plan.every, -(-images // _MOST_IMAGES))
-    shards = [spread(write_codes, plan.output, name, every) for name in sorted(manifests)]
-    spread.get(spread(train_vocabulary, plan.output, *shards))
-    Store(plan.output).remove(_CODES)
-
-
-def write_codes(output: str, name: str, every: int) -> str:
-    """Write the codes of a recording's images; returns the name of the file."""
-    from aliked_ros.exporting.vocabulary_images import read_images
-
-    store, shard = Store(output), f"{_CODES}/{name}.npz"
-    with store.reading(f"{name}/{RECORDING_FILE}") as path:
-        codes = [image.codes for image in read_images([path], every)]
-    with store.writing(shard) as path:
-        np.savez(path, codes=np.concatenate(codes or [_NO_CODES]), counts=[*map(len, codes)])
-    return shard
-
-
-def train_vocabulary(output: str, *shards: str) -> None:
-    """Train a vocabulary from the codes in these files."""
-    from aliked_ros.exporting.vocabulary import train
+    from aliked_ros.exporting.vocabulary import PART, train_shards
     from aliked_ros.exporting.vocabulary_files import save
 
-    store, images = Store(output), list[Any]()
-    for shard in shards:
-        with store.reading(shard) as path, np.load(path) as arrays:
-            images += np.split(arrays["codes"], np.cumsum(arrays["counts"], dtype=int)[:-1])
-    vocabulary = train(images)
-    with store.writing(VOCABULARY) as path:
+    total = sum(manifest["images"] for manifest in manifests.values())
+    every = max(plan.every, -(-total // _MOST_IMAGES))
+    most = max(PART // (plan.config.max_keypoints or PART), 1)  # images of a shard
+    shards: list[tuple[Any, Any]] = []
+    for name, manifest in sorted(manifests.items()):
+        count = -(-manifest["images"] // (every * most))
+        made = spread(read_codes, plan.output, name, every, most, count, returns=2 * count)
+        shards += zip(made[::2], made[1::2], strict=True)
+    counted = [(codes, spread.get(counts)) for codes, counts in shards]
+    vocabulary = train_shards(counted, spread)
+    with Store(plan.output).writing(VOCABULARY) as path:
         save(vocabulary, path)
+
+
+def read_codes(output: str, name: str, every: int, most: int, count: int) -> Iterator[Any]:
+    """The codes of a recording's images in ``count`` shards of up to ``most`` images.
+
+    Each is given as two arrays, the codes and each image's number of them; the last may be empty.
+    """
+    from aliked_ros.exporting.vocabulary import as_words
+    from aliked_ros.exporting.vocabulary_images import read_images
+
+    with Store(output).reading(f"{name}/{RECORDING_FILE}") as path:
+        images = read_images([path], every)
+        for _ in range(count):
+            codes = [image.codes for image in islice(images, most)]
+            yield as_words(np.concatenate([_NO_CODES, *codes]))
+            yield np.array([len(one) for one in codes], np.int64)
 
 
 def _training(plan: Plan, manifests: Manifests, _: Any, __: Any) -> None:

@@ -20,17 +20,26 @@ import hashlib
 import json
 import logging
 import os
+import signal
 import time
+import uuid
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
 import ray
+from ray._private.authentication.authentication_token_setup import (
+    maybe_enable_token_auth_if_token_available,
+)
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from aliked_ros.errors import AlikedError, BackendError
+from aliked_ros.errors import AlikedError, BackendError, ConfigurationError
 from aliked_ros.fleet import work
+from aliked_ros.fleet.counter import Counter
 from aliked_ros.fleet.plan import Plan
 from aliked_ros.fleet.reductions import REDUCTIONS
 from aliked_ros.fleet.storage import Store
@@ -59,7 +68,7 @@ class State:
 
     recordings, done, unchanged: numbers of recordings. work, images: to go through, and gone
     through, in the tasks known so far. seconds: spent in tasks. failures: of recordings, each with
-    a reason.
+    a reason. reduction: the one that is being made.
     """
 
     recordings: int
@@ -69,6 +78,7 @@ class State:
     images: int = 0
     seconds: float = 0.0
     failures: list[dict[str, str]] = field(default_factory=list)
+    reduction: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +92,6 @@ class Cluster:
     address: str = ""
     workers: int = 0
     dashboard: bool = False
-
-
-class _Counter:
-    """How many images each task has done; a task that is repeated counts once."""
-
-    def __init__(self) -> None:
-        self._done: dict[str, int] = {}
-
-    def set(self, task: str, images: int) -> None:
-        self._done[task] = max(images, self._done.get(task, 0))
-
-    def total(self) -> int:
-        return sum(self._done.values())
 
 
 def _reporting(counter: Any, task: str) -> work.Report:
@@ -124,16 +121,24 @@ def _finish(
     return work.finish(plan, key, found, list(parts), _reporting(counter, found.name))
 
 
-class _Spread:
-    """Starts functions as tasks, for the reductions."""
+class Tasks:
+    """Starts functions as tasks, for the reductions; see ``vocabulary.Spread``."""
 
     def __init__(self, **resources: Any) -> None:
         self._resources = resources
+        self._remote = lru_cache(ray.remote)  # Ray stores each remote function anew
 
-    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return ray.remote(function).options(**self._resources).remote(*arguments)
+    def __call__(self, function: Callable[..., Any], *arguments: Any, returns: int = 1) -> Any:
+        """Start a function. returns: number of handles, one for each result that it yields."""
+        options = {**self._resources, "num_returns": returns}
+        return self._remote(function).options(**options).remote(*arguments)
+
+    def put(self, value: Any) -> Any:
+        """See ``vocabulary.Spread``."""
+        return ray.put(value)
 
     def get(self, handle: Any) -> Any:
+        """See ``vocabulary.Spread``."""
         return ray.get(handle)
 
 
@@ -149,17 +154,22 @@ def run_batch(
     Store(plan.output)  # a bad address is refused before Ray starts
     named = plan.named_recordings()
     with running(plan, cluster, say):
+        if cluster.address:
+            _check_nodes(plan)
         return process(plan, named, progress)
 
 
 @contextmanager
 def running(plan: Plan, cluster: Cluster, say: Callable[[str], None]) -> Iterator[None]:
     """Ray, with workers for the plan's number of threads; BackendError if it does not start."""
-    _start(plan, cluster, say)
+    handler = signal.getsignal(signal.SIGTERM)
     try:
+        _start(plan, cluster, say)
         yield
     finally:
         ray.shutdown()
+        with suppress(ValueError):  # in another thread Ray leaves the handler, too
+            signal.signal(signal.SIGTERM, handler)
 
 
 def process(plan: Plan, named: dict[str, str], progress: Progress) -> dict[str, Any]:
@@ -167,7 +177,7 @@ def process(plan: Plan, named: dict[str, str], progress: Progress) -> dict[str, 
     store, begun = Store(plan.output), time.monotonic()
     manifests, state = _run(plan, plan.key, named, progress)
     seconds = time.monotonic() - begun
-    reductions = _reduce(plan, store, manifests, state)
+    reductions = _reduce(plan, store, manifests, state, progress)
     facts = {
         "plan": asdict(plan),
         "key": plan.key,
@@ -200,8 +210,13 @@ def _start(plan: Plan, cluster: Cluster, say: Callable[[str], None]) -> None:
             "object_store_memory": _STORE_MEMORY,
             "include_dashboard": cluster.dashboard,
         }
+    elif cluster.address.startswith("ray://"):  # Ray itself does it for all other addresses
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
-        context = ray.init(logging_level=logging.ERROR, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the error says the same
+            context = ray.init(logging_level=logging.ERROR, **options)
     except Exception as error:  # Ray's own have no common base
         text = " ".join(str(error).split()) or type(error).__name__
         if "timed out during startup" in text:
@@ -209,10 +224,64 @@ def _start(plan: Plan, cluster: Cluster, say: Callable[[str], None]) -> None:
                 "it gives itself 30 seconds, too few while this machine is busy. Try again when "
                 "it is not"
             )
+        elif "client connection timeout" in text:
+            text = (
+                f"{cluster.address} does not answer. Check host and port (10001 by default), and "
+                "that the cluster's token is on this machine (docs/fleet.md)"
+            )
+        elif "Initialization failure from server" in text:
+            text = (
+                f"{cluster.address} did not start a process for this client in time. Try again, or "
+                "start the batch on one of its nodes with --address auto"
+            )
         raise BackendError(f"Ray does not start: {text.rstrip('.')}.") from error
     url = getattr(context, "dashboard_url", "")
     if url:
         say(f"Ray's dashboard: http://{url}")
+
+
+def _check_nodes(plan: Plan) -> None:
+    """Refuse nodes that would write elsewhere, or other results; ConfigurationError names one."""
+    store, name, own = Store(plan.output), f".seen-{uuid.uuid4().hex[:8]}", version("aliked_ros")
+    look = ray.remote(_look)
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    with store.writing(name) as path:
+        path.touch()
+    try:
+        found = [
+            look.options(
+                num_cpus=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], False),
+            ).remote(plan.output, name)
+            for node in nodes
+        ]
+        for node, task in zip(nodes, found, strict=True):
+            host = node["NodeManagerHostname"]
+            try:
+                theirs, there = ray.get(task)
+            except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError):
+                continue  # it has gone
+            except (ray.exceptions.RayError, AlikedError, ImportError) as error:
+                raise ConfigurationError(
+                    f"{host} cannot run tasks: {_reason(error)} Each node needs this environment: "
+                    "make setup GROUP=fleet."
+                ) from error
+            if theirs != own:
+                raise ConfigurationError(
+                    f"{host} has aliked_ros {theirs}, this machine {own}; install one version."
+                )
+            if not there:
+                raise ConfigurationError(
+                    f"output {plan.output} is another folder on {host} than here; give one that "
+                    "all machines share, or a URI such as s3://."
+                )
+    finally:
+        store.remove(name)
+
+
+def _look(output: str, name: str) -> tuple[str, bool]:
+    """A node's version, and whether it sees a file of the output."""
+    return version("aliked_ros"), Store(output).exists(name)
 
 
 def _run(
@@ -226,12 +295,13 @@ def _run(
     survey = ray.remote(_survey).options(num_cpus=1)
     extract = ray.remote(_extract).options(**resources)
     finish = ray.remote(_finish).options(**resources)
-    counter, state = ray.remote(_Counter).options(**_LASTING).remote(), State(len(named))
-    plan_at = ray.put(plan)
+    counter, state = ray.remote(Counter).options(**_LASTING).remote(), State(len(named))
+    plan_at, asked = ray.put(plan), counter.total.remote()
     surveys = {survey.remote(plan_at, key, name, one): name for name, one in named.items()}
     waiting, manifests = dict(surveys), dict[str, dict[str, Any]]()
     while waiting:
-        ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=_INTERVAL)
+        ray.wait(list(waiting), timeout=_INTERVAL)  # for the first one
+        ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
         for task in ready:
             name = waiting.pop(task)
             try:
@@ -253,14 +323,21 @@ def _run(
                     extract.remote(plan_at, found, n, counter) for n in range(len(found.parts))
                 ]
                 waiting[finish.remote(plan_at, key, found, counter, *parts)] = name
-        state.images = _total(counter, state.images)
+        if ray.wait([asked], timeout=0)[0]:
+            with suppress(ray.exceptions.RayError):  # the counter is being restarted
+                state.images = ray.get(asked)
+            asked = counter.total.remote()
         progress(state)
     state.failures.sort(key=lambda one: one["recording"])
     return manifests, state
 
 
 def _reduce(
-    plan: Plan, store: Store, manifests: dict[str, dict[str, Any]], state: State
+    plan: Plan,
+    store: Store,
+    manifests: dict[str, dict[str, Any]],
+    state: State,
+    progress: Progress,
 ) -> dict[str, str]:
     """Make the reductions that are missing, or whose inputs changed; failures are listed, too.
 
@@ -268,11 +345,13 @@ def _reduce(
     """
     before = (store.read_json(MANIFEST) or {}).get("reductions", {})
     failures, inputs = list(state.failures), dict[str, str]()
-    spread = _Spread(num_cpus=1)
+    spread = Tasks(num_cpus=1)
     for name in plan.reductions if manifests else ():
         file, make = REDUCTIONS[name]
         digest = _digest([manifests, plan.every, failures if name == "report" else []])
         if before.get(name) != digest or not store.exists(file):
+            state.reduction = name
+            progress(state)
             try:
                 make(plan, manifests, failures, spread)
             except (ray.exceptions.RayError, AlikedError, OSError, ImportError) as error:
@@ -291,14 +370,6 @@ def _gpus(plan: Plan) -> float:
         return plan.gpus
     cluster: dict[str, float] = ray.cluster_resources()
     return float("GPU" in cluster and plan.config.backend in _GPU_BACKENDS)
-
-
-def _total(counter: Any, before: int) -> int:
-    """Images done so far; the last known number while the counter is being restarted."""
-    try:
-        return int(ray.get(counter.total.remote(), timeout=_INTERVAL))
-    except ray.exceptions.RayError:
-        return before
 
 
 def _reason(error: BaseException) -> str:

@@ -94,11 +94,12 @@ class Store:
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     def read_json(self, name: str) -> Any:
-        """The content of a JSON file; None if there is none, or it is damaged."""
+        """The object in a JSON file; None if there is none, or it is damaged."""
         try:
-            return json.loads(self._files.cat_file(f"{self._root}/{name}"))
+            content = json.loads(self._files.cat_file(f"{self._root}/{name}"))
         except (OSError, ValueError):
             return None
+        return content if isinstance(content, dict) else None
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file or folder."""
@@ -249,6 +250,8 @@ def _fetching(address: str) -> Iterator[None]:
         yield
     except SourceError:
         raise
+    except FileNotFoundError as error:
+        raise SourceError(f"cannot fetch {address}: it does not exist.") from error
     except Exception as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(f"cannot fetch {address}: {text.rstrip('.')}.") from error

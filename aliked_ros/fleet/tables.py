@@ -193,11 +193,12 @@ def match_row(image: int, reference: int, matches: Matches) -> dict[str, Any]:
 class Known:
     """What a part says about an image.
 
-    features: keypoints N×2, scores, descriptors N×D. matches: with the image numbered
-    ``reference``; None where LightGlue was not asked.
+    stamp: nanoseconds. features: keypoints N×2, scores, descriptors N×D. matches: with the image
+    numbered ``reference``; None where LightGlue was not asked.
     """
 
     image: int
+    stamp: int
     features: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
     reference: int | None = None
     matches: Matches | None = None
@@ -212,7 +213,8 @@ def read_part(features: Path, matches: Path | None) -> Iterator[Known]:
                 continue  # without the descriptors' dimension; dark images take no time
             descriptors = row["descriptors"].reshape(count, -1)
             arrays = row["keypoints"].reshape(-1, 2), row["scores"], descriptors
-            yield Known(row["image"], arrays, *found.get(row["image"], (None, None)))
+            matched = found.get(row["image"], (None, None))
+            yield Known(row["image"], row["stamp"], arrays, *matched)
     except (OSError, pa.ArrowException) as error:
         raise OutputError(f"cannot read {features} again ({error}); repeat the batch.") from error
 
@@ -245,8 +247,14 @@ def _value(scalar: Any) -> Any:
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     if pa.types.is_list(kind):
         offsets = np.concatenate([[0], np.cumsum([len(value) for value in values])])
-        flat = pa.array(np.concatenate(values), kind.value_type)
-        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat)
-    if isinstance(values[0], np.ndarray):
-        return pa.array(np.concatenate(values), kind)
-    return pa.array(values, kind)
+        flat = _array(np.concatenate(values), kind.value_type)
+        return pa.ListArray.from_arrays(_array(offsets, pa.int32()), flat)
+    return _array(np.concatenate(values) if isinstance(values[0], np.ndarray) else values, kind)
+
+
+def _array(values: Any, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_string(kind):
+        return pa.array(values, kind)
+    # pa.array would import pandas, which takes a second of each worker.
+    numbers = np.ascontiguousarray(values, kind.to_pandas_dtype())
+    return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])

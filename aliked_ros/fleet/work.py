@@ -29,7 +29,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +204,8 @@ def finish(
         "checksum": digest,
         "fingerprint": found.fingerprint,
         "key": key,
-        "version": version("aliked_ros"),
+        "version": plan.basis["version"],
+        "basis": plan.basis,
         "images": figures.pop("images", 0),
         "figures": figures,
         "seconds": {
@@ -248,7 +248,8 @@ def _run(
             report(number + 1)
             while latest is not None and latest.image < number:
                 latest = next(known, None)
-            memory.recall(latest if latest is not None and latest.image == number else None)
+            same = latest and (latest.image, latest.stamp) == (number, stamp_of(image))
+            memory.recall(latest if same else None)
             try:
                 result = pipeline.process(image)
             except ImageError as error:

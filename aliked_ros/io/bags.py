@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import logging
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterator
 from itertools import chain
@@ -74,15 +75,30 @@ class Bag:
             part.close()
         self._parts = []
 
-    def messages(self, names: Collection[str]) -> Iterator[tuple[int, str, Any]]:
+    def times(self, name: str) -> list[int] | None:
+        """Times of arrival (nanoseconds) of a topic's messages; None without an index for them."""
+        found: list[int] = []
+        try:
+            for part in self._parts:
+                if (times := part.times(name)) is None or (
+                    found and times and times[0] < found[-1]
+                ):
+                    return None
+                found += times
+        except Exception:  # depends on storage and damage, which is reported when it is read
+            return None
+        return found
+
+    def messages(self, names: Collection[str], start: int = 0) -> Iterator[tuple[int, str, Any]]:
         """Time of arrival (nanoseconds), topic and message, of these topics in order of arrival.
 
+        start: of those that arrived from then on; only for topics whose ``times`` are known.
         Raises SourceError if the bag is damaged; warns if there are fewer messages than its index
         says.
         """
         read = 0
         try:
-            for item in chain.from_iterable(part.messages(names) for part in self._parts):
+            for item in chain.from_iterable(part.messages(names, start) for part in self._parts):
                 read += 1
                 yield item
         except OSError:
@@ -95,6 +111,8 @@ class Bag:
                 "recovers the intact part."
             ) from error
         promised = sum(topic.count for topic in self.topics if topic.name in names)
+        if start:
+            promised -= sum(bisect_left(self.times(name) or [], start) for name in names)
         if read < promised:
             logger.warning(
                 "%s is damaged: %d of %d messages on %s could be read; 'mcap recover' or 'ros2 bag "

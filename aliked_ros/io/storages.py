@@ -31,8 +31,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import zstandard
+from mcap.data_stream import ReadDataStream
 from mcap.reader import SeekingReader
-from mcap.records import Channel, Message, Schema
+from mcap.records import Channel, Message, MessageIndex, Schema
 from mcap.stream_reader import StreamReader
 from mcap.summary import Summary
 from rosbags.rosbag1 import Reader as Ros1Reader
@@ -43,6 +44,7 @@ from aliked_ros.io.definitions import Decoder
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 COMPRESSIONS = (".zstd", ".zst")
 _NO_SCHEMA = Schema(id=0, data=b"", encoding="", name="no type")
+_RECORD_HEAD = 9  # bytes: kind and length
 _DISORDER = 8 << 20  # bytes of messages that are sorted together
 
 
@@ -66,8 +68,15 @@ class Part(Protocol):
     note: str
     cut_off: bool
 
-    def messages(self, names: Collection[str]) -> Iterator[tuple[int, str, Any]]:
-        """Time of arrival (nanoseconds), topic and message, in order of arrival."""
+    def messages(self, names: Collection[str], start: int = 0) -> Iterator[tuple[int, str, Any]]:
+        """Time of arrival (nanoseconds), topic and message, in order of arrival.
+
+        start: of the messages that arrived from then on; only where ``times`` knows them.
+        """
+        ...
+
+    def times(self, name: str) -> list[int] | None:
+        """Times of arrival of a topic's messages, in order; None without an index."""
         ...
 
     def close(self) -> None:
@@ -124,12 +133,29 @@ class Mcap:
             for key, count in counts.items()
         ]
 
-    def messages(self, names: Collection[str]) -> Iterator[tuple[int, str, Any]]:
-        for schema, channel, message in self._stored(names):
+    def messages(self, names: Collection[str], start: int = 0) -> Iterator[tuple[int, str, Any]]:
+        for schema, channel, message in self._stored(names, start):
             if channel.topic in names:
                 self._learn(schema, channel)  # the file may have grown
                 decoded = self._decoders[channel.id](message.data)
                 yield message.log_time, channel.topic, decoded
+
+    def times(self, name: str) -> list[int] | None:
+        if self._index is None:
+            return None
+        channels = [key for key, topic in self._names.items() if topic == name]
+        found: list[int] = []
+        with self._path.open("rb") as file:
+            for chunk in self._index.chunk_indexes:
+                if not chunk.message_index_offsets:
+                    return None  # written without
+                for channel in channels:
+                    if (offset := chunk.message_index_offsets.get(channel)) is not None:
+                        file.seek(offset + _RECORD_HEAD)
+                        index = MessageIndex.read(ReadDataStream(file))
+                        found += [time for time, _ in index.records]
+        counts = [topic.count for topic in self.topics if topic.name == name]
+        return sorted(found) if len(found) == sum(counts) else None  # else it is damaged
 
     def close(self) -> None:
         pass
@@ -145,12 +171,15 @@ class Mcap:
                 schema.data.decode(errors="replace"),
             )
 
-    def _stored(self, names: Collection[str]) -> Iterator[tuple[Schema | None, Channel, Message]]:
+    def _stored(
+        self, names: Collection[str], start: int
+    ) -> Iterator[tuple[Schema | None, Channel, Message]]:
         if self._index is None:
             yield from stream_mcap(self._path)
             return
         with self._path.open("rb") as file:
-            yield from SeekingReader(file, validate_crcs=True).iter_messages(list(names))
+            reader = SeekingReader(file, validate_crcs=True)
+            yield from reader.iter_messages(list(names), starting_at=start)
 
 
 def _index(path: Path) -> tuple[Summary | None, str]:
@@ -250,15 +279,23 @@ class Sqlite:
                 "'sqlite3 FILE .recover' recovers the intact part."
             ) from error
 
-    def messages(self, names: Collection[str]) -> Iterator[tuple[int, str, Any]]:
+    def messages(self, names: Collection[str], start: int = 0) -> Iterator[tuple[int, str, Any]]:
         wanted = [key for key, name in self._names.items() if name in names]
         places = ",".join("?" * len(wanted))
         for key, time, data in self._database.execute(
             f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({places}) "
-            "ORDER BY timestamp",
-            wanted,
+            "AND timestamp >= ? ORDER BY timestamp",
+            [*wanted, start],
         ):
             yield int(time), self._names[key], self._decoders[key](data)
+
+    def times(self, name: str) -> list[int] | None:
+        rows = self._database.execute(
+            "SELECT timestamp FROM messages JOIN topics ON topics.id = topic_id WHERE name = ? "
+            "ORDER BY timestamp",
+            [name],
+        )
+        return [int(time) for (time,) in rows]
 
     def close(self) -> None:
         if (database := getattr(self, "_database", None)) is not None:
@@ -335,12 +372,15 @@ class Ros1:
         }
         self.topics = [Topic(c.topic, c.msgtype, c.msgcount) for c in self._reader.connections]
 
-    def messages(self, names: Collection[str]) -> Iterator[tuple[int, str, Any]]:
+    def messages(self, names: Collection[str], start: int = 0) -> Iterator[tuple[int, str, Any]]:
         wanted = [c for c in self._reader.connections if c.topic in names]
         if not wanted:  # an empty list would mean all
             return
         for connection, time, data in self._reader.messages(wanted):
             yield time, connection.topic, self._decoders[connection.id](bytes(data))
+
+    def times(self, name: str) -> list[int] | None:
+        return None
 
     def close(self) -> None:
         self._reader.close()
@@ -369,8 +409,11 @@ class _Compressed:
             self.note = f"{path}: {problem}. What could be unpacked is read. {self.note}".strip()
         self.cut_off = bool(problem) or self._part.cut_off
 
-    def messages(self, names: Collection[str]) -> Iterator[tuple[int, str, Any]]:
-        return self._part.messages(names)
+    def messages(self, names: Collection[str], start: int = 0) -> Iterator[tuple[int, str, Any]]:
+        return self._part.messages(names, start)
+
+    def times(self, name: str) -> list[int] | None:
+        return self._part.times(name)
 
     def close(self) -> None:
         self._part.close()

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +39,7 @@ FFMPEG_PACKET = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
 _START_CODE = re.compile(rb"\x00\x00\x01(?=.)", re.DOTALL)
 _SLICES = {"h264": range(1, 6), "hevc": range(32)}  # types of NAL units that hold pixels
 _KEYS = {"h264": range(5, 6), "hevc": range(16, 22)}  # of these, those that need no other picture
+_LEADING = {"h264": range(0), "hevc": range(6, 10)}  # shown before the key frame they follow
 _PARAMETERS = {"h264": range(7, 8), "hevc": range(32, 34)}  # without which no decoding begins
 _GREY = ("gray", "gray10le", "gray12le")
 _LONGEST_HEAD = 1 << 16  # bytes of parameters
@@ -50,12 +51,14 @@ class VideoPacket:
     """One packet of a stream, which holds one picture.
 
     header: of the picture (``std_msgs/Header``, or an object with its ``stamp``).
-    format: the codec as the publisher names it. data: Annex B.
+    format: the codec as the publisher names it. data: Annex B. number: of its picture among those
+    of the stream, where the reader counts them.
     """
 
     header: Any
     format: str
     data: bytes
+    number: int = -1
 
     @property
     def codec(self) -> str:
@@ -79,6 +82,27 @@ class VideoPacket:
         return {
             (unit[0] & 31) if codec == "h264" else (unit[0] >> 1 & 63) for unit in _units(self.data)
         }
+
+    def holds_picture(self) -> bool:
+        """Whether it holds a picture, perhaps an unusable one, and not parameters alone."""
+        try:
+            return not self.kinds().isdisjoint(_SLICES[self.codec])
+        except ImageError:
+            return True
+
+    def is_key(self) -> bool:
+        """Whether it holds a key frame: no picture shown after it needs an earlier one."""
+        return self._has(_KEYS)
+
+    def is_leading(self) -> bool:
+        """Whether its picture is shown before that of the key frame before it (H.265 only)."""
+        return self._has(_LEADING)
+
+    def _has(self, kinds: Mapping[str, range]) -> bool:
+        try:
+            return not self.kinds().isdisjoint(kinds[self.codec])
+        except ImageError:
+            return False
 
     def is_entry(self) -> bool:
         """Whether decoding can begin with it: a key frame with its parameters."""

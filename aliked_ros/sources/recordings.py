@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import logging
 import re
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,7 +29,7 @@ from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,6 +71,7 @@ _TOLERANCE = {"right": 0.002, "depth": 0.02}  # seconds between an image and its
 _LATER = 10 * SECOND  # a partner later than this has an unrelated stamp
 _WAITING = 30  # images that wait for their partner
 _SAMPLE = 20  # images that determine the rate
+_SETTLING = 2 * SECOND  # of arrival, after which the order of images does not depend on the start
 
 
 _Item = tuple[int, Any, Any]
@@ -83,6 +85,12 @@ class _Choice:
     image: str
     partner: str | None
     base: str
+
+
+class _Lost(NamedTuple):
+    """Stands for a packet that gave no picture. header: of another one near it."""
+
+    header: Any
 
 
 class Recording:
@@ -120,7 +128,8 @@ class Recording:
         good = [(own, own - at) for own, at in zip(stamps, arrivals, strict=True) if own > 0]
         # Offset from arrival times to header stamps, e.g. for simulated time.
         self._offset = round(float(np.median([offset for _, offset in good]))) if good else 0
-        self._replaced = self._late = self._undecoded = 0  # stamps, images, packets
+        self._replaced = self._late = 0  # stamps, images
+        self._stamped = len(good) == len(stamps)
         if self._unstamped:
             logger.warning(
                 "%s: the images on %s have no stamps (all are %g s): their times of arrival are "
@@ -136,12 +145,18 @@ class Recording:
         An image that arrived after its successor is reordered; if stamps go back further, the
         order of arrival is kept.
         """
-        self.skipped = self._replaced = self._late = self._undecoded = read = alone = 0
+        self.skipped = self._replaced = self._late = read = alone = lost = 0
         warned = False
+        start, before = (0, 0) if self._topics.partner else self._begin()
         pairs = self._pairs() if self._topics.partner else (
-            (stamp, message, None) for stamp, message in self._messages(self._topics.image)
+            (self._stamp(message, time), message, None)
+            for time, _, message in self._decoded([self._topics.image], start, before)
         )  # fmt: skip
-        for stamp, message, partner in islice(self._in_order(pairs), self.first, self._limit):
+        stop = None if self._limit is None else max(self._limit - before, 0)
+        for stamp, message, partner in islice(self._in_order(pairs), self.first - before, stop):
+            if isinstance(message, _Lost):
+                self.skipped, lost = self.skipped + 1, lost + 1
+                continue
             read += 1
             try:
                 image = image_at(_pixels(message), stamp)
@@ -161,10 +176,9 @@ class Recording:
                 image = self._completed(image, partner)
             alone += image.right is None and image.depth is None
             yield image if self._rectification is None else self._rectification(image)
-        self.skipped += self._undecoded
-        if self._undecoded and not read:
+        if lost and not read and not self.first:
             raise SourceError(
-                f"none of the {self._undecoded} packets on {self._topics.image} of {self._path} "
+                f"none of the {lost} packets on {self._topics.image} of {self._path} "
                 "gave a picture: the recording has no key frame that can be decoded."
             )
         if self._topics.partner and alone:
@@ -227,33 +241,81 @@ class Recording:
         for time, _, message in self._decoded([topic]):
             yield self._stamp(message, time), message
 
-    def _received(self, topics: list[str]) -> Iterator[tuple[int, str, Any]]:
+    def _begin(self) -> tuple[int, int]:
+        """Time of arrival from which ``first`` can be read, and the number of images before it.
+
+        Of a video: of the last key frame; the packets before it are looked at, not decoded.
+        """
+        topic = self._topics.image
+        times = self._bag.times(topic) if self.first and self._stamped else None
+        if not times:
+            return 0, 0
+        if topic not in self._videos:
+            start = times[min(self.first, len(times) - 1)] - _SETTLING
+            return max(start, 0), bisect_left(times, start)
+        found, entry = (0, 0), None
+        head, since, latest, number = b"", 0, -1, 0
+        for time, _, packet in self._received([topic]):
+            if not head:
+                since = time if time > latest else 0  # 0: it cannot be told from the one before
+            latest = time
+            if not packet.holds_picture():
+                head += packet.data
+                continue
+            if entry is not None and not packet.is_leading():
+                found = entry
+            if number > self.first:
+                break
+            whole = replace(packet, data=head + packet.data) if head else packet
+            entry = (since, number) if since and packet.is_key() and whole.is_entry() else None
+            head, number = b"", number + 1
+        return found
+
+    def _received(self, topics: list[str], start: int = 0) -> Iterator[tuple[int, str, Any]]:
         """Time of arrival, topic and message; all messages have a header."""
-        for time, topic, message in self._bag.messages(topics):
+        for time, topic, message in self._bag.messages(topics, start):
             yield time, topic, packet_from_message(message) if topic in self._videos else message
 
-    def _decoded(self, topics: list[str]) -> Iterator[tuple[int, str, Any]]:
-        """The same, with pictures in place of the packets of a video."""
+    def _decoded(
+        self, topics: list[str], start: int = 0, first: int = 0
+    ) -> Iterator[tuple[int, str, Any]]:
+        """The same, with pictures in place of the packets of a video.
+
+        start, first: as ``_begin`` returns them. Packets of the images that give no picture are
+        made up for by _Lost before the next key frame, so that an image's number is its packet's.
+        """
         decoders = {topic: VideoDecoder() for topic in topics if topic in self._videos}
         said = ""
-        time, topic = 0, ""
-        for time, topic, message in self._received(topics):
+        time, counted, given = 0, first, first  # packets that hold an image, and images
+        message: Any = None
+        for time, topic, message in self._received(topics, start):
             if topic not in decoders:
                 yield time, topic, message
                 continue
+            mine = topic == self._topics.image
+            if mine and message.holds_picture():
+                message.number = counted
+                counted += 1
             try:
                 pictures = decoders[topic].decode(message)
             except ImageError as error:
-                self._undecoded += topic == self._topics.image
                 if str(error) != said:  # once for all that wait for a key frame
                     said = str(error)
                     logger.warning("skipped images of %s: %s", topic, error)
                 continue
             for picture in pictures:
+                if mine:
+                    for _ in range(picture.packet.number - given if picture.packet.is_key() else 0):
+                        yield time, topic, _Lost(picture.header)
+                        given += 1
+                    given += 1
                 yield time, topic, picture
-        for name, decoder in decoders.items():
+        for topic, decoder in decoders.items():
             for picture in decoder.flush():
-                yield time, name, picture
+                given += topic == self._topics.image
+                yield time, topic, picture
+        for _ in range(counted - given):
+            yield time, self._topics.image, _Lost(message.header)
 
     def _pairs(self) -> Iterator[_Item]:
         """Stamp, image, and the nearest partner within the tolerance (None = none)."""

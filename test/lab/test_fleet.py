@@ -22,28 +22,39 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
+import numpy as np
 import psutil
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("ray", reason="Ray is not installed: make setup GROUP=fleet")
 pytest.importorskip("pyarrow", reason="pyarrow is not installed: make setup GROUP=fleet")
 pytest.importorskip("fsspec", reason="fsspec is not installed: make setup GROUP=fleet")
 
+import ray
+
+from aliked_ros.cli.main import app
+from aliked_ros.errors import ConfigurationError
+from aliked_ros.exporting.vocabulary import as_words, train, train_shards
 from aliked_ros.fleet import work
 from aliked_ros.fleet.plan import Plan
 from aliked_ros.fleet.reductions import REDUCTIONS
+from aliked_ros.fleet.run import Cluster, State, Tasks, process, run_batch, running
 from aliked_ros.sources.virtual import VirtualCamera
+from helpers.fleet import Here
 
 pytestmark = pytest.mark.long
 
 SETTINGS = {"max_keypoints": 128}
 OPERATIONS = ("extract", "track")
-IMAGES, SEGMENT = 12, 4
+IMAGES, SEGMENT = 8, 4
 PATIENCE = 600.0  # seconds
 
 
@@ -88,7 +99,30 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.parquet")}
 
 
-def start(folder: Path, recordings: list[Path]) -> subprocess.Popen[str]:
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[SimpleNamespace]:
+    """A cluster of two nodes with one core each."""
+    from ray.cluster_utils import Cluster as Nodes
+
+    options = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_agent_register_timeout_ms", "120000")
+        cluster = None
+        try:
+            cluster = Nodes(initialize_head=True, head_node_args=options)
+            second = cluster.add_node(**options)
+            patch.setenv("RAY_ADDRESS", cluster.address)  # for --address auto
+            yield SimpleNamespace(cluster=cluster, second=second, address=cluster.address)
+        except Exception as error:
+            skip_if_too_busy(str(error))
+            raise
+        finally:
+            if cluster is not None:
+                cluster.shutdown()
+
+
+def start(folder: Path, recordings: list[Path], *more: str) -> subprocess.Popen[str]:
     """The command, with a plan."""
     plan = {
         "recordings": list(map(str, recordings)), "output": "results", "segment": SEGMENT,
@@ -97,7 +131,7 @@ def start(folder: Path, recordings: list[Path]) -> subprocess.Popen[str]:
     (folder / "plan.yaml").write_text(json.dumps(plan))
     command = [
         sys.executable, "-m", "aliked_ros.cli", "batch", str(folder / "plan.yaml"),
-        "--workers", "2", "--json",
+        "--json", *more,
     ]  # fmt: skip
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
@@ -123,21 +157,21 @@ def awaited(condition: Callable[[], Any], process: subprocess.Popen[str]) -> Any
     while time.monotonic() < deadline and process.poll() is None:
         if found := condition():
             return found
-        time.sleep(0.05)
+        time.sleep(0.2)
     skip_if_too_busy(process.communicate()[1])
     return pytest.fail("nothing happened")
 
 
-def descendants(process: subprocess.Popen[str], title: str = "") -> list[psutil.Process]:
-    """Processes of Ray that the command started, by the beginning of their command line."""
-    found = []
-    for one in psutil.Process(process.pid).children(recursive=True):
-        try:
-            if " ".join(one.cmdline()).startswith(title):
-                found.append(one)
-        except psutil.Error:  # has ended
-            continue
-    return found
+def workers(title: str) -> list[psutil.Process]:
+    """Ray's processes below this one, by the beginning of their command line."""
+    return [one for one in psutil.Process().children(recursive=True) if title_of(one, title)]
+
+
+def title_of(process: psutil.Process, title: str) -> bool:
+    try:
+        return " ".join(process.cmdline()).startswith(title)
+    except psutil.Error:  # has ended
+        return False
 
 
 def runs(process: psutil.Process) -> bool:
@@ -148,17 +182,43 @@ def runs(process: psutil.Process) -> bool:
         return False
 
 
-def test_a_killed_worker_and_damaged_recordings_leave_the_rest_whole(
-    recordings: list[Path], expected: dict[str, bytes], tmp_path: Path
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    """The first test, since Ray would find the cluster of the others."""
+    arguments = ["batch", "track", "virtual", "--limit", "1", "--output", str(tmp_path / "results")]
+    arguments.append("--address")
+    variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-m", "aliked_ros.cli", *arguments, "auto"], capture_output=True,
+        text=True, timeout=PATIENCE, env={**variables, "RAY_TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("error: Ray does not start")
+    refused = CliRunner().invoke(app, [*arguments, "head:6379"])
+    assert refused.exit_code == 2
+    assert "auto or ray://HOST:10001" in refused.stderr
+
+
+def test_after_a_killed_head_a_cluster_does_the_rest(
+    recordings: list[Path], expected: dict[str, bytes], nodes: SimpleNamespace, tmp_path: Path
 ) -> None:
+    """Here, then on a cluster; damaged recordings leave the others whole."""
     damaged = tmp_path / "damaged.mcap"
     damaged.write_bytes(b"\x89MCAP0\r\n" + b"nothing" * 50)
     missing = tmp_path / "missing"
-    process = start(tmp_path, [recordings[0], damaged, missing, recordings[1]])
-    worker = awaited(lambda: descendants(process, "ray::_extract"), process)[0]
-    worker.send_signal(signal.SIGKILL)
-    facts = ended(process, status=1)
+    every = [recordings[0], damaged, missing, recordings[1]]
+    process = start(tmp_path, every, "--workers", "2")
+    first = awaited(lambda: list((tmp_path / "results").glob("*/features/[0-9]*")), process)[0]
+    left = psutil.Process(process.pid).children(recursive=True)
+    written = first.stat().st_mtime_ns
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 180.0
+    while any(map(runs, left)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(map(runs, left))  # Ray's processes end with the command
+    facts = ended(start(tmp_path, every, "--address", "auto"), status=1)
     assert facts["complete"] == 2
+    assert first.stat().st_mtime_ns == written
     reasons = {Path(one["recording"]): one["reason"] for one in facts["failures"]}
     assert set(reasons) == {damaged, missing}
     assert "does not exist" in reasons[missing]
@@ -168,78 +228,59 @@ def test_a_killed_worker_and_damaged_recordings_leave_the_rest_whole(
     assert page.count("<figure>") == 2
 
 
-def test_after_a_killed_head_the_rest_is_done(
-    recordings: list[Path], expected: dict[str, bytes], tmp_path: Path
+def test_a_lost_node_and_killed_workers_change_nothing(
+    recordings: list[Path], expected: dict[str, bytes], nodes: SimpleNamespace, tmp_path: Path
 ) -> None:
-    process = start(tmp_path, recordings)
-    first = awaited(lambda: list((tmp_path / "results").glob("*/features/[0-9]*")), process)[0]
-    left = descendants(process)
-    written = first.stat().st_mtime_ns
-    process.kill()
-    process.communicate()
-    deadline = time.monotonic() + 180.0
-    while any(map(runs, left)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not any(map(runs, left))  # Ray's processes end with the command
-    facts = ended(start(tmp_path, recordings), status=0)
-    assert facts["complete"] == 2
-    assert first.stat().st_mtime_ns == written
-    assert contents(tmp_path / "results") == expected
-
-
-def test_a_cluster_that_loses_a_node_gives_the_same(
-    recordings: list[Path], expected: dict[str, bytes], tmp_path: Path
-) -> None:
-    from ray.cluster_utils import Cluster as Nodes
-
-    from aliked_ros.fleet.run import Cluster, State, run_batch
-
-    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
-    options = {"num_cpus": 1, "object_store_memory": 80 << 20}
-    try:
-        nodes = Nodes(initialize_head=True, head_node_args=options)
-        lost = nodes.add_node(**options)
-    except Exception as error:
-        skip_if_too_busy(str(error))
-        raise
-    removed = []
+    lost: list[Any] = []
 
     def progress(_: State) -> None:
-        if not removed and list(tmp_path.rglob("[0-9]*.parquet")):
-            removed.append(lost)
-            nodes.remove_node(lost, allow_graceful=False)
+        if not lost and (found := workers("ray::_extract")):
+            found[0].kill()
+            lost.append(found[0])
+        elif len(lost) == 1 and list(tmp_path.rglob("[0-9]*.parquet")):
+            lost.append(nodes.second)
+            nodes.cluster.remove_node(nodes.second, allow_graceful=False)
 
-    try:
-        plan = plan_for(recordings, tmp_path)
-        facts, again = (
-            run_batch(plan, Cluster(nodes.address), lambda _: None, progress) for _ in range(2)
-        )
-    finally:
-        nodes.shutdown()
-    assert removed
+    def pid() -> int:
+        return os.getpid()
+
+    class Killing(Tasks):
+        """Kills a worker while the clusters are being found."""
+
+        started = 0
+
+        def __call__(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+            self.started += 1
+            if self.started in (10, 60):
+                os.kill(self.get(super().__call__(pid)), signal.SIGKILL)
+            return super().__call__(function, *arguments, **options)
+
+    before = signal.getsignal(signal.SIGTERM)
+    plan = plan_for(recordings, tmp_path)
+    facts = run_batch(plan, Cluster(nodes.address), lambda _: None, progress)
+    assert len(lost) == 2
     assert facts["complete"] == 2
     assert not facts["failures"]
-    assert again["unchanged"] == 2
-    assert again["reductions"] == facts["reductions"]
     assert contents(tmp_path) == expected
 
-
-@pytest.mark.parametrize(
-    ("address", "said"), [("auto", "Ray does not start"), ("head:6379", "auto or ray://HOST:10001")]
-)
-def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path, address: str, said: str) -> None:
-    command = [
-        sys.executable, "-m", "aliked_ros.cli", "batch", "track", "virtual", "--output",
-        str(tmp_path / "results"), "--address", address,
-    ]  # fmt: skip
-    variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=PATIENCE,
-        env={**variables, "RAY_TMPDIR": str(tmp_path)},
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
-    assert said in done.stderr
+    codes = np.random.default_rng(0).integers(0, 256, (24, 100, 32), dtype=np.uint8)
+    alone = train(list(codes), 4, 3, 40)
+    with running(plan, Cluster(nodes.address), lambda _: None):
+        again = process(plan, plan.named_recordings(), progress)
+        tasks = Killing(num_cpus=1)
+        counts = np.full(6, 100)
+        shards = [(ray.put(as_words(part.reshape(-1, 32))), counts) for part in np.split(codes, 4)]
+        spread = train_shards(shards, tasks, 4, 3, 40, part=400)
+    assert again["unchanged"] == 2
+    assert again["reductions"] == facts["reductions"]
+    assert tasks.started > 60  # both kills took place
+    for name in ("parents", "codes", "weights"):
+        np.testing.assert_array_equal(getattr(spread, name), getattr(alone, name))
+    with pytest.raises(ConfigurationError, match="is another folder on"):
+        run_batch(
+            replace(plan, output="memory://here"), Cluster(nodes.address), lambda _: None, progress
+        )
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_odometry_and_one_database_of_all(shared: Path, tmp_path: Path) -> None:
@@ -249,27 +290,17 @@ def test_odometry_and_one_database_of_all(shared: Path, tmp_path: Path) -> None:
     plan = Plan(
         (str(data / "tum_fr1_xyz"), str(data / "kitti_00_first40")), str(tmp_path),
         ("odometry", "export"), ("colmap",), {"max_keypoints": 400, "matcher": "nearest"},
-        limit=16,
+        limit=10,
     )  # fmt: skip
     manifests = run_here(plan)
     for name, manifest in manifests.items():
         poses = (tmp_path / name / "trajectory.tum").read_text().splitlines()
-        assert manifest["figures"]["odometry"]["poses"] == len(poses) > 8
-
-    class Here:
-        """Runs what a cluster would."""
-
-        def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-            return function(*arguments)
-
-        def get(self, result: Any) -> Any:
-            return result
-
+        assert manifest["figures"]["odometry"]["poses"] == len(poses) > 4
     REDUCTIONS["colmap"][1](plan, manifests, [], Here())
     with pycolmap.Database.open(tmp_path / "colmap.db") as database:
         names = [image.name for image in database.read_all_images()]
         assert {name.partition("/")[0] for name in names} == set(manifests)
-        assert len(names) == 32
+        assert len(names) == 20
         exported = [manifest["figures"]["export"] for manifest in manifests.values()]
         assert database.num_verified_image_pairs() == sum(e["verified_pairs"] for e in exported)
         assert database.num_keypoints() == sum(e["keypoints"] for e in exported)

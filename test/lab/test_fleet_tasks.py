@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import cv2
@@ -46,6 +48,7 @@ from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.sources import open_source
 from aliked_ros.sources.virtual import VirtualCamera
+from helpers.fleet import Here
 
 SETTINGS = {"max_keypoints": 128}
 MAPPED = {"operations": ["record"], "reductions": ["map"]}
@@ -195,8 +198,30 @@ def test_recordings_in_an_archive_are_fetched_and_removed(recording: Path, tmp_p
         assert {path.name for path in Path(local).iterdir()} == set(os.listdir(recording))
         assert checksum(local) == checksum(str(recording))
     assert not Path(local).exists()
-    with pytest.raises(SourceError, match="cannot fetch"), on_this_machine("memory://none.mcap"):
-        pass
+    for address, said in (
+        ("memory://none.mcap", "it does not exist"), ("nowhere://a.mcap", "Protocol not known")
+    ):  # fmt: skip
+        with pytest.raises(SourceError, match=f"cannot fetch .*{said}"), on_this_machine(address):
+            pass
+
+
+def test_recordings_are_fetched_from_a_web_server(recording: Path) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+
+    class Silent(SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    handler = partial(Silent, directory=str(recording))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/00.png"
+        mark = fingerprint(address)
+        with on_this_machine(address) as local:
+            assert Path(local).read_bytes() == (recording / "00.png").read_bytes()
+        assert fingerprint(address) == mark
+        assert fingerprint(address.replace("00", "01")) != mark
+        server.shutdown()
 
 
 def test_a_changed_recording_is_noticed(recording: Path, tmp_path: Path) -> None:
@@ -280,7 +305,19 @@ def test_only_what_is_missing_or_changed_is_done(recording: Path, tmp_path: Path
     before = contents(tmp_path)
     again = work.survey(plan, plan.key, name, one)
     assert again.manifest is not None
-    (next(tmp_path.glob("*/tracks.parquet"))).unlink()
+    manifest, tracks = tmp_path / name / work.MANIFEST, tmp_path / name / "tracks.parquet"
+    assert again.manifest["basis"]["settings"]["max_keypoints"] == 128
+    for path, content in (
+        (manifest, manifest.read_bytes().replace(plan.key.encode(), b"of an older version")),
+        (manifest, b"[]"),
+        (tracks, tracks.read_bytes()[:-9]),
+    ):
+        whole = path.read_bytes()
+        path.write_bytes(content)
+        assert work.survey(plan, plan.key, name, one).manifest is None
+        path.write_bytes(whole)
+    assert work.survey(plan, plan.key, name, one).manifest == again.manifest
+    tracks.unlink()
     (tmp_path / name / ".left.parquet").write_text("by a killed task")
     assert work.survey(plan, plan.key, name, one).manifest is None
     run(plan)
@@ -424,16 +461,6 @@ def two(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, d
 
 def reduce(plan: Plan, manifests: dict[str, Any], name: str) -> Path:
     """The file of a reduction, made here."""
-
-    class Here:
-        """Runs what a cluster would."""
-
-        def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-            return function(*arguments)
-
-        def get(self, result: Any) -> Any:
-            return result
-
     file, make = REDUCTIONS[name]
     make(plan, manifests, [], Here())
     left = [path.name for path in Path(plan.output).iterdir() if path.name.startswith(".")]
@@ -503,8 +530,8 @@ def test_the_cost_of_many_hours() -> None:
     assert cost["extract_core_hours"] == pytest.approx(30_000)
     assert cost["track_core_hours"] == pytest.approx(120_000)
     assert cost["features_tb"] == pytest.approx(540)
-    assert overhead(plain=0.1, batch=0.1, start=108.0) == pytest.approx(0.01)  # of 10,800 s
-    assert overhead(plain=0.1, batch=0.102, start=0.0) == pytest.approx(0.02)
+    assert overhead(plain=0.1, ratio=1.0, once=108.0) == pytest.approx(0.01)  # of 10,800 s
+    assert overhead(plain=0.1, ratio=1.02, once=0.0) == pytest.approx(0.02)
 
 
 def test_outliers_come_first() -> None:

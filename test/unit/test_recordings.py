@@ -103,6 +103,29 @@ def test_every_storage_gives_the_same(
     assert len(list(open_source(str(path), limit=3))) == 3
 
 
+@pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+def test_a_part_begins_by_the_index(tmp_path: Path, storage: StoragePlugin) -> None:
+    """The same images under the same numbers, also around late, unreadable and equal ones."""
+    stored: list[Entry] = []
+    for index in range(90):
+        stamp = START + index * PERIOD
+        arrival = stamp + (100_000_000 if index in (49, 50) else 5_000_000) - index % 2 * PERIOD
+        picture = bags.image(np.full((8, 8), index, np.uint8), stamp, "mono8")
+        if index == 45:
+            picture.data = picture.data[:5]
+        stored.append(("/eye", arrival, picture))
+    stored.sort(key=lambda entry: entry[1])
+    source = open_source(str(bags.write(tmp_path / "run", stored, storage)))
+    whole = list(source)
+    assert len(whole) == 89
+    for first in (1, 30, *range(44, 60), 89, 95):
+        source.first = first
+        expected = whole[first - (first > 45) :]
+        found = list(source)
+        assert [f.nanoseconds for f in found] == [e.nanoseconds for e in expected]
+        assert [f.pixels[0, 0] for f in found] == [e.pixels[0, 0] for e in expected]
+
+
 def test_encodings_and_images_that_are_broken(
     pictures: list[UInt8Array], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import sqlite3
 import struct
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -26,12 +28,14 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin
 
 from aliked_ros.errors import SourceError
-from aliked_ros.sources import open_source
+from aliked_ros.sources import Source, open_source
+from aliked_ros.types import Image
 from helpers import bags
 from helpers.data import read_rgb
 from helpers.video import Encoded, difference, encode
 
 START, PERIOD = 1403636579763555584, 33_000_000
+WAITS = "waiting for the next key frame"
 NEAR = 4.0  # grey values, of a decoded image from its own
 
 
@@ -62,6 +66,12 @@ def record(
     info = bags.camera_info(START, (320, 240), np.diag([250.0, 250.0, 1.0]))
     entries.append(("/camera/camera_info", START, info))
     return bags.write(path, sorted([*entries, *more], key=lambda entry: entry[1]), storage)
+
+
+def numbered(source: Source) -> Iterator[tuple[int, Image]]:
+    """The images by their numbers in the recording, where unreadable ones count."""
+    for count, image in enumerate(source, source.first):
+        yield count + source.skipped, image
 
 
 def check(frames: list, images: list[np.ndarray], indices: list[int]) -> None:
@@ -105,6 +115,30 @@ def test_gaps_wait_for_the_next_key_frame_and_say_so_once(tmp_path, images, capl
     assert source.skipped == 5
     assert caplog.text.count("no key frame has come yet") == 1
     assert caplog.text.count("a packet was lost or damaged") == 1
+
+
+@pytest.mark.parametrize(("codec", "between"), [("h264", 0), ("h264", 2), ("h265", 2)])
+def test_a_part_is_decoded_from_the_key_frame_before_it(tmp_path, images, caplog, codec, between):
+    """The same pixels under the same numbers, also after losses, of whole files only."""
+    packets = encode(images, codec, between, group=4)
+    second = next(k for k, p in enumerate(packets) if p.key and p.index)
+    broken = packets[second - 1]
+    packets[second - 1] = replace(broken, data=broken.data[:30])
+    del packets[second - 2]
+    path = record(tmp_path / "run", packets, codec)
+    source = open_source(str(path))
+    whole = list(numbered(source))
+    assert [number for number, _ in whole[-7:]] == list(range(4, 11))
+    assert WAITS in caplog.text
+    for first in range(11):
+        caplog.clear()
+        source.first = first
+        rest = list(numbered(source))
+        assert [number for number, _ in rest] == [n for n, _ in whole if n >= first]
+        for (_, image), (_, expected) in zip(rest, whole[-len(rest) :], strict=True):
+            assert image.nanoseconds == expected.nanoseconds
+            np.testing.assert_array_equal(image.pixels, expected.pixels)
+        assert (WAITS in caplog.text) == (first < 3)
 
 
 def test_a_video_without_any_key_frame_is_refused(tmp_path, images):
