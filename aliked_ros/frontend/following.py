@@ -195,8 +195,7 @@ def carry(
     own[~rows.moved.any(1)] = 0.0  # they have just begun, with no track near that tells
     there = expected(points, rows.moved, own, turn)
     if turn is not None and turn.bends:  # patches are compared as they look after the turn
-        start = expected(points, np.zeros_like(points), np.zeros_like(points), turn)
-        flow = follow(turn.turned(before), now, start, there)
+        flow = follow(turn.turned(before), now, turn.placed(points), there)
     else:
         flow = follow(before, now, points, there)
     rows = _moved(rows, flow)

@@ -121,8 +121,7 @@ class PairMatcher:
     def match(self, reference: Features, current: Features, *, turn: Turn | None = None) -> Matches:
         """See ``Matcher``."""
         if turn is not None:
-            none = np.zeros_like(reference.keypoints)
-            there = expected(reference.keypoints, none, none, turn)
+            there = turn.placed(reference.keypoints)
             matches = _near(reference, current, there, self._config.min_similarity)
             if not _few(matches, reference, current, turn):
                 return matches

@@ -64,6 +64,11 @@ class Turn:
         found[known] = self.camera.project(rays[known].astype(np.float32))
         return found
 
+    def placed(self, points: Float32Array) -> Float32Array:
+        """``carried``, but points that turn out of what the camera can see stay where they are."""
+        there = self.carried(points)
+        return np.where(np.isfinite(there), there, points)
+
     @property
     def back(self) -> Turn:
         """From the second image to the first."""
