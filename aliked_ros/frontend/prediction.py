@@ -105,7 +105,7 @@ class Turn:
         down = (np.arange(height, dtype=np.float32) + _GRID) / _GRID
         sought = np.meshgrid(across, down)
         x, y = np.moveaxis(np.asarray(cv2.remap(back, *sought, cv2.INTER_LINEAR)), 2, 0)
-        return np.asarray(cv2.remap(image, x, y, cv2.INTER_LINEAR))
+        return np.asarray(cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
 
 
 def expected(
@@ -120,7 +120,7 @@ def expected(
     onward = points + moved
     if turn is None:
         return onward
-    there = turn.carried(points) + own
+    there = turn.carried(points + own)  # it was seen before the camera turned
     return np.where(np.isfinite(there), there, onward)
 
 
