@@ -93,7 +93,10 @@ class Turn:
         return bool(np.nanmax(np.abs(change), initial=0.0) > _BENT)
 
     def turned(self, image: UInt8Array) -> UInt8Array:
-        """The first image, H×W, as the second would show it if everything were far away."""
+        """The first image, H×W, as the second would show it if everything were far away.
+
+        What the first does not show continues its edge: a black frame would attract flow.
+        """
         height, width = image.shape
         sides = (
             np.arange(-_GRID, side + 2 * _GRID, _GRID, dtype=np.float32) for side in (width, height)

@@ -158,15 +158,16 @@ def test_points_that_turn_behind_the_camera_have_no_place() -> None:
 
 
 def test_what_the_turn_does_not_explain_goes_on() -> None:
-    """A camera that turns to and fro while the scene moves by 5 pixels an image."""
+    """A camera that turns to and fro, and rolls, while the scene moves by 5 pixels an image."""
     model = camera()
-    turns = [Turn(model, Rotation.from_rotvec([0.0, a, 0.0]).as_matrix()) for a in (0.2, -0.15)]
+    vectors = ([0.0, 0.2, 0.0], [0.0, -0.15, 0.6])
+    turns = [Turn(model, Rotation.from_rotvec(vector).as_matrix()) for vector in vectors]
     points = np.array([[300.0, 200.0], [400.0, 300.0]], np.float32)
     own = np.array([5.0, 0.0], np.float32)
     after = turns[0].carried(points) + own
     left = own_motion(points, after, turns[0])
     predicted = expected(after, after - points, left, turns[1])
-    assert np.allclose(predicted, turns[1].carried(after) + own, atol=0.01)
+    assert np.allclose(predicted, turns[1].carried(after + own), atol=0.01)
 
 
 def _rows(points: np.ndarray) -> Rows:
@@ -197,6 +198,9 @@ def test_flow_follows_a_sudden_turn(
     errors = np.linalg.norm(moved.points - there[stays], axis=1)[found]
     assert found.mean() > 0.9
     assert np.median(errors) < 0.2
+    still = Turn(model, np.eye(3))
+    assert np.array_equal(still.turned(before)[20:-20, 20:-20], before[20:-20, 20:-20])
+    assert turn.turned(np.full_like(before, 200)).min() == 200, "no black frame"
     moved, found, _ = carry(rows, before, now, None)
     right = found & (np.linalg.norm(moved.points - there[stays], axis=1) < 2.0)
     assert right.mean() < 0.5, "without it most are lost"
