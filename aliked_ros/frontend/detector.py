@@ -146,11 +146,11 @@ class Detector:
         turn = None if reference is None else self.turns(known.reference_index, request.index)
         turned = turn is not None and turn.bends
         ids = associate(known.tracks, features, PLACED_COSINE if turned else LEAST_COSINE)
-        count, most = np.count_nonzero(ids), min(len(known.tracks), len(features))
+        count, most = int(np.count_nonzero(ids)), min(len(known.tracks), len(features))
         if reference is not None and turn is not None and turned:
             # ALIKED finds few points again after a turn: what flow kept in view counts instead
             kept = reference.keypoints[known.reference_ids != 0]
-            count, most = len(known.tracks), np.count_nonzero(turn.stays(kept))
+            count, most = len(known.tracks), int(np.count_nonzero(turn.stays(kept)))
         few = count < EASY_SHARE * most
         if reference is not None and (few or self.always):
             matches = self.matcher.match(reference, features, turn=turn)

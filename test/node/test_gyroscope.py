@@ -196,8 +196,7 @@ def test_faults_of_an_imu_are_named_and_pass(robot: Robot) -> None:
     seen(50.0)
     assert "/imu/data has 2 publishers" in said()
     robot.probe.node.destroy_publisher(another)
-    assert robot.restart()
-    assert seen(0.0) > without + 0.2, "stamps went back by a minute"
+    assert seen(0.0) > without + 0.2, "stamps of images and IMU went back by a minute"
     assert robot.probe.status.state == "active"
 
 
