@@ -189,7 +189,7 @@ def tracks_kept(
             gyroscope = Gyroscope.recorded(rates.stamps, rates.rates)
             pipeline.prediction.use(gyroscope, Alignment(rates.camera_from_imu, offset))
         results = [pipeline.process(image) for image in images]
-    counts = [_kept(first, second, camera, pose_at) for first, second in pairwise(results)]
+    counts = [kept_between(first, second, camera, pose_at) for first, second in pairwise(results)]
     in_view, followed, right = np.mean(counts, axis=0).tolist() if counts else (0.0, 0.0, 0.0)
     lost = sum(result.matches.geometry == "unverified" for result in results)
     detections = len(results)
@@ -202,7 +202,7 @@ def tracks_kept(
     )  # fmt: skip
 
 
-def _kept(
+def kept_between(
     first: FrameResult, second: FrameResult, camera: CameraModel, pose_at: PoseAt | None
 ) -> tuple[int, int, int]:
     """Of the first image's tracks, how many are in view, followed and right in the second."""

@@ -196,9 +196,7 @@ def test_faults_of_an_imu_are_named_and_pass(robot: Robot) -> None:
     seen(50.0)
     assert "/imu/data has 2 publishers" in said()
     robot.probe.node.destroy_publisher(another)
-    back = seen(0.0)
-    print("ZZZ", robot.process.text()[-3000:], robot.probe.status)
-    assert back > without + 0.2, "stamps of images and IMU went back by a minute"
+    assert seen(5.0) > without + 0.2, "stamps of images and IMU went back by 45 s"
     assert robot.probe.status.state == "active"
 
 

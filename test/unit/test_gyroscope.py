@@ -317,3 +317,23 @@ def test_a_gyroscope_that_is_put_right_is_used_again() -> None:
     prediction = _aligned(gyroscope, alignment, stamps)
     assert prediction.alignment.problem == ""
     assert prediction.turn(150, 151) is not None
+
+
+def test_kept_tracks_are_counted_against_the_truth() -> None:
+    """Those that the next image has, and those that are where they can be."""
+    pytest.importorskip("evo", reason="evaluations need evo")
+    from aliked_ros.evaluation.gyroscope import kept_between
+    from aliked_ros.odometry.geometry import Transform
+
+    def pose_at(stamp: float) -> Transform:
+        place = 0.3 * np.array([np.sin(stamp), np.cos(0.7 * stamp), np.sin(1.3 * stamp)])
+        return Transform(orientation(stamp).as_matrix(), place)
+
+    first, second = results(np.array([1.0, 1.1]))
+    in_view, followed, right = kept_between(first, second, camera(), pose_at)
+    assert right == followed > 100
+    assert 0.9 * followed < in_view < len(first.features)
+    moved = replace(second.features, keypoints=second.features.keypoints + np.float32(15.0))
+    _, followed, right = kept_between(first, replace(second, features=moved), camera(), pose_at)
+    assert right < 0.3 * followed
+    assert kept_between(first, second, camera(), None) == (0, followed, 0)
