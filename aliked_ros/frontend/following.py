@@ -46,7 +46,9 @@ from aliked_ros.types import (
 )
 
 _RADIUS = 3.0  # pixels around a track in which its detection may lie
-LEAST_COSINE = 0.7  # of a track's last descriptor and the detection's
+LEAST_COSINE = 0.7
+"""Of a track's last descriptor and its detection's."""
+
 _SPACING = 4.0  # pixels from all tracks that a new point keeps
 _MERGED = 1.5  # pixels: two tracks this near are one
 _LOST = 1.5  # pixels: the standard deviation with which a track's place is no longer known

@@ -42,9 +42,7 @@ _FINE = 0.01  # of the image's longer side, around the place that they tell
 # A roll of 24° between two images leaves right pairs a cosine of 0.65 (nine of ten: 0.4), pairs
 # of unrelated points 0.02 (nine of ten below 0.2). Measured on fr1_xyz and vamr_box.
 _TURNED_COSINE = 0.5
-_TURNED_SHARE = (
-    0.4  # of the features, as EASY_SHARE: LightGlue finds no more, for fewer are detected again
-)
+_TURNED_SHARE = 0.4  # as EASY_SHARE: fewer are detected again, and LightGlue finds hardly more
 PLACED_COSINE = 0.3
 """Of the descriptors of a place that is known to a few pixels, seen before and after a turn."""
 
