@@ -12,13 +12,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Make a sequence of fast rotation from a slow one: images are skipped, and turned in their plane.
+"""Make a sequence of fast rotation from a slow one: images are skipped, and turned.
 
     python tools/turn_sequence.py ../shared/data/tum_fr1_xyz /tmp/turned --every 3 --step 12
+    python tools/turn_sequence.py ../shared/data/vamr_box_210 /tmp/panned --step 0 --pan-step 12
 
-Image k of the result is turned by a roll that swings by --step degrees an image to --sweep and
-back. It is undistorted and cut to the square that lies inside the original at every angle, so that
-it has no empty corners; calibration, depth and true poses follow.
+Image k of the result is turned in its plane by a roll that swings by --step degrees an image to
+--sweep and back, and to the side by --pan-step to --pan-sweep and back. It is undistorted and cut
+to the largest square that lies inside the original at every angle, so that it has no empty
+corners; calibration, depth and true poses follow.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from aliked_ros.camera import CameraModel
+from aliked_ros.errors import SourceError
 from aliked_ros.evaluation.poses import true_poses
 from aliked_ros.sources import open_source
 from aliked_ros.sources.base import calibration_of
@@ -50,15 +53,18 @@ def main(
     every: Annotated[int, typer.Option(min=1, help="Keep one image of so many.")] = 3,
     step: Annotated[float, typer.Option(help="Degrees from image to image.")] = 12.0,
     sweep: Annotated[float, typer.Option(help="Degrees to either side.")] = 90.0,
+    pan_step: Annotated[float, typer.Option(help="Degrees to the side, each image.")] = 0.0,
+    pan_sweep: Annotated[float, typer.Option(help="Degrees of that to either side.")] = 15.0,
 ) -> None:
     """Write the turned sequence as a folder with frames.csv."""
-    opened = open_source(source, partner="depth")
+    try:
+        opened = open_source(source, partner="depth")
+    except SourceError:  # it has none
+        opened = open_source(source)
     if opened.calibration is None:
         raise typer.BadParameter(f"{source} has no calibration.", param_hint="SOURCE")
     camera = CameraModel.from_calibration(opened.calibration)
-    # the circle of the original's shorter side has to hold the square
-    zoom = _SIDE * 2**0.5 / (camera.height - 2 * _BORDER)
-    focal = float(camera.matrix[0, 0]) * zoom
+    focal = _SIDE / 2 / _half(camera, step != 0.0, pan_sweep if pan_step else 0.0)
     centre = (_SIDE - 1) / 2
     matrix = np.array([[focal, 0.0, centre], [0.0, focal, centre], [0.0, 0.0, 1.0]])
     for name in ("rgb", "depth"):
@@ -66,10 +72,9 @@ def main(
     rows, pairs = ["# index,timestamp_s,image"], []
     truth = ["# timestamp tx ty tz qx qy qz qw"]
     for index, image in enumerate(islice(iter(opened), 0, None, every)):
-        roll = (
-            np.radians(sweep) * 2 / np.pi * np.arcsin(np.sin(np.radians(90 * index * step / sweep)))
-        )
-        turn = Rotation.from_euler("z", -roll).as_matrix()  # from the camera to the turned one
+        roll, pan = _swing(index, step, sweep), _swing(index, pan_step, pan_sweep)
+        # from the camera to the turned one
+        turn = Rotation.from_euler("ZY", [-roll, -pan], degrees=True).as_matrix()
         maps = camera.rectification_maps(turn, matrix, (_SIDE, _SIDE))
         rgb, depth = f"rgb/{index:04d}.png", f"depth/{index:04d}.png"
         _write(output / rgb, cv2.remap(image.pixels, *maps, cv2.INTER_AREA)[..., ::-1])
@@ -86,6 +91,8 @@ def main(
     for name, lines in (
         ("frames.csv", rows), ("associations.txt", pairs), ("groundtruth_tum.txt", truth),
     ):  # fmt: skip
+        if name == "associations.txt" and not pairs:
+            continue
         (output / name).write_text("\n".join(lines) + "\n")
     calibration = calibration_of(_SIDE, _SIDE, matrix) | {
         "depth_scale": _DEPTH_UNITS,
@@ -93,6 +100,32 @@ def main(
     }
     (output / "calib.json").write_text(json.dumps(calibration, indent=1))
     print(f"{output}: {len(rows) - 1} images of {_SIDE}×{_SIDE} pixels")
+
+
+def _swing(index: int, step: float, sweep: float) -> float:
+    """Degrees at an image: to ``sweep`` and back, ``step`` degrees an image."""
+    return float(sweep * 2 / np.pi * np.arcsin(np.sin(np.radians(90 * index * step / sweep))))
+
+
+def _half(camera: CameraModel, rolls: bool, pan: float) -> float:
+    """Half the side of the largest square that always lies inside the image, on the z=1 plane.
+
+    pan: degrees to either side.
+    """
+    around = np.radians(np.arange(360.0) if rolls else np.arange(45.0, 360.0, 90.0))
+    corners = np.stack([np.cos(around), np.sin(around)], axis=1) * 2**0.5
+    size = np.array([camera.width, camera.height])
+    for half in np.arange(1.0, 0.05, -0.005):
+        rays = np.column_stack([half * corners, np.ones(len(corners))])
+        there = np.vstack(
+            [Rotation.from_euler("y", a, degrees=True).apply(rays) for a in (-pan, 0.0, pan)]
+        )
+        if (there[:, 2] <= 0.0).any():
+            continue
+        seen = camera.project((there[:, :2] / there[:, 2:]).astype(np.float32))
+        if ((seen > _BORDER) & (seen < size - _BORDER)).all():
+            return float(half)
+    raise typer.BadParameter("The camera does not see that far to the side.")
 
 
 def _write(path: Path, pixels: NDArray[Any]) -> None:

@@ -277,14 +277,23 @@ def gyroscope(
         str | None,
         typer.Option(help="As for 'track'; default: made of the true poses, with noise and bias."),
     ] = None,
+    late: Annotated[
+        int,
+        typer.Option(min=1, help="Images until a detection ends, with --detection behind."),
+    ] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Tracks kept from image to image, and how often LightGlue works: without and with an IMU."""
+    """Tracks kept from image to image, and how often LightGlue works: without and with an IMU.
+
+    Means over the images, in tracks: in_view, those that the next image shows as well by the true
+    turn; followed, those that it has; right, those that it has where the true poses allow.
+    """
     _require_libraries()
     import numpy as np
 
     from aliked_ros.camera import CameraModel
     from aliked_ros.evaluation.gyroscope import Faults, synthetic_rates, tracks_kept
+    from aliked_ros.evaluation.poses import has_truth, interpolated, read_truth, truth_file
     from aliked_ros.sources import open_source
     from aliked_ros.sources.imu import rates_of
 
@@ -299,8 +308,11 @@ def gyroscope(
     else:
         rates = rates_of(sequence, imu)
     stop = None if limit is None else limit * every
+    pose_at = interpolated(read_truth(truth_file(sequence))) if has_truth(sequence) else None
     facts = {
-        name: asdict(tracks_kept(config, islice(images, 0, stop, every), camera, used, offset))
+        name: asdict(
+            tracks_kept(config, islice(images, 0, stop, every), camera, used, offset, pose_at, late)
+        )
         for name, used in (("without", None), ("with", rates))
     }
     show(facts, as_json)

@@ -57,7 +57,7 @@ _OTHER_CLOCK = 1.0  # seconds between the stamps of images and samples that come
 
 
 @dataclass(frozen=True, slots=True)
-class Mounting:
+class GyroscopeMounting:
     """How a gyroscope is mounted to a camera.
 
     rotation: 3×3, camera_from_imu: of directions, from the IMU's axes to the optical frame.
@@ -78,7 +78,7 @@ class Fit:
     the axis known least and seconds.
     """
 
-    mounting: Mounting
+    mounting: GyroscopeMounting
     correlation: float
     given: float
     mirrored: float
@@ -101,8 +101,8 @@ class Alignment:
         self.given_rotation, self.given_offset = given_rotation, given_offset
         self.problem = self.news = self._agreement = ""
         self.fit: Fit | None = None
-        self._estimated: Mounting | None = None
-        self._reported: Mounting | None = None
+        self._estimated: GyroscopeMounting | None = None
+        self._reported: GyroscopeMounting | None = None
         self._anchor: FrameResult | None = None
         self._begins: deque[float] = deque(maxlen=_WINDOW)
         self._ends: deque[float] = deque(maxlen=_WINDOW)
@@ -111,18 +111,18 @@ class Alignment:
 
     @property
     def offset(self) -> float:
-        """Seconds, as in ``Mounting``: given, estimated, or 0."""
+        """Seconds, as in ``GyroscopeMounting``: given, estimated, or 0."""
         if self.given_offset is not None:
             return self.given_offset
         return 0.0 if self._estimated is None else self._estimated.offset
 
     @property
-    def mounting(self) -> Mounting | None:
+    def mounting(self) -> GyroscopeMounting | None:
         """What predictions use; None = not known yet, or not to be used."""
         if self.problem:
             return None
         if self.given_rotation is not None:
-            return Mounting(self.given_rotation, self.offset)
+            return GyroscopeMounting(self.given_rotation, self.offset)
         return self._estimated
 
     @property
@@ -238,7 +238,7 @@ def fitted(
     if given.given_rotation is not None:
         agreement = found.correlation_of(given.given_rotation)
     return Fit(
-        Mounting(found.rotation, offset), found.correlation, agreement, found.mirrored,
+        GyroscopeMounting(found.rotation, offset), found.correlation, agreement, found.mirrored,
         found.scale, found.deviation, offset_deviation,
     )  # fmt: skip
 

@@ -28,6 +28,7 @@ from aliked_ros.camera import CameraModel
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.flow import structure_at
 from aliked_ros.frontend.following import (
+    LEAST_COSINE,
     Detection,
     Images,
     Rows,
@@ -38,7 +39,7 @@ from aliked_ros.frontend.following import (
 )
 from aliked_ros.frontend.fusion import Filters, detection_noise
 from aliked_ros.frontend.keyframes import shared_rows
-from aliked_ros.frontend.matcher import EASY_SHARE, TurnMatcher
+from aliked_ros.frontend.matcher import EASY_SHARE, PLACED_COSINE, TurnMatcher
 from aliked_ros.frontend.recovery import Recovery, give, smooth
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.verification import MIN_MATCHES, Verifier
@@ -141,12 +142,17 @@ class Detector:
     def _identified(
         self, request: Request, known: Known, features: Features, own_noise: Float64Array
     ) -> UInt64Array:
-        ids = associate(known.tracks, features)
         reference = known.reference
-        count = np.count_nonzero(ids)
-        few = count < EASY_SHARE * min(len(known.tracks), len(features))
+        turn = None if reference is None else self.turns(known.reference_index, request.index)
+        turned = turn is not None and turn.bends
+        ids = associate(known.tracks, features, PLACED_COSINE if turned else LEAST_COSINE)
+        count, most = int(np.count_nonzero(ids)), min(len(known.tracks), len(features))
+        if reference is not None and turn is not None and turned:
+            # ALIKED finds few points again after a turn: what flow kept in view counts instead
+            kept = reference.keypoints[known.reference_ids != 0]
+            count, most = len(known.tracks), int(np.count_nonzero(turn.stays(kept)))
+        few = count < EASY_SHARE * most
         if reference is not None and (few or self.always):
-            turn = self.turns(known.reference_index, request.index)
             matches = self.matcher.match(reference, features, turn=turn)
             noise = known.reference_noise[matches.reference_indices]
             noise = noise + own_noise[matches.current_indices]

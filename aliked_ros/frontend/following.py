@@ -46,7 +46,9 @@ from aliked_ros.types import (
 )
 
 _RADIUS = 3.0  # pixels around a track in which its detection may lie
-_LEAST_COSINE = 0.7  # of a track's last descriptor and the detection's
+LEAST_COSINE = 0.7
+"""Of a track's last descriptor and its detection's."""
+
 _SPACING = 4.0  # pixels from all tracks that a new point keeps
 _MERGED = 1.5  # pixels: two tracks this near are one
 _LOST = 1.5  # pixels: the standard deviation with which a track's place is no longer known
@@ -195,8 +197,7 @@ def carry(
     own[~rows.moved.any(1)] = 0.0  # they have just begun, with no track near that tells
     there = expected(points, rows.moved, own, turn)
     if turn is not None and turn.bends:  # patches are compared as they look after the turn
-        start = expected(points, np.zeros_like(points), np.zeros_like(points), turn)
-        flow = follow(turn.turned(before), now, start, there)
+        flow = follow(turn.turned(before), now, turn.placed(points), there)
     else:
         flow = follow(before, now, points, there)
     rows = _moved(rows, flow)
@@ -204,7 +205,7 @@ def carry(
     return rows, found, flow.covariances
 
 
-def associate(tracks: Rows, features: Features) -> UInt64Array:
+def associate(tracks: Rows, features: Features, least_cosine: float = LEAST_COSINE) -> UInt64Array:
     """Ids N of the tracks that an image's features are detections of, by place and descriptor."""
     ids = np.zeros(len(features), np.uint64)
     if min(len(tracks), len(features)) == 0:
@@ -213,7 +214,7 @@ def associate(tracks: Rows, features: Features) -> UInt64Array:
         cKDTree(features.keypoints), _RADIUS, output_type="ndarray"
     )
     rows, found = mutual_best_of(
-        tracks.descriptors, features.descriptors, near["i"], near["j"], _LEAST_COSINE
+        tracks.descriptors, features.descriptors, near["i"], near["j"], least_cosine
     )
     ids[found] = tracks.ids[rows]
     return ids

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 import threading
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
@@ -48,7 +49,7 @@ class Gyroscope:
     """
 
     def __init__(self, keep: float = 60.0) -> None:
-        """keep: seconds of samples that are kept, at least."""
+        """keep: seconds of samples that are kept, at least, and at most twice as many."""
         self._keep = keep
         self._lock = threading.Lock()
         self._bias = np.zeros(3)
@@ -64,10 +65,11 @@ class Gyroscope:
 
     def _clear(self) -> None:
         self._pending: list[tuple[float, _Vector]] = []
-        self._stamps: list[float] = []
-        self._rates: list[_Vector] = []
-        self._orientations: list[_Quaternion] = []  # first_from_imu
-        self._segments: list[int] = []  # grow at each gap
+        # Columns of N samples; arrays, for a minute of a fast IMU is a lot of numbers.
+        self._stamps = array("d")
+        self._rates = array("d")  # 3N
+        self._orientations = array("d")  # 4N: first_from_imu
+        self._segments = array("q")  # grow at each gap
         self._newest = -math.inf
 
     @property
@@ -115,8 +117,8 @@ class Gyroscope:
         with self._lock:
             self._integrate()
             rows = slice(bisect_left(self._stamps, since), bisect_right(self._stamps, until))
-            stamps, rates = self._stamps[rows], self._rates[rows]
-        return np.array(stamps), np.reshape(np.array(rates), (-1, 3)) - self._bias
+            stamps, rates = np.array(self._stamps[rows]), self._rates_of(rows)
+        return stamps, rates - self._bias
 
     def rest(self, before: float, now: float) -> None:
         """Learn the bias: the IMU did not turn between these stamps."""
@@ -124,7 +126,7 @@ class Gyroscope:
             self._integrate()
             since = max(before, now - _AVERAGED)  # a robot may stand for hours
             rows = slice(bisect_left(self._stamps, since), bisect_right(self._stamps, now))
-            rates = np.reshape(np.array(self._rates[rows]), (-1, 3))
+            rates = self._rates_of(rows)
         if now - before < _REST or len(rates) < 2:
             return
         bias = rates.mean(0)
@@ -140,22 +142,27 @@ class Gyroscope:
                 orientation, segment = (0.0, 0.0, 0.0, 1.0), 0
             else:
                 step = stamp - self._stamps[-1]
-                orientation, segment = self._orientations[-1], self._segments[-1]
+                x, y, z, w = self._orientations[-4:]
+                orientation, segment = (x, y, z, w), self._segments[-1]
                 if step > LONGEST_GAP:
                     segment += 1
                 else:
                     half = step / 2.0
-                    x, y, z = (a + b for a, b in zip(self._rates[-1], rate, strict=True))
+                    x, y, z = (a + b for a, b in zip(self._rates[-3:], rate, strict=True))
                     turn = (half * x - step * bx, half * y - step * by, half * z - step * bz)
                     orientation = _turned(orientation, turn)
             self._stamps.append(stamp)
-            self._rates.append(rate)
-            self._orientations.append(orientation)
+            self._rates.extend(rate)
+            self._orientations.extend(orientation)
             self._segments.append(segment)
         if self._stamps and self._stamps[0] < self._newest - 2.0 * self._keep:
             old = bisect_left(self._stamps, self._newest - self._keep)
-            for column in (self._stamps, self._rates, self._orientations, self._segments):
-                del column[:old]
+            del self._stamps[:old], self._segments[:old]
+            del self._rates[: 3 * old], self._orientations[: 4 * old]
+
+    def _rates_of(self, rows: slice) -> Float64Array:
+        """N×3 of N rows."""
+        return np.array(self._rates[3 * rows.start : 3 * rows.stop]).reshape(-1, 3)
 
     def _orientation(self, stamp: float) -> tuple[int, Rotation] | None:
         """Segment and first_from_imu at a stamp, None = not known."""
@@ -163,14 +170,15 @@ class Gyroscope:
         row = max(after - 1, 0)
         if not self._stamps:
             return None
-        passed, rate = stamp - self._stamps[row], np.array(self._rates[row])
+        passed, rate = stamp - self._stamps[row], self._rates_of(slice(row, row + 1))[0]
         if 0 < after < len(self._stamps) and self._segments[row] == self._segments[after]:
             share = passed / (self._stamps[after] - self._stamps[row])
-            rate = rate + (np.array(self._rates[after]) - rate) * share / 2.0
+            rate = rate + (self._rates_of(slice(after, after + 1))[0] - rate) * share / 2.0
         elif abs(passed) > LONGEST_GAP:
             return None
         turned = Rotation.from_rotvec((rate - self._bias) * passed)
-        return self._segments[row], Rotation.from_quat(self._orientations[row]) * turned
+        orientation = Rotation.from_quat(self._orientations[4 * row : 4 * row + 4])
+        return self._segments[row], orientation * turned
 
 
 def _turned(orientation: _Quaternion, turn: _Vector) -> _Quaternion:

@@ -75,15 +75,17 @@ class Pipeline:
         config: FrontendConfig,
         progress: Callable[[str], None] | None = None,
         open_backend: OpenBackend = create_backend,
+        open_background: Callable[[], Background] = Background,
     ) -> None:
         """Load everything (seconds).
 
         progress: called with a line on each long step. open_backend: gives the backend, which is
         closed with the pipeline; ``SharedBackends.open`` where several pipelines share networks.
+        open_background: gives what runs the detections of ``detection: behind``.
         Raises WeightsError, ModelError, BackendError.
         """
         self._config = config
-        self._background = Background() if config.detection == "behind" else None
+        self._background = open_background() if config.detection == "behind" else None
         try:
             if self._background is None:
                 self._load(progress, open_backend)

@@ -64,6 +64,11 @@ class Turn:
         found[known] = self.camera.project(rays[known].astype(np.float32))
         return found
 
+    def placed(self, points: Float32Array) -> Float32Array:
+        """``carried``, but points that turn out of what the camera can see stay where they are."""
+        there = self.carried(points)
+        return np.where(np.isfinite(there), there, points)
+
     @property
     def back(self) -> Turn:
         """From the second image to the first."""
@@ -88,7 +93,10 @@ class Turn:
         return bool(np.nanmax(np.abs(change), initial=0.0) > _BENT)
 
     def turned(self, image: UInt8Array) -> UInt8Array:
-        """The first image, H×W, as the second would show it if everything were far away."""
+        """The first image, H×W, as the second would show it if everything were far away.
+
+        What the first does not show continues its edge: a black frame would attract flow.
+        """
         height, width = image.shape
         sides = (
             np.arange(-_GRID, side + 2 * _GRID, _GRID, dtype=np.float32) for side in (width, height)
@@ -100,7 +108,7 @@ class Turn:
         down = (np.arange(height, dtype=np.float32) + _GRID) / _GRID
         sought = np.meshgrid(across, down)
         x, y = np.moveaxis(np.asarray(cv2.remap(back, *sought, cv2.INTER_LINEAR)), 2, 0)
-        return np.asarray(cv2.remap(image, x, y, cv2.INTER_LINEAR))
+        return np.asarray(cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
 
 
 def expected(
@@ -115,7 +123,7 @@ def expected(
     onward = points + moved
     if turn is None:
         return onward
-    there = turn.carried(points) + own
+    there = turn.carried(points + own)  # it was seen before the camera turned
     return np.where(np.isfinite(there), there, onward)
 
 

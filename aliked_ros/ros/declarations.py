@@ -87,7 +87,7 @@ class Declaration(Setting):
         return descriptor
 
     def checked(self, value: Any) -> Value:
-        """The value in this parameter's type (a whole number is welcome as a float, or a text).
+        """The value in this parameter's type (a number is welcome as a text, a whole one as float).
 
         Raises ConfigurationError for another type, a value that is not permitted, or a package
         that is not installed.
@@ -95,7 +95,7 @@ class Declaration(Setting):
         kind = type(self.default)
         if kind is float and type(value) is int:
             value = float(value)
-        elif kind is str and type(value) is int and self.other is not None:
+        elif kind is str and type(value) in (int, float) and self.other is not None:
             value = str(value)  # YAML's 3 for '3'
         if type(value) is not kind:
             raise ConfigurationError(

@@ -22,10 +22,20 @@ from aliked_ros.configuration import MAX_PLACES, SETTINGS, Setting
 from aliked_ros.ros.declarations import Change, Declaration
 from aliked_ros.ros.transports import DEPTH_SUFFIXES, VIDEO, VIDEO_MESSAGES
 
+_LARGEST_OFFSET = 10.0  # seconds between the stamps of images and IMU
+
 
 def _of_setting(setting: Setting) -> Declaration:
     facts = {row.name: getattr(setting, row.name) for row in fields(Setting)}
     return Declaration(**facts, change=Change.ANYTIME if setting.live else Change.UNCONFIGURED)
+
+
+def _is_offset(text: str) -> bool:
+    """Whether a text is a time offset."""
+    try:
+        return abs(float(text)) <= _LARGEST_OFFSET
+    except ValueError:
+        return False
 
 
 def _thresholds(
@@ -209,11 +219,11 @@ DECLARATIONS: tuple[Declaration, ...] = (
     ),
     Declaration(
         "imu_time_offset",
-        0.0,
-        "An image's stamp plus this is the IMU's stamp of the same moment; 0 = estimated from the "
-        "images.",
-        limits=(-10.0, 10.0),
-        unit="seconds",
+        "auto",
+        "An image's stamp plus this is the IMU's stamp of the same moment, in seconds; 'auto' = "
+        "estimated from the images.",
+        choices=("auto",),
+        other=(_is_offset, f"seconds from -{_LARGEST_OFFSET:g} to {_LARGEST_OFFSET:g}"),
         change=Change.UNCONFIGURED,
     ),
     Declaration(

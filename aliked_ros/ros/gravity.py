@@ -20,15 +20,12 @@ from collections import deque
 
 import numpy as np
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Imu
 
-from aliked_ros.ros.conversions import seconds
+from aliked_ros.ros.imu_messages import QOS, Sample
 from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import Float64Array
 
-# Deep, as the node reads nothing while it adjusts a keyframe.
-_QOS = QoSProfile(depth=400, reliability=ReliabilityPolicy.BEST_EFFORT)
 _WINDOW = 0.5  # seconds of standing still
 _LEAST = 10  # samples in it
 _KEPT = 4000  # samples
@@ -48,10 +45,10 @@ class Gravity:
 
     def __init__(self, node: Node, topic: str, warnings: Warnings) -> None:
         self._warnings = warnings
-        self._samples: deque[tuple[float, list[float], list[float]]] = deque(maxlen=_KEPT)
+        self._samples: deque[Sample] = deque(maxlen=_KEPT)
         self.frame: str | None = None
         self._node = node
-        self._subscription = node.create_subscription(Imu, topic, self._receive, _QOS)
+        self._subscription = node.create_subscription(Imu, topic, self._receive, QOS)
         self.topic = self._subscription.topic_name
 
     def close(self) -> None:
@@ -65,7 +62,7 @@ class Gravity:
         """
         if not self._samples:
             return None
-        newest = self._samples[-1][0]
+        newest = self._samples[-1].stamp
         if abs(newest - stamp) > _OTHER_CLOCK:
             self._warnings.warn(
                 self.topic,
@@ -74,10 +71,11 @@ class Gravity:
                 "clocks, and gravity is not used. Give both drivers the same clock.",
             )
             return None
-        window = [sample for sample in self._samples if stamp - _WINDOW <= sample[0] <= stamp]
+        window = [one for one in self._samples if stamp - _WINDOW <= one.stamp <= stamp]
         if newest < stamp - _LATE or len(window) < _LEAST:
             return None
-        acceleration, turning = (np.array(column) for column in list(zip(*window, strict=True))[1:])
+        acceleration = np.array([one.acceleration for one in window])
+        turning = np.array([one.rate or (0.0, 0.0, 0.0) for one in window])
         mean = acceleration.mean(0)
         size = float(np.linalg.norm(mean))
         shaking = float(np.linalg.norm(acceleration.std(0)))
@@ -104,15 +102,19 @@ class Gravity:
         return True
 
     def _receive(self, message: Imu) -> None:
-        acceleration, turning = message.linear_acceleration, message.angular_velocity
-        values = [[v.x, v.y, v.z] for v in (acceleration, turning)]
-        stamp = seconds(message.header.stamp)
-        if not np.isfinite(values).all():
+        sample = Sample.of(message)
+        if sample.acceleration is None:
+            self._warnings.warn(
+                f"{self.topic} acceleration",
+                f"Imu on {self.topic} has no acceleration (its covariance is -1, or it is not "
+                "finite): it is ignored. Set imu_topic to the topic of an accelerometer.",
+            )
             return
-        newest = self._samples[-1][0] if self._samples else stamp
-        if stamp < newest - _OTHER_CLOCK:
+        self._warnings.clear(f"{self.topic} acceleration")
+        newest = self._samples[-1].stamp if self._samples else sample.stamp
+        if sample.stamp < newest - _OTHER_CLOCK:
             self._samples.clear()  # a recording that starts again
-        elif stamp < newest:
+        elif sample.stamp < newest:
             return
-        self.frame = message.header.frame_id
-        self._samples.append((stamp, values[0], values[1]))
+        self.frame = sample.frame
+        self._samples.append(sample)

@@ -28,27 +28,26 @@ import numpy as np
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import Imu
 
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.frontend.alignment import Alignment
-from aliked_ros.frontend.gyroscope import Gyroscope
+from aliked_ros.frontend.gyroscope import LONGEST_GAP, Gyroscope
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.ros.compatibility import publisher_count
-from aliked_ros.ros.conversions import seconds
 from aliked_ros.ros.declarations import Settings
+from aliked_ros.ros.imu_messages import QOS, Sample
 from aliked_ros.ros.subscriptions import Subscriptions
 from aliked_ros.ros.transforms import TransformError, Transforms
 from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import Float64Array
 
-_QOS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT)  # a second at 1 kHz
 _WAIT = 0.005  # seconds that an image waits for the samples up to its stamp
 _NEAR = 0.05  # seconds: samples older than that by more are not about to come
 _SILENCE = 1.0  # seconds without samples that are worth a warning
 _OTHER_CLOCK = 1.0  # seconds between the stamps of image and IMU
+_RECENT = 2.0  # seconds of samples whose rate is looked at
 _SETTLED = 10  # images before a missing calibration is worth a warning
 
 
@@ -88,11 +87,14 @@ class ImuInput:
         """Subscribe. say: logs what was estimated."""
         self.topic = node.resolve_topic_name(settings["imu_topic"])
         self._gyroscope = Gyroscope()
-        self._alignment = Alignment(given_rotation(settings), settings["imu_time_offset"] or None)
+        offset: str = settings["imu_time_offset"]
+        self._alignment = Alignment(
+            given_rotation(settings), None if offset == "auto" else float(offset)
+        )
         self._frame = settings["imu_frame"]
         self._by_arrival = settings["stamps"] == "arrival"
         self._warnings, self._say = warnings, say
-        self._arrived = self._looked = time.monotonic()
+        self._arrived = self._looked = self._checked = time.monotonic()
         self._uncalibrated = 0
         self._clock = node.get_clock()
         # A node of its own: the front-end's executor is too slow for a kilohertz.
@@ -102,7 +104,7 @@ class ImuInput:
         )  # fmt: skip
         self._subscriptions = Subscriptions(self._node, warnings)
         self._transforms = Transforms(self._node, node.resolve_topic_name) if self._frame else None
-        self._subscription = self._subscriptions.add(Imu, self.topic, self._on_imu, _QOS)
+        self._subscription = self._subscriptions.add(Imu, self.topic, self._on_imu, QOS)
         self._executor = SingleThreadedExecutor(context=node.context)
         self._executor.add_node(self._node)
         self._ended = threading.Event()
@@ -133,12 +135,8 @@ class ImuInput:
 
     def _on_imu(self, message: Imu, info: Mapping[str, Any]) -> None:
         self._arrived = time.monotonic()
-        rate = message.angular_velocity
-        stamp = seconds(message.header.stamp)
-        if self._by_arrival:
-            stamp = self._clock.now().nanoseconds * 1e-9
-        finite = math.isfinite(rate.x + rate.y + rate.z)
-        if message.angular_velocity_covariance[0] == -1.0 or not finite:
+        sample = Sample.of(message)
+        if sample.rate is None:
             self._warnings.warn(
                 "imu rates",
                 f"Imu on {self.topic} has no angular velocity (its covariance is -1, or it is not "
@@ -146,7 +144,8 @@ class ImuInput:
             )
             return
         self._warnings.clear("imu rates")
-        self._gyroscope.add(stamp, (rate.x, rate.y, rate.z))
+        stamp = self._clock.now().nanoseconds * 1e-9 if self._by_arrival else sample.stamp
+        self._gyroscope.add(stamp, sample.rate)
 
     def before(self, pipeline: Pipeline, stamp: float, frame: str) -> None:
         """An image of this stamp (seconds) and frame is about to be processed."""
@@ -164,6 +163,7 @@ class ImuInput:
         received: when it came (``time.perf_counter``).
         """
         self._check_stamps(stamp + time.perf_counter() - received)
+        self._check_publishers()
         self._uncalibrated = 0 if pipeline.camera is not None else self._uncalibrated + 1
         if self._uncalibrated > _SETTLED:
             self._warnings.warn(
@@ -205,6 +205,34 @@ class ImuInput:
                 "Features are predicted without it. Synchronise the clocks, or set "
                 "stamps to arrival.",
             )
+
+    def _check_publishers(self) -> None:
+        """Warn of an IMU that is too slow, or of several; once a second."""
+        now = time.monotonic()
+        if now - self._checked < _SILENCE:
+            return
+        self._checked = now
+        publishers = publisher_count(self._node, self._subscription)
+        if publishers > 1:
+            self._warnings.warn(
+                "imu publishers",
+                f"{self.topic} has {publishers} publishers: their samples mix, and predictions are "
+                "wrong. Stop all but one, or give each IMU its own topic.",
+            )
+        else:
+            self._warnings.clear("imu publishers")
+        newest = self._gyroscope.newest
+        stamps, _ = self._gyroscope.samples(newest - _RECENT, newest)
+        step = float(np.median(np.diff(stamps))) if len(stamps) > 2 else 0.0
+        if step > LONGEST_GAP:
+            self._warnings.warn(
+                "imu rate",
+                f"Imu on {self.topic} comes at {1.0 / step:.1f} Hz: gaps of more than "
+                f"{LONGEST_GAP:g} s are not bridged, and features are predicted without it. "
+                "Publish at 100 Hz or more.",
+            )
+        else:
+            self._warnings.clear("imu rate")
 
     def _look_up(self, frame: str) -> None:
         """The rotation by tf, once a second."""

@@ -96,15 +96,25 @@ class Robot:
         return True
 
     def see(
-        self, stamp: float, unit: float = 1.0, shift: float = 0.0, imu: bool = True
+        self,
+        stamp: float,
+        unit: float = 1.0,
+        shift: float = 0.0,
+        imu: bool = True,
+        step: float = 0.005,
+        measured: float = 0.0,
     ) -> FeatureFrame:
-        """The image of this time, after the IMU's samples up to it; its features."""
+        """The image of this time, after the IMU's samples up to it; its features.
+
+        measured: -1 = angular velocities are not, by their covariance.
+        """
         if imu:
-            for sample in np.arange(self.sent + 0.005, stamp + 0.006, 0.005):
+            for sample in np.arange(self.sent + step, stamp + 0.006, step):
                 x, y, z = (rates(np.array([sample]))[0] * unit).tolist()
                 message = Imu(header=header(sample + shift, "imu_link"))
                 velocity = message.angular_velocity
                 velocity.x, velocity.y, velocity.z = x, y, z
+                message.angular_velocity_covariance[0] = measured
                 self.imu.publish(message)
                 self.sent = sample
             self.probe.spin(0.02)
@@ -156,6 +166,38 @@ def test_a_turning_camera_with_and_without_its_imu(robot: Robot) -> None:
 
     assert not robot.restart(imu_rotation="1,0,0")
     assert "give the unit quaternion" in said()
+
+
+def test_faults_of_an_imu_are_named_and_pass(robot: Robot) -> None:
+    """Of acceleration only, NaN, slow, set back, twice, silent for a while: then it is used."""
+    fast, said = np.arange(0.0, 1.21, 0.2), robot.process.text
+    x, y, z, w = Rotation.from_matrix(CAMERA_FROM_IMU).as_quat()
+    assert robot.restart(imu_rotation=f"{x:.6f},{y:.6f},{z:.6f},{w:.6f}", imu_time_offset="0")
+
+    def seen(start: float, **how: Any) -> float:
+        robot.sent = start - 0.1
+        share = robot.followed(start + fast, **how)
+        robot.probe.spin(1.1)  # what is checked once a second
+        robot.see(float(start + fast[-1] + 0.1), **how)
+        return share
+
+    without = seen(0.0, measured=-1.0)
+    assert "has no angular velocity" in robot.probe.status.last_error
+    seen(10.0, unit=float("nan"))
+    assert said().count("has no angular velocity") == 1
+    seen(20.0, step=0.2)
+    assert "comes at 5.0 Hz" in said()
+    robot.probe.spin(1.2)
+    seen(30.0, imu=False)
+    assert "No Imu on /imu/data" in said()
+    assert seen(40.0) > without + 0.2
+    another = robot.probe.node.create_publisher(Imu, "imu/data", RELIABLE)
+    robot.probe.wait(lambda: another.get_subscription_count())
+    seen(50.0)
+    assert "/imu/data has 2 publishers" in said()
+    robot.probe.node.destroy_publisher(another)
+    assert seen(5.0) > without + 0.2, "stamps of images and IMU went back by 45 s"
+    assert robot.probe.status.state == "active"
 
 
 def test_rotation_from_tf(robot: Robot) -> None:

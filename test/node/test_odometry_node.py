@@ -375,7 +375,7 @@ def test_gravity_is_the_direction_that_is_measured_at_rest(gravity):
         ([0.0, 0.0, 0.02], 0.0, "acceleration of 0.02 m/s² while it stands still", False),
         ([0.0, 0.0, 32.2], 0.0, "acceleration of 32.20 m/s² while it stands still", False),
         ([0.0, 0.0, 9.8], 1.7e9, "is 1700000000.0 s ahead of the images", False),
-        ([np.nan, 0.0, 9.8], 0.0, "", False),
+        ([np.nan, 0.0, 9.8], 0.0, "has no acceleration", False),
     ],
 )
 def test_an_imu_that_is_wrong_is_named_once(gravity, up, start, sentence, used):

@@ -19,14 +19,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
+import cv2
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from aliked_ros.backends.create import create_backend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.extractor import Extractor
-from aliked_ros.frontend.matcher import AdaptiveMatcher, LightGlueMatcher
+from aliked_ros.frontend.matcher import AdaptiveMatcher, LightGlueMatcher, PairMatcher
+from aliked_ros.frontend.prediction import Turn
 from aliked_ros.types import UInt8Array
+from helpers.gyroscope import camera
 
 CONFIG = FrontendConfig(max_keypoints=512, matcher="adaptive")
 Images = Callable[[int], UInt8Array]
@@ -66,3 +70,26 @@ def test_matches_hold_each_row_once_and_lie_near(
         - images[1].keypoints[matches.reference_indices]
     )
     assert np.linalg.norm(moved, axis=1).max() < 100
+
+
+@pytest.mark.parametrize("degrees", [(0, 0, 15), (0, 8, 12)], ids=["roll", "roll and pan"])
+def test_a_known_turn_spares_lightglue(
+    degrees: tuple[float, float, float],
+    parts: tuple[Extractor, LightGlueMatcher],
+    tum_images: Images,
+) -> None:
+    """Descriptors have changed; the place that the turn predicts tells the points apart."""
+    extractor, lightglue = parts
+    before = cv2.cvtColor(tum_images(0), cv2.COLOR_RGB2GRAY)
+    turn = Turn(camera(), Rotation.from_rotvec(degrees, degrees=True).as_matrix())
+    shifted = np.roll(turn.turned(before), 6, axis=1)  # what no turn explains
+    first, second = extractor.extract(before), extractor.extract(shifted)
+    matcher = PairMatcher(CONFIG, lightglue)
+    matches = matcher.match(first, second, turn=turn)
+    there = turn.carried(first.keypoints[matches.reference_indices]) + np.float32([6.0, 0.0])
+    off = np.linalg.norm(second.keypoints[matches.current_indices] - there, axis=1)
+    assert matches.matcher == "nearest"
+    assert len(matches) > 150
+    assert np.mean(off < 5.0) > 0.95
+    wrong = Turn(camera(), Rotation.from_rotvec((0, -25, -40), degrees=True).as_matrix())
+    assert matcher.match(first, second, turn=wrong).matcher == "lightglue"

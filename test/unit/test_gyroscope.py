@@ -158,15 +158,16 @@ def test_points_that_turn_behind_the_camera_have_no_place() -> None:
 
 
 def test_what_the_turn_does_not_explain_goes_on() -> None:
-    """A camera that turns to and fro while the scene moves by 5 pixels an image."""
+    """A camera that turns to and fro, and rolls, while the scene moves by 5 pixels an image."""
     model = camera()
-    turns = [Turn(model, Rotation.from_rotvec([0.0, a, 0.0]).as_matrix()) for a in (0.2, -0.15)]
+    vectors = ([0.0, 0.2, 0.0], [0.0, -0.15, 0.6])
+    turns = [Turn(model, Rotation.from_rotvec(vector).as_matrix()) for vector in vectors]
     points = np.array([[300.0, 200.0], [400.0, 300.0]], np.float32)
     own = np.array([5.0, 0.0], np.float32)
     after = turns[0].carried(points) + own
     left = own_motion(points, after, turns[0])
     predicted = expected(after, after - points, left, turns[1])
-    assert np.allclose(predicted, turns[1].carried(after) + own, atol=0.01)
+    assert np.allclose(predicted, turns[1].carried(after + own), atol=0.01)
 
 
 def _rows(points: np.ndarray) -> Rows:
@@ -197,6 +198,9 @@ def test_flow_follows_a_sudden_turn(
     errors = np.linalg.norm(moved.points - there[stays], axis=1)[found]
     assert found.mean() > 0.9
     assert np.median(errors) < 0.2
+    still = Turn(model, np.eye(3))
+    assert np.array_equal(still.turned(before)[20:-20, 20:-20], before[20:-20, 20:-20])
+    assert turn.turned(np.full_like(before, 200)).min() == 200, "no black frame"
     moved, found, _ = carry(rows, before, now, None)
     right = found & (np.linalg.norm(moved.points - there[stays], axis=1) < 2.0)
     assert right.mean() < 0.5, "without it most are lost"
@@ -313,3 +317,23 @@ def test_a_gyroscope_that_is_put_right_is_used_again() -> None:
     prediction = _aligned(gyroscope, alignment, stamps)
     assert prediction.alignment.problem == ""
     assert prediction.turn(150, 151) is not None
+
+
+def test_kept_tracks_are_counted_against_the_truth() -> None:
+    """Those that the next image has, and those that are where they can be."""
+    pytest.importorskip("evo", reason="evaluations need evo")
+    from aliked_ros.evaluation.gyroscope import kept_between
+    from aliked_ros.odometry.geometry import Transform
+
+    def pose_at(stamp: float) -> Transform:
+        place = 0.3 * np.array([np.sin(stamp), np.cos(0.7 * stamp), np.sin(1.3 * stamp)])
+        return Transform(orientation(stamp).as_matrix(), place)
+
+    first, second = results(np.array([1.0, 1.1]))
+    in_view, followed, right = kept_between(first, second, camera(), pose_at)
+    assert right == followed > 100
+    assert 0.9 * followed < in_view < len(first.features)
+    moved = replace(second.features, keypoints=second.features.keypoints + np.float32(15.0))
+    _, followed, right = kept_between(first, replace(second, features=moved), camera(), pose_at)
+    assert right < 0.3 * followed
+    assert kept_between(first, second, camera(), None) == (0, followed, 0)

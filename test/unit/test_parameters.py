@@ -88,6 +88,8 @@ def test_every_parameter_is_described():
         ("score_threshold", float("nan"), "it must lie in 0 to 1"),
         ("model", "superpoint", "choose one of aliked-t16"),
         ("publish_matches", "yes", "it must be of type bool"),
+        ("imu_time_offset", "nan", "choose one of auto, or seconds from -10 to 10"),
+        ("imu_time_offset", 11.0, "choose one of auto, or seconds from -10 to 10"),
     ],
 )
 def test_bad_values_are_named(name, value, words):
@@ -101,9 +103,10 @@ def test_whole_numbers_are_welcome_as_floats():
     assert isinstance(value, float)
 
 
-def test_whole_numbers_are_welcome_as_texts():
+def test_numbers_are_welcome_as_texts():
     """YAML reads ``detection: 3`` as a number."""
     assert BY_NAME["detection"].checked(3) == "3"
+    assert [BY_NAME["imu_time_offset"].checked(v) for v in (0, -0.02)] == ["0", "-0.02"]
     with pytest.raises(ConfigurationError, match="'0'; choose one of every"):
         BY_NAME["detection"].checked(0)
 
