@@ -39,7 +39,7 @@ from aliked_ros.frontend.following import (
     nothing,
 )
 from aliked_ros.frontend.keyframes import shared_rows
-from aliked_ros.frontend.moving import SPAN, MovingObjects
+from aliked_ros.frontend.moving import LATENCY, MovingObjects
 from aliked_ros.frontend.recovery import undistorted
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.verification import Verifier
@@ -60,7 +60,7 @@ from aliked_ros.types import (
 _HARD = 0.5  # of the last detection's tracks: with fewer left, an image asks for one at once
 _LATE = 15  # images since its own, after which a detection may come to nothing
 _LEFT = 0.1  # of its features: what there have to be of tracks
-_LOOSE = 2 * SPAN  # images for which a track that left the others may turn out to be an object's
+_LOOSE = LATENCY + 1  # images for which a track that left the others may turn out to be an object's
 
 _KEPT = 64  # images, at most, since the one that is being looked at
 _REMEMBERED = 5000  # tracks that have ended for good
@@ -239,14 +239,7 @@ class Carrier:
         """The tracks with those of moving objects among them, unless these are dropped."""
         if not moving.wanted:
             return replace(carried, loose=nothing())
-        rows, loose = carried.rows, carried.loose
-        published = loose.points[loose.missed == 1]
-        if len(published) and len(rows):  # a point that was detected again goes on as it is
-            distance, _ = cKDTree(published).query(rows.points)
-            rows = rows[(rows.ids != 0) | (distance > SPACING)]
-        if len(loose) and len(rows):
-            distance, _ = cKDTree(rows.points).query(loose.points)
-            loose = apart(loose[distance > MERGED], loose.chains)
+        rows, loose = _without_doubles(carried.rows, carried.loose)
         scene = np.arange(len(rows) + len(loose)) < len(rows)
         rows = rows + loose if len(loose) else rows
         height, width = carried.grey.shape
@@ -363,3 +356,22 @@ def _loosened(rows: Rows) -> Rows:
     """Tracks that leave the others."""
     none = np.zeros(len(rows), np.int64)
     return replace(rows, ids=none.astype(np.uint64), missed=none + 2, detected=none - 1)
+
+
+def _without_doubles(rows: Rows, loose: Rows) -> tuple[Rows, Rows]:
+    """Tracks and loose ones of which no two show one point."""
+    published = loose.points[loose.missed == 1]
+    if len(published) and len(rows):  # an object's point that was detected again goes on as it is
+        distance, _ = cKDTree(published).query(rows.points)
+        rows = rows[(rows.ids != 0) | (distance > SPACING)]
+    if len(loose) and len(rows):
+        distance, nearest = cKDTree(rows.points).query(loose.points)
+        same = distance <= MERGED
+        again, first = np.unique(nearest[same], return_index=True)
+        begun = rows.ids[again] == 0  # a track that began where a loose one is goes on from there
+        chains = rows.chains.copy()
+        chains[again[begun]] = loose.chains[same][first[begun]]
+        rows, loose = replace(rows, chains=chains), loose[~same]
+    if len(loose):
+        loose = apart(loose, loose.chains)
+    return rows, loose

@@ -29,6 +29,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
@@ -58,8 +59,10 @@ _ALIKE = 3  # move alike, around each point of an object
 _REACH = 0.1  # of the image's longer side: neighbours are nearer
 _STRETCH = 0.1  # of their distance: by how much neighbours of one object may move apart
 _NEARER = 10.0  # times nearer than the scene: no point at rest is
+_ENOUGH = 200  # points for a plane by least squares
 _SIGMAS = 3.0  # standard deviations that a point may be off
-_CONFIRMED = 2  # images in which an object is found before it counts
+_CONFIRMED = SPAN + 1  # images in which an object is found before it counts: more than a jump
+LATENCY = 2 * SPAN + _CONFIRMED  # images in which a point is seen before its object counts
 _KEPT = 2 * SPAN  # images that a point stays with its object without being found to move
 
 
@@ -68,17 +71,16 @@ class _Moment:
     """N points of an image.
 
     chains: uint64, which point it is, from image to image. points: N×2 float64, pixels. agreed: N,
-    images in a row in which it agreed with the camera's motion. moved: N×2, pixels, since SPAN
-    images before, NaN = unknown. off: N, whether the camera's motion does not explain that.
-    objects: N, numbers of their objects, confirmed or not; 0 = none. since: N, images since the
-    point was last found to move with its object.
+    images in a row in which it agreed with the camera's motion. off_plane: N×2, pixels from where
+    the scene's plane had it, by the motion since SPAN images before; NaN = unknown. objects: N,
+    numbers of their objects, confirmed or not; 0 = none. since: N, images since the point was last
+    found to move with its object.
     """
 
     chains: UInt64Array
     points: Float64Array
     agreed: IntArray
-    moved: Float64Array
-    off: BoolArray
+    off_plane: Float64Array
     objects: UInt32Array
     since: IntArray
 
@@ -141,8 +143,7 @@ class MovingObjects:
         self._next_chain += count
         now = _Moment(
             chains, points, np.zeros(len(chains), np.int64), np.full((len(chains), 2), np.nan),
-            np.zeros(len(chains), bool), np.zeros(len(chains), np.uint32),
-            np.zeros(len(chains), np.int64),
+            np.zeros(len(chains), np.uint32), np.zeros(len(chains), np.int64),
         )  # fmt: skip
         step = np.full((len(chains), 2), np.nan)
         if self._past:
@@ -153,44 +154,57 @@ class MovingObjects:
             now.objects[rows], now.since[rows] = last.objects[there], last.since[there] + 1
         if len(self._past) == SPAN:
             noise = np.zeros(len(chains)) if deviations is None else deviations
-            self._compare(now, self._past[0], noise)
-            self._group(now, self._past[0], _REACH * max(size))
+            self._find(now, self._past[0], noise, _REACH * max(size))
             self._join(now, step, ~agreeing, _REACH * max(size))
         now.objects[now.since > _KEPT] = 0
         self._past.append(now)
-        confirmed = [number for number, times in self._found.items() if times >= _CONFIRMED]
-        return chains, np.where(np.isin(now.objects, confirmed), now.objects, np.uint32(0))
+        counted = np.isin(now.objects, self._confirmed)
+        return chains, np.where(counted, now.objects, np.uint32(0))
 
-    def _compare(self, now: _Moment, then: _Moment, noise: Float64Array) -> None:
-        """Fill in ``moved`` and ``off``, where the camera's motion is known."""
+    @property
+    def _confirmed(self) -> list[int]:
+        """Numbers of the objects that count."""
+        return [number for number, times in self._found.items() if times >= _CONFIRMED]
+
+    def _find(self, now: _Moment, then: _Moment, noise: Float64Array, reach: float) -> None:
+        """Number the points of objects: what the motion of all others does not explain."""
         rows, there = shared_rows(now.chains, then.chains)
         known = np.isfinite(now.points[rows]).all(1) & np.isfinite(then.points[there]).all(1)
         rows, there = rows[known], there[known]
         before, after = then.points[there], now.points[rows]
-        now.moved[rows] = after - before
         rest = (now.agreed[rows] >= SPAN) & (now.objects[rows] == 0)
+        known_moving = np.isin(now.objects, self._confirmed)
         if np.count_nonzero(rest) < MIN_MATCHES:
             return
-        threshold = self._config.inlier_threshold
-        motion = TwoViews.of(before[rest], after[rest], threshold)
-        gate = threshold * motion.widening(before, after) + _SIGMAS * noise[rows]
-        off = motion.errors(before, after) > gate
-        moved = now.moved[rows]
-        usual = np.median(np.linalg.norm(moved[rest], axis=1))
-        beyond = np.linalg.norm(moved - np.median(moved[rest], axis=0), axis=1)
-        off |= beyond > threshold + _SIGMAS * noise[rows] + _NEARER * usual
-        now.off[rows] = off
+        now.off_plane[rows] = after - _plane(before, after, rest)
+        gate = self._config.inlier_threshold + _SIGMAS * noise[rows]
+        beyond = [
+            np.linalg.norm(one, axis=1) for one in (now.off_plane[rows], then.off_plane[there])
+        ]
+        moving = np.flatnonzero((beyond[0] > gate) & (beyond[1] > gate))  # NaN is not
+        motions = np.column_stack([now.off_plane[rows], then.off_plane[there]])[moving]
+        groups = _groups(after[moving], motions, reach, self._config.inlier_threshold)
+        nearest = gate + _NEARER * np.median(np.linalg.norm((after - before)[rest], axis=1))
+        found = []
+        for group in (moving[g] for g in groups):
+            distance, _ = cKDTree(after[group]).query(after)
+            others = rest & (distance > reach)  # what moves with it would explain it
+            off = beyond[0][group] > nearest[group]
+            # a motion fitted to few depths is wrong elsewhere: to begin, an object disagrees with
+            # the verified one too, which may be a single one for it and the scene
+            sure = off | (now.agreed[rows[group]] < SPAN) | known_moving[rows[group]]
+            if np.count_nonzero(others) >= MIN_MATCHES:
+                motion = TwoViews.of(before[others], after[others], self._config.inlier_threshold)
+                views = before[group], after[group]
+                off |= motion.errors(*views) > gate[group] * motion.widening(*views)
+            if np.count_nonzero(off & sure) >= _LEAST:
+                found.append(rows[group[off]])
+        self._number(now, found)
 
-    def _group(self, now: _Moment, then: _Moment, reach: float) -> None:
-        """Find the objects: points that were off over the last span and over this one."""
-        rows, there = shared_rows(now.chains, then.chains)
-        moving = now.off[rows] & then.off[there]
-        rows, there = rows[moving], there[moving]
-        motions = np.column_stack([now.moved[rows], then.moved[there]])
-        groups = _groups(now.points[rows], motions, reach, self._config.inlier_threshold)
+    def _number(self, now: _Moment, found: list[IntArray]) -> None:
+        """Give the rows of each object the number that most of them had, or a new one."""
         taken: set[int] = set()
-        for group in sorted(groups, key=len, reverse=True):
-            members = rows[group]
+        for members in sorted(found, key=len, reverse=True):
             votes = Counter(now.objects[members].tolist())
             number = next((n for n, _ in votes.most_common() if n and n not in taken), 0)
             if number == 0:
@@ -222,6 +236,20 @@ class MovingObjects:
         nearest = near[np.arange(len(others)), alike.argmax(1)][joining]
         now.objects[others[joining]] = now.objects[members[nearest]]
         now.since[others[joining]] = 0
+
+
+def _plane(before: Float64Array, after: Float64Array, rest: BoolArray) -> Float64Array:
+    """Where points N×2 would be if all were on the plane that fits most of those at rest."""
+    kept = np.flatnonzero(rest)
+    there: Float64Array = before
+    for _ in range(2):
+        some = kept[:: 1 + len(kept) // _ENOUGH]
+        found, _ = cv2.findHomography(before[some], after[some])
+        plane = np.eye(3) if found is None else np.asarray(found, np.float64)
+        there = np.asarray(cv2.perspectiveTransform(before[:, None], plane)[:, 0], np.float64)
+        errors = np.linalg.norm(after[kept] - there[kept], axis=1)
+        kept = kept[errors <= 2 * np.median(errors)]
+    return there
 
 
 def _groups(
