@@ -154,9 +154,14 @@ class Tracks:
     objects: UInt32Array | None = None
 
     @property
+    def object_ids(self) -> UInt32Array:
+        """``objects``, all 0 where there are none."""
+        return np.zeros(len(self.ids), np.uint32) if self.objects is None else self.objects
+
+    @property
     def at_rest(self) -> BoolArray:
         """N, whether the point is on no moving object."""
-        return np.ones(len(self.ids), bool) if self.objects is None else self.objects == 0
+        return self.object_ids == 0
 
     @property
     def static_ids(self) -> UInt64Array:

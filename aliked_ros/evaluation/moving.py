@@ -13,7 +13,7 @@
 # limitations under the License.
 
 
-"""A texture that moves over a sequence: are its features found to move, and only they?"""
+"""How well moving objects are found: with a texture moved over a sequence, and without one."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ class Overlay:
 
     def over(self, images: Iterable[Image]) -> Iterator[tuple[Image, BoolArray]]:
         """The images with the texture, in grey, and where it is, H×W."""
-        place = velocity = np.zeros(2)
+        place, velocity = np.zeros(2), np.array(self.velocity)
         half = np.array(self.texture.shape[::-1]) / 2
         for number, image in enumerate(images):
             pixels = grey(image.pixels)
             size = np.array(pixels.shape[::-1])
             if number == 0:
-                place, velocity = 0.35 * size, np.array(self.velocity)
+                place = 0.35 * size
             if number < self.start:
                 yield replace(image, pixels=pixels), np.zeros(pixels.shape, bool)
                 continue
@@ -83,7 +83,7 @@ class Overlay:
             velocity = np.where(place < room, np.abs(velocity), velocity)
             velocity = np.where(place > size - room, -np.abs(velocity), velocity)
             turn = cv2.getRotationMatrix2D((half[0], half[1]), _TURN * number, 1.0)
-            turn[:, 2] += place - half
+            turn = turn + np.column_stack([np.zeros((2, 2)), place - half])
             shape = (int(size[0]), int(size[1]))
             shown = cv2.warpAffine(self.texture, turn, shape)
             whole = cv2.warpAffine(np.full_like(self.texture, 255), turn, shape)
@@ -110,7 +110,10 @@ def moving_found(
     settled: int = 10,
 ) -> Found:
     """Process images, with an object moving over them or as they are."""
-    recalls, precisions, shares, numbers = [], [], [], set()
+    recalls: list[tuple[int, int]] = []
+    precisions: list[tuple[int, int]] = []
+    shares: list[float] = []
+    numbers: set[int] = set()
     first = -1
     shown: Iterable[tuple[Image, BoolArray]]
     shown = ((image, np.zeros((1, 1), bool)) for image in images)
@@ -126,12 +129,12 @@ def moving_found(
                 numbers |= set(np.unique(result.tracks.objects[flagged]).tolist())
             if overlay is None or number < overlay.start:
                 continue
-            inside, outside = (_at(where_, result) for where_ in _sides(where))
+            inside, outside = (_at(side, result) for side in _sides(where))
             if first < 0 and (flagged & inside).any():
                 first = number - overlay.start + 1
             if number >= overlay.start + settled:
-                recalls.append((np.count_nonzero(flagged & inside), np.count_nonzero(inside)))
-                precisions.append((np.count_nonzero(flagged & ~outside), flagged.sum()))
+                recalls.append((int((flagged & inside).sum()), int(inside.sum())))
+                precisions.append((int((flagged & ~outside).sum()), int(flagged.sum())))
     return Found(
         len(shares),
         float(np.mean([share > 0.0 for share in shares])),
@@ -153,7 +156,7 @@ def _sides(where: BoolArray) -> tuple[BoolArray, BoolArray]:
 def _at(where: BoolArray, result: FrameResult) -> BoolArray:
     points: Float32Array = result.features.keypoints
     columns, rows = np.rint(points).astype(np.intp).T
-    return where[rows.clip(0, where.shape[0] - 1), columns.clip(0, where.shape[1] - 1)]
+    return np.asarray(where[rows.clip(0, where.shape[0] - 1), columns.clip(0, where.shape[1] - 1)])
 
 
 def _ratio(pairs: list[tuple[int, int]]) -> float:
