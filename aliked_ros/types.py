@@ -161,7 +161,7 @@ class Tracks:
     @property
     def at_rest(self) -> BoolArray:
         """N, whether the point is on no moving object."""
-        return self.object_ids == 0
+        return np.asarray(self.object_ids == 0)
 
     @property
     def static_ids(self) -> UInt64Array:
@@ -221,8 +221,9 @@ class FrameResult:
 class Keyframe:
     """An image worth coming back to. The arrays are those of its FrameResult.
 
-    tracks: their ids are 0 on moving objects, which nothing is recovered from. index, stamp: of the image, as in its FrameResult. picture: the image, H×W uint8, grey and
-        smoothed (``frontend.recovery.smooth``); None where it is not kept.
+    tracks: their ids are 0 on moving objects, which nothing is recovered from. index, stamp: of the
+        image, as in its FrameResult. picture: the image, H×W uint8, grey and smoothed
+        (``frontend.recovery.smooth``); None where it is not kept.
     """
 
     index: int

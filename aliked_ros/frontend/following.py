@@ -94,6 +94,8 @@ class Rows:
         return Rows(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def __add__(self, others: Rows) -> Rows:
+        if min(len(self), len(others)) == 0:  # ``nothing`` has descriptors of no length
+            return self if len(self) else others
         pairs = [(getattr(self, f.name), getattr(others, f.name)) for f in fields(self)]
         joined: list[Any] = [
             a + b if isinstance(a, Filters) else np.concatenate([a, b]) for a, b in pairs
@@ -279,7 +281,7 @@ def merge(
         apart_by, _ = cKDTree(rows.points).query(new.points)
         new = new[((apart_by > SPACING) | (new.ids != 0)) & ~np.isin(new.ids, rows.ids)]
     stale = (rows.missed >= _STALE) & ~_known(rows.filters, _GOOD)
-    everything = rows[~stale] + new + rows[stale] if len(rows) else new
+    everything = rows[~stale] + new + rows[stale]
     return everything[np.arange(min(len(everything), most))]
 
 

@@ -67,7 +67,7 @@ class TrackMarkers:
         self._metric = False
 
     def message(self, result: FrameResult, header: Header) -> MarkerArray | None:
-        """Points coloured by track length or as moving, and lines from where they were a few frames ago.
+        """Points coloured by length or as moving, and lines from where they were frames ago.
 
         header: the image's. None where the image gives no points: without a camera model, and
         when one comes without depth after others had it.
