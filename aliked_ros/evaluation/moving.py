@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -28,9 +29,11 @@ from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.io.images import grey
+from aliked_ros.sources.base import read_image
 from aliked_ros.types import BoolArray, Float32Array, FrameResult, Image, UInt8Array
 
 _EDGE = 5  # pixels on both sides of the object's edge, where a feature may be of either
+_WIDTH = 150  # pixels of a texture
 _TURN = 0.5  # degrees an image
 _BORDER = 10  # pixels from the image's edge at which the object turns back
 
@@ -41,7 +44,7 @@ class Found:
 
     images: processed. with_object: share of the images in which rows are on a moving object.
     rows: share of all rows that are. recall: share of the rows on the texture that are, precision:
-    share of those that are on it, once it has been seen in ``settled`` images; NaN = there are
+    share of those that are on it, once it has been seen in ``settled`` images; None = there are
     none. first: images that the object had been seen in when it was first found, -1 = never.
     objects: numbers given to what was found.
     """
@@ -49,8 +52,8 @@ class Found:
     images: int
     with_object: float
     rows: float
-    recall: float
-    precision: float
+    recall: float | None
+    precision: float | None
     first: int
     objects: int
 
@@ -91,6 +94,13 @@ class Overlay:
             mixed = pixels + opacity * (shown.astype(np.float32) - pixels)
             yield replace(image, pixels=np.rint(mixed).astype(np.uint8)), whole > 127
             place = place + velocity
+
+
+def texture_of(file: Path) -> UInt8Array:
+    """An image file in grey, ``_WIDTH`` pixels wide. Raises ImageError if it cannot be read."""
+    pixels = grey(read_image(file))
+    height = max(1, round(_WIDTH * pixels.shape[0] / pixels.shape[1]))
+    return np.asarray(cv2.resize(pixels, (_WIDTH, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def standing(image: Image, count: int, rate: float, noise: float = 2.0) -> Iterator[Image]:
@@ -159,6 +169,6 @@ def _at(where: BoolArray, result: FrameResult) -> BoolArray:
     return np.asarray(where[rows.clip(0, where.shape[0] - 1), columns.clip(0, where.shape[1] - 1)])
 
 
-def _ratio(pairs: list[tuple[int, int]]) -> float:
+def _ratio(pairs: list[tuple[int, int]]) -> float | None:
     some, everything = np.sum(pairs, axis=0) if pairs else (0, 0)
-    return float(some / everything) if everything else float("nan")
+    return float(some / everything) if everything else None

@@ -15,8 +15,9 @@
 """Pictures of tracks and matches.
 
 Tracks are coloured by length in frames: from 1 (blue) over green and yellow to 30 and more (red),
-evenly spaced on the "turbo" colour map; those on moving objects are magenta. Match scores run from 0 (red) over yellow to 1 (green). The
-image underneath is dimmed grey, so that every colour has a meaning. See ``docs/tracks.md``.
+evenly spaced on the "turbo" colour map; those on moving objects are magenta. Match scores run from
+0 (red) over yellow to 1 (green). The image underneath is dimmed grey, so that every colour has a
+meaning. See ``docs/tracks.md``.
 
 :class:`Trails` stores past positions. :func:`track_bins`, :data:`TRACK_COLOURS` and :func:`fade`
 define the look, also for rviz and Foxglove.
