@@ -36,7 +36,7 @@ from aliked_ros.io.images import grey
 def main() -> None:
     """Draw the tracks of the last image."""
     first = next(iter(CAMERA))
-    texture = np.ascontiguousarray(cv2.flip(grey(first.pixels)[180:310, 250:420], 1))
+    texture = np.ascontiguousarray(cv2.flip(grey(first.pixels)[230:370, 390:560], 1))
     trails = Trails()
     with closing(Pipeline(FrontendConfig(max_keypoints=600, moving_objects="flag"))) as pipeline:
         for image, _ in Overlay(texture, (4.0, 2.0), 3).over(standing(first, 22, 30.0)):
@@ -44,7 +44,8 @@ def main() -> None:
             trails.update(result)
     print(f"{np.count_nonzero(~result.tracks.at_rest)} of {len(result.features)} features move")
     picture = draw_tracks(image.pixels, result, trails)
-    cv2.imwrite(str(IMAGES / "moving_objects.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    cv2.imwrite(str(IMAGES / "moving_objects.jpg"), bgr, [cv2.IMWRITE_JPEG_QUALITY, 85])
 
 
 if __name__ == "__main__":

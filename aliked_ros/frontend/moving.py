@@ -187,12 +187,14 @@ class MovingObjects:
         nearest = gate + _NEARER * np.median(np.linalg.norm((after - before)[rest], axis=1))
         found = []
         for group in (moving[g] for g in groups):
-            distance, _ = cKDTree(after[group]).query(after)
-            others = rest & (distance > reach)  # what moves with it would explain it
             off = beyond[0][group] > nearest[group]
             # a motion fitted to few depths is wrong elsewhere: to begin, an object disagrees with
             # the verified one too, which may be a single one for it and the scene
             sure = off | (now.agreed[rows[group]] < SPAN) | known_moving[rows[group]]
+            if np.count_nonzero(sure) < _LEAST:
+                continue
+            distance, _ = cKDTree(after[group]).query(after)
+            others = rest & (distance > reach)  # what moves with it would explain it
             if np.count_nonzero(others) >= MIN_MATCHES:
                 motion = TwoViews.of(before[others], after[others], self._config.inlier_threshold)
                 views = before[group], after[group]
