@@ -400,9 +400,11 @@ def _draw_legend(
     texts = [f"{title}  {low}", high, moving]
     sizes = [cv2.getTextSize(text, _FONT, scale, unit)[0] for text in texts]
     width = sizes[0][0] + sizes[1][0] + _COLOURS * cell + 4 * margin
-    swatch = width + margin
-    if moving:
-        width += cell + sizes[2][0] + 3 * margin
+    swatch, more = width + margin, cell + sizes[2][0] + 3 * margin
+    if moving and width + more <= canvas.shape[1]:
+        width += more
+    else:
+        texts[2] = moving = ""
     height = 20 * unit
     if width > canvas.shape[1] or 3 * height > canvas.shape[0]:
         return
