@@ -18,6 +18,10 @@ A wrong match disagrees with the camera's motion once, at a place of its own. A 
 so in image after image, and its points move like their neighbours. Both are required here, over two
 spans of images in a row: a pattern that is matched one period off jumps in one of them only.
 
+Candidates are groups of points off the scene's plane. A group at another depth is off it, too; so the
+epipolar geometry is fitted to what lies around the group, and has to exclude it. Before a nearly
+flat scene that fit is not to be trusted alone: the verified matches have to exclude the group, too.
+
 Two views do not tell every motion: along its epipolar line, a moving point looks like one at
 another depth. Where the camera moves too little for epipolar lines, a point is taken as moving if,
 at rest, it would have to be far nearer than the rest of the scene.
@@ -94,15 +98,18 @@ class MovingObjects:
 
     def reset(self) -> None:
         """Forget all objects; their numbers restart."""
-        self._past: deque[_Moment] = deque(maxlen=SPAN)
         self._next_chain = self._next_object = 1
+        self._forget()
+
+    def _forget(self) -> None:
+        self._past: deque[_Moment] = deque(maxlen=SPAN)
         self._found: Counter[int] = Counter()  # images in which an object was found
 
     def reconfigure(self, config: FrontendConfig) -> None:
         """Take over the setting and the threshold of ``config``."""
         self._config = config
         if not self.wanted:
-            self.reset()
+            self._forget()
 
     @property
     def wanted(self) -> bool:
