@@ -18,9 +18,9 @@ A wrong match disagrees with the camera's motion once, at a place of its own. A 
 so in image after image, and its points move like their neighbours. Both are required here, over two
 spans of images in a row: a pattern that is matched one period off jumps in one of them only.
 
-Candidates are groups of points off the scene's plane. A group at another depth is off it, too; so the
-epipolar geometry is fitted to what lies around the group, and has to exclude it. Before a nearly
-flat scene that fit is not to be trusted alone: the verified matches have to exclude the group, too.
+Candidates are groups of points off the scene's plane. A group at another depth is off it, too; so
+an epipolar geometry, fitted to all others, has to exclude the group. In a nearly flat scene that
+fit is not to be trusted alone: the verified matches have to exclude the group, too.
 
 Two views do not tell every motion: along its epipolar line, a moving point looks like one at
 another depth. Where the camera moves too little for epipolar lines, a point is taken as moving if,
