@@ -217,6 +217,13 @@ class FrontendConfig:
         "Give features that were lost for a while their ids back, from keyframes.",
         live=True,
     )
+    moving_objects: str = _setting(
+        "ignore",
+        "Groups of features that move alike, but not with the camera: 'flag' numbers them in "
+        "object_ids; 'drop' leaves them out; 'ignore' does not look for them. Needs verification.",
+        choices=("ignore", "flag", "drop"),
+        live=True,
+    )
     keyframe_tracked: float = _setting(
         0.6,
         "An image becomes a keyframe when less than this share of the last keyframe's tracks that "

@@ -143,12 +143,30 @@ class Tracks:
     lengths: N uint32, frames in which the track was seen, this one included.
     epoch: grows at every reset of the tracker.
     recovered: N bool, tracks that were lost and came back in this image; None = none did.
+    objects: N uint32, number of the moving object that the point is on, never reused within an
+        epoch; 0 = it is at rest, or not known to move. None = there is no such object.
     """
 
     ids: UInt64Array
     lengths: UInt32Array
     epoch: int
     recovered: BoolArray | None = None
+    objects: UInt32Array | None = None
+
+    @property
+    def object_ids(self) -> UInt32Array:
+        """``objects``, all 0 where there are none."""
+        return np.zeros(len(self.ids), np.uint32) if self.objects is None else self.objects
+
+    @property
+    def at_rest(self) -> BoolArray:
+        """N, whether the point is on no moving object."""
+        return np.asarray(self.object_ids == 0)
+
+    @property
+    def static_ids(self) -> UInt64Array:
+        """N uint64, the ids of the points at rest, 0 for those of moving objects."""
+        return np.where(self.at_rest, self.ids, np.uint64(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +221,9 @@ class FrameResult:
 class Keyframe:
     """An image worth coming back to. The arrays are those of its FrameResult.
 
-    index, stamp: of the image, as in its FrameResult. picture: the image, H×W uint8, grey and
-        smoothed (``frontend.recovery.smooth``); None where it is not kept.
+    tracks: their ids are 0 on moving objects, which nothing is recovered from. index, stamp: of the
+        image, as in its FrameResult. picture: the image, H×W uint8, grey and smoothed
+        (``frontend.recovery.smooth``); None where it is not kept.
     """
 
     index: int

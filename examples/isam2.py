@@ -74,6 +74,9 @@ class BackEnd:
         rays = np.frombuffer(message.normalized, np.float32).reshape(-1, 2).astype(float)
         ids = np.frombuffer(message.track_ids, np.uint64)
         good = (ids > 0) & (depth > 0) & np.isfinite(rays).all(1)
+        objects = getattr(message, "object_ids", ())
+        if len(objects):
+            good &= np.frombuffer(objects, np.uint32) == 0  # what moves is no landmark
         points = np.column_stack([rays, np.ones(len(rays))]) * depth[:, None]
         seen = {(message.epoch, int(ids[i])): i for i in np.flatnonzero(good)}
         key, camera = len(self.first), gtsam.Cal3_S2Stereo(fx, fx, 0, 0, 0, baseline)

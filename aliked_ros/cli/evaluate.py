@@ -34,8 +34,11 @@ from aliked_ros.console.options import shared_options
 from aliked_ros.errors import BackendError, ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from aliked_ros.evaluation.odometry import Carry, Mode
     from aliked_ros.evaluation.result_table import ResultTable
+    from aliked_ros.types import Image
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -316,6 +319,56 @@ def gyroscope(
         for name, used in (("without", None), ("with", rates))
     }
     show(facts, as_json)
+
+
+@app.command(epilog="Example: aliked_ros evaluate moving rgbd_dataset_freiburg1_xyz -t poster.png")
+def moving(
+    sequence: Annotated[str, typer.Argument(help="As for 'track', of a scene at rest.")],
+    texture: Annotated[
+        Path | None,
+        typer.Option(
+            "--texture", "-t", dir_okay=False,
+            help="Image that moves over the sequence, 150 pixels wide; without it, nothing moves "
+            "and all that is found is false.",
+        ),
+    ] = None,
+    velocity: Annotated[str, typer.Option(help="Of the texture, x,y in pixels an image.")] = "4,2",
+    still: Annotated[
+        bool, typer.Option("--still", help="Repeat the first image, with noise: a standing camera.")
+    ] = False,
+    detection: Annotated[str, typer.Option(help=help_of("detection"))] = "3",
+    matcher: Annotated[str, typer.Option(help=help_of("matcher"))] = "adaptive",
+    top_k: Annotated[int, typer.Option("--top-k", help="Keypoints an image.")] = 600,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of images.")] = 60,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Moving objects: recall and precision with a texture that moves, false alarms without."""
+    from aliked_ros.camera import CameraModel
+    from aliked_ros.evaluation.moving import Overlay, moving_found, standing, texture_of
+    from aliked_ros.sources import open_source
+
+    images = open_source(sequence)
+    camera = None
+    if images.calibration is not None:
+        camera = CameraModel.from_calibration(images.calibration)
+    overlay = None
+    if texture is not None:
+        overlay = Overlay(texture_of(texture), _pair("--velocity", velocity), start=5)
+    shown: Iterable[Image] = islice(images, limit)
+    if still:
+        shown = standing(next(iter(images)), limit, images.rate)
+    config = FrontendConfig(
+        detection=detection, matcher=matcher, max_keypoints=top_k, moving_objects="flag"
+    )
+    show(asdict(moving_found(config, shown, camera, overlay)), as_json)
+
+
+def _pair(option: str, text: str) -> tuple[float, float]:
+    try:
+        x, y = map(float, text.split(","))
+    except ValueError as error:
+        raise ConfigurationError(f"{option} is {text!r}; give two numbers: 4,2.") from error
+    return x, y
 
 
 def _whole_numbers(option: str, text: str) -> list[int]:

@@ -172,7 +172,9 @@ def match(
     show(facts, as_json)
 
 
-@frontend_options(EXTRACTION | MATCHING | {"detection": "--detection"})
+@frontend_options(
+    EXTRACTION | MATCHING | {"detection": "--detection", "moving_objects": "--moving-objects"}
+)
 def track(
     source: Annotated[
         str,
@@ -186,7 +188,7 @@ def track(
         Path,
         typer.Option(
             file_okay=False,
-            help="Folder for tracks.mp4, tracks.npz (frame, id, x, y), summary.json.",
+            help="Folder for tracks.mp4, tracks.npz (frame, id, x, y, object), summary.json.",
         ),
     ],
     limit: Annotated[int | None, typer.Option(help="Maximum number of images.")] = None,

@@ -69,7 +69,9 @@ def as_observation(result: FrameResult) -> Observation:
         raise SourceError("there is no model of the camera; odometry needs a calibrated one.")
     tracks, rays = result.tracks, result.normalized
     pixel = pixel_size(result.features.keypoints, rays)
-    return Observation(result.stamp, tracks.ids, rays, tracks.epoch, result.depth, pixel)
+    rest = tracks.at_rest
+    depth = None if result.depth is None else result.depth[rest]
+    return Observation(result.stamp, tracks.ids[rest], rays[rest], tracks.epoch, depth, pixel)
 
 
 def calibration_of(source: Source, name: str) -> dict[str, Any]:

@@ -238,7 +238,7 @@ class DatabaseWriter:
             self._database.write_descriptors(image, pycolmap.FeatureDescriptors(kind, data))
         self._numbers[frame.stamp] = self._frames[frame.stamp, frame.index] = len(self._names)
         self._names.append(name)
-        rows = np.flatnonzero(tracks.ids)  # 0 = untracked
+        rows = np.flatnonzero(tracks.static_ids)  # 0 = untracked
         epoch = np.uint64(tracks.epoch) << np.uint64(32)  # ids count from 1 in each epoch
         self._tracks.append(epoch + tracks.ids[rows])
         self._rows.append(rows)

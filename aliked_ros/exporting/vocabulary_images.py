@@ -90,7 +90,8 @@ def read_images(
                             f"{path} has no descriptors; record with publish_descriptors: true."
                         )
                     codes = encode(frame.features.descriptors)
-                ids = frame.tracks.ids[frame.tracks.ids > 0]
+                ids = frame.tracks.static_ids
+                ids = ids[ids > 0]
                 tracks = (np.uint64(frame.tracks.epoch) << np.uint64(32)) + ids
                 yield CodedImage(codes, tracks, number, frame.stamp)
 

@@ -44,6 +44,7 @@ KEYFRAMES = pa.schema(
     [
         *FEATURES, ("frame", pa.uint32()), ("reason", pa.string()), ("epoch", pa.uint32()),
         ("ids", pa.list_(pa.uint64())), ("lengths", pa.list_(pa.uint32())),
+        ("objects", pa.list_(pa.uint32())),
     ]
 )  # fmt: skip
 """One row a keyframe."""
@@ -51,7 +52,7 @@ TRACKS = pa.schema(
     [
         ("frame", pa.uint32()), ("image", pa.uint32()), ("stamp", pa.int64()),
         ("epoch", pa.uint32()), ("id", pa.uint64()), ("length", pa.uint32()), ("x", pa.float32()),
-        ("y", pa.float32()), ("score", pa.float32()),
+        ("y", pa.float32()), ("score", pa.float32()), ("object", pa.uint32()),
     ]
 )  # fmt: skip
 """One row a keypoint."""
@@ -163,6 +164,7 @@ def track_rows(image: int, stamp: int, result: FrameResult) -> dict[str, Any]:
         "x": result.features.keypoints[:, 0],
         "y": result.features.keypoints[:, 1],
         "score": result.features.scores,
+        "object": result.tracks.object_ids,
     }
 
 
@@ -174,6 +176,7 @@ def keyframe_row(image: int, stamp: int, result: FrameResult) -> dict[str, Any]:
         "epoch": result.tracks.epoch,
         "ids": result.tracks.ids,
         "lengths": result.tracks.lengths,
+        "objects": result.tracks.object_ids,
     }
 
 

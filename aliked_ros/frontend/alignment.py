@@ -344,7 +344,7 @@ def _image_rotation(
     before: FrameResult, now: FrameResult, camera: CameraModel
 ) -> Float64Array | None:
     """The camera's rotation about its own axes between two images: 3, rad; None = not known."""
-    rows, then = shared_rows(now.tracks.ids, before.tracks.ids)
+    rows, then = shared_rows(now.tracks.static_ids, before.tracks.static_ids)
     if now.normalized is None or before.normalized is None or len(rows) < _LEAST_SHARED:
         return None
     focal = float(np.sqrt(camera.matrix[0, 0] * camera.matrix[1, 1]))

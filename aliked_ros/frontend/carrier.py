@@ -21,10 +21,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.detector import Background, Detected, Detector, Known, Request
 from aliked_ros.frontend.following import (
+    MERGED,
+    SPACING,
     Detection,
     Images,
     Rows,
@@ -36,6 +39,8 @@ from aliked_ros.frontend.following import (
     nothing,
 )
 from aliked_ros.frontend.keyframes import shared_rows
+from aliked_ros.frontend.moving import LATENCY, MovingObjects
+from aliked_ros.frontend.recovery import undistorted
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.verification import Verifier
 from aliked_ros.io.images import grey
@@ -48,12 +53,14 @@ from aliked_ros.types import (
     Image,
     Matches,
     UInt8Array,
+    UInt32Array,
     UInt64Array,
 )
 
 _HARD = 0.5  # of the last detection's tracks: with fewer left, an image asks for one at once
 _LATE = 15  # images since its own, after which a detection may come to nothing
 _LEFT = 0.1  # of its features: what there have to be of tracks
+_LOOSE = LATENCY + 1  # images for which a track that left the others may turn out to be an object's
 
 _KEPT = 64  # images, at most, since the one that is being looked at
 _REMEMBERED = 5000  # tracks that have ended for good
@@ -70,6 +77,9 @@ class Carried:
     ids of those that do not agree, unless nothing does.
     detection: the one that ended with this image, None = none did; seconds: of its stages.
     failure: why the one that ended with this image failed.
+    loose: tracks that the camera's motion does not explain, where moving objects are wanted; their
+    ids are 0 unless they were published as an object's, and ``missed`` counts images since then, or
+    since they left the others. objects: of ``rows``, see ``Tracks``; None = not told yet.
     """
 
     rows: Rows
@@ -82,6 +92,8 @@ class Carried:
     detection: Detection | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     failure: Exception | None = None
+    loose: Rows = field(default_factory=nothing)
+    objects: UInt32Array | None = None
 
     def matches(self, previous: FrameResult) -> Matches:
         """Rows whose tracks the previous image has, too; the score is the patches' correlation."""
@@ -90,10 +102,15 @@ class Carried:
             before.astype(np.uint32),
             now.astype(np.uint32),
             np.clip(self.rows.correlation[now], 1e-6, 1.0).astype(np.float32),
-            inliers=np.ones(len(now), bool) if self.geometry else None,
+            inliers=self.at_rest[now] if self.geometry else None,
             geometry=self.geometry,
             matcher="flow",
         )
+
+    @property
+    def at_rest(self) -> BoolArray:
+        """Which rows are on no moving object."""
+        return np.ones(len(self.rows), bool) if self.objects is None else self.objects == 0
 
 
 class Carrier:
@@ -119,7 +136,7 @@ class Carrier:
 
     def reset(self) -> None:
         """Forget all tracks."""
-        self._rows = nothing()
+        self._rows = self._loose = nothing()
         self._images: Images = ()
         self._reference: Features | None = None
         self._reference_ids: UInt64Array = np.zeros(0, np.uint64)
@@ -141,9 +158,14 @@ class Carrier:
         none = np.zeros((0, 2), np.float32)
         if previous is None or len(rows) == 0:
             return Carried(rows, now, none, none)
+        before = rows.features(previous.features.width, previous.features.height, "")
         moved, found, noise = self._carried(rows, now, request, previous)
         kept = np.flatnonzero(found)
-        rows, before = moved[kept], previous.features
+        rows, loose = moved[kept], self._loose
+        if len(loose):
+            moved, found, _ = self._carried(loose, now, request, previous)
+            loose = moved[found]
+            loose = replace(loose, missed=loose.missed + 1)
         lap("flow")
         features = rows.features(before.width, before.height, before.model)
         row = np.arange(len(rows), dtype=np.uint32)
@@ -158,10 +180,18 @@ class Carrier:
                 # where nothing agrees, it is not the tracks that are wrong
                 if matches.geometry != "unverified":
                     wrong = rows.ids[~matches.inliers]
+                    loose += _loosened(rows[~matches.inliers])
                 rows = rows[matches.inliers]
         hard = len(rows) < _HARD * self._held
         lap("verify")
-        return replace(carried, rows=apart(rows), geometry=matches.geometry, hard=hard, wrong=wrong)
+        return replace(
+            carried,
+            rows=apart(rows),
+            geometry=matches.geometry,
+            hard=hard,
+            wrong=wrong,
+            loose=loose,
+        )
 
     def _carried(
         self, rows: Rows, now: UInt8Array, request: Request, previous: FrameResult
@@ -196,13 +226,48 @@ class Carrier:
         ended = np.array([*self._ended, *carried.wrong.tolist()], np.uint64)  # some since it began
         new = detection.new[~np.isin(detection.new.ids, ended)]
         detection = replace(detection, new=new)
+        loose = carried.loose + _loosened(rows[np.isin(rows.ids, detection.wrong)])
         rows = merge(
             rows, detection, request.index, self._until(request, carried.grey), request.mask,
             self._config.max_keypoints, self._turns,
         )  # fmt: skip
         rows = rows[np.argsort(-rows.scores, kind="stable")]
         lap("fuse")
-        return replace(carried, rows=rows, detection=detection, seconds=seconds)
+        return replace(carried, rows=rows, loose=loose, detection=detection, seconds=seconds)
+
+    def separate(self, carried: Carried, request: Request, moving: MovingObjects) -> Carried:
+        """The tracks with those of moving objects among them, unless these are dropped."""
+        if not moving.wanted:
+            return replace(carried, loose=nothing())
+        rows, loose = _without_doubles(carried.rows, carried.loose)
+        scene = np.arange(len(rows) + len(loose)) < len(rows)
+        rows = rows + loose if len(loose) else rows
+        height, width = carried.grey.shape
+        deviations = np.sqrt(np.linalg.eigvalsh(rows.filters.covariances)[:, -1:].sum(1))
+        chains, objects = moving.update(
+            rows.chains,
+            undistorted(rows.points.astype(np.float32), request.camera, None),
+            scene & (rows.ids != 0) & (carried.geometry not in ("", "unverified")),
+            (width, height),
+            deviations,
+        )
+        rows, on_object = replace(rows, chains=chains), objects != 0
+        leaving = scene & on_object
+        wrong = np.concatenate([carried.wrong, rows.ids[leaving & (rows.ids != 0)]])
+        rows = replace(
+            rows,
+            ids=np.where(scene ^ on_object, rows.ids, np.uint64(0)),
+            missed=np.where(on_object, 0, rows.missed),
+            detected=np.where(on_object, -1, rows.detected),
+        )
+        shown = scene & ~on_object if moving.dropped else scene | on_object
+        loose = rows[~shown & (rows.missed <= _LOOSE)]
+        if on_object.any():
+            best = np.argsort(-rows.scores[shown], kind="stable")[: self._config.max_keypoints]
+            rows, objects = rows[shown][best], objects[shown][best]
+        else:
+            rows, objects = rows[shown], objects[shown]
+        return replace(carried, rows=rows, loose=loose, objects=objects, wrong=wrong)
 
     def right_x(self, carried: Carried, image: Image) -> Float32Array | None:
         """Where the keypoints are in the right image: N, pixels, NaN = unknown; None without it."""
@@ -220,7 +285,12 @@ class Carrier:
         self._ended.extend(carried.wrong.tolist())
         if right_x is not None:
             rows = replace(rows, disparity=rows.points[:, 0].astype(np.float32) - right_x)
-        self._rows, self._images = rows, self._until(request, carried.grey)
+        self._images = self._until(request, carried.grey)
+        self._loose = carried.loose
+        if not carried.at_rest.all():
+            self._loose += rows[~carried.at_rest]
+            rows = rows[carried.at_rest]
+        self._rows = rows
         if carried.detection is not None:
             self._detected, self._held = carried.detection.index, len(rows)
             self._ended.extend(carried.detection.wrong.tolist())
@@ -229,7 +299,7 @@ class Carrier:
             self._reference_index = carried.detection.index
             self._reference_ids = np.zeros(len(self._reference), np.uint64)
             seen = rows.detected >= 0
-            self._reference_ids[rows.detected[seen]] = ids[seen]
+            self._reference_ids[rows.detected[seen]] = rows.ids[seen]
         if self._background is None:
             self._images = self._images[-1:]
         elif self._background.idle:
@@ -280,3 +350,28 @@ class Carrier:
         ended = np.array(self._ended, np.uint64)
         reference = (self._reference, self._reference_ids, self._reference_noise)
         return Known(grey, images, rows, *reference, self._reference_index, ended)
+
+
+def _loosened(rows: Rows) -> Rows:
+    """Tracks that leave the others."""
+    none = np.zeros(len(rows), np.int64)
+    return replace(rows, ids=none.astype(np.uint64), missed=none + 2, detected=none - 1)
+
+
+def _without_doubles(rows: Rows, loose: Rows) -> tuple[Rows, Rows]:
+    """Tracks and loose ones of which no two show one point."""
+    published = loose.points[loose.missed == 1]
+    if len(published) and len(rows):  # an object's point that was detected again goes on as it is
+        distance, _ = cKDTree(published).query(rows.points)
+        rows = rows[(rows.ids != 0) | (distance > SPACING)]
+    if len(loose) and len(rows):
+        distance, nearest = cKDTree(rows.points).query(loose.points)
+        same = distance <= MERGED
+        again, first = np.unique(nearest[same], return_index=True)
+        begun = rows.ids[again] == 0  # a track that began where a loose one is goes on from there
+        chains = rows.chains.copy()
+        chains[again[begun]] = loose.chains[same][first[begun]]
+        rows, loose = replace(rows, chains=chains), loose[~same]
+    if len(loose):
+        loose = apart(loose, loose.chains)
+    return rows, loose

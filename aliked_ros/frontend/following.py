@@ -49,8 +49,8 @@ _RADIUS = 3.0  # pixels around a track in which its detection may lie
 LEAST_COSINE = 0.7
 """Of a track's last descriptor and its detection's."""
 
-_SPACING = 4.0  # pixels from all tracks that a new point keeps
-_MERGED = 1.5  # pixels: two tracks this near are one
+SPACING = 4.0  # pixels from all tracks that a new point keeps
+MERGED = 1.5  # pixels: two tracks this near are one
 _LOST = 1.5  # pixels: the standard deviation with which a track's place is no longer known
 _STALE = 3  # detections that miss a track before new points may take its place, unless
 _GOOD = 0.8  # pixels: the standard deviation below which it keeps it
@@ -72,7 +72,8 @@ class Rows:
     before. filters: what is known of the points. correlation: N float32, of the last step's
     patches, 1 for points that no flow brought here. scores, descriptors: of the last detection.
     ages: N uint32, images since then. missed: N, detections since then. detected: N, row of the
-    latest detection, -1 = not in it. disparity: N, pixels, NaN = unknown.
+    latest detection, -1 = not in it. disparity: N, pixels, NaN = unknown. chains: uint64, see
+    ``MovingObjects``, 0 = not given yet.
     """
 
     ids: UInt64Array
@@ -86,6 +87,7 @@ class Rows:
     missed: IntArray
     detected: IntArray
     disparity: Float32Array
+    chains: UInt64Array
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -94,6 +96,8 @@ class Rows:
         return Rows(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def __add__(self, others: Rows) -> Rows:
+        if min(len(self), len(others)) == 0:  # ``nothing`` has descriptors of no length
+            return self if len(self) else others
         pairs = [(getattr(self, f.name), getattr(others, f.name)) for f in fields(self)]
         joined: list[Any] = [
             a + b if isinstance(a, Filters) else np.concatenate([a, b]) for a, b in pairs
@@ -165,6 +169,7 @@ def begin(
         missed=np.zeros(count, np.int64),
         detected=rows.astype(np.int64),
         disparity=disparity,
+        chains=np.zeros(count, np.uint64),
     )
 
 
@@ -176,6 +181,7 @@ def nothing() -> Rows:
     return Rows(
         whole.astype(np.uint64), pairs, pairs.astype(np.float32), Filters.born(np.zeros((0, 2, 2))),
         none, none, np.zeros((0, 0), np.float32), whole.astype(np.uint32), whole, whole, none,
+        whole.astype(np.uint64),
     )  # fmt: skip
 
 
@@ -242,7 +248,7 @@ def detection_of(
     rest = np.setdiff1d(np.arange(len(features)), rows[good], assume_unique=True)
     if len(tracks):
         apart_by, _ = cKDTree(tracks.points).query(features.keypoints[rest])
-        rest = rest[(apart_by > _SPACING) | (begun[rest] != 0)]
+        rest = rest[(apart_by > SPACING) | (begun[rest] != 0)]
     new = begin(features, rest, begun[rest], noise[rest], disparity[rest], tracks)
     rows, there = rows[good], there[good]
     return Detection(
@@ -274,9 +280,9 @@ def merge(
         new = replace(new, ages=np.full(len(new), index - detection.index, np.uint32))
     if len(rows):
         apart_by, _ = cKDTree(rows.points).query(new.points)
-        new = new[((apart_by > _SPACING) | (new.ids != 0)) & ~np.isin(new.ids, rows.ids)]
+        new = new[((apart_by > SPACING) | (new.ids != 0)) & ~np.isin(new.ids, rows.ids)]
     stale = (rows.missed >= _STALE) & ~_known(rows.filters, _GOOD)
-    everything = rows[~stale] + new + rows[stale] if len(rows) else new
+    everything = rows[~stale] + new + rows[stale]
     return everything[np.arange(min(len(everything), most))]
 
 
@@ -297,10 +303,14 @@ def advance(detection: Detection, images: Images, turns: Turns) -> Detection:
     return replace(detection, new=new, reached=reached)
 
 
-def apart(rows: Rows) -> Rows:
-    """Without the younger of two tracks that have run into each other."""
-    pairs = cKDTree(rows.points).query_pairs(_MERGED, output_type="ndarray")
-    younger = np.where(rows.ids[pairs[:, 0]] > rows.ids[pairs[:, 1]], pairs[:, 0], pairs[:, 1])
+def apart(rows: Rows, numbers: UInt64Array | None = None) -> Rows:
+    """Without the younger of two tracks that have run into each other.
+
+    numbers: N, larger for younger ones; None = the ids.
+    """
+    numbers = rows.ids if numbers is None else numbers
+    pairs = cKDTree(rows.points).query_pairs(MERGED, output_type="ndarray")
+    younger = np.where(numbers[pairs[:, 0]] > numbers[pairs[:, 1]], pairs[:, 0], pairs[:, 1])
     kept = np.ones(len(rows), bool)
     kept[younger] = False
     return rows[kept]

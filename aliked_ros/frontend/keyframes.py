@@ -102,8 +102,8 @@ class Keyframes:
 
 def shared_rows(ids: UInt64Array, others: UInt64Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows of ``ids`` and of ``others`` that hold the same id; an id of 0 is none."""
-    known = np.flatnonzero(ids)
+    known, others_known = np.flatnonzero(ids), np.flatnonzero(others)
     _, rows, other_rows = np.intersect1d(
-        ids[known], others, assume_unique=True, return_indices=True
+        ids[known], others[others_known], assume_unique=True, return_indices=True
     )
-    return known[rows], other_rows
+    return known[rows], others_known[other_rows]

@@ -35,9 +35,10 @@ from aliked_ros.frontend.extractor import Extractor, check_image
 from aliked_ros.frontend.keyframes import Keyframes
 from aliked_ros.frontend.masks import StaticParts, combine
 from aliked_ros.frontend.matcher import LIGHTGLUE_DIM, AdaptiveMatcher, TurnMatcher, build_matcher
+from aliked_ros.frontend.moving import MovingObjects, separate, without_objects
 from aliked_ros.frontend.prediction import Prediction
 from aliked_ros.frontend.quarter_turns import QUARTERS, best_turn, roll_between
-from aliked_ros.frontend.recovery import Recovery, smooth
+from aliked_ros.frontend.recovery import Recovery, smooth, undistorted
 from aliked_ros.frontend.relocalization import find_candidate
 from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.tracker import Tracker
@@ -53,6 +54,7 @@ from aliked_ros.types import (
     Keyframe,
     Matches,
     UInt8Array,
+    UInt32Array,
     UInt64Array,
 )
 
@@ -101,6 +103,7 @@ class Pipeline:
         self._static = StaticParts()
         self._stereo = StereoMatcher(config)
         self._verifier = Verifier(config)
+        self._moving = MovingObjects(config)
         self._tracker = Tracker()
         self._keyframes = Keyframes(config)
         self._recovery = Recovery(config, self._any_matcher, self._verifier)
@@ -209,7 +212,14 @@ class Pipeline:
                     rays = (previous.normalized, normalized)
                 matches = self._verifier.verify(previous.features, features, matches, camera, rays)
             clock.lap("verify")
-        ids = self._tracker.continued(len(features), matches)
+        objects = self._objects(features, normalized, matches, camera)
+        ids, object_ids, matches = separate(
+            self._tracker.continued(len(features), matches),
+            self._tracker.continued(len(features), replace(matches, inliers=None)),
+            objects,
+            matches,
+            None if previous is None else previous.tracks,
+        )
         reason = self._keyframe_reason(image, features, ids, previous)
         lost = previous is not None and _lost(matches)
         picture = smooth(grey(image.pixels)) if self._config.recover_tracks else None
@@ -229,7 +239,8 @@ class Pipeline:
             image,
             features,
             matches,
-            ids,
+            np.where(objects == 0, ids, object_ids),
+            objects,
             previous,
             normalized,
             right_x,
@@ -253,6 +264,8 @@ class Pipeline:
         carried = carrier.follow(request, previous, clock.lap)
         self._static.update(carried.before, carried.after, width, height)
         carried = carrier.correct(carried, request, clock.lap)
+        carried = carrier.separate(carried, request, self._moving)
+        clock.lap("track")
         features = carried.rows.features(width, height, self._config.model)
         right_x = carrier.right_x(carried, image)
         depth = keypoint_depth(image, features, right_x, camera, self.baseline)
@@ -260,13 +273,15 @@ class Pipeline:
         normalized = None if camera is None else camera.normalize(features.keypoints)
         ids = carried.rows.ids
         matches = Matches.empty() if previous is None else carried.matches(previous)
-        reason = self._keyframe_reason(image, features, ids, previous)
+        scene = np.where(carried.at_rest, ids, np.uint64(0))
+        reason = self._keyframe_reason(image, features, scene, previous)
         picture = smooth(carried.grey) if self._config.recover_tracks else None
         result = self._finish(
             image,
             features,
             matches,
             ids,
+            carried.objects,
             previous,
             normalized,
             right_x,
@@ -300,6 +315,7 @@ class Pipeline:
         features: Features,
         matches: Matches,
         ids: UInt64Array,
+        objects: UInt32Array | None,
         previous: FrameResult | None,
         normalized: Float32Array | None,
         right_x: Float32Array | None,
@@ -308,7 +324,10 @@ class Pipeline:
         picture: UInt8Array | None,
         clock: _Clock,
     ) -> FrameResult:
-        """The image's result, kept for the next; ids: N, 0 = a track that begins."""
+        """The image's result, kept for the next.
+
+        ids: N, 0 = a track that begins. objects: N, see ``Tracks``.
+        """
         if previous is not None:
             turned = roll_between(previous.features, features, matches)
             self._roll = _ROLL_KEPT * self._roll + turned
@@ -317,7 +336,7 @@ class Pipeline:
             stamp=image.stamp,
             features=features,
             matches=matches,
-            tracks=self._tracker.update(ids),
+            tracks=self._tracker.update(ids, objects),
             reference_index=None if previous is None else previous.index,
             reference_stamp=None if previous is None else previous.stamp,
             normalized=normalized,
@@ -328,14 +347,36 @@ class Pipeline:
             roll=self._roll,
             stage_times=clock.stages,
         )
-        if reason:
-            self._keyframes.add(_keyframe(result, picture))
         self.prediction.compare(result)
         self._previous, self._picture = result, picture
+        if self._moving.dropped:
+            result = without_objects(result, None if previous is None else previous.tracks)
+        if reason:
+            self._keyframes.add(_keyframe(result, picture))
         self._index += 1
         clock.lap("track")
         clock.stop()
         return result
+
+    def _objects(
+        self,
+        features: Features,
+        normalized: Float32Array | None,
+        matches: Matches,
+        camera: CameraModel | None,
+    ) -> UInt32Array:
+        """The moving objects that features are on: N, see ``Tracks``."""
+        if not self._moving.wanted:
+            return np.zeros(len(features), np.uint32)
+        agreeing = np.zeros(len(features), bool)
+        agreeing[matches.verified().current_indices] = True
+        _, objects = self._moving.update(
+            self._moving.continued(len(features), matches),
+            undistorted(features.keypoints, camera, normalized),
+            agreeing,
+            (features.width, features.height),
+        )
+        return objects
 
     def extract(
         self, pixels: UInt8Array, mask: UInt8Array | None = None, turns: int = 0
@@ -386,6 +427,7 @@ class Pipeline:
         self._keyframes.clear()
         self._previous = self._picture = None
         self._roll = 0.0
+        self._moving.reset()
         if self._carrier is not None:
             self._carrier.reset()
 
@@ -402,7 +444,7 @@ class Pipeline:
         self._config = config = replace(config, **kept)
         for part in (
             self._extractor, self._stereo, self._matcher, self._verifier, self._keyframes,
-            self._recovery,
+            self._recovery, self._moving,
         ):  # fmt: skip
             part.reconfigure(config)
         if self._carrier is not None:
@@ -486,7 +528,8 @@ def _lost(matches: Matches) -> bool:
 
 def _fewer(ids: UInt64Array, previous: FrameResult) -> bool:
     """Whether many tracks end at once: darkness, or somebody in the way."""
-    tracked_before = int(np.count_nonzero(previous.tracks.lengths > 1))
+    tracks = previous.tracks
+    tracked_before = int(np.count_nonzero((tracks.lengths > 1) & tracks.at_rest))
     return int(np.count_nonzero(ids)) < _SUDDEN_LOSS * tracked_before
 
 
@@ -495,7 +538,7 @@ def _keyframe(result: FrameResult, picture: UInt8Array | None) -> Keyframe:
         index=result.index,
         stamp=result.stamp,
         features=result.features,
-        tracks=result.tracks,
+        tracks=replace(result.tracks, ids=result.tracks.static_ids),
         normalized=result.normalized,
         depth=result.depth,
         picture=picture,

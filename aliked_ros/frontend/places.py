@@ -75,7 +75,7 @@ class Place:
     nanoseconds, frame: stamp and frame of its image's header. Cameras have frames of their own.
     features: the best MAX_FEATURES; their descriptors are empty, see ``descriptors``.
     descriptors: N×D float16.
-    ids: N, of the tracks. normalized, depth: as in FrameResult.
+    ids: N, of the tracks, 0 = on a moving object. normalized, depth: as in FrameResult.
     thumbnail: a JPEG; empty = none. camera: None where it was not calibrated.
     pose: None where nobody gave one.
     """
@@ -126,7 +126,7 @@ class Place:
                 covariances=None,
             ),
             descriptors=descriptors.astype(np.float16),
-            ids=result.tracks.ids[best].copy(),
+            ids=result.tracks.static_ids[best].copy(),
             normalized=kept(result.normalized),
             depth=kept(result.depth),
             thumbnail=b"" if pixels is None else _thumbnail(pixels),

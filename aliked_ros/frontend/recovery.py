@@ -92,7 +92,7 @@ class Recovery:
         if not self._config.recover_tracks or not sees(features, self._config):
             return ids
         ids = ids.copy()
-        here = _undistorted(features.keypoints, camera, normalized)
+        here = undistorted(features.keypoints, camera, normalized)
         newest = [
             keyframe for keyframe, _ in zip(reversed(keyframes), range(_ATTEMPTS), strict=False)
         ]
@@ -144,7 +144,7 @@ class Recovery:
         gate = _STRICT * self._config.inlier_threshold
         views = []
         for keyframe in keyframes:
-            there = _undistorted(keyframe.features.keypoints, camera, keyframe.normalized)
+            there = undistorted(keyframe.features.keypoints, camera, keyframe.normalized)
             if (view := _View.of(keyframe, ids, there, here, gate)) is not None:
                 views.append(view)
                 if ends:
@@ -162,7 +162,8 @@ class Recovery:
         sought = ids[ids != 0]  # once each, in the newest keyframe that has it: the most similar
         for view in views:
             known = view.keyframe.tracks.ids
-            lost = np.flatnonzero(~np.isin(known, sought, assume_unique=True))
+            lost = np.flatnonzero(known)
+            lost = lost[~np.isin(known[lost], sought, assume_unique=True)]
             sought = np.concatenate([sought, known[lost]])
             rows, lost = view.candidates(features, here, ids, lost)
             if picture is not None and view.keyframe.picture is not None:
@@ -286,7 +287,7 @@ def _patches(picture: UInt8Array, points: Float32Array) -> tuple[Float32Array, F
     return patches, (points - corners).astype(np.float32)
 
 
-def _undistorted(
+def undistorted(
     keypoints: Float32Array, camera: CameraModel | None, normalized: Float32Array | None
 ) -> Float64Array:
     """Pixels of an ideal pinhole with the camera's focal length; without one, as they are."""

@@ -56,8 +56,11 @@ class Tracker:
         ids[matches.current_indices[kept]] = self._ids[matches.reference_indices[kept]]
         return ids
 
-    def update(self, ids: UInt64Array) -> Tracks:
-        """Tracks of the next image; ids: N, as in ``continued``, or of tracks lost before."""
+    def update(self, ids: UInt64Array, objects: UInt32Array | None = None) -> Tracks:
+        """Tracks of the next image; ids: N, as in ``continued``, or of tracks lost before.
+
+        objects: N, 0 = at rest; None = none is looked for.
+        """
         lengths = dict(zip(self._ids.tolist(), self._lengths.tolist(), strict=True))
         known = ids.tolist()
         recovered = np.array([i != 0 and i not in lengths for i in known], bool)
@@ -72,7 +75,13 @@ class Tracker:
         self._lost |= lengths  # what is left has ended here
         while len(self._lost) > _REMEMBERED:
             del self._lost[next(iter(self._lost))]
-        return Tracks(ids, self._lengths, self._epoch, recovered if recovered.any() else None)
+        return Tracks(
+            ids,
+            self._lengths,
+            self._epoch,
+            recovered if recovered.any() else None,
+            objects if objects is not None and objects.any() else None,
+        )
 
     def _start(self) -> None:
         self._next_id = 1

@@ -15,11 +15,11 @@
 """Pictures of tracks and matches.
 
 Tracks are coloured by length in frames: from 1 (blue) over green and yellow to 30 and more (red),
-evenly spaced on the "turbo" colour map. Match scores run from 0 (red) over yellow to 1 (green). The
-image underneath is dimmed grey, so that every colour means a length or a score. See
-``docs/tracks.md``.
+evenly spaced on the "turbo" colour map; those on moving objects are magenta. Match scores run from
+0 (red) over yellow to 1 (green). The image underneath is dimmed grey, so that every colour has a
+meaning. See ``docs/tracks.md``.
 
-:class:`Trails` stores past positions. :func:`length_bins`, :data:`LENGTH_COLOURS` and :func:`fade`
+:class:`Trails` stores past positions. :func:`track_bins`, :data:`TRACK_COLOURS` and :func:`fade`
 define the look, also for rviz and Foxglove.
 """
 
@@ -43,6 +43,7 @@ from aliked_ros.types import (
     FrameResult,
     IntArray,
     Matches,
+    Tracks,
     UInt8Array,
     UInt32Array,
     UInt64Array,
@@ -71,12 +72,19 @@ def _turbo(first: float, last: float) -> Colours:
 
 
 LENGTH_COLOURS = _turbo(0.14, 0.86)  # blue to red
+MOVING_COLOUR = (255, 64, 255)  # magenta, which the colour map does not have
+TRACK_COLOURS = [*LENGTH_COLOURS, MOVING_COLOUR]
 _SCORE_COLOURS = _turbo(0.86, 0.42)  # red to green
 
 
 def length_bins(lengths: UInt32Array) -> IntArray:
     """N indices into ``LENGTH_COLOURS`` for tracks of these lengths."""
     return _bins((lengths.astype(np.float32) - 1.0) / (LONG_TRACK - 1.0))
+
+
+def track_bins(tracks: Tracks) -> IntArray:
+    """N indices into ``TRACK_COLOURS``: of their lengths, or of what moves."""
+    return np.where(tracks.at_rest, length_bins(tracks.lengths), _COLOURS)
 
 
 def fade(age: Float32Array, frames: int) -> Float32Array:
@@ -158,20 +166,21 @@ def draw_tracks(
     trails: updated with ``result``; gives the tails, which fade with age.
     caption: a line of text at the top, which also marks keyframes. In a narrow picture its last
         parts, separated by two spaces, are omitted.
-    legend: show the colour scale.
+    legend: show the colour scale, and the colour of moving objects if there are any.
 
     Returns H×W×3 RGB uint8.
     """
-    bins = length_bins(result.tracks.lengths)
-    order = np.argsort(bins, kind="stable")  # long tracks on top
+    bins = track_bins(result.tracks)
+    order = np.argsort(bins, kind="stable")  # long tracks and what moves on top
     bins, keypoints = bins[order], result.features.keypoints[order]
     trail = trails.positions(result.tracks.ids[order])
     opacity = _TAIL_OPACITY * fade(trails.ages, trails.frames)
     canvas = _draw_tails(_backdrop(pixels), bins, trail, opacity)
     radius = 2.0 * _thickness(canvas) * min(1.0, max(canvas.shape) / _SMALL)
-    _dots(canvas, LENGTH_COLOURS, bins, keypoints, radius)
+    _dots(canvas, TRACK_COLOURS, bins, keypoints, radius)
     if legend:
-        _draw_legend(canvas, LENGTH_COLOURS, "track length", "1", f"{LONG_TRACK}+ frames")
+        scale = LENGTH_COLOURS, "track length", "1", f"{LONG_TRACK}+ frames"
+        _draw_legend(canvas, *scale, "" if result.tracks.at_rest.all() else "moving")
     if caption:
         _draw_caption(canvas, caption, "keyframe" if result.is_keyframe else "")
     return canvas
@@ -295,7 +304,7 @@ def _polylines(
 
     bins: N colour numbers in ascending order.
     """
-    limits = np.searchsorted(bins, np.arange(_COLOURS + 1))
+    limits = np.searchsorted(bins, np.arange(len(colours) + 1))
     for colour, first, last in zip(colours, limits[:-1], limits[1:], strict=True):
         if first < last:
             cv2.polylines(
@@ -349,7 +358,7 @@ def _draw_tails(
         weight = float(opacity[newest : oldest + 1].mean())
         colours = [
             (round(red * weight), round(green * weight), round(blue * weight), round(255 * weight))
-            for red, green, blue in LENGTH_COLOURS
+            for red, green, blue in TRACK_COLOURS
         ]
         _polylines(layer, colours, bins[moves], part[moves], _thickness(backdrop))
     through = cv2.bitwise_not(cv2.extractChannel(layer, 3))
@@ -379,13 +388,23 @@ def _draw_caption(canvas: UInt8Array, text: str, mark: str = "") -> None:
         cv2.putText(canvas, line, place, _FONT, scale, (255,) * 3, unit, cv2.LINE_AA)
 
 
-def _draw_legend(canvas: UInt8Array, colours: Colours, title: str, low: str, high: str) -> None:
-    """The colour scale in the lower left corner, omitted if the picture is too small."""
+def _draw_legend(
+    canvas: UInt8Array, colours: Colours, title: str, low: str, high: str, moving: str = ""
+) -> None:
+    """The colour scale in the lower left corner, omitted if the picture is too small.
+
+    moving: the word beside the colour of what moves; empty = neither.
+    """
     unit = _thickness(canvas)
     scale, cell, margin = 0.4 * unit, 7 * unit, 8 * unit
-    texts = [f"{title}  {low}", high]
+    texts = [f"{title}  {low}", high, moving]
     sizes = [cv2.getTextSize(text, _FONT, scale, unit)[0] for text in texts]
     width = sizes[0][0] + sizes[1][0] + _COLOURS * cell + 4 * margin
+    swatch, more = width + margin, cell + sizes[2][0] + 3 * margin
+    if moving and width + more <= canvas.shape[1]:
+        width += more
+    else:
+        texts[2] = moving = ""
     height = 20 * unit
     if width > canvas.shape[1] or 3 * height > canvas.shape[0]:
         return
@@ -393,8 +412,11 @@ def _draw_legend(canvas: UInt8Array, colours: Colours, title: str, low: str, hig
     canvas[top:, :width] //= 3
     baseline = canvas.shape[0] - 6 * unit
     bar = 2 * margin + sizes[0][0]
-    for text, x in zip(texts, (margin, bar + _COLOURS * cell + margin), strict=True):
+    places = (margin, bar + _COLOURS * cell + margin, swatch + cell + margin)
+    for text, x in zip(texts, places, strict=True):
         cv2.putText(canvas, text, (x, baseline), _FONT, scale, (255,) * 3, unit, cv2.LINE_AA)
     for number, colour in enumerate(colours):
         left = bar + number * cell
         canvas[top + 6 * unit : baseline, left : left + cell] = colour
+    if moving:
+        canvas[top + 6 * unit : baseline, swatch : swatch + cell] = MOVING_COLOUR

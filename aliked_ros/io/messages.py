@@ -97,11 +97,13 @@ def optional_array(values: Any, columns: int = 1) -> Float32Array | None:
 def tracks_from_message(message: Any) -> Tracks:
     """The track of each keypoint of a FeatureFrame."""
     recovered = np.array(getattr(message, "recovered", []), bool)  # older recordings have none
+    objects: Any = getattr(message, "object_ids", ())
     return Tracks(
         ids=np.frombuffer(message.track_ids, np.uint64),
         lengths=np.frombuffer(message.track_lengths, np.uint32),
         epoch=message.epoch,
         recovered=recovered if recovered.any() else None,
+        objects=np.frombuffer(objects, np.uint32) if len(objects) else None,
     )
 
 

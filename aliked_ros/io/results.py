@@ -269,6 +269,7 @@ class TrackResults:
             "x": keypoints[:, 0],
             "y": keypoints[:, 1],
             "epoch": np.repeat(epochs, counts),
+            "object": np.concatenate([one.object_ids for one in tracks]),
             "stamp": np.array(self._stamps),
         }
 

@@ -150,6 +150,8 @@ def feature_frame(
     message.is_keyframe = result.is_keyframe
     recovered = np.zeros(len(features), bool) if tracks.recovered is None else tracks.recovered
     message.recovered = recovered.tolist()  # rclpy keeps bool[] in a list
+    if tracks.objects is not None:
+        _fill(message.object_ids, tracks.objects.astype(np.uint32, copy=False))
     for target, values in ((message.right_x, result.right_x), (message.depth, result.depth)):
         if values is not None:
             _fill(target, values.astype(np.float32, copy=False))

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from std_msgs.msg import Header
 
-from aliked_ros.io.drawing import LENGTH_COLOURS, Trails, fade, length_bins
+from aliked_ros.io.drawing import TRACK_COLOURS, Trails, fade, track_bins
 from aliked_ros.ros.frame import Frame, Maker
 from aliked_ros.types import Float32Array, FrameResult
 
@@ -46,11 +46,11 @@ def message_type() -> type | None:
 
 @cache
 def _colours(opacity: float) -> list[Any]:
-    """The colours of track lengths; shared by all points that have them."""
+    """The colours of tracks; shared by all points that have them."""
     colour = importlib.import_module("foxglove_msgs.msg").Color
     return [
         colour(r=red / 255, g=green / 255, b=blue / 255, a=opacity)
-        for red, green, blue in LENGTH_COLOURS
+        for red, green, blue in TRACK_COLOURS
     ]
 
 
@@ -70,7 +70,7 @@ def image_annotations(result: FrameResult, trails: Trails, header: Header) -> An
     """
     types = importlib.import_module("foxglove_msgs.msg")
     kinds = types.PointsAnnotation
-    bins = length_bins(result.tracks.lengths).tolist()
+    bins = track_bins(result.tracks).tolist()
     vertices, opacities = tails(result, trails)
     points: list[Any] = []
     colours: list[Any] = []

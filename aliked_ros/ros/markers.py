@@ -25,7 +25,7 @@ from geometry_msgs.msg import Point, Vector3
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from aliked_ros.io.drawing import LENGTH_COLOURS, Trails, length_bins
+from aliked_ros.io.drawing import TRACK_COLOURS, Trails, track_bins
 from aliked_ros.ros.frame import Frame, Maker, OutputContext
 from aliked_ros.types import Float32Array, FrameResult
 
@@ -35,10 +35,10 @@ _POINT, _LINE = 0.01, 0.003  # their sizes, in median depths
 
 
 def _palette(opacity: float) -> list[ColorRGBA]:
-    """The colours of track lengths; shared by all points that have them."""
+    """The colours of tracks; shared by all points that have them."""
     return [
         ColorRGBA(r=red / 255, g=green / 255, b=blue / 255, a=opacity)
-        for red, green, blue in LENGTH_COLOURS
+        for red, green, blue in TRACK_COLOURS
     ]
 
 
@@ -67,7 +67,7 @@ class TrackMarkers:
         self._metric = False
 
     def message(self, result: FrameResult, header: Header) -> MarkerArray | None:
-        """Points coloured by track length, and lines from where they were a few frames ago.
+        """Points coloured by length or as moving, and lines from where they were frames ago.
 
         header: the image's. None where the image gives no points: without a camera model, and
         when one comes without depth after others had it.
@@ -80,7 +80,7 @@ class TrackMarkers:
             self._trails = Trails(_MOTION)  # what it remembers lies on the plane z = 1
         self._trails.update(result, points)
         known = np.isfinite(points).all(axis=1)
-        points, bins = points[known], length_bins(result.tracks.lengths[known])
+        points, bins = points[known], track_bins(result.tracks)[known]
         past = self._trails.positions(result.tracks.ids[known])[:, -1]
         moved = np.flatnonzero((past != points).any(axis=1))
         here, there = _points(points), _points(past[moved])

@@ -86,10 +86,10 @@ _PATH_LENGTH = 2000  # keyframes
 def observation_from_message(
     message: FeatureFrame, ids: UInt64Array | None = None
 ) -> Observation | None:
-    """The tracks of a FeatureFrame; None when it lacks the normalised coordinates.
+    """The tracks of a FeatureFrame but for those of moving objects.
 
-    Arrays of another length than the tracks' are left out: no message may end the node.
-    ids: of its rows, instead of track ids.
+    None when it lacks the normalised coordinates. Arrays of another length than the tracks' are
+    left out: no message may end the node. ids: of its rows, instead of track ids.
     """
     ids = np.frombuffer(message.track_ids, np.uint64) if ids is None else ids
     if len(message.normalized) != 2 * len(ids):
@@ -100,6 +100,9 @@ def observation_from_message(
     pixel = 0.0
     if len(message.keypoints) == rays.size:
         pixel = pixel_size(np.frombuffer(message.keypoints, np.float32).reshape(-1, 2), rays)
+    if len(message.object_ids) == len(ids):
+        rest = np.frombuffer(message.object_ids, np.uint32) == 0
+        ids, rays, depth = ids[rest], rays[rest], None if depth is None else depth[rest]
     return Observation(seconds(message.header.stamp), ids, rays, message.epoch, depth, pixel)
 
 

@@ -85,6 +85,7 @@ class RtabmapOutput:
         keypoints = self._rectified(result.features.keypoints, result.normalized)
         size = (camera.width, camera.height)
         kept = ((keypoints >= 0.0) & (keypoints <= np.subtract(size, 1))).all(axis=1)
+        kept &= result.tracks.at_rest
         # Where the first image has no features, rtabmap detects its own, of another kind, and
         # aborts at the next that has.
         if not kept.any():

@@ -94,7 +94,9 @@ class VinsOutput:
         if result.tracks.epoch != self._epoch:
             self._epoch, self._before = result.tracks.epoch, _NOTHING
         before, elapsed = self._before, result.stamp - self._stamp
-        seen = np.flatnonzero(np.isfinite(result.normalized).all(axis=1) & (result.tracks.ids > 0))
+        seen = np.flatnonzero(
+            np.isfinite(result.normalized).all(axis=1) & (result.tracks.static_ids > 0)
+        )
         tracks, pixels = result.tracks.ids[seen], result.features.keypoints[seen]
         right = right_rays = np.full_like(pixels, np.nan)
         if result.right_x is not None:

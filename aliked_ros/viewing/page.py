@@ -30,7 +30,7 @@ import cv2
 import numpy as np
 import rerun as rr
 
-from aliked_ros.io.drawing import LONG_TRACK, Trails
+from aliked_ros.io.drawing import LONG_TRACK, MOVING_COLOUR, Trails
 from aliked_ros.io.messages import matches_from_message
 from aliked_ros.types import Float32Array, FrameResult, UInt8Array
 from aliked_ros.viewing import layout
@@ -121,6 +121,7 @@ class Page:
         self._size = (features.width, features.height)
         self._log_camera()
         colours = length_colours(tracks.lengths)
+        colours[~tracks.at_rest] = MOVING_COLOUR
         order = np.argsort(tracks.lengths, kind="stable")  # long tracks on top
         places = self._on_page(features.keypoints)
         self._stream.log(

@@ -217,10 +217,11 @@ def converted(convert: list[str], message: FeatureFrame, folder: Path) -> dict[s
     count, columns, item = take(np.uint64, 3).tolist()
     arrays = {"keypoints": take(np.float32, count, 3), "ids": take(np.uint64, count)}
     arrays["descriptors"] = take(np.float32 if item == 4 else np.uint8, count, columns)
-    rays, right, depth, ages, covariances = take(np.uint64, 5).tolist()
+    rays, right, depth, ages, covariances, objects = take(np.uint64, 6).tolist()
     arrays |= {"normalized": take(np.float32, rays, 2), "right_x": take(np.float32, right)}
     arrays |= {"depth": take(np.float32, depth), "detection_age": take(np.uint32, ages)}
     arrays |= {"covariances": take(np.float32, covariances, 3)}
+    arrays |= {"object_ids": take(np.uint32, objects)}
     arrays |= {"recovered": take(np.bool_, count)}
     assert read == len(data)
     return arrays
@@ -245,22 +246,24 @@ def test_cpp_keypoints_ids_and_descriptors_are_those_of_the_message(convert, tmp
         np.testing.assert_array_equal(arrays["descriptors"], expected)
 
 
-def test_cpp_has_rays_stereo_depth_flow_and_what_came_back(convert, tmp_path):
+def test_cpp_has_rays_stereo_depth_flow_objects_and_what_came_back(convert, tmp_path):
     one = result(3)
     rng = np.random.default_rng(5)
     depth = np.where(rng.random(400) < 0.5, np.nan, rng.random(400)).astype(np.float32)
     recovered = rng.random(400) < 0.1
     ages = rng.integers(0, 9, 400).astype(np.uint32)
+    objects = rng.integers(0, 3, 400).astype(np.uint32)
     covariances = rng.random((400, 3)).astype(np.float32)
     one = replace(
         one, normalized=one.features.keypoints / 500, right_x=depth * 7, depth=depth,
-        tracks=replace(one.tracks, recovered=recovered),
+        tracks=replace(one.tracks, recovered=recovered, objects=objects),
         features=replace(one.features, detection_age=ages, covariances=covariances),
     )  # fmt: skip
     arrays = converted(convert, feature_frame(one, Header()), tmp_path)
     for name, expected in (
         ("normalized", one.normalized), ("right_x", one.right_x), ("depth", depth),
         ("recovered", recovered), ("detection_age", ages), ("covariances", covariances),
+        ("object_ids", objects),
     ):  # fmt: skip
         np.testing.assert_array_equal(arrays[name], expected)
 
@@ -321,6 +324,8 @@ def stereo_file(tmp_path: Path) -> tuple[FrameResult, Path]:
     one = result(0)
     right = (one.features.keypoints[:, 0] - 5).astype(np.float32)
     one = replace(one, right_x=right, depth=np.ones(400, np.float32))
+    objects = (np.arange(400) % 7 == 0).astype(np.uint32)
+    one = replace(one, tracks=replace(one.tracks, objects=objects))
     header = Header(stamp=Time(sec=1_700_000_000, nanosec=123_456_789))
     file = tmp_path / "frame.cdr"
     file.write_bytes(serialize_message(feature_frame(one, header, "binary256")))
@@ -333,7 +338,7 @@ def test_cpp_extractor_answers_an_orb_extractors_call(extract, stereo_file):
     image = ["640", "480", repr(1_700_000_000.123456789), "100", "200", "100", "50"]
     got = json.loads(subprocess.check_output([*extract, str(file), *image]))
     x = one.features.keypoints[:, 0]
-    laps, allowed = (x >= 100) & (x <= 200), np.round(x) >= 50
+    laps, allowed = (x >= 100) & (x <= 200), (np.round(x) >= 50) & one.tracks.at_rest
     order = np.concatenate([np.flatnonzero(allowed & ~laps), np.flatnonzero(allowed & laps)])
     assert (got["outside"], got["missed"]) == ((allowed & ~laps).sum(), 0)
     np.testing.assert_array_equal(np.float32(got["x"]), x[order])

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ pytest.importorskip("evo", reason="evo is not installed")
 
 from scipy.spatial.transform import Rotation
 
+from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.evaluation.baselines import DescriptorFrontend, HammingMatcher, OrbDetector
 from aliked_ros.evaluation.odometry import as_observation, follow, observe
@@ -90,6 +92,19 @@ def test_a_message_carries_what_the_back_end_needs(shared):
         assert received.epoch == sent.epoch
         for name in ("ids", "rays", "depth"):
             np.testing.assert_array_equal(getattr(received, name), getattr(sent, name))
+
+
+def test_what_moves_is_not_observed(shared):
+    source = open_source(str(shared / "data" / "tum_fr1_xyz"), 1, "depth")
+    frontend = orb()
+    frontend.camera = CameraModel.from_calibration(source.calibration)
+    result = frontend.process(next(iter(source)))
+    objects = (np.arange(len(result.features)) % 3 == 0).astype(np.uint32)
+    result = replace(result, tracks=replace(result.tracks, objects=objects))
+    for observation in (as_observation(result), by_message(result)):
+        np.testing.assert_array_equal(observation.ids, result.tracks.ids[objects == 0])
+        np.testing.assert_array_equal(observation.rays, result.normalized[objects == 0])
+        np.testing.assert_array_equal(observation.depth, result.depth[objects == 0])
 
 
 @pytest.mark.long

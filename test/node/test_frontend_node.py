@@ -41,13 +41,14 @@ from std_msgs.msg import Header
 from aliked_msgs.msg import FeatureFrame
 from aliked_msgs.srv import Relocalize
 from aliked_ros.camera import CameraModel
+from aliked_ros.evaluation.moving import Overlay, standing
 from aliked_ros.io.messages import descriptors_from_message
 from aliked_ros.ros.conversions import (
     image_message,
 )
 from aliked_ros.ros.parameters import DECLARATIONS, Change
 from aliked_ros.sources import open_source
-from aliked_ros.types import UInt8Array
+from aliked_ros.types import Image, UInt8Array
 from helpers import ROOT
 from helpers.ros import BEST_EFFORT, RELIABLE, START_TIMEOUT, Probe, RosProcess
 
@@ -327,6 +328,26 @@ def test_parameters_that_may_change_do_so_at_once(node, probe, camera, frames):
         ("verification", "fundamental"),
     ):  # fmt: skip
         assert probe.set_parameter(name, value) == ""
+
+
+def test_moving_objects_are_flagged_or_left_out(node, probe, camera, frames):
+    texture = np.ascontiguousarray(frames[6][60:150, 180:280, 1])
+    images = Overlay(texture, (5.0, 2.0), 2).over(standing(Image(frames[0]), 14, 20.0))
+    results = []
+    assert probe.set_parameter("moving_objects", "flag") == ""
+    for image, _ in images:
+        results.append(probe.send(camera.message(image.pixels)))
+    assert len(results[0].object_ids) == 0
+    flagged = results[-1]
+    assert len(flagged.object_ids) == len(flagged.track_ids)
+    assert max(flagged.object_ids) == 1
+    assert 10 < np.count_nonzero(flagged.object_ids) < len(flagged.object_ids) / 2
+    assert probe.set_parameter("moving_objects", "drop") == ""
+    left = probe.send(camera.message(image.pixels))
+    assert len(left.object_ids) == 0
+    assert 0 < len(left.track_ids) < len(flagged.track_ids)
+    assert len(left.keypoints) == 2 * len(left.track_ids)
+    assert probe.set_parameter("moving_objects", "ignore") == ""
 
 
 def test_services_answer_in_every_state(node, probe, camera, frames):

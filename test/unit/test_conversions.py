@@ -544,6 +544,17 @@ def test_tracks_that_came_back_survive_the_wire():
     np.testing.assert_array_equal(messages.tracks_from_message(message).recovered, recovered)
 
 
+def test_objects_survive_the_wire():
+    result = result_of(5, 128, 0, inliers=False)
+    objects = np.array([0, 2, 0, 0, 7], np.uint32)
+    result = replace(result, tracks=replace(result.tracks, objects=objects))
+    sent = conversions.feature_frame(result, Header())
+    message = deserialize_message(serialize_message(sent), FeatureFrame)
+    tracks = messages.tracks_from_message(message)
+    np.testing.assert_array_equal(tracks.objects, objects)
+    np.testing.assert_array_equal(tracks.static_ids != 0, objects == 0)
+
+
 def test_ages_and_covariances_survive_the_wire():
     result = result_of(5, 128, 0, inliers=False)
     ages = np.arange(5, dtype=np.uint32)

@@ -30,7 +30,13 @@ from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from aliked_ros.io.drawing import LENGTH_COLOURS, LONG_TRACK, Trails
+from aliked_ros.io.drawing import (
+    LENGTH_COLOURS,
+    LONG_TRACK,
+    MOVING_COLOUR,
+    Trails,
+    draw_tracks,
+)
 from aliked_ros.ros import foxglove
 from aliked_ros.ros.markers import TrackMarkers
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
@@ -99,6 +105,22 @@ def test_colour_is_the_length_as_in_the_image():
         points, _ = received(TrackMarkers(), frame(0, {1: (10, 10)}, length=length))
         expected = [*(np.array(LENGTH_COLOURS[number]) / 255), 1.0]
         np.testing.assert_allclose(rgba(points), [expected], atol=1e-6)
+
+
+def test_what_moves_has_a_colour_of_its_own():
+    result = frame(0, {1: (10, 10), 2: (20, 10)}, length=5)
+    moving = replace(result, tracks=replace(result.tracks, objects=np.array([0, 3], np.uint32)))
+    points, _ = received(TrackMarkers(), moving)
+    colours = rgba(points)
+    np.testing.assert_allclose(colours[1], [*(np.array(MOVING_COLOUR) / 255), 1.0], atol=1e-6)
+    assert not np.allclose(colours[0], colours[1])
+    trails = Trails()
+    trails.update(moving)
+    picture = draw_tracks(np.zeros((240, 640), np.uint8), moving, trails)
+    assert tuple(picture[10, 20]) == MOVING_COLOUR
+    assert (picture[180:] == MOVING_COLOUR).all(axis=2).any(), "and the legend shows it"
+    plain = draw_tracks(np.zeros((240, 640), np.uint8), result, trails)
+    assert not (plain == MOVING_COLOUR).all(axis=2).any()
 
 
 def test_motion_lines_join_where_a_track_was_with_where_it_is():

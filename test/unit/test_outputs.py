@@ -144,6 +144,20 @@ def test_vins_needs_normalized_and_leaves_out_what_the_lens_cannot_see():
     assert len(table) == 0
 
 
+@pytest.mark.usefixtures("rtabmap_msgs")
+def test_vins_and_rtabmap_get_nothing_that_moves():
+    vins = VinsOutput()
+    result = result_of([1, 2], [(60, 40), (50, 50)], depth=np.float32([2.0, 2.0]))
+    result = replace(result, tracks=replace(result.tracks, objects=np.array([0, 1], np.uint32)))
+    for _ in range(2):
+        _, table = table_of(vins.message(result, CAMERA, HEADER))
+    assert len(table) == 1
+    partner = depth_message(np.full((80, 100), 2.0))
+    message = rtabmap_message(result, GREY, partner)
+    assert [(k.pt.x, k.pt.y) for k in message.key_points] == [(60, 40)]
+    assert len(message.points) == 1
+
+
 def test_vins_counts_right_over_gaps_black_images_and_epochs():
     """Its reader takes observation j of an id for the one in message (first + j) of that id."""
     rng = np.random.default_rng(7)

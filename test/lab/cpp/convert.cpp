@@ -15,7 +15,7 @@
 // Reads a serialized FeatureFrame from a file with the installed messages, converts it as
 // examples/cpp does, and writes the result to standard output: N, columns of descriptors and bytes of
 // each element, x y score of each keypoint, ids, descriptors, the numbers of normalized, right_x,
-// depth, detection_age and covariances, these, and recovered (bytes).
+// depth, detection_age, covariances and object_ids, these, and recovered (bytes).
 #include <cstdint>
 #include <cstdio>
 #include <exception>
@@ -49,8 +49,8 @@ int main(int, char ** argv)
     }
     const std::uint64_t optional[] = {
       features.normalized.size(), features.right_x.size(), features.depth.size(),
-      features.detection_age.size(), features.covariances.size()};
-    write(optional, 5);
+      features.detection_age.size(), features.covariances.size(), features.object_ids.size()};
+    write(optional, 6);
     for (const auto & ray : features.normalized) {
       const float values[] = {ray.x, ray.y};
       write(values, 2);
@@ -59,6 +59,7 @@ int main(int, char ** argv)
     write(features.depth.data(), features.depth.size());
     write(features.detection_age.data(), features.detection_age.size());
     write(features.covariances.data(), features.covariances.size());
+    write(features.object_ids.data(), features.object_ids.size());
     for (const bool recovered : features.recovered) {
       std::fputc(recovered, stdout);
     }

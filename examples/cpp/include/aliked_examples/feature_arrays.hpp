@@ -83,6 +83,7 @@ std::size_t feature_count(const FeatureFrame & frame)
   check_optional("depths", frame.depth.size(), count);
   check_optional("detection ages", frame.detection_age.size(), count);
   check_optional("covariances", frame.covariances.size(), 3 * count);
+  check_optional("object_ids", frame.object_ids.size(), count);
   return count;
 }
 

@@ -44,6 +44,8 @@ struct Features
   // Only where optical flow follows the tracks between detections, else empty:
   std::vector<std::uint32_t> detection_age;        // images since it was detected, 0 = in this one
   std::vector<std::array<float, 3>> covariances;   // xx, xy, yy in pixels²
+  // Only where the image has moving objects (parameter moving_objects: flag), else empty:
+  std::vector<std::uint32_t> object_ids;           // 0 = at rest; leave the others out of a map
 };
 
 /// Throws std::invalid_argument for a frame whose arrays contradict each other.
@@ -78,6 +80,7 @@ Features from_message(const FeatureFrame & frame)
   features.right_x.assign(frame.right_x.begin(), frame.right_x.end());
   features.depth.assign(frame.depth.begin(), frame.depth.end());
   features.detection_age.assign(frame.detection_age.begin(), frame.detection_age.end());
+  features.object_ids.assign(frame.object_ids.begin(), frame.object_ids.end());
   for (std::size_t i = 0; i < frame.covariances.size(); i += 3) {
     features.covariances.push_back(
       {frame.covariances[i], frame.covariances[i + 1], frame.covariances[i + 2]});
@@ -103,6 +106,7 @@ inline Features select(const Features & features, const std::vector<std::size_t>
   take(features.depth, some.depth);
   take(features.detection_age, some.detection_age);
   take(features.covariances, some.covariances);
+  take(features.object_ids, some.object_ids);
   const cv::Mat & all = features.descriptors;
   if (all.rows != 0 && !rows.empty()) {
     some.descriptors.create(static_cast<int>(rows.size()), all.cols, all.type());

@@ -79,7 +79,7 @@ public:
   /// The stamp of the image that the next call is for, in seconds, as ORB-SLAM has it.
   void expect(double seconds) {expected_ = std::llround(seconds * 1e9);}
 
-  /// ORB-SLAM3's call. Keypoints where the mask is 0 are left out. Those with x in lapping[0] to
+  /// ORB-SLAM3's call. Keypoints where the mask is 0 or on moving objects are left out. Those with x in lapping[0] to
   /// lapping[1] come last; returns the number of the others. Without a message in time: no keypoints,
   /// returns 0, and missed() grows. Throws std::invalid_argument for an image or mask of another size
   /// than the message's, and for a message that contradicts itself.
@@ -98,6 +98,9 @@ public:
         check_size(allowed, *frame, "mask");
       }
       for (std::size_t i = 0; i < all.keypoints.size(); ++i) {
+        if (!all.object_ids.empty() && all.object_ids[i] != 0) {
+          continue;
+        }
         const cv::Point2f at = all.keypoints[i].pt;
         if (!allowed.empty()) {
           const auto inside_mask = [](float value, int size) {
