@@ -301,10 +301,6 @@ class _Network(nn.Module):
         heads = (self.conv1, self.conv2, self.conv3, self.conv4)[-len(blocks) :]
         return [self.activation(head(x)) for head, x in zip(heads, blocks, strict=True)]
 
-    def first_level(self, pixels: Tensor) -> Tensor:
-        """Features ...×(dim/4) of pixels that ``describe`` took from its first table."""
-        return pixels
-
     def score_parts(self, levels: list[Tensor]) -> list[Tensor]:
         """The score head's first layer, B×8×(H/s)×(W/s), of each of ``levels``."""
         weights = [*self.score_first][-len(levels) :]
@@ -330,13 +326,12 @@ class _Network(nn.Module):
         """Descriptors N×dim of one image (unit rows), read sparsely from its levels (B = 1).
 
         keypoints: N×2 pixels of the unpadded image, which lies at ``window`` of the padded one.
-        levels: the first one as ``first_level`` takes it.
         """
         head, kernel, device = self.desc_head, self.shape.kernel, keypoints.device
         tables = [x[0].permute(1, 2, 0) for x in levels]
         ticks = torch.arange(kernel**2, device=device)
         patch = torch.stack([ticks % kernel, ticks // kernel], dim=-1) - kernel // 2
-        features = self._read_pixels(tables, keypoints.floor()[:, None] + patch, window)
+        features = _read_pixels(tables, keypoints.floor()[:, None] + patch, window)
         limit = max(window.height, window.width) / 4
         offset = head.offsets(features.flatten(1)).float().clamp(-limit, limit)
         position = keypoints[:, None] + offset.unflatten(1, (2, -1)).transpose(1, 2)
@@ -346,37 +341,9 @@ class _Network(nn.Module):
         step = torch.stack([ticks % 2, ticks // 2], dim=-1)
         # x and y parts of the bilinear weights of the four pixels around
         weight = torch.where(step == 1, fraction, 1 - fraction).prod(-1)
-        pixels = self._read_pixels(tables, corner[:, :, None] + step, window)
+        pixels = _read_pixels(tables, corner[:, :, None] + step, window)
         samples = (pixels * weight[..., None].to(pixels.dtype)).sum(2)
         return head.descriptors(samples)
-
-    def _read_pixels(self, tables: list[Tensor], xy: Tensor, window: Window) -> Tensor:
-        """Normalised features ...×dim at integer pixels (floats, ...×2), 0 outside the image.
-
-        tables: h×w×channels of each level of the padded image.
-        """
-        x, y = xy.unbind(-1)
-        inside = (x >= 0) & (x < window.width) & (y >= 0) & (y < window.height)
-        x = x.clamp(0, window.width - 1) + window.left
-        y = y.clamp(0, window.height - 1) + window.top
-        full_height, full_width = tables[0].shape[:2]
-        first = _take(tables[0].flatten(0, 1), y.int() * full_width + x.int())
-        parts = [self.first_level(first)]
-        for table in tables[1:]:
-            height, width = table.shape[:2]
-            u = x * ((width - 1) / (full_width - 1))
-            v = y * ((height - 1) / (full_height - 1))
-            left, top = u.floor(), v.floor()
-            a, b = u - left, v - top
-            weight = torch.stack([(1 - a) * (1 - b), a * (1 - b), (1 - a) * b, a * b], dim=-1)
-            weight = weight.to(table.dtype)
-            columns = torch.stack([left, left + 1], dim=-1).int().clamp(max=width - 1)
-            rows = torch.stack([top, top + 1], dim=-1).int().clamp(max=height - 1)
-            corners = (rows[..., :, None] * width + columns[..., None, :]).flatten(-2)
-            values = _take(table.flatten(0, 1), corners)
-            parts.append((values * weight[..., None]).sum(-2))
-        features = F.normalize(torch.cat(parts, dim=-1).float(), dim=-1) * inside[..., None]
-        return features.to(tables[0].dtype)
 
 
 class ALIKED(_Network):
@@ -441,10 +408,6 @@ class FoldedALIKED(_Network):
         keypoints, scores, count = self.detect(score_map, mask, threshold, slots.shape[0])
         return keypoints, scores, self.describe(levels, keypoints, window), count
 
-    def first_level(self, pixels: Tensor) -> Tensor:
-        """Of what ``conv1`` reads: its map of the whole image would have twice the channels."""
-        return elu(pixels @ self.conv1.weight.flatten(1).T)
-
     def encode(self, image: Tensor) -> tuple[list[Tensor], list[Tensor], Window]:
         """``score_parts``, and ``levels`` of ``describe``, of an image 1×H×W×C uint8.
 
@@ -458,7 +421,7 @@ class FoldedALIKED(_Network):
     def tables(self, blocks: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """``score_parts``, and ``levels`` of ``describe``, from ``blocks``."""
         levels = self.heads(blocks)
-        return self.score_parts(levels), [blocks[0], *levels[1:]]
+        return self.score_parts(levels), levels
 
 
 class Encoder(FoldedALIKED):
@@ -602,3 +565,35 @@ def _quotient(numbers: Tensor, divisor: int) -> Tensor:
 def _take(table: Tensor, rows: Tensor) -> Tensor:
     """``table[rows]`` as one Gather with 32-bit indices."""
     return torch.index_select(table, 0, rows.flatten()).reshape(*rows.shape, *table.shape[1:])
+
+
+def _read_pixels(tables: list[Tensor], xy: Tensor, window: Window) -> Tensor:
+    """Normalised features ...×dim at integer pixels (floats, ...×2), 0 outside the image.
+
+    tables: h×w×(dim/4) of each level of the padded image.
+    """
+    x, y = xy.unbind(-1)
+    inside = (x >= 0) & (x < window.width) & (y >= 0) & (y < window.height)
+    x = x.clamp(0, window.width - 1) + window.left
+    y = y.clamp(0, window.height - 1) + window.top
+    full_height, full_width = tables[0].shape[:2]
+    parts = [_take(tables[0].flatten(0, 1), y.int() * full_width + x.int())]
+    for table in tables[1:]:
+        height, width = table.shape[:2]
+        u = x * ((width - 1) / (full_width - 1))
+        v = y * ((height - 1) / (full_height - 1))
+        left, top = u.floor(), v.floor()
+        a, b = u - left, v - top
+        weight = torch.stack([(1 - a) * (1 - b), a * (1 - b), (1 - a) * b, a * b], dim=-1)
+        weight = weight.to(table.dtype)
+        columns = torch.stack([left, left + 1], dim=-1).int().clamp(max=width - 1)
+        rows = torch.stack([top, top + 1], dim=-1).int().clamp(max=height - 1)
+        corners = (rows[..., :, None] * width + columns[..., None, :]).flatten(-2)
+        values = _take(table.flatten(0, 1), corners)
+        parts.append((values * weight[..., None]).sum(-2))
+    features = torch.cat(parts, dim=-1)
+    # as normalize() does, but no float32 copy of half precision is kept for the division
+    length = torch.linalg.vector_norm(features.float(), dim=-1, keepdim=True)
+    least = max(1e-12, torch.finfo(features.dtype).tiny)
+    length = length.clamp_min(least).to(features.dtype).expand_as(features)
+    return (features / length) * inside[..., None]

@@ -122,7 +122,11 @@ class TritonALIKED(FoldedALIKED):
             head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def tables(self, blocks: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """See ``FoldedALIKED``."""
+        """See ``FoldedALIKED``; the first level is what its head reads, with half the channels.
+
+        Its features are computed where they are wanted: of a whole image they would take as much
+        memory as all that comes before them.
+        """
         first, *coarse = blocks
         levels = self.heads(coarse)
         _, inputs, height, width = first.shape
@@ -236,15 +240,19 @@ def check(place: torch.device, shape: AlikedShape = _USUAL, half: bool = False) 
         padded, window = pad(image.to(plain.conv1.weight.dtype).permute(0, 3, 1, 2) / PIXEL_SCALE)
         blocks = plain.blocks(padded)
         parts, levels = plain.tables(blocks)
+        fused_parts, fused_levels = fused.tables(blocks)
         compare("convolutions", 2e-2 if half else 1e-3, fused.blocks(padded), blocks)
-        compare("score parts", 1e-2 if half else 1e-3, fused.tables(blocks)[0], parts)
+        compare("score parts", 1e-2 if half else 1e-3, fused_parts, parts)
         scores = plain.score_map(parts)
         compare("score map", 1e-2 if half else 1e-3, [fused.score_map(parts)], [scores])
         inner = window.of(scores)[0, 0]
         given = (inner, mask.to(place), inner.median()[None], 100)
         detected = plain.detect(*given)
         compare("keypoints", 1e-3, fused.detect(*given), detected)
-        described = [n.describe(levels, detected[0], window) for n in (fused, plain)]
+        described = [
+            network.describe(tables, detected[0], window)
+            for network, tables in ((fused, fused_levels), (plain, levels))
+        ]
         compare("descriptors", 4e-3 if half else 1e-3, described[:1], described[1:])
 
 
