@@ -33,10 +33,10 @@ from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import AlikedError, BackendError
 from aliked_ros.models.device_export import GraphPrecision
 from aliked_ros.models.registry import entry_of
+from aliked_ros.networks.constants import LIGHTGLUE_DIM
 from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
 
 _PAIR = (320, 240)  # size of the two pictures that LightGlue is checked with
-_MATCHED_DIM = 128  # of the descriptors that its published weights match
 _PAIR_POINTS = 512  # at most, in each of them
 _FEW = 20  # keypoints or matches of which half must be in common: one may be lost to rounding
 MATCHING = (0.1, -1.0, -1.0)
@@ -202,7 +202,7 @@ def _pair(
             Features(*extractor.extract(pixels, None, top_k, 0.0, 0), width, height, model)
             for pixels in (still, turned)
         )
-        if first.descriptors.shape[1] != _MATCHED_DIM:
+        if first.descriptors.shape[1] != LIGHTGLUE_DIM:
             return None
         return first, second, cpu.load_matcher().match(first, second, *MATCHING)
 

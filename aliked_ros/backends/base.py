@@ -32,12 +32,19 @@ class FeatureNetwork(Protocol):
     users: int
 
     def extract(
-        self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float, grid: int
+        self,
+        pixels: UInt8Array,
+        mask: UInt8Array | None,
+        top_k: int,
+        threshold: float,
+        grid: int,
+        reference: Features | None = None,
     ) -> tuple[Float32Array, Float32Array, Float32Array]:
         """Keypoints N×2 (pixels), scores N and descriptors N×D of an image H×W or H×W×3 (RGB).
 
         At most ``top_k`` maxima of the score map above ``threshold``, highest first; none where
         ``mask`` (H×W) is 0. grid: cells along the longer side over which they are spread; 0 = not.
+        reference: features that LightGlue will match these with next; it may begin at once.
         """
         ...
 

@@ -29,7 +29,7 @@ from aliked_ros.errors import BackendError
 from aliked_ros.models.registry import weights_path
 from aliked_ros.networks import fold
 from aliked_ros.system.cpu import cores
-from aliked_ros.types import Float32Array, UInt8Array
+from aliked_ros.types import Features, Float32Array, UInt8Array
 
 try:
     import torch
@@ -86,7 +86,13 @@ class TorchExtractor:
 
     @torch.inference_mode()
     def extract(
-        self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float, grid: int
+        self,
+        pixels: UInt8Array,
+        mask: UInt8Array | None,
+        top_k: int,
+        threshold: float,
+        grid: int,
+        reference: Features | None = None,
     ) -> tuple[Float32Array, Float32Array, Float32Array]:
         """See ``FeatureNetwork``. With a ``grid``, of every local maximum."""
         height, width = pixels.shape[:2]

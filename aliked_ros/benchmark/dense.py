@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from aliked_ros.backends.cpu.dkd import spread
 from aliked_ros.networks.aliked import ALIKED, pad, suppress_non_maxima, upsample
 from aliked_ros.networks.constants import NMS_RADIUS, SOFT_ARGMAX_TEMPERATURE
-from aliked_ros.types import Float32Array, UInt8Array
+from aliked_ros.types import Features, Float32Array, UInt8Array
 
 
 class DenseAliked(nn.Module):
@@ -94,7 +94,13 @@ class DenseExtractor:
 
     @torch.inference_mode()
     def extract(
-        self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float, grid: int
+        self,
+        pixels: UInt8Array,
+        mask: UInt8Array | None,
+        top_k: int,
+        threshold: float,
+        grid: int,
+        reference: Features | None = None,
     ) -> tuple[Float32Array, Float32Array, Float32Array]:
         """See ``FeatureNetwork``."""
         image = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)

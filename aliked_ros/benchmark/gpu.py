@@ -90,7 +90,7 @@ class _Contender:
     def process(self, image: UInt8Array) -> tuple[float, float]:
         """Seconds of ALIKED and of LightGlue."""
         begin = time.perf_counter()
-        features = self._extractor.extract(image)
+        features = self._extractor.extract(image, reference=self._before)
         middle = time.perf_counter()
         if self._before is not None:
             self._matcher.match(self._before, features)

@@ -81,9 +81,9 @@ class _Extractor:
     def __init__(self, memory: RememberingBackend, network: Any) -> None:
         self._memory, self._network = memory, network
 
-    def extract(self, pixels: Any, mask: Any, *settings: Any) -> Any:
+    def extract(self, pixels: Any, mask: Any, *settings: Any, **more: Any) -> Any:
         known = self._memory.features(mask)
-        return self._network.extract(pixels, mask, *settings) if known is None else known
+        return self._network.extract(pixels, mask, *settings, **more) if known is None else known
 
 
 class _Matcher:

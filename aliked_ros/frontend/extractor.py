@@ -37,12 +37,16 @@ class Extractor:
         self._network = backend.load_extractor(config.model)
 
     def extract(
-        self, pixels: UInt8Array, mask: UInt8Array | None = None, turns: int = 0
+        self,
+        pixels: UInt8Array,
+        mask: UInt8Array | None = None,
+        turns: int = 0,
+        reference: Features | None = None,
     ) -> Features:
         """Features of an image H×W (grey) or H×W×3 (RGB) uint8; none where ``mask`` (H×W) is 0.
 
         turns: quarter turns counterclockwise that the network sees the image after; keypoints are
-        of the image as it is.
+        of the image as it is. reference: see ``FeatureNetwork``; of an image as it is.
         Raises ImageError for another type or shape, or a side outside 64..8192 pixels.
         """
         check_image(pixels, mask)
@@ -52,7 +56,12 @@ class Extractor:
             pixels = turn_pixels(pixels, turns)
             mask = None if mask is None else turn_pixels(mask, turns)
         keypoints, scores, descriptors = self._network.extract(
-            pixels, mask, config.max_keypoints, config.score_threshold, config.grid
+            pixels,
+            mask,
+            config.max_keypoints,
+            config.score_threshold,
+            config.grid,
+            reference=reference,
         )
         keypoints = turn_points(keypoints, -turns, pixels.shape[1], pixels.shape[0])
         return Features(keypoints, scores, descriptors, width, height, config.model, turns)

@@ -186,7 +186,8 @@ class Pipeline:
         if self._carrier is not None:
             return self._process_with_flow(image, self._carrier)
         clock = _Clock()
-        features = self._extractor.extract(image.pixels, self._mask(image))
+        mask, reference = self._mask(image), self._certain_reference(image)
+        features = self._extractor.extract(image.pixels, mask, reference=reference)
         camera = self._fitting(image)
         self.prediction.begin(self._index, image.stamp, camera)
         clock.lap("extract")
@@ -495,11 +496,22 @@ class Pipeline:
     def _continued(self, image: Image) -> FrameResult | None:
         """The previous image, None where a new epoch begins."""
         previous = self._previous
-        if previous is not None:
-            before = (previous.features.height, previous.features.width)
-            if image.pixels.shape[:2] != before or image.stamp < previous.stamp:
-                self.reset()
+        if previous is not None and not _follows(image, previous):
+            self.reset()
         return self._previous
+
+    def _certain_reference(self, image: Image) -> Features | None:
+        """What LightGlue will match the image with; None where that is decided after extraction."""
+        previous = self._previous
+        if self._config.matcher != "lightglue" or previous is None:
+            return None
+        return previous.features if _follows(image, previous) else None
+
+
+def _follows(image: Image, previous: FrameResult) -> bool:
+    """Whether an image is of the same size as the one before, and not older."""
+    before = (previous.features.height, previous.features.width)
+    return image.pixels.shape[:2] == before and image.stamp >= previous.stamp
 
 
 class _Clock:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 GraphPrecision = Literal["float32", "float16"]
 
-FORMAT = 6
+FORMAT = 7
 """Grows whenever the graphs change, so that engines built of older ones are not used."""
 
 

@@ -31,8 +31,8 @@ no branch on values, no loop, no plugin, and a fixed number of rows with a count
 Two local maxima are at least 3 pixels apart (non-maximum suppression), so the best K are sought
 among one candidate per 3×3 cell.
 
-In half precision the convolutions, feature tables and matrix products are float16; coordinates,
-the score map and sums of squares stay float32.
+In half precision the convolutions, feature tables, reads between their pixels and matrix products
+are float16; coordinates, the score map and sums of squares stay float32.
 """
 
 from __future__ import annotations
@@ -259,6 +259,8 @@ class _Network(nn.Module):
     three 3×3 convolutions after it.
     """
 
+    conv_block: type[ConvBlock] = ConvBlock
+    res_block: type[ResBlock] = ResBlock
     score_first: Iterable[Tensor]
     score_tail: Iterable[Tensor]
     desc_head: _DescriptorHead
@@ -270,31 +272,39 @@ class _Network(nn.Module):
         self.shape = shape
         c1, c2, c3, c4 = shape.channels
         level = shape.dim // 4
-        self.block1 = ConvBlock(channels, c1, folded)
-        self.block2 = ResBlock(c1, c2, folded, None)
-        self.block3 = ResBlock(c2, c3, folded, deformable)
-        self.block4 = ResBlock(c3, c4, folded, deformable)
+        self.block1 = self.conv_block(channels, c1, folded)
+        self.block2 = self.res_block(c1, c2, folded, None)
+        self.block3 = self.res_block(c2, c3, folded, deformable)
+        self.block4 = self.res_block(c3, c4, folded, deformable)
         self.conv1 = nn.Conv2d(c1, level, 1, bias=False)
         self.conv2 = nn.Conv2d(c2, level, 1, bias=False)
         self.conv3 = nn.Conv2d(c3, level, 1, bias=False)
         self.conv4 = nn.Conv2d(c4, level, 1, bias=False)
         self.activation = elu if folded else F.selu
 
-    def levels(self, image: Tensor) -> list[Tensor]:
-        """The four feature levels, B×(dim/4)×(H/s)×(W/s) for s in 1, 2, 8, 32.
+    def blocks(self, image: Tensor) -> list[Tensor]:
+        """The four blocks' results, B×c×(H/s)×(W/s) for s in 1, 2, 8, 32.
 
         image: B×3×H×W, H and W multiples of PAD_MULTIPLE, in [0, 1] in the form that is trained.
         """
         x1 = self.block1(image)
         x2 = self.block2(F.avg_pool2d(x1, 2))
         x3 = self.block3(F.avg_pool2d(x2, 4))
-        x4 = self.block4(F.avg_pool2d(x3, 4))
-        heads = (self.conv1, self.conv2, self.conv3, self.conv4)
-        return [self.activation(head(x)) for head, x in zip(heads, (x1, x2, x3, x4), strict=True)]
+        return [x1, x2, x3, self.block4(F.avg_pool2d(x3, 4))]
+
+    def levels(self, image: Tensor) -> list[Tensor]:
+        """The four feature levels, B×(dim/4)×(H/s)×(W/s); image: see ``blocks``."""
+        return self.heads(self.blocks(image))
+
+    def heads(self, blocks: list[Tensor]) -> list[Tensor]:
+        """``levels`` from ``blocks``, or from the last of them."""
+        heads = (self.conv1, self.conv2, self.conv3, self.conv4)[-len(blocks) :]
+        return [self.activation(head(x)) for head, x in zip(heads, blocks, strict=True)]
 
     def score_parts(self, levels: list[Tensor]) -> list[Tensor]:
-        """The score head's first layer, B×8×(H/s)×(W/s), level by level."""
-        return [F.conv2d(x, w) for x, w in zip(levels, self.score_first, strict=True)]
+        """The score head's first layer, B×8×(H/s)×(W/s), of each of ``levels``."""
+        weights = [*self.score_first][-len(levels) :]
+        return [F.conv2d(x, w) for x, w in zip(levels, weights, strict=True)]
 
     def score_map(self, parts: list[Tensor]) -> Tensor:
         """Score map B×1×H×W in (0, 1), float32, from ``score_parts``."""
@@ -332,7 +342,7 @@ class _Network(nn.Module):
         # x and y parts of the bilinear weights of the four pixels around
         weight = torch.where(step == 1, fraction, 1 - fraction).prod(-1)
         pixels = _read_pixels(tables, corner[:, :, None] + step, window)
-        samples = (pixels.float() * weight[..., None]).sum(2).to(pixels.dtype)
+        samples = (pixels * weight[..., None].to(pixels.dtype)).sum(2)
         return head.descriptors(samples)
 
 
@@ -399,12 +409,19 @@ class FoldedALIKED(_Network):
         return keypoints, scores, self.describe(levels, keypoints, window), count
 
     def encode(self, image: Tensor) -> tuple[list[Tensor], list[Tensor], Window]:
-        """``score_parts`` and ``levels`` of an image 1×H×W×C uint8, padded around the window."""
+        """``score_parts``, and ``levels`` of ``describe``, of an image 1×H×W×C uint8.
+
+        It is padded around the window.
+        """
         # TensorRT's only operation on 8-bit inputs is the cast
         pixels = image.to(self.conv1.weight.dtype).permute(0, 3, 1, 2)
         padded, window = pad(pixels * (1 / PIXEL_SCALE))
-        levels = self.levels(padded)
-        return self.score_parts(levels), levels, window
+        return *self.tables(self.blocks(padded)), window
+
+    def tables(self, blocks: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """``score_parts``, and ``levels`` of ``describe``, from ``blocks``."""
+        levels = self.heads(blocks)
+        return self.score_parts(levels), levels
 
 
 class Encoder(FoldedALIKED):
@@ -560,7 +577,7 @@ def _read_pixels(tables: list[Tensor], xy: Tensor, window: Window) -> Tensor:
     x = x.clamp(0, window.width - 1) + window.left
     y = y.clamp(0, window.height - 1) + window.top
     full_height, full_width = tables[0].shape[:2]
-    parts = [_take(tables[0].flatten(0, 1), y.int() * full_width + x.int()).float()]
+    parts = [_take(tables[0].flatten(0, 1), y.int() * full_width + x.int())]
     for table in tables[1:]:
         height, width = table.shape[:2]
         u = x * ((width - 1) / (full_width - 1))
@@ -568,10 +585,15 @@ def _read_pixels(tables: list[Tensor], xy: Tensor, window: Window) -> Tensor:
         left, top = u.floor(), v.floor()
         a, b = u - left, v - top
         weight = torch.stack([(1 - a) * (1 - b), a * (1 - b), (1 - a) * b, a * b], dim=-1)
+        weight = weight.to(table.dtype)
         columns = torch.stack([left, left + 1], dim=-1).int().clamp(max=width - 1)
         rows = torch.stack([top, top + 1], dim=-1).int().clamp(max=height - 1)
         corners = (rows[..., :, None] * width + columns[..., None, :]).flatten(-2)
-        values = _take(table.flatten(0, 1), corners).float()
+        values = _take(table.flatten(0, 1), corners)
         parts.append((values * weight[..., None]).sum(-2))
-    features = F.normalize(torch.cat(parts, dim=-1), dim=-1) * inside[..., None]
-    return features.to(tables[0].dtype)
+    features = torch.cat(parts, dim=-1)
+    # as normalize() does, but no float32 copy of half precision is kept for the division
+    length = torch.linalg.vector_norm(features.float(), dim=-1, keepdim=True)
+    least = max(1e-12, torch.finfo(features.dtype).tiny)
+    length = length.clamp_min(least).to(features.dtype).expand_as(features)
+    return (features / length) * inside[..., None]

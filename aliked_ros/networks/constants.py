@@ -22,6 +22,7 @@ NMS_RADIUS = 2  # pixels, of the non-maximum suppression and of the soft-argmax 
 SOFT_ARGMAX_TEMPERATURE = 0.1
 PAD_MULTIPLE = 32  # image sides are padded to multiples of the coarsest stride
 
+LIGHTGLUE_DIM = 128  # of the descriptors that LightGlue's published weights are for
 DIM = 256  # of a point's state in LightGlue
 HEADS = 4
 HEAD_DIM = DIM // HEADS

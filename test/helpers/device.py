@@ -99,12 +99,32 @@ class OnnxArray:
         self._device = device
         device.memory += self.values.nbytes
 
+    def part(self, start: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> OnnxPart:
+        end = start + int(np.prod(shape)) * dtype.itemsize
+        return OnnxPart(self, self.values[start:end].view(dtype).reshape(shape))
+
     def free(self) -> None:
         assert self.values is not None, "freed twice"
         self._device.memory -= self.values.nbytes
         if self._device.room is not None:
             self._device.room += self.values.nbytes
         self.values = None
+
+
+class OnnxPart:
+    """A part of it."""
+
+    def __init__(self, whole: OnnxArray, values: np.ndarray) -> None:
+        self._whole, self._values = whole, values
+        self.shape, self.dtype = values.shape, values.dtype
+
+    @property
+    def values(self) -> np.ndarray:
+        assert self._whole.values is not None, "the whole was given back"
+        return self._values
+
+    def free(self) -> None:
+        assert self._whole.values is not None, "the whole was given back"
 
 
 class OnnxNetwork:
@@ -126,11 +146,15 @@ class OnnxNetwork:
             name: given[name] if name in given else self._take(spec, size)
             for name, spec in graph.inputs.items()
         }
-        self.outputs = {name: self._take(spec, size) for name, spec in graph.outputs.items()}
+        self.outputs = {
+            name: given[name] if name in given else self._take(spec, size)
+            for name, spec in graph.outputs.items()
+        }
         device.networks.append(self)
 
     def run(self) -> None:
         self._device.check()
+        self._device.ask(f"run {'-'.join(self.label.split('_')[0].split('-')[:2])}")
         values = {name: array.values for name, array in self.inputs.items()}
         for name, result in zip(
             self.outputs, self._session.run(list(self.outputs), values), strict=True
@@ -154,7 +178,8 @@ class OnnxDevice:
     """See ``Device``.
 
     memory: bytes taken. room: bytes that are left, None = enough. uploaded: arrays written to it.
-    failure: raised by the next computation.
+    failure: raised by the next computation. asked: what it was asked for since that was cleared.
+    fails_at: what raises once, the next time it is asked for.
     """
 
     kind = "tensorrt"
@@ -167,6 +192,8 @@ class OnnxDevice:
         self.room: int | None = None
         self.failure: BackendError | None = None
         self.closed = False
+        self.asked: list[str] = []
+        self.fails_at = ""
 
     def load(
         self,
@@ -188,21 +215,39 @@ class OnnxDevice:
     def write(self, target: OnnxArray, values: np.ndarray) -> None:
         assert (target.shape, target.dtype) == (values.shape, values.dtype)
         self.uploaded += 1
+        self.ask("write")
         target.values[...] = values
 
     def copy(self, target: OnnxArray, source: OnnxArray) -> None:
         assert (target.shape, target.dtype) == (source.shape, source.dtype)
+        self.ask("copy")
         target.values[...] = source.values
 
     def read(self, *arrays: OnnxArray) -> list[np.ndarray]:
-        self.check()
-        return [array.values.copy() for array in arrays]
+        return self.fetch(*arrays)()
+
+    def fetch(self, *arrays: OnnxArray) -> Callable[[], list[np.ndarray]]:
+        self.ask("fetch")
+        copies = [array.values.copy() for array in arrays]
+
+        def wait() -> list[np.ndarray]:
+            self.check()
+            self.ask("wait")
+            return copies
+
+        return wait
 
     def memory_in_use(self) -> int:
         return self.memory
 
     def close(self) -> None:
         self.closed = True
+
+    def ask(self, for_what: str) -> None:
+        self.asked.append(for_what)
+        if for_what == self.fails_at:
+            self.fails_at = ""
+            raise BackendError("the GPU failed for once; try again.")
 
     def check(self) -> None:
         if self.failure is not None:

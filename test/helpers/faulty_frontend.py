@@ -42,12 +42,12 @@ class Network:
     def __init__(self, network: Any) -> None:
         self._network = network
 
-    def extract(self, *given: Any) -> Any:
+    def extract(self, *given: Any, **more: Any) -> Any:
         if fault() == "fail":
             raise RuntimeError("the accelerator is gone")
         while fault() == "hang":
             time.sleep(0.02)
-        return self._network.extract(*given)
+        return self._network.extract(*given, **more)
 
 
 class Device:

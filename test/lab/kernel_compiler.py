@@ -48,7 +48,7 @@ _TYPES = {
 class Recorder:
     """Stands for a kernel: notes what types it is called with, and computes nothing."""
 
-    calls: ClassVar[dict[str, ASTSource]] = {}
+    calls: ClassVar[dict[str, tuple[ASTSource, dict[str, int]]]] = {}
 
     def __init__(self, kernel: JITFunction) -> None:
         self.kernel = kernel
@@ -56,13 +56,14 @@ class Recorder:
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         return self.record
 
-    def record(self, *arguments: Any, **constants: Any) -> None:
+    def record(self, *arguments: Any, num_warps: int = 4, **constants: Any) -> None:
         names = self.kernel.arg_names
         signature = {n: kind(a) for n, a in zip(names, arguments, strict=False)}
         signature |= dict.fromkeys(constants, "constexpr")
         values = {(names.index(name),): value for name, value in constants.items()}
         source = ASTSource(self.kernel, signature, values)
-        self.calls[f"{self.kernel.__name__} {signature} {values}"] = source
+        call = f"{self.kernel.__name__} {signature} {values}"
+        self.calls[call] = source, {"num_warps": num_warps}
 
 
 def kind(argument: Any) -> Any:
@@ -86,8 +87,8 @@ def main(model: str, capabilities: list[int]) -> None:
         inputs = segment_inputs(LightGlueShape(128, 9), layers, 64, half)
         device_matcher(layers, half, TritonOperations())(*inputs.values())
     for capability in capabilities:
-        for call, source in Recorder.calls.items():
-            made = compile(source, target=GPUTarget("cuda", capability, 32))
+        for call, (source, options) in Recorder.calls.items():
+            made = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
             print(capability, call.split()[0], len(made.asm["cubin"]), made.metadata.shared)
 
 

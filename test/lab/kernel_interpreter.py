@@ -31,7 +31,8 @@ from helpers.torch_networks import device_extractor
 
 # an operation takes 0.1 ms in the interpreter, on few or many numbers
 triton_aliked._PIXELS, triton_aliked._SLOTS, triton_aliked._ROWS = 4096, 64, 256
-triton_aliked._CONVOLVED = 4096
+triton_aliked._CONVOLVED = triton_aliked._CELLS = 4096
+triton_aliked._NUMBERS = 1 << 16
 
 if __name__ == "__main__":
     given = torch.load(sys.argv[1])

@@ -37,14 +37,16 @@ from aliked_ros.networks.fold import AlikedShape
 
 # an operation takes 0.1 ms in the interpreter, on few or many numbers
 triton_aliked._PIXELS, triton_aliked._SLOTS, triton_aliked._ROWS = 4096, 128, 2048
-triton_aliked._CONVOLVED = 4096
+triton_aliked._CONVOLVED = triton_aliked._CELLS = 4096
+triton_aliked._NUMBERS = 1 << 16
 triton_lightglue._POINTS, triton_lightglue._ROWS = 128, 256
 CPU = torch.device("cpu")
 SHAPE = AlikedShape((8, 16, 32, 64), 64, 3, 16)
 ALIKED = {
-    "deform_reads": [2], "join_scores": [3], "score_convolution": [2], "find_maxima": [1],
+    "bias_elu": [0], "first_scores": [3], "deform_reads": [2], "join_scores": [3],
+    "score_convolution": [2], "find_maxima": [1],
     "leave_out": [2], "add_maxima": [1], "best_in_cells": [4, 5], "refine": [3, 4],
-    "read_patches": [8], "read_samples": [10],
+    "read_patches": [9], "read_samples": [11], "unit_rows": [1],
 }  # fmt: skip
 LIGHTGLUE = {"encode": [4], "attend": [5], "norm_gelu": [5, 6], "count_undecided": [4]}
 

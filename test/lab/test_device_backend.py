@@ -35,7 +35,7 @@ from aliked_ros.errors import BackendError
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.matcher import LightGlueMatcher
 from aliked_ros.frontend.pipeline import Pipeline
-from aliked_ros.types import Features, Image, UInt8Array
+from aliked_ros.types import Features, Image, Matches, UInt8Array
 from helpers.device import OnnxDevice, WrongDevice
 from helpers.parity import common
 
@@ -231,7 +231,7 @@ def test_what_is_on_the_device_is_not_uploaded_again(
     for pair, expected in (
         ((features[4], features[5]), 0),
         ((features[3], features[5]), 0),  # left images of a stereo camera
-        ((features[0], features[5]), 3),  # a keyframe: keypoints, descriptors, count
+        ((features[0], features[5]), 1),  # a keyframe, in one piece
     ):
         before = device.uploaded
         matcher.match(*pair)
@@ -239,12 +239,155 @@ def test_what_is_on_the_device_is_not_uploaded_again(
     changed = replace(features[5], descriptors=features[5].descriptors.copy())
     before = device.uploaded
     matcher.match(features[4], changed)
-    assert device.uploaded - before == 3
+    assert device.uploaded - before == 1
     matcher.reconfigure(replace(CONFIG, match_threshold=0.9))
     sure = matcher.match(features[4], features[5])
     matcher.reconfigure(CONFIG)
     assert 0 < len(sure) < len(matcher.match(features[4], features[5]))
     assert sure.scores.min() > 0.9
+
+
+def asked_for(device: OnnxDevice) -> list[str]:
+    """What the device was asked for since the last call."""
+    asked, device.asked = device.asked, []
+    return asked
+
+
+def same(found: Matches, expected: Matches) -> bool:
+    return np.array_equal(found.current_indices, expected.current_indices) and np.array_equal(
+        found.reference_indices, expected.reference_indices
+    )
+
+
+def test_lightglue_begins_before_the_features_are_waited_for(
+    device: OnnxDevice,
+    extractor: Extractor,
+    matcher: LightGlueMatcher,
+    tum_images: Callable[[int], UInt8Array],
+) -> None:
+    images = [tum_images(i) for i in range(4)]
+    before = extractor.extract(images[0])
+    expected = matcher.match(before, extractor.extract(images[1]))
+    asked_for(device)
+    now = extractor.extract(images[1], reference=before)
+    assert asked_for(device) == [
+        "write", "run aliked-n16", "copy",  # to the ring
+        "fetch", "copy", "copy", "run aliked-lightglue", "wait",
+    ]  # fmt: skip
+    found = matcher.match(before, now)
+    assert asked_for(device)[:2] == ["fetch", "wait"], "whether it is sure after its first segment"
+    assert same(found, expected)
+    assert found.layers == expected.layers
+    # the same pair again: LightGlue's memory holds what came of it the first time
+    assert same(matcher.match(before, now), expected)
+    assert asked_for(device)[:3] == ["copy", "copy", "run aliked-lightglue"]
+
+
+def test_what_lightglue_began_in_vain_changes_nothing(
+    device: OnnxDevice,
+    extractor: Extractor,
+    matcher: LightGlueMatcher,
+    tum_images: Callable[[int], UInt8Array],
+) -> None:
+    """An image that is dropped, an epoch that ends, another threshold, a keyframe between."""
+    images = [tum_images(i) for i in range(4)]
+    first, second, third = (extractor.extract(image) for image in images[:3])
+    expected = matcher.match(first, third), matcher.match(second, third)
+    dropped = extractor.extract(images[3], reference=second)
+    now = extractor.extract(images[2], reference=second)
+    assert same(matcher.match(first, now), expected[0]), "with another one than it began with"
+    assert same(matcher.match(second, now), expected[1])
+    extractor.extract(images[3], reference=second)
+    assert same(matcher.match(second, now), expected[1]), "and the current one is another"
+    assert len(matcher.match(second, dropped)) > 100
+    now = extractor.extract(images[2], reference=second)
+    matcher.reconfigure(replace(CONFIG, match_threshold=0.9))
+    sure = matcher.match(second, now)
+    matcher.reconfigure(CONFIG)
+    assert 0 < len(sure) < len(expected[1])
+    assert sure.scores.min() > 0.9
+
+
+def test_lightglue_does_not_begin_where_more_must_be_known(
+    backend: DeviceBackend,
+    device: OnnxDevice,
+    extractor: Extractor,
+    matcher: LightGlueMatcher,
+    tum_images: Callable[[int], UInt8Array],
+) -> None:
+    images = [tum_images(i) for i in range(2)]
+    before = extractor.extract(images[0])
+    expected = matcher.match(before, extractor.extract(images[1]))
+    part = np.ascontiguousarray(images[1][40:400, 60:500])
+    network = backend.load_extractor(CONFIG.model)
+    copied = replace(before, descriptors=before.descriptors.copy())
+    for pixels, reference, users, why in (
+        (part, before, 1, "the images have two sizes"),
+        (images[1], copied, 1, "the reference is not on the device"),
+        (images[1], before, 2, "another camera may come between"),
+    ):
+        network.users = users
+        extractor.extract(pixels)  # the network of its size is loaded and compared
+        asked_for(device)
+        extractor.extract(pixels, reference=reference)
+        assert "run aliked-lightglue" not in asked_for(device), why
+    network.users = 1
+    extractor.reconfigure(replace(CONFIG, grid=8))
+    extractor.extract(images[1], reference=before)
+    assert "run aliked-lightglue" not in asked_for(device), "what is kept is chosen on the host"
+    extractor.reconfigure(CONFIG)
+    assert same(matcher.match(before, extractor.extract(images[1])), expected)
+    backend.release()
+    asked_for(device)
+    extractor.extract(images[1], reference=before)
+    assert "run aliked-lightglue" not in asked_for(device), "its memory was given back"
+    assert same(matcher.match(before, extractor.extract(images[1])), expected)
+
+
+def test_an_error_between_asking_and_waiting_leaves_the_ring_as_it_was(
+    device: OnnxDevice,
+    extractor: Extractor,
+    matcher: LightGlueMatcher,
+    tum_images: Callable[[int], UInt8Array],
+) -> None:
+    images = [tum_images(i) for i in range(3)]
+    before = extractor.extract(images[0])
+    expected = matcher.match(before, extractor.extract(images[1]))
+    memory = device.memory
+    for lost_at in ("run aliked-n16", "run aliked-lightglue", "wait"):
+        device.fails_at = lost_at
+        with pytest.raises(BackendError, match="for once"):
+            extractor.extract(images[1], reference=before)
+        assert device.fails_at == ""
+        now = extractor.extract(images[1], reference=before)
+        assert same(matcher.match(before, now), expected), lost_at
+        before = extractor.extract(images[0])  # else the ring would come round to it
+    assert device.memory <= memory + 4 * (1 << 20)
+
+
+@pytest.mark.parametrize(("matcher", "begins"), [("lightglue", True), ("adaptive", False)])
+def test_the_pipeline_begins_where_lightglue_is_certain(
+    matcher: str, begins: bool, tum_images: Callable[[int], UInt8Array]
+) -> None:
+    """Not for an image that begins an epoch: older than the one before, or of another size."""
+    device, config = OnnxDevice(), replace(CONFIG, matcher=matcher)
+    pipeline = Pipeline(config, open_backend=lambda *_: DeviceBackend(config, device))
+    network = "run aliked-lightglue"
+
+    def begun(pixels: UInt8Array, stamp: float) -> bool:
+        device.asked.clear()
+        pipeline.process(Image(pixels, stamp))
+        asked = device.asked[: device.asked.index("wait")]
+        return network in asked
+
+    assert not begun(tum_images(0), 0.0)
+    assert not begun(tum_images(1), 1.0), "it has matched nothing yet: thresholds are not there"
+    assert begun(tum_images(2), 2.0) == begins
+    assert begun(tum_images(3), 3.0) == begins
+    assert not begun(tum_images(4), 1.0)
+    assert not begun(np.ascontiguousarray(tum_images(0)[:, :600]), 5.0)
+    pipeline.close()
+    assert device.memory == 0
 
 
 def test_more_features_than_fit_are_refused(

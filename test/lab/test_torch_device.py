@@ -36,7 +36,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from aliked_ros.backends.cpu.backend import CpuBackend
 from aliked_ros.backends.create import create_backend
 from aliked_ros.backends.gpu.backend import DeviceBackend
-from aliked_ros.backends.gpu.torch import TorchDevice
+from aliked_ros.backends.gpu.torch import TorchDevice, TorchNetwork
 from aliked_ros.backends.gpu.torch_operations import GpuOperations
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import BackendError
@@ -98,6 +98,32 @@ def test_features_and_matches_are_those_of_the_cpu(
         expected = LightGlueMatcher(config, on_the_cpu).match(*features)
         assert len(pairs(found) & pairs(expected)) >= 0.97 * len(expected)
         assert (found.layers == 9) == (confidence < 0)
+
+
+def test_lightglue_begins_before_the_features_are_waited_for(
+    backend: DeviceBackend,
+    tum_images: Callable[[int], UInt8Array],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    extractor, matcher = Extractor(CONFIG, backend), LightGlueMatcher(CONFIG, backend)
+    before = extractor.extract(tum_images(0))
+    expected = matcher.match(before, extractor.extract(tum_images(1)))
+    asked: list[str] = []
+    run, fetch = TorchNetwork.run, TorchDevice.fetch
+
+    def fetched(device: TorchDevice, *arrays: Any) -> Callable[[], Any]:
+        asked.append("fetch")
+        wait = fetch(device, *arrays)
+        return lambda: (asked.append("wait"), wait())[1]
+
+    monkeypatch.setattr(TorchNetwork, "run", lambda one: (asked.append("run"), run(one)))
+    monkeypatch.setattr(TorchDevice, "fetch", fetched)
+    now = extractor.extract(tum_images(1), reference=before)
+    assert asked == ["run", "fetch", "run", "wait"], "ALIKED, its results, LightGlue"
+    found = matcher.match(before, now)
+    assert asked[4:6] == ["fetch", "wait"], "whether LightGlue is sure after its first segment"
+    assert pairs(found) == pairs(expected)
+    assert found.layers == expected.layers
 
 
 def test_it_goes_on_after_memory_was_given_back(tum_images: Callable[[int], UInt8Array]) -> None:
@@ -225,6 +251,29 @@ class Launches(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+class Kernel:
+    """Stands for one of Triton's: one launch."""
+
+    def __getitem__(self, grid: Any) -> Any:
+        return lambda *_, **__: torch.zeros(())
+
+
+def test_launches_of_aliked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is launched between a convolution and the next but one pass for bias and ELU."""
+    triton = pytest.importorskip("triton", reason="make setup GROUP=test")
+    from aliked_ros.backends.gpu import triton_aliked, triton_kernels
+
+    kernels = {n: k for n, k in vars(triton_kernels).items() if n[0] != "_"}
+    for name, kernel in kernels.items():
+        if isinstance(kernel, triton.runtime.jit.KernelInterface):
+            monkeypatch.setattr(triton_kernels, name, Kernel())
+    inputs = aliked.example_inputs(480, 640, 3, 500)
+    module = device_extractor(triton_aliked.TritonALIKED, "aliked-n16", half=True).to("meta")
+    with torch.inference_mode(), torch.device("meta"), Launches() as counted:
+        module(*(tensor.to("meta") for tensor in inputs.values()))
+    assert counted.count == 65
+
+
 def test_launches_of_lightglue(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten for each of nine layers, where PyTorch's operations take 24 to 26."""
     pytest.importorskip("triton", reason="make setup GROUP=test")
@@ -236,10 +285,6 @@ def test_launches_of_lightglue(monkeypatch: pytest.MonkeyPatch) -> None:
         with torch.inference_mode(), torch.device("meta"), Launches() as counted:
             module(*(tensor.to("meta") for tensor in inputs.values()))
             return counted.count
-
-    class Kernel:
-        def __getitem__(self, grid: Any) -> Any:
-            return lambda *_, **__: torch.zeros(())  # one launch
 
     def attention(query: Any, key: Any, value: Any, **_: Any) -> Any:
         return query.transpose(1, 2).clone().transpose(1, 2)
@@ -298,7 +343,7 @@ def test_kernels_compute_what_plain_operations_do(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("network", "kernels"), [("aliked", 10), ("lightglue", 4)])
+@pytest.mark.parametrize(("network", "kernels"), [("aliked", 13), ("lightglue", 4)])
 def test_the_self_test_sees_every_broken_kernel(network: str, kernels: int) -> None:
     """Else a kernel that a compiler gets wrong would serve, rather than plain operations."""
     printed = run_program("kernel_self_test.py", network, TRITON_INTERPRET="1").splitlines()
@@ -341,5 +386,5 @@ def test_kernels_compile(tmp_path: Path) -> None:
     """For a GPU that is not here (an H100), by Triton's own compiler and assembler."""
     printed = run_program("kernel_compiler.py", "aliked-n16", 90, TRITON_CACHE_DIR=str(tmp_path))
     rows = [line.split() for line in printed.splitlines()]
-    assert len({kernel for _, kernel, *_ in rows}) == 10 + 4
+    assert len({kernel for _, kernel, *_ in rows}) == 13 + 4
     assert max(int(shared) for *_, shared in rows) <= 99 << 10  # of compute capability 8.6

@@ -51,7 +51,8 @@ class PlayedGpu:
     log: what was given back of TensorRT's. said: what TensorRT logs where it returns nothing.
     compiled: how often TensorRT for RTX made kernels.
     recorded: by stream, what it is asked while that is recorded. graphs: by handle. launches: of
-    graphs. unrecordable: recording fails.
+    graphs. unrecordable: recording fails. integrated: it shares the computer's memory.
+    asked: copies, runs and events of streams in the order in which they were asked for.
     """
 
     def __init__(self) -> None:
@@ -66,7 +67,8 @@ class PlayedGpu:
         self.recorded: dict[int, list[Callable[[], None]]] = {}
         self.graphs: dict[int, list[Callable[[], None]]] = {}
         self.launches = self.compiled = 0
-        self.unrecordable = False
+        self.unrecordable = self.integrated = False
+        self.asked: list[str] = []
 
     @property
     def stack(self) -> list[Any]:
@@ -74,17 +76,25 @@ class PlayedGpu:
             self.stacks.value = []
         return self.stacks.value
 
+    def next_address(self) -> int:
+        """Of an allocation: behind all others, and not at 0."""
+        return max((at + len(held) for at, held in self.memory.items()), default=0) + 256
+
     def needs_context(self) -> None:
         if not self.stack:
             raise RuntimeError("explicit_context_dependent failed: invalid device context")
 
     def view(self, address: int, like: tuple[tuple[int, ...], Any]) -> np.ndarray:
         shape, dtype = like
-        return (
-            self.memory[address][: int(np.prod(shape)) * np.dtype(dtype).itemsize]
-            .view(dtype)
-            .reshape(shape)
-        )
+        nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return self.bytes_at(address, nbytes).view(dtype).reshape(shape)
+
+    def bytes_at(self, address: int, nbytes: int) -> np.ndarray:
+        """Within the allocation that the address lies in."""
+        begin = max(known for known in self.memory if known <= address)
+        start = address - begin
+        assert start + nbytes <= len(self.memory[begin])
+        return self.memory[begin][start : start + nbytes]
 
 
 def played_pycuda(gpu: PlayedGpu) -> SimpleNamespace:
@@ -114,6 +124,9 @@ def played_pycuda(gpu: PlayedGpu) -> SimpleNamespace:
             gpu.contexts += 1
             return Context()
 
+        def get_attribute(self, attribute: str) -> int:
+            return int(attribute == "integrated" and gpu.integrated)
+
     class Stream:
         def __init__(self, flags: int) -> None:
             gpu.needs_context()
@@ -129,13 +142,35 @@ def played_pycuda(gpu: PlayedGpu) -> SimpleNamespace:
             while self.queue:
                 self.queue.pop(0)()
 
+    class Event:
+        """Past once what was asked for before it is done; what comes after it is not waited for."""
+
+        def __init__(self, flags: int) -> None:
+            gpu.needs_context()
+            assert flags == 2, "it would take the time"
+            self.done = True
+
+        def record(self, stream: Stream) -> None:
+            gpu.needs_context()
+            gpu.asked.append("event")
+            self.done, self.stream = False, stream
+            stream.queue.append(lambda: setattr(self, "done", True))
+
+        def synchronize(self) -> None:
+            gpu.needs_context()
+            gpu.asked.append("wait")
+            if gpu.failure:
+                raise RuntimeError(gpu.failure)
+            while not self.done:
+                self.stream.queue.pop(0)()
+
     class Allocation:
         def __init__(self, size: int) -> None:
             gpu.needs_context()
             if size > gpu.room:
                 raise MemoryError("cuMemAlloc failed: out of memory")
             gpu.room -= size
-            self.size, self.address = size, 1 + max(gpu.memory, default=0)
+            self.size, self.address = size, gpu.next_address()
             gpu.memory[self.address] = np.full(size, 77, np.uint8)
 
         def __int__(self) -> int:
@@ -147,44 +182,59 @@ def played_pycuda(gpu: PlayedGpu) -> SimpleNamespace:
             del gpu.memory[self.address]
 
     class HostAllocation:
-        def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        def __init__(self, shape: tuple[int, ...], dtype: Any, mapped: bool) -> None:
             gpu.needs_context()
             gpu.page_locked += 1
             self.values = np.full(shape, 77, dtype)
             self.__array_interface__ = self.values.__array_interface__
+            self.address = gpu.next_address() if mapped else 0
+            if mapped:
+                gpu.memory[self.address] = self.values.reshape(-1).view(np.uint8)
+
+        def get_device_pointer(self) -> int:
+            assert self.address, "it is not mapped"
+            return self.address
 
         def free(self) -> None:
             gpu.needs_context()
             gpu.page_locked -= 1
+            gpu.memory.pop(self.address, None)
             self.values[...] = 99  # who still reads it sees that
 
     def up(target: int, source: np.ndarray, stream: Stream) -> None:
         def copy() -> None:
             gpu.view(target, (source.shape, source.dtype))[...] = source
 
+        gpu.asked.append("up")
         stream.queue.append(copy)
 
     def down(target: np.ndarray, source: int, stream: Stream) -> None:
         def copy() -> None:
             target[...] = gpu.view(source, (target.shape, target.dtype))
 
+        gpu.asked.append("down")
         stream.queue.append(copy)
 
     def across(target: int, source: int, size: int, stream: Stream) -> None:
         def copy() -> None:
-            gpu.memory[target][:size] = gpu.memory[source][:size]
+            gpu.bytes_at(target, size)[...] = gpu.bytes_at(source, size)
 
+        gpu.asked.append("across")
         stream.queue.append(copy)
 
     def zero(target: int, value: int, size: int, stream: Stream) -> None:
-        stream.queue.append(lambda: gpu.memory[target][:size].fill(value))
+        stream.queue.append(lambda: gpu.bytes_at(target, size).fill(value))
 
     return SimpleNamespace(
         init=lambda: None,
         Device=Device,
         Stream=Stream,
+        Event=Event,
+        device_attribute=SimpleNamespace(INTEGRATED="integrated"),
         mem_alloc=Allocation,
-        pagelocked_empty=lambda shape, dtype: np.asarray(HostAllocation(shape, dtype)),
+        pagelocked_empty=lambda shape, dtype, mem_flags=0: np.asarray(
+            HostAllocation(shape, dtype, mem_flags == 2)
+        ),
         memcpy_htod_async=up,
         memcpy_dtoh_async=down,
         memcpy_dtod_async=across,
@@ -296,6 +346,7 @@ def played_driver(gpu: PlayedGpu) -> SimpleNamespace:
         gpu.needs_context()
         gpu.streams[stream.value or 0].queue.extend(gpu.graphs[executable.value])
         gpu.launches += 1
+        gpu.asked.append("run")
         return 0
 
     def destroy(part: Any) -> int:
@@ -488,3 +539,75 @@ def test_a_runtime_that_is_none_says_what_tensorrt_logged(gpu: PlayedGpu) -> Non
 def test_an_unused_device_takes_no_context_to_be_closed(gpu: PlayedGpu) -> None:
     TensorRtDevice().close()
     assert gpu.contexts == 0
+
+
+def test_what_is_asked_for_after_a_fetch_is_not_waited_for(gpu: PlayedGpu) -> None:
+    """A second network runs while the results of the first are read."""
+    device = TensorRtDevice()
+    first = load(device)
+    second = load(device, x=first.outputs["y"])
+    x = first.inputs["x"]
+    run(device, first, 0.0)  # page-locked memory is there
+    gpu.asked.clear()
+    device.write(x, np.full((2, 3), 1.0, np.float32))
+    first.run()
+    fetched = device.fetch(first.outputs["y"])
+    second.run()
+    assert fetched()[0][0, 0] == 2.0
+    assert gpu.asked == ["up", "run", "down", "event", "run", "wait"]
+    assert gpu.streams[0].queue, "the second has not run yet"
+    gpu.asked.clear()
+    device.write(x, np.full((2, 3), 5.0, np.float32))
+    assert gpu.streams[0].queue[-1:], "the image before was fetched: nobody waits for the second"
+    assert gpu.asked == ["up"]
+    device.write(x, np.full((2, 3), 7.0, np.float32))  # now it waits, for the values before
+    first.run()
+    assert device.read(first.outputs["y"], second.outputs["y"])[0][0, 0] == 8.0
+    assert device.read(second.outputs["y"])[0][0, 0] == 3.0
+    for network in (second, first):
+        network.close()
+    device.close()
+    assert (gpu.memory, gpu.page_locked) == ({}, 0)
+
+
+def test_parts_of_an_array_move_with_it(gpu: PlayedGpu) -> None:
+    """What a network computes into one piece of memory comes down in one copy."""
+    device = TensorRtDevice()
+    whole, other = (device.empty((512 + 24,), np.dtype(np.uint8)) for _ in range(2))
+    part = whole.part(512, (2, 3), np.dtype(np.float32))
+    network = load(device, y=part)
+    run(device, network, 3.0)
+    device.copy(other, whole)
+    assert device.read(other)[0][512:].view(np.float32).tolist() == [4.0] * 6
+    network.close()
+    part.free()
+    for array in (whole, other):
+        array.free()
+    assert (gpu.memory, gpu.page_locked) == ({}, 0)
+
+
+@pytest.mark.parametrize("integrated", [False, True])
+def test_a_gpu_that_shares_the_memory_reads_images_where_they_lie(
+    gpu: PlayedGpu, integrated: bool
+) -> None:
+    """A Jetson's; and an image is not written over while a network reads the one before."""
+    gpu.integrated = integrated
+    device = TensorRtDevice()
+    image = device.shared((2, 3), np.dtype(np.float32))
+    network = load(device, x=image)
+    gpu.asked.clear()
+    for value in (1.0, 2.0):
+        device.write(image, np.full((2, 3), value, np.float32))
+        network.run()
+        kept = device.empty((2, 3), np.dtype(np.float32))
+        device.copy(kept, network.outputs["y"])
+        if value == 1.0:
+            before = kept
+    assert ("up" in gpu.asked) == (not integrated)
+    assert [a[0, 0] for a in device.read(before, kept)] == [2.0, 3.0]
+    for array in (before, kept):
+        array.free()
+    network.close()
+    image.free()
+    device.close()
+    assert (gpu.memory, gpu.page_locked) == ({}, 0)

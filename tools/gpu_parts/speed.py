@@ -39,7 +39,7 @@ def benchmark(run: Run) -> None:
         before, seconds = extractor.extract(images[0]), []
         for i in range(200 if run.on_gpu else 2):
             begin = time.perf_counter()
-            features = extractor.extract(images[i % len(images)])
+            features = extractor.extract(images[i % len(images)], reference=before)
             middle = time.perf_counter()
             matcher.match(before, features)
             seconds.append((middle - begin, time.perf_counter() - middle))
@@ -109,7 +109,8 @@ def blocks(run: Run) -> None:
 
     sizes: list[tuple[str, tuple[int, ...]]]
     sizes = [("_PIXELS", (64, 128, 256, 512)), ("_CONVOLVED", (128, 256, 512, 1024))]
-    sizes += [("_SLOTS", (8, 16, 32)), ("_ROWS", (8, 16, 32))]
+    sizes += [("_SLOTS", (8, 16, 32)), ("_ROWS", (8, 16, 32)), ("_CELLS", (32, 64, 128))]
+    sizes += [("_NUMBERS", (512, 1024, 2048))]
     tried: list[tuple[Any, str, str, tuple[Any, ...]]] = [
         (triton_aliked, "ALIKED", name, values) for name, values in sizes
     ]

@@ -33,7 +33,7 @@ from aliked_ros.errors import BackendError, ImageError
 from aliked_ros.models.graphs import AlikedGraphs, LightGlueGraphs
 from aliked_ros.networks.constants import PAD_MULTIPLE
 from aliked_ros.system.cpu import cores, free_memory
-from aliked_ros.types import Float32Array, UInt8Array
+from aliked_ros.types import Features, Float32Array, UInt8Array
 
 _BYTES_PER_PIXEL = 370  # measured with bfloat16 at 2048×2048 and 3072×3072; at least that else
 
@@ -120,7 +120,13 @@ class CpuExtractor:
         self._encoders.clear()
 
     def extract(
-        self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float, grid: int
+        self,
+        pixels: UInt8Array,
+        mask: UInt8Array | None,
+        top_k: int,
+        threshold: float,
+        grid: int,
+        reference: Features | None = None,
     ) -> tuple[Float32Array, Float32Array, Float32Array]:
         """See ``FeatureNetwork``."""
         score_map, tables, window = self.encode(pixels)

@@ -21,6 +21,7 @@ of :class:`Device`, which ``tensorrt`` and ``torch`` implement.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,10 +42,13 @@ from aliked_ros.backends.gpu.engines import (
     find_ranged,
     matcher_networks,
 )
-from aliked_ros.backends.gpu.feature_cache import KEPT, FeatureCache
+from aliked_ros.backends.gpu.feature_cache import FeatureBlock, FeatureCache, Layout
 from aliked_ros.configuration import FrontendConfig, parse_image_size
 from aliked_ros.errors import BackendError
 from aliked_ros.models.device_export import LARGEST_TOP_K, SEGMENT_LAYERS, GraphPrecision
+from aliked_ros.models.registry import weights_path
+from aliked_ros.networks import fold
+from aliked_ros.networks.constants import LIGHTGLUE_DIM
 from aliked_ros.system.nvidia import GpuError
 from aliked_ros.types import Features, Float32Array, Matches, UInt8Array
 
@@ -138,6 +142,13 @@ class DeviceBackend:
         """See ``Device``."""
         return self._device.load(network, self._progress, size, given)
 
+    def begin_match(
+        self, reference: Features, current: FeatureBlock, size: tuple[int, int]
+    ) -> None:
+        """See ``DeviceLightGlue.begin``; without LightGlue, nothing."""
+        if self._matcher is not None:
+            self._matcher.begin(reference, current, size)
+
     def admitted(self, network: DeviceNetwork, part: str, figures: str) -> None:
         """A network serves from now on: ``engine`` says which, and how it compares with the CPU."""
         extractor = part == "ALIKED"  # one for every shape; LightGlue's parts are named by no label
@@ -171,6 +182,23 @@ def _check_settings(config: FrontendConfig, device: Device) -> None:
         )
 
 
+@dataclass(eq=False)
+class _Loaded:
+    """An extractor's network, where its results lie, and what is on the device of its settings.
+
+    unmasked: its mask is 1 everywhere.
+    """
+
+    network: DeviceNetwork
+    found: FeatureBlock
+    unmasked: bool = False
+    threshold: float | None = None
+
+    def close(self) -> None:
+        self.network.close()
+        self.found.free()
+
+
 class DeviceExtractor:
     """ALIKED: the image goes up, features come down and stay up there too.
 
@@ -181,95 +209,120 @@ class DeviceExtractor:
 
     def __init__(self, backend: DeviceBackend, model: str) -> None:
         self._backend, self._model = backend, model
-        self._networks: dict[tuple[int, ...], DeviceNetwork] = {}
-        self._unmasked: set[DeviceNetwork] = set()  # those whose mask is 1 everywhere
-        self._thresholds: dict[DeviceNetwork, float] = {}  # as they are on the device
+        self._loaded: dict[tuple[int, ...], _Loaded] = {}
 
     def extract(
-        self, pixels: UInt8Array, mask: UInt8Array | None, top_k: int, threshold: float, grid: int
+        self,
+        pixels: UInt8Array,
+        mask: UInt8Array | None,
+        top_k: int,
+        threshold: float,
+        grid: int,
+        reference: Features | None = None,
     ) -> tuple[Float32Array, Float32Array, Float32Array]:
-        """See ``FeatureNetwork``. With a ``grid``, of as many candidates as the device can find."""
+        """See ``FeatureNetwork``. With a ``grid``, of as many candidates as the device can find.
+
+        All of the GPU's work is asked for before anything is waited for: LightGlue's first segment
+        too, where there is a ``reference``. It computes while the features come down.
+        """
         height, width = pixels.shape[:2]
         image = np.ascontiguousarray(pixels).reshape(1, height, width, -1)
-        network = self.prepare(image.shape, _candidates(top_k, grid))
-        count, arrays = self._compute(network, image, mask, threshold)
-        kept: Any = slice(count)
+        loaded = self._prepare(image.shape, _candidates(top_k, grid))
+        self._run(loaded, image, mask, threshold)
+        device, features = self._backend.device, self._backend.features
+        kept = None if grid else features.keep(loaded.found, _RECENT * self.users)
+        fetched = device.fetch(loaded.found.memory)
+        if kept is not None and reference is not None and self.users == 1:
+            self._backend.begin_match(reference, kept, (width, height))
+        rows, arrays = self._valid(loaded, fetched())
         if grid:
-            x, y = arrays[0][kept].round().astype(np.int64).T
-            kept = spread(x, y, pixels.shape, top_k, grid)
-        keypoints, scores, descriptors = (_as_float32(array[kept]) for array in arrays)
-        if not grid:
-            self._backend.features.keep(network.outputs, descriptors, _RECENT * self.users)
+            x, y = arrays[0][rows].round().astype(np.int64).T
+            rows = spread(x, y, pixels.shape, top_k, grid)
+        keypoints, scores, descriptors = (_as_float32(array[rows]) for array in arrays)
+        if kept is not None:
+            kept.owner = descriptors
         return keypoints, scores, descriptors
 
-    def prepare(self, shape: tuple[int, ...], top_k: int) -> DeviceNetwork:
-        """The network for images 1×H×W×C; the last few stay loaded."""
+    def prepare(self, shape: tuple[int, ...], top_k: int) -> None:
+        """Load the network for images 1×H×W×C; the last few stay loaded."""
+        self._prepare(shape, top_k)
+
+    def _prepare(self, shape: tuple[int, ...], top_k: int) -> _Loaded:
         _, height, width, channels = shape
         top_k = min(top_k, height // _CELL * (width // _CELL))
         key = (*shape, top_k)
-        network = self._networks.pop(key, None)
-        if network is None:
-            while len(self._networks) >= _SHAPES * self.users:  # the one not used for longest
-                self._close(self._networks.pop(next(iter(self._networks))))
-            size, precision = (width, height), self._backend.precision
-            sides = find_ranged(self._model, size, channels, top_k, precision)
-            wanted = extractor_network(self._model, sides or size, channels, top_k, precision)
-            network = self._backend.load(wanted, size)
+        loaded = self._loaded.pop(key, None)
+        if loaded is None:
+            while len(self._loaded) >= _SHAPES * self.users:  # the one not used for longest
+                self._loaded.pop(next(iter(self._loaded))).close()
+            loaded = self._load((width, height), channels, top_k)
             try:
-                self._admit(network, (height, width, channels), top_k)
+                self._admit(loaded, (height, width, channels), top_k)
             except BaseException:
-                self._close(network)
+                loaded.close()
                 raise
-        self._networks[key] = network
-        return network
+        self._loaded[key] = loaded
+        return loaded
 
     def release(self) -> None:
         """Free the device's memory; the next image takes it again."""
-        while self._networks:
-            self._close(self._networks.popitem()[1])
+        while self._loaded:
+            self._loaded.popitem()[1].close()
 
-    def _admit(self, network: DeviceNetwork, shape: tuple[int, int, int], top_k: int) -> None:
+    def _load(self, size: tuple[int, int], channels: int, top_k: int) -> _Loaded:
+        backend, precision = self._backend, self._backend.precision
+        sides = find_ranged(self._model, size, channels, top_k, precision)
+        wanted = extractor_network(self._model, sides or size, channels, top_k, precision)
+        _, shape = fold.read_aliked(weights_path(self._model))
+        found = FeatureBlock(backend.device, Layout(top_k, shape.dim, precision))
+        try:
+            return _Loaded(backend.load(wanted, size, found.arrays), found)
+        except BaseException:
+            found.free()
+            raise
+
+    def _admit(self, loaded: _Loaded, shape: tuple[int, int, int], top_k: int) -> None:
         """Refused where a network does not find on a drawn picture what the CPU finds."""
         threads, precision = self._backend.config.threads, self._backend.precision
         expected = admission.expected_features(self._model, shape, top_k, threads)
         image = admission.picture(*shape).reshape(1, *shape)
-        count, arrays = self._compute(network, image, None, 0.0)
-        keypoints, scores, descriptors = (_as_float32(array[:count]) for array in arrays)
+        self._run(loaded, image, None, 0.0)
+        rows, arrays = self._valid(loaded, self._backend.device.read(loaded.found.memory))
+        keypoints, scores, descriptors = (_as_float32(array[rows]) for array in arrays)
         found = (keypoints, scores, descriptors)
-        what = network.label or "ALIKED"
+        what = loaded.network.label or "ALIKED"
         figures = admission.check_features(what, found, expected, precision)
-        self._backend.admitted(network, "ALIKED", figures)
+        self._backend.admitted(loaded.network, "ALIKED", figures)
 
-    def _compute(
-        self, network: DeviceNetwork, image: UInt8Array, mask: UInt8Array | None, threshold: float
-    ) -> tuple[int, list[Array]]:
-        """The number of valid rows; keypoints, scores and descriptors with the others behind."""
-        device = self._backend.device
-        device.write(network.inputs["image"], image)
-        self._write_mask(network, mask)
-        if self._thresholds.get(network) != threshold:
-            device.write(network.inputs["threshold"], np.array([threshold], np.float32))
-            self._thresholds[network] = threshold
-        network.run()
-        names = ("count", "keypoints", "scores", "descriptors")
-        found, *arrays = device.read(*(network.outputs[name] for name in names))
-        return int(found[0]), arrays
+    def _run(
+        self, loaded: _Loaded, image: UInt8Array, mask: UInt8Array | None, threshold: float
+    ) -> None:
+        """Start the network on an image."""
+        device, inputs = self._backend.device, loaded.network.inputs
+        device.write(inputs["image"], image)
+        if mask is not None or not loaded.unmasked:  # most images have none: it goes up once
+            loaded.unmasked = False
+            where = np.ones(inputs["mask"].shape, np.uint8) if mask is None else mask
+            device.write(inputs["mask"], where)
+            loaded.unmasked = mask is None
+        if loaded.threshold != threshold:
+            device.write(inputs["threshold"], np.array([threshold], np.float32))
+            loaded.threshold = threshold
+        loaded.network.run()
 
-    def _close(self, network: DeviceNetwork) -> None:
-        self._unmasked.discard(network)
-        self._thresholds.pop(network, None)
-        network.close()
+    def _valid(self, loaded: _Loaded, fetched: list[Array]) -> tuple[Any, list[Array]]:
+        """The valid rows; keypoints, scores and descriptors with the others behind."""
+        views = loaded.found.layout.views(fetched[0])
+        names = ("keypoints", "scores", "descriptors")
+        return slice(int(views["count"][0])), [views[name] for name in names]
 
-    def _write_mask(self, network: DeviceNetwork, mask: UInt8Array | None) -> None:
-        """Most images have none: then nothing goes up after the first of them."""
-        if mask is None and network in self._unmasked:
-            return
-        target = network.inputs["mask"]
-        self._unmasked.discard(network)
-        where = np.ones(target.shape, np.uint8) if mask is None else mask
-        self._backend.device.write(target, where)
-        if mask is None:
-            self._unmasked.add(network)
+
+@dataclass
+class _Begun:
+    """LightGlue's first segment was started on these two images, of one size."""
+
+    reference: Float32Array  # its descriptors
+    current: FeatureBlock
 
 
 class DeviceLightGlue:
@@ -287,7 +340,9 @@ class DeviceLightGlue:
         self._backend, self._rows = backend, rows
         self._segments: list[DeviceNetwork] = []
         self._heads: list[DeviceNetwork] = []  # the matches after each segment
+        self._given: list[FeatureBlock] = []  # the two images' features
         self._settings: tuple[float, ...] = ()  # size and threshold as they are on the device
+        self._begun: _Begun | None = None
 
     def match(
         self,
@@ -299,19 +354,19 @@ class DeviceLightGlue:
     ) -> Matches:
         """See ``MatchNetwork``; points are not pruned, whatever ``width_confidence`` says."""
         self.prepare()
-        device, first = self._backend.device, self._segments[0]
+        device = self._backend.device
+        begun = self._is_begun(reference, current)
+        self._begun = None  # from here on the networks' memory is another pair's
         size = np.array([reference.width, reference.height], np.float32)
-        self._write_points("0", reference, size)
-        self._write_points("1", current, size)
-        settings = (*size.tolist(), match_threshold)
-        if settings != self._settings:
-            device.write(first.inputs["size"], size)
-            threshold = self._heads[0].inputs["match_threshold"]
-            device.write(threshold, np.array([match_threshold], np.float32))
-            self._settings = settings
+        self._write_settings(size, match_threshold)
+        if not begun:
+            self._write_points(0, reference, size)
+            self._write_points(1, current, size)
+            self._segments[0].run()
         ended = 0  # segments
         for network in self._segments:
-            network.run()
+            if ended:
+                network.run()
             ended += 1
             if depth_confidence >= 0 and "undecided" in network.outputs:
                 (undecided,) = device.read(network.outputs["undecided"])
@@ -328,18 +383,54 @@ class DeviceLightGlue:
             layers=ended * SEGMENT_LAYERS,
         )
 
+    def begin(self, reference: Features, current: FeatureBlock, size: tuple[int, int]) -> None:
+        """Start the first segment on an image, of this width and height, that was not read yet.
+
+        Nothing happens where ``match`` would not find all of it on the device: before the first
+        pair, with images of two sizes, or where the reference is not kept any more.
+        """
+        self._begun = None
+        found = self._backend.features.find(reference.descriptors)
+        sizes = {size, (reference.width, reference.height), self._settings[:2]}
+        if found is None or len(sizes) > 1:
+            return
+        if any(block.layout != self._given[0].layout for block in (found, current)):
+            return
+        for target, source in zip(self._given, (found, current), strict=True):
+            self._backend.device.copy(target.memory, source.memory)
+        self._segments[0].run()
+        self._begun = _Begun(reference.descriptors, current)
+
+    def _is_begun(self, reference: Features, current: Features) -> bool:
+        """Whether these two images are those that ``begin`` was called with."""
+        begun = self._begun
+        return (
+            begun is not None
+            and begun.reference is reference.descriptors
+            and begun.current.owner is current.descriptors
+        )
+
     def prepare(self) -> None:
         """Load the networks, each on the outputs of the one before, where they are not loaded."""
         if self._segments:
             return
-        known: dict[str, DeviceArray] = {}
         try:
+            layout = Layout(self._rows, LIGHTGLUE_DIM, self._backend.precision)
+            known: dict[str, DeviceArray] = {}
+            for side in "01":
+                block = FeatureBlock(self._backend.device, layout)
+                self._given.append(block)
+                known |= {name + side: array for name, array in block.arrays.items()}
             for wanted in matcher_networks(self._rows, self._backend.precision):
                 network = self._backend.load(wanted, given=known)
-                is_head = "matches" in network.outputs
-                (self._heads if is_head else self._segments).append(network)
                 known |= network.inputs
-                known |= {n.removeprefix("new_"): array for n, array in network.outputs.items()}
+                if "matches" in network.outputs:
+                    self._heads.append(network)
+                    continue
+                self._segments.append(network)
+                known["state"] = network.outputs["new_state"]
+                if "rotation" in network.outputs:  # of the first one, for all
+                    known["rotation"] = network.outputs["rotation"]
             self._admit()
         except BaseException:
             self.release()
@@ -359,21 +450,32 @@ class DeviceLightGlue:
 
     def release(self) -> None:
         """Free the device's memory; the next pair of images takes it again."""
-        self._settings = ()
+        self._settings, self._begun = (), None
         for networks in (self._heads, self._segments):  # heads read what segments own
             while networks:
                 networks.pop().close()
+        while self._given:
+            self._given.pop().free()
 
-    def _write_points(self, side: str, features: Features, size: Float32Array) -> None:
+    def _write_settings(self, size: Float32Array, match_threshold: float) -> None:
+        """``size``: (width, height), by which the graph normalises both images' points."""
+        device, settings = self._backend.device, (*size.tolist(), match_threshold)
+        if settings == self._settings:
+            return
+        self._settings = ()
+        device.write(self._segments[0].inputs["size"], size)
+        threshold = self._heads[0].inputs["match_threshold"]  # of all of them
+        device.write(threshold, np.array([match_threshold], np.float32))
+        self._settings = settings
+
+    def _write_points(self, side: int, features: Features, size: Float32Array) -> None:
         """One image's inputs: copied from the ring where they are on the device, else uploaded."""
-        device, inputs = self._backend.device, self._segments[0].inputs
+        device, target = self._backend.device, self._given[side]
         own = np.array([features.width, features.height], np.float32)
         same_size = bool((own == size).all())
         found = self._backend.features.find(features.descriptors) if same_size else None
-        targets = {name: inputs[name + side] for name in KEPT}
-        if found is not None and all(found[n].shape == t.shape for n, t in targets.items()):
-            for name, target in targets.items():
-                device.copy(target, found[name])
+        if found is not None and found.layout == target.layout:
+            device.copy(target.memory, found.memory)
             return
         if len(features) > self._rows:
             raise BackendError(
@@ -383,11 +485,12 @@ class DeviceLightGlue:
         keypoints = features.keypoints
         if not same_size:  # so that the graph's one size normalises these points by their own
             keypoints = (keypoints - own / 2) * (size.max() / own.max()) + size / 2
-        values = (keypoints, features.descriptors, np.array([len(features)]))
-        for target, value in zip(targets.values(), values, strict=True):
-            padded = np.zeros(target.shape, target.dtype)
-            padded[: len(value)] = value
-            device.write(target, padded)
+        content = np.zeros(target.layout.nbytes, np.uint8)
+        views = target.layout.views(content)
+        views["keypoints"][: len(features)] = keypoints
+        views["descriptors"][: len(features)] = features.descriptors
+        views["count"][0] = len(features)
+        device.write(target.memory, content)
 
 
 def _as_float32(array: Array) -> Float32Array:

@@ -39,8 +39,15 @@ class DeviceArray(Protocol):
     @property
     def dtype(self) -> np.dtype[Any]: ...
 
+    def part(self, start: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
+        """An array in the memory of this one, of bytes, from byte ``start`` on.
+
+        It is not used after this one's memory was given back.
+        """
+        ...
+
     def free(self) -> None:
-        """Give the memory back."""
+        """Give the memory back, unless it is a part."""
         ...
 
 
@@ -59,12 +66,12 @@ class DeviceNetwork(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the memory back, except that of given inputs."""
+        """Give the memory back, except that of given arrays."""
         ...
 
 
 class Device(Protocol):
-    """Does what it is asked to in that order; only ``read`` waits.
+    """Does what it is asked to in that order; only reading waits.
 
     Every operation raises BackendError with the cause when the memory is full or the device lost.
 
@@ -86,7 +93,7 @@ class Device(Protocol):
         """Make a network ready.
 
         size: (width, height) of the images, of a network that takes several.
-        given: arrays, by name, that those of its inputs which are so called are to lie in.
+        given: arrays, by name, that its inputs and outputs which are so called are to lie in.
         """
         ...
 
@@ -104,6 +111,13 @@ class Device(Protocol):
 
     def read(self, *arrays: DeviceArray) -> list[Array]:
         """Copies of arrays, in memory of the caller's own."""
+        ...
+
+    def fetch(self, *arrays: DeviceArray) -> Callable[[], list[Array]]:
+        """Begin to ``read``; what is returned waits for that, not for what is asked for later.
+
+        It is called before the same arrays are fetched or written again.
+        """
         ...
 
     def memory_in_use(self) -> int:

@@ -16,13 +16,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from aliked_ros.backends.gpu.device import Device, DeviceArray
+import numpy as np
+
+from aliked_ros.backends.gpu.device import Array, Device, DeviceArray
 from aliked_ros.types import Float32Array
 
-KEPT = ("keypoints", "descriptors", "count")
-"""Of an extraction's outputs."""
+_Place = tuple[int, tuple[int, ...], np.dtype[Any]]  # first byte, shape, type
+_ALIGNED = 256  # bytes: what TensorRT wants of an array's place
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How an image's features lie in one piece of memory, so that one copy moves them.
+
+    dim: numbers in a descriptor, of type ``dtype``.
+    """
+
+    rows: int
+    dim: int
+    dtype: str
+
+    @property
+    def places(self) -> dict[str, _Place]:
+        """First byte, shape and type of each array."""
+        found: dict[str, _Place] = {}
+        start = 0
+        for name, shape, dtype in (
+            ("keypoints", (self.rows, 2), "float32"),
+            ("descriptors", (self.rows, self.dim), self.dtype),
+            ("scores", (self.rows,), "float32"),
+            ("count", (1,), "int32"),
+        ):
+            kind = np.dtype(dtype)
+            found[name] = start, shape, kind
+            start += -(-int(np.prod(shape)) * kind.itemsize // _ALIGNED) * _ALIGNED
+        return found
+
+    @property
+    def nbytes(self) -> int:
+        """Of the whole piece."""
+        return self.places["count"][0] + _ALIGNED
+
+    def views(self, content: Array) -> dict[str, Array]:
+        """The arrays in ``content``, its bytes."""
+        return {
+            name: content[start : start + int(np.prod(shape)) * kind.itemsize]
+            .view(kind)
+            .reshape(shape)
+            for name, (start, shape, kind) in self.places.items()
+        }
+
+
+class FeatureBlock:
+    """Memory on the device for an image's features.
+
+    memory: its bytes. arrays: those bytes by name.
+    owner: the descriptors that were made of what is in it, None while there are none.
+    """
+
+    def __init__(self, device: Device, layout: Layout) -> None:
+        self.layout = layout
+        self.memory = device.empty((layout.nbytes,), np.dtype(np.uint8))
+        self.arrays: dict[str, DeviceArray] = {
+            name: self.memory.part(*place) for name, place in layout.places.items()
+        }
+        self.owner: Float32Array | None = None
+
+    def free(self) -> None:
+        """Give the memory back."""
+        for array in (*self.arrays.values(), self.memory):
+            array.free()
 
 
 class FeatureCache:
@@ -34,38 +100,35 @@ class FeatureCache:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._entries: list[tuple[Float32Array, dict[str, DeviceArray]]] = []  # the latest last
+        self._blocks: list[FeatureBlock] = []  # the latest last
 
-    def keep(
-        self, outputs: Mapping[str, DeviceArray], descriptors: Float32Array, count: int
-    ) -> None:
-        """Copy the outputs that ``descriptors`` were made of; keep those of ``count`` images."""
-        while len(self._entries) > count:
-            _free(self._entries.pop(0)[1])
-        arrays = self._entries.pop(0)[1] if len(self._entries) == count else {}
+    def keep(self, source: FeatureBlock, count: int) -> FeatureBlock:
+        """Copy an extraction's features; keep those of ``count`` images.
+
+        They are found once the copy has an ``owner``.
+        """
+        while len(self._blocks) > count:
+            self._blocks.pop(0).free()
+        block = self._blocks.pop(0) if len(self._blocks) == count else None
+        if block is not None and block.layout != source.layout:
+            block.free()
+            block = None
+        if block is None:
+            block = FeatureBlock(self._device, source.layout)
+        block.owner = None
         try:
-            for name in KEPT:
-                source = outputs[name]
-                if name in arrays and arrays[name].shape != source.shape:
-                    arrays.pop(name).free()
-                if name not in arrays:
-                    arrays[name] = self._device.empty(source.shape, source.dtype)
-                self._device.copy(arrays[name], source)
+            self._device.copy(block.memory, source.memory)
         except BaseException:
-            _free(arrays)
+            block.free()
             raise
-        self._entries.append((descriptors, arrays))
+        self._blocks.append(block)
+        return block
 
-    def find(self, descriptors: Float32Array) -> dict[str, DeviceArray] | None:
+    def find(self, descriptors: Float32Array) -> FeatureBlock | None:
         """What is on the device of the features with this very array of descriptors."""
-        return next((arrays for owner, arrays in self._entries if owner is descriptors), None)
+        return next((block for block in self._blocks if block.owner is descriptors), None)
 
     def free(self) -> None:
         """Forget all."""
-        while self._entries:
-            _free(self._entries.pop()[1])
-
-
-def _free(arrays: Mapping[str, DeviceArray]) -> None:
-    for array in arrays.values():
-        array.free()
+        while self._blocks:
+            self._blocks.pop().free()

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
@@ -43,6 +43,8 @@ from aliked_ros.system.nvidia import IN_USE, GpuError, explained, find_gpu
 
 Array = NDArray[Any]
 
+_DISABLE_TIMING = 2  # CU_EVENT_DISABLE_TIMING
+_DEVICE_MAP = 2  # CU_MEMHOSTALLOC_DEVICEMAP
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: independent of what uses the default stream
 _BUILDING = threading.Lock()  # held while an engine is built, which takes the GPU for minutes
 
@@ -67,7 +69,9 @@ class TensorRtDevice:
         self._cuda = _load_pycuda()
         self.name = f"{self.library.name} on {self.gpu.name}"
         self._stream: Any = None
-        self._written: list[TensorRtArray] = []  # since the stream was last waited for
+        self._fetched: Any = None  # event behind the last copy from the GPU
+        self._written: dict[TensorRtArray, int] = {}  # not surely fetched yet: number of the write
+        self._writes = 0
 
     def load(
         self,
@@ -94,14 +98,34 @@ class TensorRtDevice:
             array.memory = self._cuda.mem_alloc(array.nbytes)
         return array
 
+    def shared(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> TensorRtArray:
+        """Memory for an input: on a GPU of its own as ``empty``.
+
+        A GPU that shares the computer's memory (Jetson) reads what was written where it lies.
+        """
+        with self.current("asking for the kind of GPU"):
+            kind = self._cuda.device_attribute.INTEGRATED
+            if not self._cuda.Device(0).get_attribute(kind):
+                return self.empty(shape, dtype)
+            array = TensorRtArray(self, shape, dtype)
+            array.page_locked = self._cuda.pagelocked_empty(shape, dtype, mem_flags=_DEVICE_MAP)
+            array.memory = int(array.page_locked.base.get_device_pointer())
+            array.is_mapped = True
+        return array
+
     def write(self, target: DeviceArray, values: Array) -> None:
         """See ``Device``; goes through page-locked memory, so that the GPU fetches it itself."""
         array = _own(target)
         with self.current("copying to the GPU"):
+            if array.is_mapped:
+                self._wait()  # a network may still read it
+                np.copyto(array.page_locked, values, casting="no")
+                return
             if array in self._written:  # the GPU may still read the page-locked copy
                 self._wait()
             np.copyto(self._page_locked(array), values, casting="no")
-            self._written.append(array)
+            self._writes += 1
+            self._written[array] = self._writes
             self._cuda.memcpy_htod_async(int(array), array.page_locked, self.stream)
 
     def copy(self, target: DeviceArray, source: DeviceArray) -> None:
@@ -112,13 +136,27 @@ class TensorRtDevice:
 
     def read(self, *arrays: DeviceArray) -> list[Array]:
         """See ``Device``."""
+        return self.fetch(*arrays)()
+
+    def fetch(self, *arrays: DeviceArray) -> Callable[[], list[Array]]:
+        """See ``Device``."""
         wanted = [_own(array) for array in arrays]
-        with self.current("computing on the GPU"):
+        doing, writes = "computing on the GPU", self._writes
+        with self.current(doing):
             for array in wanted:
                 page_locked = self._page_locked(array)
                 self._cuda.memcpy_dtoh_async(page_locked, int(array), self.stream)
-            self._wait()
-            return [self._page_locked(array).copy() for array in wanted]
+            if self._fetched is None:
+                self._fetched = self._cuda.Event(_DISABLE_TIMING)
+            self._fetched.record(self.stream)
+
+        def wait() -> list[Array]:
+            with self.current(doing):
+                self._fetched.synchronize()
+                self._written = {a: n for a, n in self._written.items() if n > writes}
+                return [self._page_locked(array).copy() for array in wanted]
+
+        return wait
 
     def fill_with_zeros(self, array: TensorRtArray) -> None:
         """Within ``current``."""
@@ -137,7 +175,7 @@ class TensorRtDevice:
         with suppress(BackendError), self.current("giving the GPU back"):
             with suppress(Exception):  # a lost GPU computes nothing any more
                 self._wait()
-            self._stream = None
+            self._fetched = self._stream = None
 
     @property
     def stream(self) -> Any:
@@ -178,7 +216,8 @@ class TensorRtDevice:
         with suppress(BackendError), self.current("giving memory back"):
             with suppress(Exception):  # a lost GPU computes nothing any more
                 self._wait()  # for what still uses it
-            memory.free()
+            if not (array.is_part or array.is_mapped):
+                memory.free()
             if page_locked is not None:
                 page_locked.base.free()
 
@@ -205,10 +244,17 @@ class TensorRtArray:
         self.nbytes = int(np.prod(shape)) * dtype.itemsize
         self.memory: Any = None
         self.page_locked: Any = None
+        self.is_part = self.is_mapped = False
         self._device = device
 
     def __int__(self) -> int:
         return int(self.memory)
+
+    def part(self, start: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> TensorRtArray:
+        """See ``DeviceArray``."""
+        array = TensorRtArray(self._device, shape, dtype)
+        array.memory, array.is_part = int(self) + start, True
+        return array
 
     def free(self) -> None:
         """See ``DeviceArray``."""
@@ -228,7 +274,10 @@ class TensorRtNetwork:
         size: tuple[int, int] | None,
         given: Mapping[str, DeviceArray],
     ) -> None:
-        """Within ``device.current``; ``engine`` has been proven to be what we built."""
+        """Within ``device.current``; ``engine`` has been proven to be what we built.
+
+        The image (input ``image``) lies in memory that is ``shared``.
+        """
         trt = device.library.module
         self.label = engine.label
         self._device = device
@@ -248,11 +297,12 @@ class TensorRtNetwork:
             if self._context is None:
                 raise self._failed("preparing")
             self.inputs: Mapping[str, DeviceArray] = {
-                name: given.get(name) or self._own(spec, size)
+                name: given.get(name) or self._own(spec, size, name == "image")
                 for name, spec in engine.inputs.items()
             }
             self.outputs: Mapping[str, DeviceArray] = {
-                name: self._own(spec, size) for name, spec in engine.outputs.items()
+                name: given.get(name) or self._own(spec, size)
+                for name, spec in engine.outputs.items()
             }
             for name, array in {**self.inputs, **self.outputs}.items():
                 self._bind(name, _own(array), name in engine.inputs)
@@ -322,11 +372,14 @@ class TensorRtNetwork:
         finally:
             _BUILDING.release()
 
-    def _own(self, spec: TensorSpec, size: tuple[int, int] | None) -> DeviceArray:
+    def _own(
+        self, spec: TensorSpec, size: tuple[int, int] | None, shared: bool = False
+    ) -> DeviceArray:
         """Memory for a tensor; free sides are H and W, in this order."""
         free = iter(reversed(size or ()))
         shape = tuple(next(free) if side is None else side for side in spec.shape)
-        array = self._device.empty(shape, np.dtype(spec.dtype))
+        take = self._device.shared if shared else self._device.empty
+        array = take(shape, np.dtype(spec.dtype))
         self._owned.append(array)
         return array
 

@@ -74,7 +74,8 @@ class TorchDevice:
         self.on_gpu = self.place.type == "cuda"
         self.name = f"PyTorch {torch.__version__} on the CPU"
         self._kernels_work: dict[tuple[str, AlikedShape | None, bool], bool] = {}
-        self._written: list[TorchArray] = []  # since the stream was last waited for
+        self._written: dict[TorchArray, int] = {}  # not surely fetched yet: number of the write
+        self._writes = 0
         if not self.on_gpu:
             return
         remedy = "run nvidia-smi, and install PyTorch's build for your CUDA (pytorch.org)"
@@ -118,7 +119,8 @@ class TorchDevice:
             if array in self._written:  # the GPU may still read the page-locked copy
                 self._wait()
             np.copyto(array.page_locked.numpy(), values, casting="no")
-            self._written.append(array)
+            self._writes += 1
+            self._written[array] = self._writes
             array.tensor.copy_(array.page_locked, non_blocking=True)
 
     def copy(self, target: DeviceArray, source: DeviceArray) -> None:
@@ -128,12 +130,25 @@ class TorchDevice:
 
     def read(self, *arrays: DeviceArray) -> list[Array]:
         """See ``Device``."""
+        return self.fetch(*arrays)()
+
+    def fetch(self, *arrays: DeviceArray) -> Callable[[], list[Array]]:
+        """See ``Device``."""
         wanted = [_own(array) for array in arrays]
-        with self.current("computing on the GPU"):
+        doing, writes = "computing on the GPU", self._writes
+        with self.current(doing):
             for array in wanted:
                 array.page_locked.copy_(array.tensor, non_blocking=True)
-            self._wait()
-            return [array.page_locked.numpy().copy() for array in wanted]
+            fetched = self.stream.record_event() if self.on_gpu else None
+
+        def wait() -> list[Array]:
+            with self.current(doing):
+                if fetched is not None:
+                    fetched.synchronize()
+                self._written = {a: n for a, n in self._written.items() if n > writes}
+                return [array.page_locked.numpy().copy() for array in wanted]
+
+        return wait
 
     def close(self) -> None:
         """See ``Device``. The process's CUDA context and stream stay: PyTorch holds them."""
@@ -329,6 +344,12 @@ class TorchArray:
             )
         return self._page_locked
 
+    def part(self, start: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> TorchArray:
+        """See ``DeviceArray``."""
+        end = start + int(np.prod(shape)) * dtype.itemsize
+        kind = torch.from_numpy(np.empty(0, dtype)).dtype
+        return TorchArray(self._device, self.tensor[start:end].view(kind).view(shape))
+
     def free(self) -> None:
         """See ``DeviceArray``."""
         held = [t for t in (self._tensor, self._page_locked) if t is not None]
@@ -368,20 +389,22 @@ class TorchNetwork:
         self._module: Any = module
         self._arguments = [array.tensor for array in arrays.values()]
         self._graph: Any = None
-        results = module(*self._arguments)
+        self._given = {i: _own(given[name]) for i, name in enumerate(outputs) if name in given}
+        results = self._compute()
         if device.on_gpu:
             try:
-                self._graph, results = device.capture(lambda: module(*self._arguments))
+                self._graph, results = device.capture(self._compute)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # what PyTorch or the driver cannot record
                 reason = " ".join(str(error).split())[:200]
                 tell(f"No CUDA graph ({reason}): every operation is launched by itself")
-                results = module(*self._arguments)  # a lost GPU fails here, too
-        self._results = list(results)
+                results = self._compute()  # a lost GPU fails here, too
+        self._results = results
         self.inputs: Mapping[str, DeviceArray] = arrays
         self.outputs: Mapping[str, DeviceArray] = {
-            name: self._take(tensor) for name, tensor in zip(outputs, results, strict=True)
+            name: self._given.get(i) or self._take(tensor)
+            for i, (name, tensor) in enumerate(zip(outputs, results, strict=True))
         }
 
     def run(self) -> None:
@@ -391,14 +414,22 @@ class TorchNetwork:
                 self._graph.replay()
             return
         with self._device.making("running a network"):
-            for place, result in zip(self._results, self._module(*self._arguments), strict=True):
-                place.copy_(result)
+            for place, result in zip(self._results, self._compute(), strict=True):
+                if place is not result:
+                    place.copy_(result)
+
+    def _compute(self) -> list[Tensor]:
+        """The outputs, of which those that were given a place lie there."""
+        results = list(self._module(*self._arguments))
+        for i, array in self._given.items():
+            results[i] = array.tensor.copy_(results[i])
+        return results
 
     def close(self) -> None:
         """See ``DeviceNetwork``."""
         self._device.wait()  # for a run that still goes on
         self._graph = self._module = None
-        self._arguments, self._results = [], []
+        self._arguments, self._results, self._given = [], [], {}
         while self._owned:
             self._owned.pop().free()
 

@@ -26,16 +26,29 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import triton
 from torch import Tensor, nn
 
 from aliked_ros.backends.gpu import triton_kernels as kernels
 from aliked_ros.networks import fold
-from aliked_ros.networks.aliked import ALIKED, CELL, FoldedALIKED, FoldedDeformableConv, Window, pad
+from aliked_ros.networks.aliked import (
+    ALIKED,
+    CELL,
+    ConvBlock,
+    FoldedALIKED,
+    FoldedDeformableConv,
+    ResBlock,
+    Window,
+    elu,
+    pad,
+)
 from aliked_ros.networks.checkpoint import State, state_of
 from aliked_ros.networks.fold import PIXEL_SCALE, AlikedShape, Weights
 
-_PIXELS = 128  # of the image, or cells of it, that one program computes
+_PIXELS = 128  # of the image, that one program computes
+_CELLS = 64  # of the image; one in nine pixels is one, so they fill a GPU in smaller groups
+_NUMBERS = 1024  # of a table, that one program adds a bias to
 _CONVOLVED = 512  # the same of a score convolution, whose neighbours share most of what they read
 _SLOTS = 16  # keypoints that one program refines
 _ROWS = 16  # pixels whose features one program reads
@@ -51,7 +64,8 @@ class TritonDeformableConv(FoldedDeformableConv):
         self.weight = nn.Parameter(weight.contiguous())
         self.bias = nn.Parameter(self.bias[:, 0, 0])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def products(self, x: Tensor) -> Tensor:
+        """The convolution without its bias."""
         _, channels, height, width = x.shape
         table, offset = _table(x), _table(self.offset_conv(x))
         reads = table.new_empty(height * width, 9 * channels)
@@ -60,14 +74,38 @@ class TritonDeformableConv(FoldedDeformableConv):
         kernels.deform_reads[grid](
             table, offset, reads, width, height, limit, channels=channels, block=_ROWS
         )
-        result = torch.addmm(self.bias, reads, self.weight)
-        return result.reshape(1, height, width, -1).permute(0, 3, 1, 2)
+        return _image(reads @ self.weight, height, width)
+
+
+class TritonConvBlock(ConvBlock):
+    """``ConvBlock`` with one pass over memory after each convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See ``ConvBlock``."""
+        x = _bias_elu(_products(self.conv1, x), self.conv1.bias)
+        return _bias_elu(_products(self.conv2, x), self.conv2.bias)
+
+
+class TritonResBlock(ResBlock):
+    """``ResBlock`` with one pass over memory after each convolution, the sum included."""
+
+    def arrange(self) -> None:
+        """Add the biases of what is summed."""
+        bias = self.conv2.bias + self.downsample.bias
+        self.conv2.bias = nn.Parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See ``ResBlock``."""
+        y = _bias_elu(_products(self.conv1, x), self.conv1.bias)
+        return _bias_elu(_products(self.conv2, y), self.conv2.bias, _products(self.downsample, x))
 
 
 class TritonALIKED(FoldedALIKED):
     """``FoldedALIKED`` with these stages."""
 
     deformable = TritonDeformableConv
+    conv_block = TritonConvBlock
+    res_block = TritonResBlock
 
     def __init__(self, weights: Weights, shape: AlikedShape, half: bool = False) -> None:
         """See ``FoldedALIKED``."""
@@ -75,10 +113,32 @@ class TritonALIKED(FoldedALIKED):
         for module in self.modules():
             if isinstance(module, TritonDeformableConv):
                 module.arrange()
+        for module in self.modules():
+            if isinstance(module, TritonResBlock):
+                module.arrange()
         for block in (self.block1, self.block2, self.block3, self.block4):
             block.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for head in (self.conv1, self.conv2, self.conv3, self.conv4):
             head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def tables(self, blocks: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """See ``FoldedALIKED``; the first level is what its head reads, with half the channels.
+
+        Its features are computed where they are wanted: of a whole image they would take as much
+        memory as all that comes before them.
+        """
+        first, *coarse = blocks
+        levels = self.heads(coarse)
+        _, inputs, height, width = first.shape
+        weight, next_weight = self.conv1.weight, self.score_first[0]
+        outputs, channels = next_weight.shape[:2]
+        part = first.new_empty(height * width, outputs)
+        kernels.first_scores[_blocks(height * width, _PIXELS)](
+            _table(first), weight, next_weight, part, height * width,
+            inputs=inputs, padded=max(inputs, 16), channels=channels, outputs=outputs,
+            block=_PIXELS,
+        )  # fmt: skip
+        return [_image(part, height, width), *self.score_parts(levels)], [first, *levels]
 
     def score_map(self, parts: list[Tensor]) -> Tensor:
         """See ``FoldedALIKED``."""
@@ -117,9 +177,9 @@ class TritonALIKED(FoldedALIKED):
         kernels.leave_out[block](score_map, maxima, remaining, width, height, block=_PIXELS)
         kernels.add_maxima[block](remaining, maxima, width, height, block=_PIXELS)
         kernels.leave_out[block](score_map, maxima, remaining, width, height, block=_PIXELS)
-        kernels.best_in_cells[_blocks(len(best), _PIXELS)](
+        kernels.best_in_cells[_blocks(len(best), _CELLS)](
             score_map, maxima, remaining, mask, best, places, width, height, across, len(best),
-            block=_PIXELS,
+            block=_CELLS, num_warps=2,
         )  # fmt: skip
         values, chosen = best.topk(top_k)
         count = (values > threshold.clamp(min=0.0)).sum(0, keepdim=True).to(torch.int32)
@@ -134,24 +194,34 @@ class TritonALIKED(FoldedALIKED):
     def describe(self, levels: list[Tensor], keypoints: Tensor, window: Window) -> Tensor:
         """See ``FoldedALIKED``."""
         tables = tuple(map(_table, levels))
-        place = (tables, *_levels(levels), window.left, window.top, window.width, window.height)
-        count, channels = len(keypoints), levels[0].shape[1]
+        first = self.conv1.weight
+        inner = (window.left, window.top, window.width, window.height)
+        place = (tables, first, *_levels(levels), *inner)
+        count, (channels, inputs) = len(keypoints), first.shape[:2]
+        widths = {"inputs": inputs, "padded": max(inputs, 16), "channels": channels}
         kernel, samples_each = self.shape.kernel, self.shape.samples
         patches = tables[0].new_empty(count, kernel**2 * 4 * channels)
         rows = count * kernel**2
         kernels.read_patches[_blocks(rows, _ROWS)](
-            *place, keypoints, patches, rows,
-            channels=channels, kernel=kernel, block=_ROWS,
+            *place, keypoints, patches, rows, **widths, kernel=kernel, block=_ROWS
         )  # fmt: skip
-        offsets = self.desc_head.offsets(patches)
+        head = self.desc_head
+        hidden = F.selu(torch.addmm(head.bias1, patches, head.weight1))
+        offsets = torch.addmm(head.bias2, hidden, head.weight2)
         samples = tables[0].new_empty(count, samples_each, 4 * channels)
         limit = max(window.height, window.width) / 4
         rows = count * samples_each
         kernels.read_samples[_blocks(rows, _ROWS)](
             *place, keypoints, offsets, limit, samples, rows,
-            channels=channels, count=samples_each, block=_ROWS,
+            **widths, count=samples_each, block=_ROWS,
         )  # fmt: skip
-        return self.desc_head.descriptors(samples)
+        activated = elu(samples.flatten(0, 1) @ head.select).view(count, -1)
+        summed = activated @ head.aggregate
+        descriptors = torch.empty_like(summed)
+        kernels.unit_rows[_blocks(count, _ROWS)](
+            summed, descriptors, count, channels=summed.shape[1], block=_ROWS
+        )
+        return descriptors
 
 
 @torch.inference_mode()
@@ -168,16 +238,21 @@ def check(place: torch.device, shape: AlikedShape = _USUAL, half: bool = False) 
     mask[:, :20] = 0
     with place:
         padded, window = pad(image.to(plain.conv1.weight.dtype).permute(0, 3, 1, 2) / PIXEL_SCALE)
-        levels = plain.levels(padded)
-        parts = plain.score_parts(levels)
-        compare("deformable convolutions", 2e-2 if half else 1e-3, fused.levels(padded), levels)
+        blocks = plain.blocks(padded)
+        parts, levels = plain.tables(blocks)
+        fused_parts, fused_levels = fused.tables(blocks)
+        compare("convolutions", 2e-2 if half else 1e-3, fused.blocks(padded), blocks)
+        compare("score parts", 1e-2 if half else 1e-3, fused_parts, parts)
         scores = plain.score_map(parts)
         compare("score map", 1e-2 if half else 1e-3, [fused.score_map(parts)], [scores])
         inner = window.of(scores)[0, 0]
         given = (inner, mask.to(place), inner.median()[None], 100)
         detected = plain.detect(*given)
         compare("keypoints", 1e-3, fused.detect(*given), detected)
-        described = [n.describe(levels, detected[0], window) for n in (fused, plain)]
+        described = [
+            network.describe(tables, detected[0], window)
+            for network, tables in ((fused, fused_levels), (plain, levels))
+        ]
         compare("descriptors", 4e-3 if half else 1e-3, described[:1], described[1:])
 
 
@@ -204,6 +279,31 @@ def compare(what: str, limit: float, found: Sequence[Tensor], expected: Sequence
                 f"Triton self-test failed: {what} differ from plain operations' by "
                 f"{difference:.2g}, {limit:.2g} is allowed"
             )
+
+
+def _products(conv: nn.Module, x: Tensor) -> Tensor:
+    """A convolution without its bias."""
+    if isinstance(conv, TritonDeformableConv):
+        return conv.products(x)
+    assert isinstance(conv, nn.Conv2d)
+    return F.conv2d(x, conv.weight, padding=conv.padding)
+
+
+def _bias_elu(x: Tensor, bias: Tensor, other: Tensor | None = None) -> Tensor:
+    """In the place of ``x``."""
+    _, channels, height, width = x.shape
+    table = _table(x)
+    added = table if other is None else _table(other)
+    kernels.bias_elu[_blocks(table.numel(), _NUMBERS)](
+        table, bias, added, table.numel(),
+        channels=channels, added=other is not None, block=_NUMBERS,
+    )  # fmt: skip
+    return _image(table, height, width)
+
+
+def _image(table: Tensor, height: int, width: int) -> Tensor:
+    """h·w×C as 1×C×h×w."""
+    return table.view(1, height, width, -1).permute(0, 3, 1, 2)
 
 
 def _table(x: Tensor) -> Tensor:

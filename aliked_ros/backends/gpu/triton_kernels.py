@@ -73,6 +73,61 @@ def _between(table, size, scale, x, y, inside, channels: tl.constexpr):
     return above * (1 - b) + below * b
 
 
+# Convolutions
+
+
+@triton.jit
+def bias_elu(
+    x, bias, other, size, channels: tl.constexpr, added: tl.constexpr, block: tl.constexpr
+):
+    """ELU of a table with a bias, and with another table where ``added``, in its place."""
+    at = tl.program_id(0) * block + tl.arange(0, block)
+    inside = at < size
+    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    value += tl.load(bias + at % channels).to(tl.float32)
+    if added:
+        value += tl.load(other + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(x + at, _elu(value).to(x.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _first_level(
+    table, weight, row, inside,
+    inputs: tl.constexpr, padded: tl.constexpr, channels: tl.constexpr,
+):  # fmt: skip
+    """Features R×C of rows of the first block's table, in the table's type.
+
+    weight: C×inputs. padded: inputs, but not below 16, the least that a product sums over.
+    """
+    given = tl.arange(0, padded)
+    real = given < inputs
+    at = row[:, None] * inputs + given[None, :]
+    values = tl.load(table + at, mask=inside[:, None] & real[None, :], other=0.0)
+    at = tl.arange(0, channels)[None, :] * inputs + given[:, None]
+    factors = tl.load(weight + at, mask=real[:, None], other=0.0)
+    return _elu(tl.dot(values, factors, input_precision="ieee")).to(values.dtype)
+
+
+@triton.jit
+def first_scores(
+    table, weight, next_weight, part, pixels,
+    inputs: tl.constexpr, padded: tl.constexpr, channels: tl.constexpr, outputs: tl.constexpr,
+    block: tl.constexpr,
+):  # fmt: skip
+    """The first level's part of the scores: its features are never in memory.
+
+    next_weight: outputs×C.
+    """
+    row = tl.program_id(0) * block + tl.arange(0, block)
+    inside = row < pixels
+    features = _first_level(table, weight, row, inside, inputs, padded, channels)
+    output = tl.arange(0, outputs)[None, :]
+    factors = tl.load(next_weight + output * channels + tl.arange(0, channels)[:, None])
+    total = tl.dot(features, factors, input_precision="ieee")
+    at = row[:, None] * outputs + output
+    tl.store(part + at, total.to(part.dtype.element_ty), mask=inside[:, None])
+
+
 # The score map
 
 
@@ -253,12 +308,16 @@ def deform_reads(
 
 
 @triton.jit
-def _feature(tables, sizes, scales, left, top, width, height, x, y, inside, channels: tl.constexpr):
+def _feature(
+    tables, first, sizes, scales, left, top, width, height, x, y, inside,
+    inputs: tl.constexpr, padded: tl.constexpr, channels: tl.constexpr,
+):  # fmt: skip
     """Features of unit length at pixels of the image (floats), four parts R×C; 0 outside it."""
     inside = inside & (x >= 0) & (x < width) & (y >= 0) & (y < height)
     x = tl.where(inside, x, 0.0) + left
     y = tl.where(inside, y, 0.0) + top
-    part0 = _rows(tables[0], y.to(tl.int32) * sizes[0][0] + x.to(tl.int32), inside, channels)
+    pixel = y.to(tl.int32) * sizes[0][0] + x.to(tl.int32)
+    part0 = _first_level(tables[0], first, pixel, inside, inputs, padded, channels).to(tl.float32)
     part1 = _between(tables[1], sizes[1], scales[1], x, y, inside, channels)
     part2 = _between(tables[2], sizes[2], scales[2], x, y, inside, channels)
     part3 = _between(tables[3], sizes[3], scales[3], x, y, inside, channels)
@@ -280,8 +339,9 @@ def _store_feature(target, row, used, part0, part1, part2, part3, channels: tl.c
 
 @triton.jit
 def read_patches(
-    tables, sizes, scales, left, top, width, height, keypoints, patches, rows,
-    channels: tl.constexpr, kernel: tl.constexpr, block: tl.constexpr,
+    tables, first, sizes, scales, left, top, width, height, keypoints, patches, rows,
+    inputs: tl.constexpr, padded: tl.constexpr, channels: tl.constexpr,
+    kernel: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """The features of the kernel×kernel pixels around each keypoint."""
     row = tl.program_id(0) * block + tl.arange(0, block)
@@ -293,15 +353,18 @@ def read_patches(
     x += (tick % kernel - kernel // 2).to(tl.float32)
     y += (tick // kernel - kernel // 2).to(tl.float32)
     part0, part1, part2, part3 = _feature(
-        tables, sizes, scales, left, top, width, height, x, y, used, channels
-    )
+        tables, first, sizes, scales, left, top, width, height, x, y, used,
+        inputs, padded, channels,
+    )  # fmt: skip
     _store_feature(patches, row, used, part0, part1, part2, part3, channels)
 
 
 @triton.jit
 def read_samples(
-    tables, sizes, scales, left, top, width, height, keypoints, offsets, limit, samples, rows,
-    channels: tl.constexpr, count: tl.constexpr, block: tl.constexpr,
+    tables, first, sizes, scales, left, top, width, height,
+    keypoints, offsets, limit, samples, rows,
+    inputs: tl.constexpr, padded: tl.constexpr, channels: tl.constexpr,
+    count: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """The features at each keypoint's deformable positions, between the pixels' unit vectors."""
     row = tl.program_id(0) * block + tl.arange(0, block)
@@ -323,8 +386,8 @@ def read_samples(
     for corner in tl.static_range(4):
         weight = (a if corner % 2 else 1 - a) * (b if corner // 2 else 1 - b)
         part0, part1, part2, part3 = _feature(
-            tables, sizes, scales, left, top, width, height,
-            corner_x + corner % 2, corner_y + corner // 2, used, channels,
+            tables, first, sizes, scales, left, top, width, height,
+            corner_x + corner % 2, corner_y + corner // 2, used, inputs, padded, channels,
         )  # fmt: skip
         weight = weight[:, None]
         sum0 += part0 * weight
@@ -332,3 +395,14 @@ def read_samples(
         sum2 += part2 * weight
         sum3 += part3 * weight
     _store_feature(samples, row, used, sum0, sum1, sum2, sum3, channels)
+
+
+@triton.jit
+def unit_rows(x, unit, rows, channels: tl.constexpr, block: tl.constexpr):
+    """Rows of a table at length one."""
+    row = tl.program_id(0) * block + tl.arange(0, block)
+    inside = row < rows
+    value = _rows(x, row, inside, channels)
+    length = tl.maximum(tl.sqrt(tl.sum(value * value, 1)), 1e-12)
+    at = unit + row[:, None] * channels + tl.arange(0, channels)[None, :]
+    tl.store(at, (value / length[:, None]).to(unit.dtype.element_ty), mask=inside[:, None])
