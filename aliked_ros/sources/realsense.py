@@ -72,7 +72,7 @@ class RealSense:
             raise self._unavailable(error) from error
         try:
             sensors = device.query_sensors()
-            if self._partner == "right":
+            if self._partner == "right" and not device.is_playback():  # there it is read only
                 for sensor in sensors:
                     if sensor.supports(rs.option.emitter_enabled):
                         sensor.set_option(rs.option.emitter_enabled, 0)
