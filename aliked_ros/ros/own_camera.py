@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A camera that the front-end reads itself, in the place of subscriptions to its images."""
+"""A camera that the front-end reads itself instead of subscribing to its images."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def check_source(settings: Settings) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    """The topic on which the images are published, in the place of a subscription."""
+    """A topic that the node publishes images on; stands in for a subscription."""
 
     topic_name: str
 
@@ -86,11 +86,11 @@ class _Published:
 class OwnCamera:
     """Reads a camera in a thread of its own; the executor's thread hands the images on.
 
-    They are not sent through the middleware, but published as well while somebody subscribes. A
-    camera that fails or goes away is opened again every two seconds.
+    Images reach the front-end without the middleware, and are published only while somebody
+    subscribes. A camera that fails or goes away is opened again after two seconds.
 
-    images, partners: the topics that stand for the two streams; None without partners.
-    calibrated: it tells its calibration itself.
+    images, partners: the topics of the two streams; None without partners.
+    calibrated: whether its calibration is known without CameraInfo messages.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class OwnCamera:
         return f"{self._name} has given no image for {seconds:.0f} s. Check its cable and power."
 
     def close(self) -> None:
-        """End the thread; a camera that blocks it is given up."""
+        """End the thread; it is abandoned while the camera blocks it."""
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join(_PATIENCE)

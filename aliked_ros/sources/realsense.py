@@ -133,7 +133,7 @@ class RealSense:
         return calibration
 
     def _image(self, frames: Any, units: float) -> Image:
-        """units: of the depth image, a metre."""
+        """units: those of the depth image in a metre."""
         rs = self._sdk
         if self._partner == "right":
             left, right = (frames.get_infrared_frame(number) for number in (1, 2))
