@@ -56,7 +56,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "source",
                 description="Folder, data set (TUM, KITTI, EuRoC), bag or video; 'camera:0', "
-                "or 'virtual'",
+                "'realsense' or 'virtual'",
             ),
             DeclareLaunchArgument(
                 "publish",
@@ -88,7 +88,9 @@ def generate_launch_description() -> LaunchDescription:
             ),
             OpaqueFunction(function=check),
             *frontend(
-                input=LaunchConfiguration("publish"), use_sim_time=LaunchConfiguration("clock")
+                camera_source="",
+                input=LaunchConfiguration("publish"),
+                use_sim_time=LaunchConfiguration("clock"),
             ),
             Node(
                 package="aliked_ros",

@@ -36,7 +36,7 @@ def generate_launch_description() -> LaunchDescription:
                 "source",
                 default_value="virtual",
                 description="Folder, data set (TUM, KITTI, EuRoC), bag or video; 'camera:0', "
-                "or 'virtual'",
+                "'realsense' or 'virtual'",
             ),
             DeclareLaunchArgument(
                 "loop",

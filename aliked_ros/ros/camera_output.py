@@ -52,7 +52,7 @@ class CameraOutput:
             self._infos.publish(self._info)
 
     def close(self) -> None:
-        """Take the topics away."""
+        """Destroy the publishers."""
         for publisher in filter(None, (self.images, self._infos)):
             self._node.destroy_publisher(publisher)
 

@@ -26,7 +26,7 @@ from sensor_msgs.msg import Imu
 from aliked_ros.ros.conversions import seconds
 
 QOS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT)
-"""A second at 1 kHz, for whoever cannot read them at once."""
+"""Holds a second at 1 kHz, for a subscriber that is busy."""
 
 _NOT_MEASURED = -1.0  # the first number of a covariance, by the message's definition
 

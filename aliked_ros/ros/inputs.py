@@ -110,6 +110,8 @@ class Inputs:
         try:
             self._open()
         except BaseException:
+            if self._camera is not None:
+                self._camera.close()
             self._subscriptions.close()
             raise
 
@@ -262,8 +264,11 @@ class Inputs:
             self._stamped_masks.add_other(message)
 
     def _accept(self, message: Received) -> bool:
-        """Whether to use a message; with ``stamps: arrival`` this sets its stamp."""
-        if self._by_arrival and not self.paused:
+        """Whether to use a message; with ``stamps: arrival`` this sets its stamp.
+
+        Images of ``camera_source`` are stamped already when they are read.
+        """
+        if self._by_arrival and self._camera is None and not self.paused:
             message.header.stamp = self._node.get_clock().now().to_msg()
         return not self.paused
 

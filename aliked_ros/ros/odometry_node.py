@@ -81,6 +81,7 @@ _DECLARATIONS = (
 _QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 _INPUT_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 _PATH_LENGTH = 2000  # keyframes
+_LARGEST_RIG = 1e4  # metres from its frame to a camera
 
 
 def observation_from_message(
@@ -296,11 +297,11 @@ class OdometryNode(Node):
 
 
 def _rigid(pose: Pose) -> Transform | None:
-    """From a message; None if it is no rigid motion."""
+    """A camera's pose on the rig from a message; None for what cannot be one, such as NaN."""
     place, turn = pose.position, pose.orientation
     where = np.array([place.x, place.y, place.z])
     quaternion = np.array([turn.x, turn.y, turn.z, turn.w])
-    if not (np.isfinite(where).all() and 0.9 < np.linalg.norm(quaternion) < 1.1):
+    if not ((abs(where) < _LARGEST_RIG).all() and 0.9 < np.linalg.norm(quaternion) < 1.1):
         return None
     return Transform(Rotation.from_quat(quaternion).as_matrix(), where)
 

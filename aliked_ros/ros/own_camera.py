@@ -12,21 +12,22 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A camera that the front-end reads itself, in the place of subscriptions to its images."""
+"""A camera that the front-end reads itself instead of subscribing to its images."""
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
-from sensor_msgs.msg import CameraInfo
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
@@ -45,6 +46,7 @@ from aliked_ros.ros.warnings import Warnings, reason
 from aliked_ros.sources import Partner, Source, open_source
 from aliked_ros.types import Image
 
+_CAMERAS = re.compile(r"camera:\d+|realsense(:\w+)?|virtual")
 _PARTNERS: dict[str, Partner] = {"mono": "none", "stereo": "right", "rgbd": "depth"}
 _RETRY = 2.0  # seconds after which a camera that failed is opened again
 _PATIENCE = 1.0  # seconds for the thread to end; a camera can block its reader for longer
@@ -56,13 +58,14 @@ Receive = Callable[[ImageMessage, Mapping[str, Any]], None]
 def check_source(settings: Settings) -> None:
     """Raise ConfigurationError if ``camera_source`` is no camera, or none for ``input``."""
     source, images = settings["camera_source"], settings["input"]
-    kind = source.split(":")[0]
-    if kind not in ("", "camera", "realsense", "virtual"):
+    if not source:
+        return
+    if not _CAMERAS.fullmatch(source):
         raise ConfigurationError(
             f"camera_source is {source!r}; give 'camera:N', 'realsense', 'realsense:SERIAL' or "
             "'virtual', or leave it empty to subscribe to images. dataset.launch.py plays files."
         )
-    if kind in ("camera", "virtual") and images != "mono":
+    if images != "mono" and not source.startswith("realsense"):
         raise ConfigurationError(
             f"camera_source is {source!r} and input {images!r}, but it gives single images; set "
             "input to mono, or camera_source to realsense."
@@ -71,7 +74,7 @@ def check_source(settings: Settings) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    """The topic on which the images are published, in the place of a subscription."""
+    """A topic that the node publishes images on; stands in for a subscription."""
 
     topic_name: str
 
@@ -83,11 +86,11 @@ class _Published:
 class OwnCamera:
     """Reads a camera in a thread of its own; the executor's thread hands the images on.
 
-    They are not sent through the middleware, but published as well while somebody subscribes. A
-    camera that fails or goes away is opened again every two seconds.
+    Images reach the front-end without the middleware, and are published only while somebody
+    subscribes. A camera that fails or goes away is opened again after two seconds.
 
-    images, partners: the topics that stand for the two streams; None without partners.
-    calibrated: it tells its calibration itself.
+    images, partners: the topics of the two streams; None without partners.
+    calibrated: whether its calibration is known without CameraInfo messages.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class OwnCamera:
         self._name: str = settings["camera_source"]
         self._frame: str = settings["camera_frame"]
         self._input: str = settings["input"]
+        self._by_arrival: bool = settings["stamps"] == "arrival"
         prefix = {"stereo": "right/", "rgbd": "depth/"}.get(self._input, "")
         self.calibrated = not self._name.startswith("camera:")
         self.images: Topic = _Published(node.resolve_topic_name("image"))
@@ -129,7 +133,7 @@ class OwnCamera:
         return f"{self._name} has given no image for {seconds:.0f} s. Check its cable and power."
 
     def close(self) -> None:
-        """End the thread; a camera that blocks it is given up."""
+        """End the thread; it is abandoned while the camera blocks it."""
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join(_PATIENCE)
@@ -157,7 +161,7 @@ class OwnCamera:
             try:
                 self._read(open_source(self._name, partner=_PARTNERS[self._input]))
             except Exception as error:
-                if self._closed.is_set():
+                if self._closed.is_set() or not self._node.context.ok():
                     return
                 self._warnings.warn(
                     "source", f"{reason(error)} It is tried again every {_RETRY:.0f} s."
@@ -166,10 +170,12 @@ class OwnCamera:
 
     def _read(self, source: Source) -> None:
         infos = [camera_info(source.calibration)]
-        self._tell(infos[0], self._calibration.set_info)
         if self._input == "stereo":
             infos.append(right_camera_info(source.calibration))
-            self._tell(infos[1], self._calibration.set_right_info)
+        takers = (self._calibration.set_info, self._calibration.set_right_info)
+        for info, take in zip(infos, takers, strict=False):
+            if info is not None:
+                take(deepcopy(info))  # the published one has its image's header
         outputs = [
             CameraOutput(self._node, prefix, qos_profile_sensor_data, info)
             for prefix, info in zip(self._prefixes, [*infos, None], strict=False)
@@ -190,15 +196,13 @@ class OwnCamera:
             for output in outputs:
                 output.close()
 
-    def _tell(self, info: CameraInfo | None, take: Callable[[CameraInfo], None]) -> None:
-        if info is not None:
-            info.header.frame_id = self._frame
-            self._post(partial(take, info))
-
     def _messages(self, image: Image) -> list[ImageMessage]:
         """The image, and its partner if it has one."""
-        seconds = time.time() if self._name == "virtual" else image.stamp
-        header = Header(stamp=stamp_from_seconds(seconds), frame_id=self._frame)
+        if self._by_arrival:
+            stamp = self._node.get_clock().now().to_msg()
+        else:
+            stamp = stamp_from_seconds(time.time() if self._name == "virtual" else image.stamp)
+        header = Header(stamp=stamp, frame_id=self._frame)
         messages = [image_message(image.pixels, header)]
         if image.right is not None:
             messages.append(image_message(image.right, header))

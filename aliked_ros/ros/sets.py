@@ -70,6 +70,8 @@ class Sets(Generic[T]):
         """The camera takes no part any more; how many of its items waited, which are dropped."""
         self._silence.pop(camera, None)
         self._latest.pop(camera, None)
+        for distances in (self._apart, self.offsets, self.delays):
+            distances.pop(camera, None)
         return sum(one.items.pop(camera, None) is not None for one in self._open)
 
     @property

@@ -72,7 +72,7 @@ class RealSense:
             raise self._unavailable(error) from error
         try:
             sensors = device.query_sensors()
-            if self._partner == "right":
+            if self._partner == "right" and not device.is_playback():  # there it is read only
                 for sensor in sensors:
                     if sensor.supports(rs.option.emitter_enabled):
                         sensor.set_option(rs.option.emitter_enabled, 0)
@@ -133,7 +133,7 @@ class RealSense:
         return calibration
 
     def _image(self, frames: Any, units: float) -> Image:
-        """units: of the depth image, a metre."""
+        """units: those of the depth image in a metre."""
         rs = self._sdk
         if self._partner == "right":
             left, right = (frames.get_infrared_frame(number) for number in (1, 2))

@@ -693,7 +693,8 @@ def test_a_node_reads_its_camera_itself(rig):
     probe.wait(lambda: "camera:97 cannot be opened" in process.text())
     assert "It is tried again every 2 s." in process.text()
     assert not probe.features
-    for source, images in (("house.mp4", "mono"), ("camera:0", "stereo")):
+    refused = ("house.mp4", "camera", "realsense:desk.bag", "virtual:1")
+    for source, images in (*((source, "mono") for source in refused), ("camera:0", "stereo")):
         assert not configure(camera_source=source, input=images)
         assert f"camera_source is '{source}'" in process.text()
     assert configure(camera_source="", input="mono")

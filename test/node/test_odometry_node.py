@@ -176,6 +176,8 @@ def test_a_rig_frame_that_contradicts_itself_gives_no_observations():
     assert len(observations_from_rig(message)) == 3
     message.extrinsics[1].orientation.w = np.nan
     assert [one.camera for one in observations_from_rig(message)] == ["left", "back"]
+    message.extrinsics[2].position.x = 1e300
+    assert [one.camera for one in observations_from_rig(message)] == ["left"]
     message.landmark_ids = message.landmark_ids[:-1]
     assert observations_from_rig(message) == []
     assert observations_from_rig(RigFrame()) == []

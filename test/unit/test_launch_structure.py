@@ -477,8 +477,8 @@ def test_the_front_end_comes_back_and_a_played_recording_ends_all() -> None:
     [
         ("stereo", {"image", "camera_info", "input"}),
         ("rgbd", {"input"}),
-        ("dataset", {"input", "use_sim_time"}),
-        ("demo", {"input", "use_sim_time"}),
+        ("dataset", {"camera_source", "input", "use_sim_time"}),
+        ("demo", {"camera_source", "input", "use_sim_time"}),
     ],
 )
 def test_arguments_that_a_file_sets_itself_are_not_offered(name: str, overwritten: set) -> None:
