@@ -134,7 +134,9 @@ class FrontendNode(ManagedNode):
         self._places.open(session)
         result = super().on_activate(state)
         self.reporter.failure = ""
-        self.get_logger().info(f"Active: waiting for images on {session.inputs.topic}")
+        own = self._settings["camera_source"]
+        doing = f"reading {own}" if own else f"waiting for images on {session.inputs.topic}"
+        self.get_logger().info(f"Active: {doing}")
         self.enter("active")
         return result
 

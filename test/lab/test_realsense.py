@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aliked_ros.camera import CameraModel
 from aliked_ros.errors import SourceError
 from aliked_ros.sources import open_source
 
@@ -113,6 +114,18 @@ def test_images_come_with_stamps_calibration_and_partner(recording, partner):
         pytest.approx(BASELINE) if partner == "right" else None
     )
     assert len(list(open_source(f"realsense:{recording}", 3, partner))) == 3
+
+
+def test_a_lens_projects_as_the_sdk_says(tmp_path):
+    path = tmp_path / "lens.db3"
+    coefficients = [-0.056, 0.066, -0.0009, 0.0006, -0.021]  # as of a D455's colour camera
+    record(path, coefficients)
+    camera = CameraModel.from_calibration(open_source(f"realsense:{path}").calibration)
+    lens = stream(rs.stream.color, 0, 0, rs.format.rgb8, 3, coefficients).intrinsics
+    pixels = np.array([(x, y) for x in (0, 31, 63) for y in (0, 20, 47)], np.float32)
+    rays = camera.normalize(pixels).tolist()
+    projected = [rs.rs2_project_point_to_pixel(lens, [x, y, 1.0]) for x, y in rays]
+    np.testing.assert_allclose(projected, pixels, atol=0.01)
 
 
 def test_what_is_missing_is_named(tmp_path):

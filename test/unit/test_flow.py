@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -313,12 +314,12 @@ class _Gate:
         self.open.set()
         extract = Extractor.extract
 
-        def held(extractor: Extractor, pixels: UInt8Array, mask: UInt8Array | None = None):
+        def held(*arguments: Any, **options: Any):
             self.calls += 1
             assert self.open.wait(30)
             if self.failure is not None:
                 raise self.failure
-            return extract(extractor, pixels, mask)
+            return extract(*arguments, **options)
 
         monkeypatch.setattr(Extractor, "extract", held)
 
