@@ -51,10 +51,10 @@ def main(
     source: str,
     output: Path,
     every: Annotated[int, typer.Option(min=1, help="Keep one image of so many.")] = 3,
-    step: Annotated[float, typer.Option(help="Degrees from image to image.")] = 12.0,
-    sweep: Annotated[float, typer.Option(help="Degrees to either side.")] = 90.0,
-    pan_step: Annotated[float, typer.Option(help="Degrees to the side, each image.")] = 0.0,
-    pan_sweep: Annotated[float, typer.Option(help="Degrees of that to either side.")] = 15.0,
+    step: Annotated[float, typer.Option(help="Roll from image to image, degrees.")] = 12.0,
+    sweep: Annotated[float, typer.Option(min=1, help="Most roll to either side.")] = 90.0,
+    pan_step: Annotated[float, typer.Option(help="Pan from image to image, degrees.")] = 0.0,
+    pan_sweep: Annotated[float, typer.Option(min=1, help="Most pan to either side.")] = 15.0,
 ) -> None:
     """Write the turned sequence as a folder with frames.csv."""
     try:
@@ -88,11 +88,10 @@ def main(
             turned = Rotation.from_matrix(pose.rotation @ turn.T).as_quat()
             numbers = " ".join(f"{value:.9f}" for value in (*pose.translation, *turned))
             truth.append(f"{image.stamp:.6f} {numbers}")
-    for name, lines in (
-        ("frames.csv", rows), ("associations.txt", pairs), ("groundtruth_tum.txt", truth),
-    ):  # fmt: skip
-        if name == "associations.txt" and not pairs:
-            continue
+    written = {"frames.csv": rows, "groundtruth_tum.txt": truth}
+    if pairs:
+        written["associations.txt"] = pairs
+    for name, lines in written.items():
         (output / name).write_text("\n".join(lines) + "\n")
     calibration = calibration_of(_SIDE, _SIDE, matrix) | {
         "depth_scale": _DEPTH_UNITS,
@@ -125,7 +124,9 @@ def _half(camera: CameraModel, rolls: bool, pan: float) -> float:
         seen = camera.project((there[:, :2] / there[:, 2:]).astype(np.float32))
         if ((seen > _BORDER) & (seen < size - _BORDER)).all():
             return float(half)
-    raise typer.BadParameter("The camera does not see that far to the side.")
+    raise typer.BadParameter(
+        f"The image is too narrow for {pan:g}° to either side; give less.", param_hint="--pan-sweep"
+    )
 
 
 def _write(path: Path, pixels: NDArray[Any]) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -224,7 +225,8 @@ def absolute(address: str, folder: Path = Path()) -> str:
     """The address, absolute where it is a path: a cluster's tasks run in another folder."""
     if not is_local(address) or address in ("", "virtual"):
         return address
-    return str((folder / Path(address).expanduser()).absolute())
+    # Path.expanduser raises for a name such as ~old, where there is no such user
+    return str((folder / os.path.expanduser(address)).absolute())
 
 
 def _unknown(what: str, name: Any, known: Any) -> str:

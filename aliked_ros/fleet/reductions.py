@@ -15,8 +15,8 @@
 """What is made of all recordings together, once each of them is done.
 
 A reduction is a row of REDUCTIONS: its file in the output, and the function that makes it from the
-plan, the manifests by name, the failures, and ``spread``, which runs functions on the cluster.
-``plan.REDUCTIONS`` names the operation whose files it reads.
+plan, the manifests by name, the failures, and ``spread`` (``run.Tasks``), which runs functions on
+the cluster. ``plan.REDUCTIONS`` names the operation whose files it reads.
 """
 
 from __future__ import annotations
@@ -53,12 +53,7 @@ def _report(plan: Plan, manifests: Manifests, failures: list[dict[str, str]], _:
 
 
 def _colmap(plan: Plan, manifests: Manifests, _: Any, spread: Any) -> None:
-    """One database: neighbours are joined two by two, so each is copied log2(N) times.
-
-    spread: ``spread(function, *arguments)`` starts a task, whose handle other tasks take as an
-    argument (with ``returns=N``: N handles, of a function that yields so many results);
-    ``spread.get(handle)`` waits for its result.
-    """
+    """One database: neighbours are joined two by two, so each is copied log2(N) times."""
     level: list[Any] = [f"{name}/{DATABASE_FILE}" for name in sorted(manifests)]
     step = 0
     while len(level) > 1:
@@ -126,7 +121,7 @@ def merge_maps(output: str, names: list[str]) -> None:
 def _vocabulary(plan: Plan, manifests: Manifests, _: Any, spread: Any) -> None:
     """What ``aliked_ros vocabulary train`` makes of all recordings, from shards of their codes.
 
-    No task holds more than a shard; of very many images, an even share is taken.
+    Of very many images, an even share is taken.
     """
     from aliked_ros.exporting.vocabulary import PART, train_shards
     from aliked_ros.exporting.vocabulary_files import save

@@ -263,8 +263,8 @@ def _check_nodes(plan: Plan) -> None:
                 continue  # it has gone
             except (ray.exceptions.RayError, AlikedError, ImportError) as error:
                 raise ConfigurationError(
-                    f"{host} cannot run tasks: {_reason(error)} Each node needs this environment: "
-                    "make setup GROUP=fleet."
+                    f"{host} cannot run tasks: {_reason(error).rstrip('.')}. Each node needs this "
+                    "environment: make setup GROUP=fleet."
                 ) from error
             if theirs != own:
                 raise ConfigurationError(

@@ -31,7 +31,7 @@ from aliked_ros.frontend.prediction import Turn, expected, own_motion
 from aliked_ros.frontend.quarter_turns import as_turned
 from aliked_ros.frontend.similarity import mutual_best, mutual_best_of, similarities
 from aliked_ros.frontend.verification import MIN_MATCHES
-from aliked_ros.networks.constants import LIGHTGLUE_DIM as LIGHTGLUE_DIM
+from aliked_ros.networks.constants import LIGHTGLUE_DIM
 from aliked_ros.types import Features, Float32Array, IntArray, Matches, UInt32Array
 
 _GATE = 0.1  # of the image's longer side: how far from its expected place a feature is looked for

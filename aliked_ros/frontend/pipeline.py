@@ -34,7 +34,7 @@ from aliked_ros.frontend.detector import Background, Detector, Request
 from aliked_ros.frontend.extractor import Extractor, check_image
 from aliked_ros.frontend.keyframes import Keyframes
 from aliked_ros.frontend.masks import StaticParts, combine
-from aliked_ros.frontend.matcher import LIGHTGLUE_DIM, AdaptiveMatcher, TurnMatcher, build_matcher
+from aliked_ros.frontend.matcher import AdaptiveMatcher, TurnMatcher, build_matcher
 from aliked_ros.frontend.moving import MovingObjects, separate, without_objects
 from aliked_ros.frontend.prediction import Prediction
 from aliked_ros.frontend.quarter_turns import QUARTERS, best_turn, roll_between
@@ -45,6 +45,7 @@ from aliked_ros.frontend.tracker import Tracker
 from aliked_ros.frontend.verification import MIN_MATCHES, Verifier
 from aliked_ros.io.images import grey
 from aliked_ros.models.registry import entry_of
+from aliked_ros.networks.constants import LIGHTGLUE_DIM
 from aliked_ros.types import (
     Candidate,
     Features,

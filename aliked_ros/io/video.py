@@ -98,19 +98,15 @@ class VideoPacket:
         """Whether its picture is shown before that of the key frame before it (H.265 only)."""
         return self._has(_LEADING)
 
+    def is_entry(self) -> bool:
+        """Whether decoding can begin with it: a key frame with its parameters."""
+        return self._has(_KEYS) and self._has(_PARAMETERS)
+
     def _has(self, kinds: Mapping[str, range]) -> bool:
         try:
             return not self.kinds().isdisjoint(kinds[self.codec])
         except ImageError:
             return False
-
-    def is_entry(self) -> bool:
-        """Whether decoding can begin with it: a key frame with its parameters."""
-        try:
-            codec, kinds = self.codec, self.kinds()
-        except ImageError:
-            return False
-        return not (kinds.isdisjoint(_KEYS[codec]) or kinds.isdisjoint(_PARAMETERS[codec]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from aliked_ros.errors import ConfigurationError
+from aliked_ros.networks.constants import LIGHTGLUE_DIM
 from aliked_ros.training.distortions import Distortions, Share
 from aliked_ros.training.losses import LossSettings
 
@@ -40,7 +41,6 @@ Precision = Literal["32-true", "bf16-mixed"]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=64)]  # pixels
 NEW = "new"
-LIGHTGLUE_DIM = 128
 
 
 def _listed(value: Any) -> Any:

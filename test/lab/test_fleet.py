@@ -164,10 +164,10 @@ def awaited(condition: Callable[[], Any], process: subprocess.Popen[str]) -> Any
 
 def workers(title: str) -> list[psutil.Process]:
     """Ray's processes below this one, by the beginning of their command line."""
-    return [one for one in psutil.Process().children(recursive=True) if title_of(one, title)]
+    return [one for one in psutil.Process().children(recursive=True) if has_title(one, title)]
 
 
-def title_of(process: psutil.Process, title: str) -> bool:
+def has_title(process: psutil.Process, title: str) -> bool:
     try:
         return " ".join(process.cmdline()).startswith(title)
     except psutil.Error:  # has ended

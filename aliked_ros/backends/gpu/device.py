@@ -42,7 +42,7 @@ class DeviceArray(Protocol):
     def part(self, start: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
         """An array in the memory of this one, of bytes, from byte ``start`` on.
 
-        It is not used after this one's memory was given back.
+        Not to be used after this one's memory was given back.
         """
         ...
 
@@ -71,7 +71,7 @@ class DeviceNetwork(Protocol):
 
 
 class Device(Protocol):
-    """Does what it is asked to in that order; only reading waits.
+    """Does what it is asked to in that order; only reading waits for results.
 
     Every operation raises BackendError with the cause when the memory is full or the device lost.
 
@@ -98,7 +98,7 @@ class Device(Protocol):
         ...
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
-        """Memory for an array."""
+        """Memory for an array; its content is undefined."""
         ...
 
     def write(self, target: DeviceArray, values: Array) -> None:
@@ -114,9 +114,9 @@ class Device(Protocol):
         ...
 
     def fetch(self, *arrays: DeviceArray) -> Callable[[], list[Array]]:
-        """Begin to ``read``; what is returned waits for that, not for what is asked for later.
+        """Begin to ``read``; returns a function that waits for it, not for what is asked for later.
 
-        It is called before the same arrays are fetched or written again.
+        Call that before the same arrays are fetched or written again.
         """
         ...
 
