@@ -236,20 +236,18 @@ class Pipeline:
             lambda index: self.prediction.turn(index, self._index),
         )
         clock.lap("track")
-        return self._finish(
-            image,
+        result = FrameResult(
+            self._index,
+            image.stamp,
             features,
             matches,
-            np.where(objects == 0, ids, object_ids),
-            objects,
-            previous,
-            normalized,
-            right_x,
-            depth,
-            reason,
-            picture,
-            clock,
+            self._tracker.update(np.where(objects == 0, ids, object_ids), objects),
+            normalized=normalized,
+            right_x=right_x,
+            depth=depth,
+            keyframe_reason=reason,
         )
+        return self._finish(result, previous, picture, clock)
 
     def _process_with_flow(self, image: Image, carrier: Carrier) -> FrameResult:
         """``process`` where flow follows the tracks and detections correct them."""
@@ -277,27 +275,21 @@ class Pipeline:
         scene = np.where(carried.at_rest, ids, np.uint64(0))
         reason = self._keyframe_reason(image, features, scene, previous)
         picture = smooth(carried.grey) if self._config.recover_tracks else None
-        result = self._finish(
-            image,
+        result = FrameResult(
+            self._index,
+            image.stamp,
             features,
             matches,
-            ids,
-            carried.objects,
-            previous,
-            normalized,
-            right_x,
-            depth,
-            reason,
-            picture,
-            clock,
-        )
-        result = replace(
-            result,
+            self._tracker.update(ids, carried.objects),
+            normalized=normalized,
+            right_x=right_x,
+            depth=depth,
+            keyframe_reason=reason,
             detection_index=None if carried.detection is None else carried.detection.index,
             detection_failure=carried.failure,
-            stage_times=result.stage_times | carried.seconds,
         )
-        self._previous = result
+        clock.stages |= carried.seconds
+        result = self._finish(result, previous, picture, clock)
         carrier.keep(carried, request, result.tracks.ids, right_x)
         return result
 
@@ -312,47 +304,24 @@ class Pipeline:
 
     def _finish(
         self,
-        image: Image,
-        features: Features,
-        matches: Matches,
-        ids: UInt64Array,
-        objects: UInt32Array | None,
+        result: FrameResult,
         previous: FrameResult | None,
-        normalized: Float32Array | None,
-        right_x: Float32Array | None,
-        depth: Float32Array | None,
-        reason: str,
         picture: UInt8Array | None,
         clock: _Clock,
     ) -> FrameResult:
-        """The image's result, kept for the next.
-
-        ids: N, 0 = a track that begins. objects: N, see ``Tracks``.
-        """
+        """The image's result with what earlier images tell, kept for the next."""
         if previous is not None:
-            turned = roll_between(previous.features, features, matches)
+            turned = roll_between(previous.features, result.features, result.matches)
             self._roll = _ROLL_KEPT * self._roll + turned
-        result = FrameResult(
-            index=self._index,
-            stamp=image.stamp,
-            features=features,
-            matches=matches,
-            tracks=self._tracker.update(ids, objects),
-            reference_index=None if previous is None else previous.index,
-            reference_stamp=None if previous is None else previous.stamp,
-            normalized=normalized,
-            right_x=right_x,
-            depth=depth,
-            keyframe_reason=reason,
-            static_share=self._static.share,
-            roll=self._roll,
-            stage_times=clock.stages,
+            result = replace(result, reference_index=previous.index, reference_stamp=previous.stamp)
+        result = replace(
+            result, static_share=self._static.share, roll=self._roll, stage_times=clock.stages
         )
         self.prediction.compare(result)
         self._previous, self._picture = result, picture
         if self._moving.dropped:
             result = without_objects(result, None if previous is None else previous.tracks)
-        if reason:
+        if result.is_keyframe:
             self._keyframes.add(_keyframe(result, picture))
         self._index += 1
         clock.lap("track")
