@@ -35,7 +35,7 @@ from aliked_ros.frontend.extractor import Extractor, check_image
 from aliked_ros.frontend.keyframes import Keyframes
 from aliked_ros.frontend.masks import StaticParts, combine
 from aliked_ros.frontend.matcher import LIGHTGLUE_DIM, AdaptiveMatcher, TurnMatcher, build_matcher
-from aliked_ros.frontend.moving import MovingObjects, separate, without_objects
+from aliked_ros.frontend.moving import MovingObjects, separate, with_rows
 from aliked_ros.frontend.prediction import Prediction
 from aliked_ros.frontend.quarter_turns import QUARTERS, best_turn, roll_between
 from aliked_ros.frontend.recovery import Recovery, smooth, undistorted
@@ -126,7 +126,9 @@ class Pipeline:
         self.camera: CameraModel | None = None
         self.baseline: float | None = None
         self._index = 0
-        self._previous: FrameResult | None = None
+        self._previous: FrameResult | None = None  # with all rows
+        self._shown: FrameResult | None = None  # the same without those that are dropped
+        self._kept = np.ones(0, bool)  # which of its rows these are
         self._picture: UInt8Array | None = None  # of the same image, for recovery
         self._roll = 0.0
 
@@ -221,7 +223,7 @@ class Pipeline:
             matches,
             None if previous is None else previous.tracks,
         )
-        reason = self._keyframe_reason(image, features, ids, previous)
+        reason = self._keyframe_reason(image, features, ids)
         lost = previous is not None and _lost(matches)
         picture = smooth(grey(image.pixels)) if self._config.recover_tracks else None
         whole = lost or reason == "lost"
@@ -273,7 +275,7 @@ class Pipeline:
         ids = carried.rows.ids
         matches = Matches.empty() if previous is None else carried.matches(previous)
         scene = np.where(carried.at_rest, ids, np.uint64(0))
-        reason = self._keyframe_reason(image, features, scene, previous)
+        reason = self._keyframe_reason(image, features, scene)
         picture = smooth(carried.grey) if self._config.recover_tracks else None
         result = FrameResult(
             self._index,
@@ -293,13 +295,12 @@ class Pipeline:
         carrier.keep(carried, request, result.tracks.ids, right_x)
         return result
 
-    def _keyframe_reason(
-        self, image: Image, features: Features, ids: UInt64Array, previous: FrameResult | None
-    ) -> str:
+    def _keyframe_reason(self, image: Image, features: Features, ids: UInt64Array) -> str:
         """Why the image is a keyframe, "" = it is none; keeps the last view of tracks that end."""
         reason = self._keyframes.reason(image.stamp, features, ids)
-        if previous is not None and _fewer(ids, previous) and not previous.is_keyframe:
-            self._keyframes.add_last_view(_keyframe(previous, self._picture))
+        before = self._shown
+        if before is not None and _fewer(ids, before) and not before.is_keyframe:
+            self._keyframes.add_last_view(_keyframe(before, self._picture))
         return reason
 
     def _finish(
@@ -319,8 +320,11 @@ class Pipeline:
         )
         self.prediction.compare(result)
         self._previous, self._picture = result, picture
+        kept = np.ones(len(result.features), bool)
         if self._moving.dropped:
-            result = without_objects(result, None if previous is None else previous.tracks)
+            kept = result.tracks.at_rest
+        self._shown = result = with_rows(result, kept, self._kept)
+        self._kept = kept
         if result.is_keyframe:
             self._keyframes.add(_keyframe(result, picture))
         self._index += 1
@@ -395,7 +399,8 @@ class Pipeline:
         """Forget the previous image, all tracks and keyframes; the next image begins an epoch."""
         self._tracker.reset()
         self._keyframes.clear()
-        self._previous = self._picture = None
+        self._previous = self._shown = self._picture = None
+        self._kept = np.ones(0, bool)
         self._roll = 0.0
         self._moving.reset()
         if self._carrier is not None:
@@ -425,7 +430,7 @@ class Pipeline:
         self._end_background()
         self._backend.close()
         del self._extractor, self._matcher, self._any_matcher, self._recovery
-        self._previous = None
+        self._previous = self._shown = None
 
     def _end_background(self) -> None:
         if self._background is not None:

@@ -179,6 +179,28 @@ def test_a_pattern_one_period_off_is_no_object() -> None:
         assert not objects.any()
 
 
+@pytest.mark.parametrize("detection", ["every", "2"])
+def test_matches_are_of_the_rows_of_both_results(
+    kitti: list[tuple[Image, BoolArray]], detection: str
+) -> None:
+    """Also where objects are dropped from only one of them."""
+    pipeline = Pipeline(replace(CONFIG, detection=detection))
+    before, flagged = pipeline.process(kitti[0][0]), 0
+    for number, (image, _) in enumerate(kitti[1:]):
+        setting = ("drop", "flag")[number % 2]
+        pipeline.reconfigure(replace(CONFIG, detection=detection, moving_objects=setting))
+        now = pipeline.process(image)
+        good = now.matches.verified()
+        assert len(good) > 0
+        np.testing.assert_array_equal(
+            before.tracks.ids[good.reference_indices], now.tracks.ids[good.current_indices]
+        )
+        flagged += now.tracks.objects is not None
+        before = now
+    pipeline.close()
+    assert flagged > 0
+
+
 def test_switching_it_off_ends_the_objects(kitti: list[tuple[Image, BoolArray]]) -> None:
     pipeline = Pipeline(replace(CONFIG, detection="2"))
     for image, _ in kitti[:-2]:
