@@ -121,13 +121,6 @@ class MovingObjects:
         """Whether their points are left out of the results."""
         return self._config.moving_objects == "drop"
 
-    def continued(self, count: int, matches: Matches) -> UInt64Array:
-        """Chains of the next image's ``count`` points, outliers included, 0 where one begins."""
-        chains = np.zeros(count, np.uint64)
-        if self._past:
-            chains[matches.current_indices] = self._past[-1].chains[matches.reference_indices]
-        return chains
-
     def update(
         self,
         chains: UInt64Array,

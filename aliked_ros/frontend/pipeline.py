@@ -129,6 +129,7 @@ class Pipeline:
         self._previous: FrameResult | None = None  # with all rows
         self._shown: FrameResult | None = None  # the same without those that are dropped
         self._kept = np.ones(0, bool)  # which of its rows these are
+        self._chains: UInt64Array = np.zeros(0, np.uint64)  # of all, where objects are wanted
         self._picture: UInt8Array | None = None  # of the same image, for recovery
         self._roll = 0.0
 
@@ -215,7 +216,7 @@ class Pipeline:
                     rays = (previous.normalized, normalized)
                 matches = self._verifier.verify(previous.features, features, matches, camera, rays)
             clock.lap("verify")
-        objects = self._objects(features, normalized, matches, camera)
+        chains, objects = self._objects(features, normalized, matches, camera)
         ids, object_ids, matches = separate(
             self._tracker.continued(len(features), matches),
             self._tracker.continued(len(features), replace(matches, inliers=None)),
@@ -249,7 +250,9 @@ class Pipeline:
             depth=depth,
             keyframe_reason=reason,
         )
-        return self._finish(result, previous, picture, clock)
+        result = self._finish(result, previous, picture, clock)
+        self._chains = chains
+        return result
 
     def _process_with_flow(self, image: Image, carrier: Carrier) -> FrameResult:
         """``process`` where flow follows the tracks and detections correct them."""
@@ -338,19 +341,24 @@ class Pipeline:
         normalized: Float32Array | None,
         matches: Matches,
         camera: CameraModel | None,
-    ) -> UInt32Array:
-        """The moving objects that features are on: N, see ``Tracks``."""
+    ) -> tuple[UInt64Array, UInt32Array]:
+        """Features' chains, see ``MovingObjects``, and the moving objects that they are on.
+
+        The chains are N, or none where no objects are wanted; the objects are N, see ``Tracks``.
+        """
         if not self._moving.wanted:
-            return np.zeros(len(features), np.uint32)
+            return np.zeros(0, np.uint64), np.zeros(len(features), np.uint32)
+        chains = np.zeros(len(features), np.uint64)
+        if len(self._chains):
+            chains[matches.current_indices] = self._chains[matches.reference_indices]
         agreeing = np.zeros(len(features), bool)
         agreeing[matches.verified().current_indices] = True
-        _, objects = self._moving.update(
-            self._moving.continued(len(features), matches),
+        return self._moving.update(
+            chains,
             undistorted(features.keypoints, camera, normalized),
             agreeing,
             (features.width, features.height),
         )
-        return objects
 
     def extract(
         self, pixels: UInt8Array, mask: UInt8Array | None = None, turns: int = 0
@@ -400,7 +408,7 @@ class Pipeline:
         self._tracker.reset()
         self._keyframes.clear()
         self._previous = self._shown = self._picture = None
-        self._kept = np.ones(0, bool)
+        self._kept, self._chains = np.ones(0, bool), np.zeros(0, np.uint64)
         self._roll = 0.0
         self._moving.reset()
         if self._carrier is not None:

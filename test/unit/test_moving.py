@@ -29,6 +29,7 @@ import pytest
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import BackendError
 from aliked_ros.evaluation.moving import Overlay, standing
 from aliked_ros.frontend.moving import LATENCY, MovingObjects
 from aliked_ros.frontend.pipeline import Pipeline
@@ -177,6 +178,25 @@ def test_a_pattern_one_period_off_is_no_object() -> None:
             agreeing[near] &= number != 6
         chains, objects = moving.update(chains, points, agreeing, (640, 480))
         assert not objects.any()
+
+
+def test_an_image_that_fails_halfway_is_passed_over(
+    kitti: list[tuple[Image, BoolArray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise BackendError("out of memory")
+
+    pipeline = Pipeline(CONFIG)
+    images = [image for image, _ in kitti]
+    for image in images[:6]:
+        pipeline.process(image)
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline._recovery, "recover", fail)
+        with pytest.raises(BackendError):
+            pipeline.process(images[6])
+    results = [pipeline.process(image) for image in images[7:]]
+    pipeline.close()
+    assert results[-1].tracks.objects is not None
 
 
 @pytest.mark.parametrize("detection", ["every", "2"])
