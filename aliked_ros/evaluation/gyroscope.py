@@ -71,7 +71,8 @@ class Kept:
 
     images: processed. Means over the images but the last, in tracks: in_view, those that the next
     image shows as well by the true turn; followed, those that the next image has; right, those that
-    it has where the true poses allow. in_view and right are None without true poses.
+    it has where the true poses allow. in_view and right are of images with true poses; None = there
+    are none.
     detections: images that ALIKED looked at. lightglue: times that LightGlue was asked. lost:
     images whose matches agreed with no motion.
     """
@@ -190,26 +191,25 @@ def tracks_kept(
             pipeline.prediction.use(gyroscope, Alignment(rates.camera_from_imu, offset))
         results = [pipeline.process(image) for image in images]
     counts = [kept_between(first, second, camera, pose_at) for first, second in pairwise(results)]
-    in_view, followed, right = np.mean(counts, axis=0).tolist() if counts else (0.0, 0.0, 0.0)
+    in_view, followed, right = map(_mean, np.reshape(np.array(counts, float), (-1, 3)).T)
     lost = sum(result.matches.geometry == "unverified" for result in results)
     detections = len(results)
     if config.detection != "every":
         detections = sum(result.detection_index is not None for result in results)
-    known = pose_at is not None
-    return Kept(
-        len(results), in_view if known else None, followed, right if known else None, detections,
-        opened[0].asked, lost,
-    )  # fmt: skip
+    return Kept(len(results), in_view, followed or 0.0, right, detections, opened[0].asked, lost)
 
 
 def kept_between(
     first: FrameResult, second: FrameResult, camera: CameraModel, pose_at: PoseAt | None
-) -> tuple[int, int, int]:
-    """Of the first image's tracks, how many are in view, followed and right in the second."""
+) -> tuple[float, int, float]:
+    """Of the first image's tracks, how many are in view, followed and right in the second.
+
+    Those in view and those right are NaN where a pose is not known.
+    """
     now, before = shared_rows(second.tracks.ids, first.tracks.ids)
     poses = [None if pose_at is None else pose_at(result.stamp) for result in (first, second)]
     if poses[0] is None or poses[1] is None:
-        return 0, len(now), 0
+        return math.nan, len(now), math.nan
     motion = poses[1].inverse() @ poses[0]
     far = _directions(camera, first.features.keypoints) @ motion.rotation.T
     with np.errstate(all="ignore"):
@@ -219,6 +219,12 @@ def kept_between(
     focal = float(np.sqrt(camera.matrix[0, 0] * camera.matrix[1, 1]))
     off = focal * _distances(far[before], motion.translation, rays)
     return int(seen.sum()), len(now), int(np.count_nonzero(off < _RIGHT))
+
+
+def _mean(counts: Float64Array) -> float | None:
+    """Of those that are no NaN, None = all are."""
+    known = counts[np.isfinite(counts)]
+    return float(known.mean()) if len(known) else None
 
 
 def _directions(camera: CameraModel, points: Float32Array) -> Float64Array:

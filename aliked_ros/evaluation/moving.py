@@ -27,6 +27,7 @@ import numpy as np
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import ImageError
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.io.images import grey
 from aliked_ros.sources.base import read_image
@@ -71,7 +72,10 @@ class Overlay:
     start: int = 0
 
     def over(self, images: Iterable[Image]) -> Iterator[tuple[Image, BoolArray]]:
-        """The images with the texture, in grey, and where it is, H×W."""
+        """The images with the texture, in grey, and where it is, H×W.
+
+        Raises ImageError where the texture has no room to move.
+        """
         place, velocity = np.zeros(2), np.array(self.velocity)
         half = np.array(self.texture.shape[::-1]) / 2
         for number, image in enumerate(images):
@@ -83,6 +87,12 @@ class Overlay:
                 yield replace(image, pixels=pixels), np.zeros(pixels.shape, bool)
                 continue
             room = half + _BORDER
+            if (size < 2 * room).any():
+                height, width = self.texture.shape
+                raise ImageError(
+                    f"The texture is {width}×{height} pixels, the image {size[0]}×{size[1]}: it "
+                    f"cannot move there. Use a texture with {_BORDER} pixels of room on each side."
+                )
             velocity = np.where(place < room, np.abs(velocity), velocity)
             velocity = np.where(place > size - room, -np.abs(velocity), velocity)
             turn = cv2.getRotationMatrix2D((half[0], half[1]), _TURN * number, 1.0)

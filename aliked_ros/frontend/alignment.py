@@ -140,7 +140,7 @@ class Alignment:
         self._anchor = result
         if anchor is None or not 0.0 < passed <= _LONGEST:
             return
-        if anchor.tracks.epoch != result.tracks.epoch:  # ids begin anew
+        if anchor.tracks.epoch != result.tracks.epoch:  # ids have restarted
             return
         turned = _image_rotation(anchor, result, camera)
         if turned is None:

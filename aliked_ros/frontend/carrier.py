@@ -241,9 +241,9 @@ class Carrier:
             return replace(carried, loose=nothing())
         rows, loose = _without_doubles(carried.rows, carried.loose)
         scene = np.arange(len(rows) + len(loose)) < len(rows)
-        rows = rows + loose if len(loose) else rows
+        rows = rows + loose
         height, width = carried.grey.shape
-        deviations = np.sqrt(np.linalg.eigvalsh(rows.filters.covariances)[:, -1:].sum(1))
+        deviations = np.sqrt(np.linalg.eigvalsh(rows.filters.covariances)[:, 1])
         chains, objects = moving.update(
             rows.chains,
             undistorted(rows.points.astype(np.float32), request.camera, None),

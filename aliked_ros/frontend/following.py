@@ -97,7 +97,7 @@ class Rows:
 
     def __add__(self, others: Rows) -> Rows:
         if min(len(self), len(others)) == 0:  # ``nothing`` has descriptors of no length
-            return self if len(self) else others
+            return max(self, others, key=lambda rows: (len(rows), rows.descriptors.shape[1]))
         pairs = [(getattr(self, f.name), getattr(others, f.name)) for f in fields(self)]
         joined: list[Any] = [
             a + b if isinstance(a, Filters) else np.concatenate([a, b]) for a, b in pairs

@@ -85,7 +85,7 @@ class Gyroscope:
     def add(self, stamp: float, rate: Iterable[float]) -> None:
         """Take a sample; one that is not finite, or not later than the last, is ignored.
 
-        A stamp more than a second before the last begins anew: the clock was set.
+        A stamp more than a second before the last restarts it: the clock was set.
         """
         x, y, z = map(float, rate)
         if not math.isfinite(stamp + x + y + z):

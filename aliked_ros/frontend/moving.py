@@ -121,13 +121,6 @@ class MovingObjects:
         """Whether their points are left out of the results."""
         return self._config.moving_objects == "drop"
 
-    def continued(self, count: int, matches: Matches) -> UInt64Array:
-        """Chains of the next image's ``count`` points, outliers included, 0 where one begins."""
-        chains = np.zeros(count, np.uint64)
-        if self._past:
-            chains[matches.current_indices] = self._past[-1].chains[matches.reference_indices]
-        return chains
-
     def update(
         self,
         chains: UInt64Array,
@@ -324,31 +317,29 @@ def separate(
     return scene, np.where(moving & moved, chained, np.uint64(0)), matches
 
 
-def without_objects(result: FrameResult, before: Tracks | None) -> FrameResult:
-    """A result without the rows of moving objects; before: the reference image's tracks.
+def with_rows(result: FrameResult, kept: BoolArray, kept_before: BoolArray) -> FrameResult:
+    """Some rows of a result: kept, N. kept_before: the same of the reference image.
 
     The matches are those of what is left in both images, by the rows that it has there.
     """
-    kept = result.tracks.at_rest
-    kept_before = None if before is None else before.at_rest
+    if kept.all() and kept_before.all():
+        return result
     matches, features, tracks = result.matches, result.features, result.tracks
-    if kept.all() and (kept_before is None or kept_before.all()):
-        return replace(result, tracks=replace(tracks, objects=None))
-    if kept_before is not None:
-        both = kept_before[matches.reference_indices] & kept[matches.current_indices]
-        rows = np.cumsum(kept, dtype=np.uint32) - np.uint32(1)
-        rows_before = np.cumsum(kept_before, dtype=np.uint32) - np.uint32(1)
-        matches = replace(
-            matches,
-            reference_indices=rows_before[matches.reference_indices[both]],
-            current_indices=rows[matches.current_indices[both]],
-            scores=matches.scores[both],
-            inliers=None if matches.inliers is None else matches.inliers[both],
-        )
+    both = kept_before[matches.reference_indices] & kept[matches.current_indices]
+    rows = np.cumsum(kept, dtype=np.uint32) - np.uint32(1)
+    rows_before = np.cumsum(kept_before, dtype=np.uint32) - np.uint32(1)
+    matches = replace(
+        matches,
+        reference_indices=rows_before[matches.reference_indices[both]],
+        current_indices=rows[matches.current_indices[both]],
+        scores=matches.scores[both],
+        inliers=None if matches.inliers is None else matches.inliers[both],
+    )
 
     def some(values: NDArray[T] | None) -> NDArray[T] | None:
         return None if values is None else values[kept]
 
+    objects = some(tracks.objects)
     return replace(
         result,
         features=replace(
@@ -360,7 +351,13 @@ def without_objects(result: FrameResult, before: Tracks | None) -> FrameResult:
             covariances=some(features.covariances),
         ),
         matches=matches,
-        tracks=Tracks(tracks.ids[kept], tracks.lengths[kept], tracks.epoch, some(tracks.recovered)),
+        tracks=Tracks(
+            tracks.ids[kept],
+            tracks.lengths[kept],
+            tracks.epoch,
+            some(tracks.recovered),
+            objects if objects is not None and objects.any() else None,
+        ),
         normalized=some(result.normalized),
         right_x=some(result.right_x),
         depth=some(result.depth),

@@ -35,7 +35,7 @@ from aliked_ros.frontend.extractor import Extractor, check_image
 from aliked_ros.frontend.keyframes import Keyframes
 from aliked_ros.frontend.masks import StaticParts, combine
 from aliked_ros.frontend.matcher import AdaptiveMatcher, TurnMatcher, build_matcher
-from aliked_ros.frontend.moving import MovingObjects, separate, without_objects
+from aliked_ros.frontend.moving import MovingObjects, separate, with_rows
 from aliked_ros.frontend.prediction import Prediction
 from aliked_ros.frontend.quarter_turns import QUARTERS, best_turn, roll_between
 from aliked_ros.frontend.recovery import Recovery, smooth, undistorted
@@ -127,7 +127,10 @@ class Pipeline:
         self.camera: CameraModel | None = None
         self.baseline: float | None = None
         self._index = 0
-        self._previous: FrameResult | None = None
+        self._previous: FrameResult | None = None  # with all rows
+        self._shown: FrameResult | None = None  # the same without those that are dropped
+        self._kept = np.ones(0, bool)  # which of its rows these are
+        self._chains: UInt64Array = np.zeros(0, np.uint64)  # of all, where objects are wanted
         self._picture: UInt8Array | None = None  # of the same image, for recovery
         self._roll = 0.0
 
@@ -214,7 +217,7 @@ class Pipeline:
                     rays = (previous.normalized, normalized)
                 matches = self._verifier.verify(previous.features, features, matches, camera, rays)
             clock.lap("verify")
-        objects = self._objects(features, normalized, matches, camera)
+        chains, objects = self._objects(features, normalized, matches, camera)
         ids, object_ids, matches = separate(
             self._tracker.continued(len(features), matches),
             self._tracker.continued(len(features), replace(matches, inliers=None)),
@@ -222,7 +225,7 @@ class Pipeline:
             matches,
             None if previous is None else previous.tracks,
         )
-        reason = self._keyframe_reason(image, features, ids, previous)
+        reason = self._keyframe_reason(image, features, ids)
         lost = previous is not None and _lost(matches)
         picture = smooth(grey(image.pixels)) if self._config.recover_tracks else None
         whole = lost or reason == "lost"
@@ -237,20 +240,20 @@ class Pipeline:
             lambda index: self.prediction.turn(index, self._index),
         )
         clock.lap("track")
-        return self._finish(
-            image,
+        result = FrameResult(
+            self._index,
+            image.stamp,
             features,
             matches,
-            np.where(objects == 0, ids, object_ids),
-            objects,
-            previous,
-            normalized,
-            right_x,
-            depth,
-            reason,
-            picture,
-            clock,
+            self._tracker.update(np.where(objects == 0, ids, object_ids), objects),
+            normalized=normalized,
+            right_x=right_x,
+            depth=depth,
+            keyframe_reason=reason,
         )
+        result = self._finish(result, previous, picture, clock)
+        self._chains = chains
+        return result
 
     def _process_with_flow(self, image: Image, carrier: Carrier) -> FrameResult:
         """``process`` where flow follows the tracks and detections correct them."""
@@ -276,84 +279,57 @@ class Pipeline:
         ids = carried.rows.ids
         matches = Matches.empty() if previous is None else carried.matches(previous)
         scene = np.where(carried.at_rest, ids, np.uint64(0))
-        reason = self._keyframe_reason(image, features, scene, previous)
+        reason = self._keyframe_reason(image, features, scene)
         picture = smooth(carried.grey) if self._config.recover_tracks else None
-        result = self._finish(
-            image,
+        result = FrameResult(
+            self._index,
+            image.stamp,
             features,
             matches,
-            ids,
-            carried.objects,
-            previous,
-            normalized,
-            right_x,
-            depth,
-            reason,
-            picture,
-            clock,
-        )
-        result = replace(
-            result,
-            detection_index=None if carried.detection is None else carried.detection.index,
-            detection_failure=carried.failure,
-            stage_times=result.stage_times | carried.seconds,
-        )
-        self._previous = result
-        carrier.keep(carried, request, result.tracks.ids, right_x)
-        return result
-
-    def _keyframe_reason(
-        self, image: Image, features: Features, ids: UInt64Array, previous: FrameResult | None
-    ) -> str:
-        """Why the image is a keyframe, "" = it is none; keeps the last view of tracks that end."""
-        reason = self._keyframes.reason(image.stamp, features, ids)
-        if previous is not None and _fewer(ids, previous) and not previous.is_keyframe:
-            self._keyframes.add_last_view(_keyframe(previous, self._picture))
-        return reason
-
-    def _finish(
-        self,
-        image: Image,
-        features: Features,
-        matches: Matches,
-        ids: UInt64Array,
-        objects: UInt32Array | None,
-        previous: FrameResult | None,
-        normalized: Float32Array | None,
-        right_x: Float32Array | None,
-        depth: Float32Array | None,
-        reason: str,
-        picture: UInt8Array | None,
-        clock: _Clock,
-    ) -> FrameResult:
-        """The image's result, kept for the next.
-
-        ids: N, 0 = a track that begins. objects: N, see ``Tracks``.
-        """
-        if previous is not None:
-            turned = roll_between(previous.features, features, matches)
-            self._roll = _ROLL_KEPT * self._roll + turned
-        result = FrameResult(
-            index=self._index,
-            stamp=image.stamp,
-            features=features,
-            matches=matches,
-            tracks=self._tracker.update(ids, objects),
-            reference_index=None if previous is None else previous.index,
-            reference_stamp=None if previous is None else previous.stamp,
+            self._tracker.update(ids, carried.objects),
             normalized=normalized,
             right_x=right_x,
             depth=depth,
             keyframe_reason=reason,
-            static_share=self._static.share,
-            roll=self._roll,
-            stage_times=clock.stages,
+            detection_index=None if carried.detection is None else carried.detection.index,
+            detection_failure=carried.failure,
+        )
+        clock.stages |= carried.seconds
+        result = self._finish(result, previous, picture, clock)
+        carrier.keep(carried, request, result.tracks.ids, right_x)
+        return result
+
+    def _keyframe_reason(self, image: Image, features: Features, ids: UInt64Array) -> str:
+        """Why the image is a keyframe, "" = it is none; keeps the last view of tracks that end."""
+        reason = self._keyframes.reason(image.stamp, features, ids)
+        before = self._shown
+        if before is not None and _fewer(ids, before) and not before.is_keyframe:
+            self._keyframes.add_last_view(_keyframe(before, self._picture))
+        return reason
+
+    def _finish(
+        self,
+        result: FrameResult,
+        previous: FrameResult | None,
+        picture: UInt8Array | None,
+        clock: _Clock,
+    ) -> FrameResult:
+        """The image's result with what earlier images tell, kept for the next."""
+        if previous is not None:
+            turned = roll_between(previous.features, result.features, result.matches)
+            self._roll = _ROLL_KEPT * self._roll + turned
+            result = replace(result, reference_index=previous.index, reference_stamp=previous.stamp)
+        result = replace(
+            result, static_share=self._static.share, roll=self._roll, stage_times=clock.stages
         )
         self.prediction.compare(result)
         self._previous, self._picture = result, picture
+        kept = np.ones(len(result.features), bool)
         if self._moving.dropped:
-            result = without_objects(result, None if previous is None else previous.tracks)
-        if reason:
+            kept = result.tracks.at_rest
+        self._shown = result = with_rows(result, kept, self._kept)
+        self._kept = kept
+        if result.is_keyframe:
             self._keyframes.add(_keyframe(result, picture))
         self._index += 1
         clock.lap("track")
@@ -366,19 +342,24 @@ class Pipeline:
         normalized: Float32Array | None,
         matches: Matches,
         camera: CameraModel | None,
-    ) -> UInt32Array:
-        """The moving objects that features are on: N, see ``Tracks``."""
+    ) -> tuple[UInt64Array, UInt32Array]:
+        """Features' chains, see ``MovingObjects``, and the moving objects that they are on.
+
+        The chains are N, or none where no objects are wanted; the objects are N, see ``Tracks``.
+        """
         if not self._moving.wanted:
-            return np.zeros(len(features), np.uint32)
+            return np.zeros(0, np.uint64), np.zeros(len(features), np.uint32)
+        chains = np.zeros(len(features), np.uint64)
+        if len(self._chains):
+            chains[matches.current_indices] = self._chains[matches.reference_indices]
         agreeing = np.zeros(len(features), bool)
         agreeing[matches.verified().current_indices] = True
-        _, objects = self._moving.update(
-            self._moving.continued(len(features), matches),
+        return self._moving.update(
+            chains,
             undistorted(features.keypoints, camera, normalized),
             agreeing,
             (features.width, features.height),
         )
-        return objects
 
     def extract(
         self, pixels: UInt8Array, mask: UInt8Array | None = None, turns: int = 0
@@ -427,7 +408,8 @@ class Pipeline:
         """Forget the previous image, all tracks and keyframes; the next image begins an epoch."""
         self._tracker.reset()
         self._keyframes.clear()
-        self._previous = self._picture = None
+        self._previous = self._shown = self._picture = None
+        self._kept, self._chains = np.ones(0, bool), np.zeros(0, np.uint64)
         self._roll = 0.0
         self._moving.reset()
         if self._carrier is not None:
@@ -457,7 +439,7 @@ class Pipeline:
         self._end_background()
         self._backend.close()
         del self._extractor, self._matcher, self._any_matcher, self._recovery
-        self._previous = None
+        self._previous = self._shown = None
 
     def _end_background(self) -> None:
         if self._background is not None:

@@ -19,6 +19,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError, ImageError
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.flow import follow, structure
+from aliked_ros.frontend.following import nothing
 from aliked_ros.frontend.fusion import Filters, detection_noise
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.sources import open_source
@@ -93,6 +95,12 @@ def test_flow_finds_a_known_shift(tum_images: Images) -> None:
     assert np.median(errors) < 0.05
     edge = np.array([[638.5, 240.0]], np.float32)
     assert not follow(before, now, edge).found.any()
+
+
+def test_rows_keep_the_length_of_their_descriptors() -> None:
+    none = nothing()
+    known = replace(none, descriptors=np.zeros((0, 128), np.float32))
+    assert (none + known + none).descriptors.shape == (0, 128)
 
 
 @pytest.mark.parametrize("level", [0, 255])

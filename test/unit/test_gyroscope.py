@@ -336,4 +336,7 @@ def test_kept_tracks_are_counted_against_the_truth() -> None:
     moved = replace(second.features, keypoints=second.features.keypoints + np.float32(15.0))
     _, followed, right = kept_between(first, replace(second, features=moved), camera(), pose_at)
     assert right < 0.3 * followed
-    assert kept_between(first, second, camera(), None) == (0, followed, 0)
+    in_view, still_followed, right = kept_between(first, second, camera(), None)
+    assert np.isnan(in_view)
+    assert np.isnan(right)
+    assert still_followed == followed

@@ -29,6 +29,7 @@ import pytest
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
+from aliked_ros.errors import BackendError
 from aliked_ros.evaluation.moving import Overlay, standing
 from aliked_ros.frontend.moving import LATENCY, MovingObjects
 from aliked_ros.frontend.pipeline import Pipeline
@@ -177,6 +178,47 @@ def test_a_pattern_one_period_off_is_no_object() -> None:
             agreeing[near] &= number != 6
         chains, objects = moving.update(chains, points, agreeing, (640, 480))
         assert not objects.any()
+
+
+def test_an_image_that_fails_halfway_is_passed_over(
+    kitti: list[tuple[Image, BoolArray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise BackendError("out of memory")
+
+    pipeline = Pipeline(CONFIG)
+    images = [image for image, _ in kitti]
+    for image in images[:6]:
+        pipeline.process(image)
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline._recovery, "recover", fail)
+        with pytest.raises(BackendError):
+            pipeline.process(images[6])
+    results = [pipeline.process(image) for image in images[7:]]
+    pipeline.close()
+    assert results[-1].tracks.objects is not None
+
+
+@pytest.mark.parametrize("detection", ["every", "2"])
+def test_matches_are_of_the_rows_of_both_results(
+    kitti: list[tuple[Image, BoolArray]], detection: str
+) -> None:
+    """Also where objects are dropped from only one of them."""
+    pipeline = Pipeline(replace(CONFIG, detection=detection))
+    before, flagged = pipeline.process(kitti[0][0]), 0
+    for number, (image, _) in enumerate(kitti[1:]):
+        setting = ("drop", "flag")[number % 2]
+        pipeline.reconfigure(replace(CONFIG, detection=detection, moving_objects=setting))
+        now = pipeline.process(image)
+        good = now.matches.verified()
+        assert len(good) > 0
+        np.testing.assert_array_equal(
+            before.tracks.ids[good.reference_indices], now.tracks.ids[good.current_indices]
+        )
+        flagged += now.tracks.objects is not None
+        before = now
+    pipeline.close()
+    assert flagged > 0
 
 
 def test_switching_it_off_ends_the_objects(kitti: list[tuple[Image, BoolArray]]) -> None:
