@@ -32,7 +32,7 @@ from aliked_ros.frontend.landmarks import Landmarks
 from aliked_ros.frontend.rig_check import ExtrinsicsCheck, Pair, Problem
 from aliked_ros.frontend.rig_geometry import TwoCameras, View
 from aliked_ros.frontend.similarity import mutual_best
-from aliked_ros.types import Float32Array, Tracks, UInt8Array, UInt32Array, UInt64Array
+from aliked_ros.types import BoolArray, Float32Array, Tracks, UInt8Array, UInt32Array, UInt64Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,8 @@ class Rig:
         for (i, j), pair in pairs.items():
             if pair.overlaps and pair.names not in self._check.suspected:
                 self._separate(pair.geometry, ids[i], ids[j])
-                parts.append(self._between((i, j), pair))
+                alike = tracks[i].at_rest[:, None] == tracks[j].at_rest
+                parts.append(self._between((i, j), pair, alike))
         matches = RigMatches.joined(parts)
         matches = matches[np.argsort(-matches.scores, kind="stable")]
         landmark_ids, merged, held = self._landmarks.update(
@@ -126,10 +127,10 @@ class Rig:
             depth[matches.rows[row, side][::-1]] = matches.depths[row, side][::-1]
         return RigResult(landmark_ids, merged, matches, depths, self._check.problems)
 
-    def _between(self, cameras: tuple[int, int], pair: Pair) -> RigMatches:
-        """Matches of two cameras."""
+    def _between(self, cameras: tuple[int, int], pair: Pair, alike: BoolArray) -> RigMatches:
+        """Matches of two cameras; alike: N×M, both rows are at rest or both are on an object."""
         threshold = self._config.inlier_threshold
-        possible = pair.geometry.candidates(threshold)
+        possible = pair.geometry.candidates(threshold) & alike
         rows, columns = mutual_best(
             np.where(possible, pair.cosines, np.float32(0.0)), self._config.min_similarity
         )
