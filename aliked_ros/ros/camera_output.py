@@ -28,7 +28,11 @@ from std_msgs.msg import Header
 
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.io.images import MILLIMETRES, grey
+from aliked_ros.sources import Partner
 from aliked_ros.types import Float32Array, UInt8Array
+
+PARTNERS: dict[str, Partner] = {"mono": "none", "stereo": "right", "rgbd": "depth"}
+"""What a source's images come with, by the parameters ``input`` and ``publish``."""
 
 _MODELS = {"radtan": "plumb_bob", "none": "plumb_bob", "equidistant": "equidistant"}
 

@@ -34,6 +34,7 @@ from std_msgs.msg import Header
 from aliked_ros.errors import ConfigurationError
 from aliked_ros.ros.calibration import Calibration
 from aliked_ros.ros.camera_output import (
+    PARTNERS,
     CameraOutput,
     camera_info,
     depth_message,
@@ -43,11 +44,10 @@ from aliked_ros.ros.conversions import image_message, stamp_from_seconds
 from aliked_ros.ros.declarations import Settings
 from aliked_ros.ros.subscriptions import Topic
 from aliked_ros.ros.warnings import Warnings, reason
-from aliked_ros.sources import Partner, Source, open_source
+from aliked_ros.sources import Source, open_source
 from aliked_ros.types import Image
 
 _CAMERAS = re.compile(r"camera:\d+|realsense(:\w+)?|virtual")
-_PARTNERS: dict[str, Partner] = {"mono": "none", "stereo": "right", "rgbd": "depth"}
 _RETRY = 2.0  # seconds after which a camera that failed is opened again
 _PATIENCE = 1.0  # seconds for the thread to end; a camera can block its reader for longer
 _WAITING = 10  # images, should the executor be held up
@@ -159,7 +159,7 @@ class OwnCamera:
     def _run(self) -> None:
         while not self._closed.is_set():
             try:
-                self._read(open_source(self._name, partner=_PARTNERS[self._input]))
+                self._read(open_source(self._name, partner=PARTNERS[self._input]))
             except Exception as error:
                 if self._closed.is_set() or not self._node.context.ok():
                     return

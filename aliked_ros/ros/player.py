@@ -36,6 +36,7 @@ from aliked_ros.errors import ConfigurationError, SourceError
 from aliked_ros.io.messages import nanoseconds
 from aliked_ros.ros import running
 from aliked_ros.ros.camera_output import (
+    PARTNERS,
     CameraOutput,
     camera_info,
     depth_message,
@@ -47,7 +48,7 @@ from aliked_ros.ros.declarations import Declaration
 from aliked_ros.ros.pacing import Pacing
 from aliked_ros.ros.parameters import declare
 from aliked_ros.ros.playback_clock import Playback
-from aliked_ros.sources import Partner, Source, default_source, open_source
+from aliked_ros.sources import Source, default_source, open_source
 from aliked_ros.system.transport import too_large
 from aliked_ros.types import Image, UInt8Array
 
@@ -149,7 +150,6 @@ _DECLARATIONS = (
         names="node",
     ),
 )
-_PARTNERS: dict[str, Partner] = {"mono": "none", "stereo": "right", "rgbd": "depth"}
 _LONGEST_QUEUE = 100  # images that wait for a reliable subscriber which is held up
 _ACKNOWLEDGEMENT_TIMEOUT = 5.0  # seconds
 _SETTLING_TIME = 0.5  # seconds from our knowing of a subscriber to its knowing of us
@@ -185,7 +185,7 @@ class PlayerNode(Node):
         self._source: Source = open_source(
             settings["source"] or default_source(),
             settings["limit"] or None,
-            _PARTNERS[publish],
+            PARTNERS[publish],
         )
         reliable = settings["reliability"] == "reliable"
         qos = QoSProfile(
