@@ -209,6 +209,8 @@ class DeviceExtractor:
 
     def __init__(self, backend: DeviceBackend, model: str) -> None:
         self._backend, self._model = backend, model
+        _, shape = fold.read_aliked(weights_path(model))
+        self._dim = shape.dim  # of a descriptor
         self._loaded: dict[tuple[int, ...], _Loaded] = {}
 
     def extract(
@@ -273,8 +275,7 @@ class DeviceExtractor:
         backend, precision = self._backend, self._backend.precision
         sides = find_ranged(self._model, size, channels, top_k, precision)
         wanted = extractor_network(self._model, sides or size, channels, top_k, precision)
-        _, shape = fold.read_aliked(weights_path(self._model))
-        found = FeatureBlock(backend.device, Layout(top_k, shape.dim, precision))
+        found = FeatureBlock(backend.device, Layout(top_k, self._dim, precision))
         try:
             return _Loaded(backend.load(wanted, size, found.arrays), found)
         except BaseException:
