@@ -165,7 +165,12 @@ def train(
         raise ConfigurationError(f"accelerator {accelerator!r} cannot be used: {error}") from error
     if world > 1:
         fabric.launch()
-    return _Run(fabric, settings, restart, report, reading).go()
+    result = _Run(fabric, settings, restart, report, reading).go()
+    if world > 1:
+        # Gloo's threads may still free tensors, which aborts a process that Python is leaving
+        # (pytorch issue 190489). Not after an error: the other processes may be waiting.
+        torch.distributed.destroy_process_group()
+    return result
 
 
 class _Run:
