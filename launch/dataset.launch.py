@@ -23,7 +23,7 @@ from launch.substitutions import LaunchConfiguration, PythonExpression
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from aliked_ros.ros.launching import check_number, frontend
+from aliked_ros.ros.launching import SWITCH, check_number, frontend
 from launch import LaunchContext, LaunchDescription
 
 TOPICS = {
@@ -35,7 +35,7 @@ TOPICS = {
 }
 START_TIMEOUT = 900.0  # seconds: TensorRT engines may have to be built first
 # Messages a second. Not IfElseSubstitution, which Humble lacks.
-CLOCK = PythonExpression(["100.0 if '", LaunchConfiguration("clock"), "' == 'true' else 0.0"])
+CLOCK = PythonExpression(["100.0 if '", LaunchConfiguration("clock"), "' in 'true True' else 0.0"])
 
 
 def parameter(argument: str, kind: type) -> ParameterValue:
@@ -77,13 +77,13 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "loop",
                 default_value="false",
-                choices=["true", "false"],
+                choices=SWITCH,
                 description="Start again after the last image",
             ),
             DeclareLaunchArgument(
                 "clock",
                 default_value="false",
-                choices=["true", "false"],
+                choices=SWITCH,
                 description="Play the recording's own time on /clock, for all nodes here",
             ),
             OpaqueFunction(function=check),

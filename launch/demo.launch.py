@@ -22,7 +22,7 @@ from launch.conditions import UnlessCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.substitutions import FindPackageShare
 
-from aliked_ros.ros.launching import is_installed
+from aliked_ros.ros.launching import SWITCH, is_installed
 from launch import LaunchDescription
 
 DATASET = PathJoinSubstitution([FindPackageShare("aliked_ros"), "launch", "dataset.launch.py"])
@@ -41,13 +41,13 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "loop",
                 default_value="true",
-                choices=["true", "false"],
+                choices=SWITCH,
                 description="Start again after the last image",
             ),
             DeclareLaunchArgument(
                 "rviz",
                 default_value="true" if is_installed("rviz2") else "false",
-                choices=["true", "false"],
+                choices=SWITCH,
                 description="Show the tracks in rviz; default: where it is installed",
             ),
             LogInfo(

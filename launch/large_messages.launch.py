@@ -38,7 +38,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "large_messages",
                 default_value="true",
-                choices=["true", "false"],
+                choices=["true", "false", "True", "False"],
                 description="Give Fast DDS a shared memory segment that holds images, "
                 "unless the environment names a profile of its own",
             ),

@@ -44,7 +44,7 @@ from aliked_ros.ros import parameters, transports
 from aliked_ros.ros.parameter_file import check_parameter_file
 from launch import LaunchContext
 
-SWITCH = ["true", "false"]
+SWITCH = ["true", "false", "True", "False"]  # as YAML and as Python write them
 _SHARE = FindPackageShare("aliked_ros")
 _LARGE_MESSAGES = PathJoinSubstitution([_SHARE, "launch", "large_messages.launch.py"])
 _RESPAWN_DELAY = 2.0  # seconds
@@ -185,6 +185,11 @@ def _given(context: LaunchContext, name: str) -> str:
     return str(LaunchConfiguration(name).perform(context))
 
 
+def _is_on(context: LaunchContext, name: str) -> bool:
+    """Whether an argument with the choices ``SWITCH`` is true."""
+    return _given(context, name).lower() == "true"
+
+
 def _namespace(context: LaunchContext) -> str:
     """That of the nodes, below one that a file which includes ours has pushed."""
     namespace = _given(context, "namespace")
@@ -198,7 +203,7 @@ def _frontend_nodes(context: LaunchContext) -> list[Node]:
     def given(name: str) -> str:
         return _given(context, name)
 
-    odometry, rviz = given("odometry") == "true", given("rviz") == "true"
+    odometry, rviz = _is_on(context, "odometry"), _is_on(context, "rviz")
     _check_names(context, _TOPICS)
     nodes = {"aliked_frontend": parameters.FRONTEND_NAMES}
     if odometry:
@@ -216,7 +221,7 @@ def _frontend_nodes(context: LaunchContext) -> list[Node]:
         if given(name)
     }
     if given("autostart"):
-        values["autostart"] = given("autostart") == "true"
+        values["autostart"] = _is_on(context, "autostart")
     time = _time(context)
     started = [
         Node(
@@ -328,7 +333,7 @@ def _list(context: LaunchContext, name: str) -> list[str]:
 
 
 def _time(context: LaunchContext) -> list[dict[str, bool]]:
-    return [{"use_sim_time": True}] if _given(context, "use_sim_time") == "true" else []
+    return [{"use_sim_time": True}] if _is_on(context, "use_sim_time") else []
 
 
 def _log_level(context: LaunchContext) -> list[str]:
@@ -340,7 +345,7 @@ def _process(context: LaunchContext) -> dict[str, Any]:
     return {
         "arguments": _log_level(context),
         "output": "screen",
-        "respawn": _given(context, "respawn") == "true",
+        "respawn": _is_on(context, "respawn"),
         "respawn_delay": _RESPAWN_DELAY,
     }
 

@@ -226,7 +226,7 @@ class If:
     value: Configuration
 
     def holds(self, context: Context) -> bool:
-        return {"true": True, "false": False}[text(self.value, context)]
+        return {"true": True, "false": False}[text(self.value, context).lower()]
 
 
 class Unless(If):
@@ -357,7 +357,7 @@ def test_every_argument_is_described(name: str) -> None:
         assert argument.description[0].isupper() or argument.description[0] == "'"
         assert not argument.description.endswith(".")
         if argument.default_value in ("true", "false"):
-            assert argument.choices == ["true", "false"], argument.name
+            assert argument.choices == ["true", "false", "True", "False"], argument.name
 
 
 @pytest.mark.usefixtures("rviz")
@@ -427,6 +427,18 @@ def test_frontend_has_the_topics_and_the_profile_that_were_asked_for(tmp_path: P
     (own,) = launched("frontend", params_file=str(mine), autostart="false", sync="exact").nodes
     assert own.files == [str(mine)]
     assert own.parameters == {"autostart": False, "sync": "exact"}
+
+
+def test_switches_may_be_written_as_in_python() -> None:
+    run = launched(
+        "frontend", use_sim_time="True", odometry="True", autostart="False", respawn="False"
+    )
+    node = run.node("frontend_node")
+    assert node.parameters == {"autostart": False, "use_sim_time": True}
+    assert not node.respawn
+    assert run.node("odometry_node").parameters == {"use_sim_time": True}
+    play = launched("dataset", source="/data", clock="True", loop="True").node("dataset_player")
+    assert (play.parameters["clock"], play.parameters["loop"]) == (100.0, True)
 
 
 def test_stereo_and_rgbd_are_the_frontend_on_two_topics() -> None:
