@@ -20,6 +20,7 @@ binning and region of interest are already accounted for.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,13 +54,17 @@ _SYNONYMS = {
     "radtan": "plumb_bob",
     "": "plumb_bob",
     "none": "plumb_bob",
-    "brown conrady": "plumb_bob",  # RealSense's SDK
+    "brown_conrady": "plumb_bob",  # RealSense's SDK
     "fisheye": "equidistant",
-    "kannala brandt4": "equidistant",
+    "kannala_brandt4": "equidistant",
     "ds": "double_sphere",
     "omni": "omnidirectional",
     "mei": "omnidirectional",
 }
+_UNDISTORTED = ("inverse_brown_conrady", "modified_brown_conrady", "pinhole", "perspective")
+"""Other names that are plumb_bob without coefficients. RealSense's lead the inverse way."""
+
+_LARGEST_SKEW = 0.5  # pixels; CameraInfo has none, and calibrations round
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +196,13 @@ class CameraModel:
             matrix, model, distortion = np.reshape(info.p, (3, 4))[:, :3], "plumb_bob", np.zeros(5)
         else:
             matrix, model, distortion = np.reshape(info.k, (3, 3)), info.distortion_model, info.d
+        used, other = ("P", info.k) if rectified else ("K", info.p)
+        if not np.any(matrix) and np.any(other):
+            raise ConfigurationError(
+                f"{used} of CameraInfo is all 0, {'K' if rectified else 'P'} is not: only "
+                f"{'raw' if rectified else 'rectified'} images are calibrated. Let the driver "
+                f"publish {used}, or give the other images and set rectified accordingly."
+            )
         return create_camera(
             (region.width or info.width) // binning[0],
             (region.height or info.height) // binning[1],
@@ -235,9 +247,10 @@ def create_camera(
     binning: sensor pixels a published pixel, x and y. offset: first sensor column and row read.
     Raises ConfigurationError for a matrix of zeros (an uncalibrated camera) or another nonsense.
     """
-    name = _SYNONYMS.get(distortion_model.lower(), distortion_model)
-    if name not in DISTORTION_MODELS and _is_inverse(distortion_model) and not distortion.any():
-        name = "plumb_bob"  # without coefficients they are the same
+    spelt = re.sub("[ -]", "_", distortion_model.strip().lower())
+    name = _SYNONYMS.get(spelt, spelt)
+    if name in _UNDISTORTED and not distortion.any():
+        name = "plumb_bob"
     if name not in DISTORTION_MODELS:
         raise ConfigurationError(
             f"distortion_model is {distortion_model!r}; choose {', '.join(DISTORTION_MODELS)}."
@@ -266,6 +279,11 @@ def create_camera(
             f"1..{_LARGEST_ENTRY:,} pixels, the principal point within ±{_LARGEST_ENTRY:,}. "
             "Correct the calibration."
         )
+    if np.any(matrix[2] != (0, 0, 1)) or matrix[1, 0] or abs(matrix[0, 1]) > _LARGEST_SKEW:
+        raise ConfigurationError(
+            f"The camera matrix is {matrix.tolist()}; it must be [[fx, 0, cx], [0, fy, cy], "
+            "[0, 0, 1]], row by row. Correct the calibration."
+        )
     if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
         raise ConfigurationError(
             f"The camera's images are {width}×{height} pixels; each side must lie in "
@@ -280,8 +298,3 @@ def create_camera(
     published[0, 2] = (matrix[0, 2] - offset[0] + 0.5) / bin_x - 0.5
     published[1, 2] = (matrix[1, 2] - offset[1] + 0.5) / bin_y - 0.5
     return CameraModel(width, height, published, name, np.array(distortion, np.float64))
-
-
-def _is_inverse(distortion_model: str) -> bool:
-    """Whether it is RealSense's name for a model that leads from distorted to undistorted."""
-    return distortion_model.lower() == "inverse brown conrady"

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -80,6 +81,19 @@ def test_binning_and_region_of_interest() -> None:
     np.testing.assert_allclose(part.normalize(published), full.normalize(sensor), atol=1e-6)
 
 
+@pytest.mark.parametrize(("rectified", "zero", "other"), [(False, "K", "P"), (True, "P", "K")])
+def test_a_matrix_of_zeros_beside_a_good_one_is_named(
+    rectified: bool, zero: str, other: str
+) -> None:
+    info = SimpleNamespace(
+        width=640, height=480, binning_x=0, binning_y=0, distortion_model="plumb_bob", d=[],
+        roi=SimpleNamespace(width=0, height=0, x_offset=0, y_offset=0),
+        k=MATRIX.ravel() * rectified, p=np.eye(3, 4).ravel() * (not rectified),
+    )  # fmt: skip
+    with pytest.raises(ConfigurationError, match=f"{zero} of CameraInfo is all 0, {other} is not"):
+        CameraModel.from_info(info, rectified)
+
+
 def test_no_points() -> None:
     assert camera("plumb_bob").normalize(np.zeros((0, 2), np.float32)).shape == (0, 2)
 
@@ -97,6 +111,9 @@ def test_no_points() -> None:
         (MATRIX, "plumb_bob", np.array([0.0] * 5 + [np.nan]), "6 distortion coefficients"),
         (MATRIX, "Inverse Brown Conrady", np.full(5, 0.1), "distortion_model is 'Inverse"),
         (MATRIX * np.nan, "plumb_bob", np.zeros(5), "finite"),
+        (MATRIX.T, "plumb_bob", np.zeros(5), r"must be \[\[fx, 0, cx\]"),  # column by column
+        (MATRIX * [[1], [1], [0]], "plumb_bob", np.zeros(5), r"\[0, 0, 1\]\], row by row"),
+        (MATRIX + np.eye(3, k=1) * [0, 4, 0], "plumb_bob", np.zeros(5), "must be"),  # skewed
         (MATRIX * 1e300, "plumb_bob", np.zeros(5), "must lie in 1..10,000,000"),
         (MATRIX * 1e-4, "plumb_bob", np.zeros(5), "must lie in 1..10,000,000"),
         (
@@ -126,6 +143,10 @@ def test_nonsense(matrix: np.ndarray, model: str, distortion: np.ndarray, messag
         ("rational_polynomial", [0.01] * 8 + [0.0], [0.01] * 8),
         ("Inverse Brown Conrady", [0.0] * 5, [0.0] * 5),
         ("Brown Conrady", [0.1, 0.0, 0.0, 0.0, 0.0], [0.1, 0.0, 0.0, 0.0, 0.0]),
+        ("brown_conrady", [0.1, 0.0, 0.0, 0.0, 0.0], [0.1, 0.0, 0.0, 0.0, 0.0]),
+        ("Plumb Bob ", [0.1, 0.0, 0.0, 0.0, 0.0], [0.1, 0.0, 0.0, 0.0, 0.0]),
+        ("kannala-brandt4", [0.1, 0.2], [0.1, 0.2]),
+        ("pinhole", [0.0] * 5, [0.0] * 5),
     ],
 )
 def test_coefficients_that_are_zero_may_be_too_many(
