@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,7 @@ def _planar(conversion: int) -> _Encoding:
 _UYVY = _Encoding(2, cv2.COLOR_YUV2RGB_UYVY, even_width=True)
 _YUYV = _Encoding(2, cv2.COLOR_YUV2RGB_YUY2, even_width=True)
 _BGR = _Encoding(3, cv2.COLOR_BGR2RGB)
+_BGRA = _Encoding(4, cv2.COLOR_BGRA2RGB)
 
 _FULL_CHROMA = 2.0  # two bytes of colour a pixel
 
@@ -72,7 +74,8 @@ ENCODINGS: dict[str, _Encoding] = {
     "bgr8": _BGR,
     "8UC3": _BGR,  # no order is defined; drivers that publish it use OpenCV's
     "rgba8": _Encoding(4, cv2.COLOR_RGBA2RGB),
-    "bgra8": _Encoding(4, cv2.COLOR_BGRA2RGB),
+    "bgra8": _BGRA,
+    "8UC4": _BGRA,
     "rgb16": _Encoding(3, None, 2),
     "bgr16": _Encoding(3, cv2.COLOR_BGR2RGB, 2),
     "rgba16": _Encoding(4, cv2.COLOR_RGBA2RGB, 2),
@@ -97,8 +100,31 @@ ENCODINGS: dict[str, _Encoding] = {
     "32FC1": _Encoding(1, None, 4),
 }
 _SEMI_PLANAR = (cv2.COLOR_YUV2RGB_NV12, cv2.COLOR_YUV2RGB_NV21)
-_NO_CAMERA = ("16UC1", "16SC1", "32FC1", "32SC1", "64FC1")  # of a compressed image: depth
-_ALIASES = {"i420": "yu12", "yuv420": "yu12"}
+_NO_CAMERA = ("16uc1", "16sc1", "32fc1", "32sc1", "64fc1")  # of a compressed image: depth
+_SPELT = {name.lower(): encoding for name, encoding in ENCODINGS.items()}
+_SPELT |= {"i420": _SPELT["yu12"], "yuv420": _SPELT["yu12"]}
+
+
+def _spelt(encoding: str) -> str:
+    """Without what drivers add to the name: capitals, spaces, the end of a C string."""
+    return encoding.strip("\0 ").lower()
+
+
+def says_rectified(topic: str) -> bool:
+    """Whether the topic's name says that its images are rectified: ``image_rect``, ``rect/image``.
+
+    RealSense's ``image_rect_raw`` is.
+    """
+    return bool({"rect", "rectified"} & _words(topic))
+
+
+def says_raw(topic: str) -> bool:
+    """Whether the topic's name says that its images are not rectified: ``image_raw``."""
+    return "raw" in _words(topic) and not says_rectified(topic)
+
+
+def _words(topic: str) -> set[str]:
+    return set(re.split("[/_]", topic))
 
 
 def image_from_message(message: Any) -> Image:
@@ -112,8 +138,8 @@ def image_from_message(message: Any) -> Image:
     """
     if not hasattr(message, "encoding"):
         pixels = _decode(message)
-    elif (encoding := _ALIASES.get(message.encoding, message.encoding)) in ENCODINGS:
-        pixels = _unpack(message, ENCODINGS[encoding])
+    elif (encoding := _spelt(message.encoding)) in _SPELT:
+        pixels = _unpack(message, _SPELT[encoding])
     else:
         pixels = _unpack_by_cv_bridge(message)
     return Image(pixels, seconds(message.header.stamp))
@@ -129,13 +155,14 @@ def depth_from_message(message: Any) -> Float32Array:
     """
     if not hasattr(message, "encoding"):
         return decode_compressed_depth(message)
-    types = {"16UC1": np.uint16, "mono16": np.uint16, "32FC1": np.float32}
-    if message.encoding not in types:
+    types = {"16uc1": np.uint16, "mono16": np.uint16, "32fc1": np.float32}
+    encoding = _spelt(message.encoding)
+    if encoding not in types:
         raise ImageError(
             f"depth image has encoding {message.encoding!r}; publish 16UC1 (millimetres) or 32FC1 "
             "(metres)."
         )
-    dtype = np.dtype(types[message.encoding])
+    dtype = np.dtype(types[encoding])
     rows = np.ascontiguousarray(_rows(message, dtype.itemsize))
     stored = rows.view(dtype.newbyteorder(">" if message.is_bigendian else "<"))
     return depth_in_metres(stored.astype(dtype, copy=False))
@@ -144,16 +171,20 @@ def depth_from_message(message: Any) -> Float32Array:
 def mask_from_message(message: Any, ignored: Sequence[int] = (0,)) -> UInt8Array:
     """H×W uint8 mask, 0 = ignore, of a mask or of an image of class labels.
 
-    message: mono8 or 8UC1; labels may also be mono16 or 16UC1. ignored: values that mean ignore.
-    Raises ImageError for another encoding.
+    message: mono8 or 8UC1; labels may also be mono16, or 8 to 32 bits with or without sign.
+    ignored: values that mean ignore. Raises ImageError for another encoding.
     """
-    types = {"mono8": np.uint8, "8UC1": np.uint8, "mono16": np.uint16, "16UC1": np.uint16}
-    if message.encoding not in types:
+    types = {"mono8": "u1", "mono16": "u2"} | {
+        f"{8 * size}{'s' if kind == 'i' else 'u'}c1": f"{kind}{size}"
+        for kind in "iu" for size in (1, 2, 4)
+    }  # fmt: skip
+    encoding = _spelt(message.encoding)
+    if encoding not in types:
         raise ImageError(
-            f"mask has encoding {message.encoding!r}; publish mono8 or mono16, where "
+            f"mask has encoding {message.encoding!r}; publish mono8, mono16 or 32SC1, where "
             f"{' or '.join(map(str, ignored))} means ignore."
         )
-    dtype = np.dtype(types[message.encoding])
+    dtype = np.dtype(types[encoding])
     rows = np.ascontiguousarray(_rows(message, dtype.itemsize))
     labels = rows.view(dtype.newbyteorder(">" if message.is_bigendian else "<"))
     return np.where(np.isin(labels, ignored), np.uint8(0), np.uint8(255))
@@ -265,7 +296,7 @@ def _convert(pixels: UInt8Array, conversion: int) -> UInt8Array:
 
 def _unpack_by_cv_bridge(message: Any) -> UInt8Array:
     """Rare encodings, by ROS's cv_bridge if available."""
-    if message.encoding == "16UC1":
+    if _spelt(message.encoding) == "16uc1":
         raise ImageError(
             "encoding 16UC1 is a depth image; publish camera images here "
             "(mono16 if these are 16-bit grey values)."
@@ -290,8 +321,8 @@ def _unpack_by_cv_bridge(message: Any) -> UInt8Array:
 
 def _decode(message: Any) -> UInt8Array:
     """A compressed image: by image_transport, ``SOURCE; jpeg compressed TARGET`` is its format."""
-    source, _, target = (part.strip() for part in message.format.partition(";"))
-    if "compressedDepth" in message.format or source in _NO_CAMERA:
+    source, _, target = map(_spelt, message.format.partition(";"))
+    if "compresseddepth" in message.format.lower() or source in _NO_CAMERA:
         raise ImageError(
             f"compressed image has format {message.format!r}, a depth image; "
             "subscribe to the camera's colour or grey topic."
@@ -310,13 +341,13 @@ def _decode(message: Any) -> UInt8Array:
             f"compressed image of format {message.format!r}: {error} "
             "Check the publisher (JPEG or PNG), and the network for losses."
         ) from error
-    mosaic = ENCODINGS.get(source) if source.startswith("bayer_") else None
+    mosaic = _SPELT.get(source) if source.startswith("bayer_") else None
     if mosaic is not None and mosaic.conversion is not None and pixels.ndim == 2:
         for size, name in zip(pixels.shape, ("height", "width"), strict=True):
             if size % 2:
                 raise _odd_side(name, size, source)
         return _convert(pixels, mosaic.conversion)
-    if source.startswith("yuv") and pixels.ndim == 2:
+    if source.startswith("yuv") and pixels.ndim == 2 and "mono8" not in target:
         raise ImageError(
             f"compressed image of format {message.format!r} has one channel, which cannot hold "
             f"{source}; let the publisher compress rgb8, bgr8 or mono8."

@@ -284,6 +284,8 @@ def grey(pixels: UInt8Array) -> UInt8Array:
 def depth_in_metres(raw: NDArray[Any], units_per_metre: float = MILLIMETRES) -> Float32Array:
     """A sensor's H×W values as metres, NaN where it gave none (0, negative, infinite or NaN).
 
+    So is 65535 of uint16: drivers have it for none, or for all that is further away.
+
     raw: uint16 in ``units_per_metre``, or float32 in metres (REP-118: 16UC1 and 32FC1).
     Raises ImageError for another type or shape.
     """
@@ -295,6 +297,7 @@ def depth_in_metres(raw: NDArray[Any], units_per_metre: float = MILLIMETRES) -> 
     metres = raw.astype(np.float32)
     if raw.dtype == np.uint16:
         metres /= np.float32(units_per_metre)
+        metres[raw == np.iinfo(np.uint16).max] = np.nan
     metres[~(np.isfinite(metres) & (metres > 0.0))] = np.nan
     return metres
 

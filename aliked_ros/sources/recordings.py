@@ -36,7 +36,7 @@ import numpy as np
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, ImageError, SourceError
 from aliked_ros.io.bags import Bag
-from aliked_ros.io.image_messages import depth_from_message, image_from_message
+from aliked_ros.io.image_messages import depth_from_message, image_from_message, says_rectified
 from aliked_ros.io.messages import nanoseconds
 from aliked_ros.io.video import (
     COMPRESSED_VIDEO,
@@ -432,7 +432,7 @@ class Recording:
                 right = self._info(_SUFFIX.sub("", self._topics.partner))
                 return self._pair_calibration(info, right)
             return calibration_of_camera(
-                CameraModel.from_info(info, _says_rectified(self._topics.base))
+                CameraModel.from_info(info, says_rectified(self._topics.base))
             )
         except (ConfigurationError, SourceError, AttributeError, TypeError, ValueError) as error:
             logger.warning("camera_info of %s is not used: %s", self._path, error)
@@ -446,7 +446,7 @@ class Recording:
                 "is not known.", self._path, self._topics.partner,
             )  # fmt: skip
             return calibration
-        if not _says_rectified(self._topics.base) and (_is_raw(info) or _is_raw(right)):
+        if not says_rectified(self._topics.base) and (_is_raw(info) or _is_raw(right)):
             self._rectification = Rectification(_view(info), _view(right))
             return self._rectification.calibration
         focal, shift = float(right.p[0]), float(right.p[3])
@@ -513,10 +513,6 @@ def _common(topic: str, other: str) -> int:
     """Number of leading name parts that two topics share."""
     pairs = zip(topic.strip("/").split("/"), other.strip("/").split("/"), strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-def _says_rectified(topic: str) -> bool:
-    return "rect" in PurePosixPath(topic).name
 
 
 def _is_raw(info: Any) -> bool:

@@ -115,7 +115,8 @@ def test_metres_come_back_from_inverse_depth(encode, millimetres):
 )  # fmt: skip
 def test_extreme_rvl_images_come_back(pixels):
     depth = depth_from_message(message("16UC1; compressedDepth rvl", rvl(pixels)))
-    np.testing.assert_array_equal(np.nan_to_num(depth * 1000).round(), pixels)
+    known = np.where(pixels == 65535, 0, pixels)
+    np.testing.assert_array_equal(np.nan_to_num(depth * 1000).round(), known)
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,9 @@ PLAIN = {
     "8UC3": (np.uint8, 3, (2, 1, 0)),
     "rgba8": (np.uint8, 4, (0, 1, 2)),
     "bgra8": (np.uint8, 4, (2, 1, 0)),
+    "8UC4": (np.uint8, 4, (2, 1, 0)),
+    "BGR8": (np.uint8, 3, (2, 1, 0)),
+    "rgb8\0": (np.uint8, 3, (0, 1, 2)),  # of a C program that sends the end of the string, too
     "rgb16": (np.uint16, 3, (0, 1, 2)),
     "bgr16": (np.uint16, 3, (2, 1, 0)),
     "rgba16": (np.uint16, 4, (0, 1, 2)),
@@ -232,6 +235,8 @@ def test_depth_in_both_encodings_with_any_step_and_byte_order(size, padding, big
         ("mono8", np.uint8, (0,), [0, 255, 255, 255]),
         ("mono8", np.uint8, (3, 11), [255, 0, 0, 255]),
         ("mono16", np.uint16, (11,), [255, 255, 0, 255]),
+        ("32SC1", np.int32, (11,), [255, 255, 0, 255]),
+        ("16UC1", np.uint16, (0, 255), [0, 255, 255, 0]),
     ],
 )
 def test_masks_and_class_labels(encoding, kind, ignored, kept):
@@ -425,6 +430,10 @@ def test_every_value_of_a_compressed_images_format_counts(picture):
     grey.format = "yuv422; jpeg compressed "
     with pytest.raises(ImageError, match="has one channel, which cannot hold yuv422"):
         pixels_of(grey)
+    grey.format = "yuv422_yuy2; png compressed mono8"  # its brightness
+    np.testing.assert_array_equal(pixels_of(grey), picture[..., 0])
+    message.format = "RGB8; PNG compressed RGB8"
+    np.testing.assert_array_equal(pixels_of(message), picture[..., ::-1])
 
 
 def test_compressed_images_stay_as_the_sensor_sees_them(picture):

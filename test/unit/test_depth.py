@@ -29,8 +29,8 @@ from aliked_ros.sources import open_source
 
 
 def test_sensor_values_to_metres() -> None:
-    millimetres = depth_in_metres(np.array([[0, 1500, 65535]], np.uint16))
-    np.testing.assert_allclose(millimetres, [[np.nan, 1.5, 65.535]])
+    millimetres = depth_in_metres(np.array([[0, 1500, 65534, 65535]], np.uint16))
+    np.testing.assert_allclose(millimetres, [[np.nan, 1.5, 65.534, np.nan]])
     raw = np.array([[np.nan, np.inf, -np.inf, -1.0, 0.0, 2.5]], np.float32)
     metres = depth_in_metres(raw)
     np.testing.assert_array_equal(metres, [[np.nan] * 5 + [2.5]])
