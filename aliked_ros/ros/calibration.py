@@ -16,16 +16,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError
+from aliked_ros.io.image_messages import says_raw, says_rectified
 from aliked_ros.ros.conversions import baseline_from_message
 from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import FrameResult
 
 _MISSING_AFTER = 30  # images without a CameraInfo before the node warns
+_FARTHEST = 0.2  # of width or height, that the principal point lies from the middle
 
 
 class Calibration:
@@ -35,8 +40,18 @@ class Calibration:
     info, right_info: those, None = none came. Their headers are empty.
     """
 
-    def __init__(self, topic: str, right_topic: str, rectified: bool, warnings: Warnings):
-        """``rectified``: P holds instead of K and D; the topics are named in warnings."""
+    def __init__(
+        self,
+        topic: str,
+        right_topic: str,
+        rectified: bool,
+        warnings: Warnings,
+        unheard: Callable[[str], str] = lambda topic: "",
+    ) -> None:
+        """``rectified``: P holds instead of K and D; the topics are named in warnings.
+
+        unheard: says why nothing comes on a topic.
+        """
         self.camera: CameraModel | None = None
         self.baseline: float | None = None
         self.info: CameraInfo | None = None
@@ -45,6 +60,8 @@ class Calibration:
         self._right_topic = right_topic
         self._rectified = rectified
         self._warnings = warnings
+        self._unheard = unheard
+        self._missing: set[str] = set()  # topics
 
     def assume(self, camera: CameraModel) -> None:
         """Take a model that holds until a CameraInfo comes."""
@@ -71,6 +88,23 @@ class Calibration:
             self._warnings.warn("camera_info", f"CameraInfo refused: {error}")
             return
         self._warnings.clear("camera_info")
+        self._check_principal_point(message, self.camera)
+
+    def _check_principal_point(self, message: CameraInfo, camera: CameraModel) -> None:
+        """Warn of a matrix that seems to be of other images; a region may lie anywhere."""
+        x, y = camera.matrix[:2, 2]
+        shares = np.array([x / camera.width, y / camera.height])
+        cropped = message.roi.x_offset or message.roi.y_offset
+        if not cropped and np.abs(shares - 0.5).max() > _FARTHEST:
+            self._warnings.warn(
+                "principal point",
+                f"The principal point of CameraInfo on {self._topic} is ({x:.0f}, {y:.0f}), the "
+                f"images are {camera.width}×{camera.height}: is it for another resolution, or for "
+                f"binned images already (binning is {message.binning_x}×{message.binning_y})? "
+                "Correct the driver's calibration file, unless the images are cropped.",
+            )
+        else:
+            self._warnings.clear("principal point")
 
     def set_right_info(self, message: CameraInfo) -> None:
         """Take over the right camera's CameraInfo: its P holds the baseline."""
@@ -88,8 +122,12 @@ class Calibration:
             "right_x is filled, depth is not. Let the driver publish the rectified pair's P.",
         )
 
-    def check(self, result: FrameResult, stereo: bool) -> None:
-        """Warn, with the reason, when ``normalized`` or stereo's ``depth`` stay empty."""
+    def check(self, result: FrameResult, stereo: bool, topic: str) -> None:
+        """Warn, with the reason, when ``normalized`` or stereo's ``depth`` stay empty or are wrong.
+
+        topic: of the images.
+        """
+        self._check_rectification(topic)
         camera, features = self.camera, result.features
         if camera is not None and not camera.fits(features.width, features.height):
             self._warnings.warn(
@@ -103,6 +141,32 @@ class Calibration:
         if result.index < _MISSING_AFTER:
             return
         if self.info is None and camera is None:
-            self._warnings.once(f"No CameraInfo on {self._topic}: normalized stays empty.")
+            self._warn_of_missing(self._topic, "normalized")
         if stereo and self.right_info is None:
-            self._warnings.once(f"No CameraInfo on {self._right_topic}: depth stays empty.")
+            self._warn_of_missing(self._right_topic, "depth")
+
+    def _warn_of_missing(self, topic: str, output: str) -> None:
+        if topic not in self._missing:
+            self._missing.add(topic)
+            sentence = f"No CameraInfo on {topic}: {output} stays empty. {self._unheard(topic)}"
+            self._warnings.once(sentence.rstrip())
+
+    def _check_rectification(self, topic: str) -> None:
+        """Warn where the topic's name contradicts how CameraInfo is applied."""
+        sentence = ""
+        if self.info is not None and any(self.info.d):
+            if says_rectified(topic) and not self._rectified:
+                sentence = (
+                    f"{topic} has rectified images by its name, but normalized is made with the "
+                    f"distortion of {self._topic}. Set rectified, or remap image to the raw images."
+                )
+            elif says_raw(topic) and self._rectified:
+                sentence = (
+                    f"{topic} has raw images by its name, but they are taken as rectified, and "
+                    f"{self._topic} has distortion. Remap image to the rectified images (of "
+                    "image_proc, say); mono and rgbd can also take raw ones: rectified false."
+                )
+        if sentence:
+            self._warnings.warn("rectification", sentence)
+        else:
+            self._warnings.clear("rectification")

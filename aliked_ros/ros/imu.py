@@ -38,7 +38,7 @@ from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.ros.compatibility import publisher_count
 from aliked_ros.ros.declarations import Settings
 from aliked_ros.ros.imu_messages import QOS, Sample
-from aliked_ros.ros.subscriptions import Subscriptions
+from aliked_ros.ros.subscriptions import Subscriptions, unheard_by
 from aliked_ros.ros.transforms import TransformError, Transforms
 from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import Float64Array
@@ -194,7 +194,11 @@ class ImuInput:
                 "imu silence",
                 f"No Imu on {self.topic} for more than {_SILENCE:g} s "
                 f"({publisher_count(self._node, self._subscription)} matching publishers): "
-                "features are predicted without it. Check the topic's name, and the IMU's driver.",
+                "features are predicted without it. "
+                + (
+                    unheard_by(self._node, self._subscription)
+                    or "Check the topic's name, and the IMU's driver."
+                ),
             )
         elif math.isfinite(apart):
             self._warnings.clear("imu silence")

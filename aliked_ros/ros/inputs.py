@@ -40,7 +40,7 @@ from aliked_ros.ros.own_camera import OwnCamera
 from aliked_ros.ros.pairing import Pair
 from aliked_ros.ros.partners import Deliver, Mono, Partners, Stream
 from aliked_ros.ros.status import Losses, Statistics
-from aliked_ros.ros.subscriptions import Subscriptions, Topic
+from aliked_ros.ros.subscriptions import Subscriptions, Topic, unheard, unheard_by
 from aliked_ros.ros.transports import VIDEO, subscribed
 from aliked_ros.ros.video_stream import DEPTH, VideoStream
 from aliked_ros.ros.warnings import Warnings
@@ -53,8 +53,10 @@ _RELIABILITY = {
 }
 _MASK_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)  # it may come only once
 _STATIC_SHARE = 0.01  # of the image, that is worth a warning
+_CHECK = "Check the topic's name, and input_reliability against the camera's QoS."
 _LARGEST_ROLL = 45.0  # degrees between two views that aliked-n16 still matches
 _LOST = 0.1  # share of lost images above which the node warns
+_FEW = 14  # bits of 16; an image of so few is a quarter as bright as it may be
 _MAX_AGE = 60.0  # seconds; an image older than this at arrival has a stamp of another clock
 
 
@@ -92,6 +94,7 @@ class Inputs:
             node.resolve_topic_name("right/camera_info"),
             rectified,
             warnings,
+            lambda topic: unheard(node, topic, CameraInfo),
         )
         border = settings["mask_border"] and rectified
         self._masks = Masks(static_mask, border, settings, warnings)
@@ -220,10 +223,9 @@ class Inputs:
         seconds = self._statistics.silence()
         if self._camera is not None:
             return self._camera.silence(seconds)
-        return (
-            f"no image on {self.topic} for {seconds:.0f} s: "
-            f"{publisher_count(self._node, self._images)} matching publishers. "
-            "Check the topic's name, and input_reliability against the camera's QoS."
+        count = publisher_count(self._node, self._images)
+        return f"no image on {self.topic} for {seconds:.0f} s: {count} matching publishers. " + (
+            unheard_by(self._node, self._images) or _CHECK
         )
 
     # The executor's thread
@@ -276,6 +278,7 @@ class Inputs:
         """Warn of images that did not arrive, by their publisher's count."""
         self._losses.note(info.get("publication_sequence_number") or 0)
         problem = too_large(len(message.data))
+        self._check_publishers()
         share = self._losses.share
         if share > _LOST and publisher_count(self._node, self._images) == 1:
             why = (
@@ -291,6 +294,17 @@ class Inputs:
             if problem:
                 self._warnings.once(f"The images on {self.topic} have {problem}")
 
+    def _check_publishers(self) -> None:
+        """Warn of two cameras on one topic."""
+        if self._losses.mixed and (count := publisher_count(self._node, self._images)) > 1:
+            self._warnings.warn(
+                "publishers",
+                f"{self.topic} has {count} publishers: their images mix, and tracks break off. "
+                f"ros2 topic info -v {self.topic} names them: stop all but one, or remap one.",
+            )
+        else:
+            self._warnings.clear("publishers")
+
     def _check_stamp(self, stamp: int) -> None:
         """Warn of a stamp that is of no use."""
         before, self._last_stamp = self._last_stamp, stamp
@@ -304,11 +318,13 @@ class Inputs:
         else:
             back = (before - stamp) / 1e9
             effect = f"is {back:g} s before that of the image before: all tracks end, epoch grows"
-        self._warnings.warn(
-            "stamps",
-            f"The stamp of an image on {self.topic} {effect}. Correct the driver or its clock, or "
-            "set stamps to arrival.",
-        )
+        remedy = "Correct the driver or its clock, or set stamps to arrival."
+        if self._by_arrival and self._camera is None:
+            remedy = (
+                "stamps is arrival, so it is of this node's clock: publish /clock, or set "
+                "use_sim_time to false."
+            )
+        self._warnings.warn("stamps", f"The stamp of an image on {self.topic} {effect}. {remedy}")
 
     # The worker's thread
 
@@ -321,10 +337,24 @@ class Inputs:
         if isinstance(frame.message, VideoPacket) and not self._decode(frame, frame.message):
             return None
         image = image_from_message(frame.message)
+        self._check_bits(frame.message, image)
         height, width = image.pixels.shape[:2]
         if self._stamped_masks is not None:
             self._masks.attach(frame.mask)
         return self._partners.attach(replace(image, mask=self.mask(width, height)), frame)
+
+    def _check_bits(self, message: Received, image: Image) -> None:
+        """Warn of 16-bit samples that use only the lower bits, and so give a dark image."""
+        encoding = getattr(message, "encoding", "")
+        if encoding.endswith("16") and (bits := 8 + int(image.pixels.max()).bit_length()) <= _FEW:
+            self._warnings.warn(
+                "bits",
+                f"Images on {self.topic} are {encoding}, but use only {bits} of the 16 bits: they "
+                "become dark and give few features. Let the driver shift the values up to 16 bits, "
+                "or publish 8.",
+            )
+        else:
+            self._warnings.clear("bits")
 
     def _decode(self, frame: Frame, packet: VideoPacket) -> bool:
         """Replace the packet by the newest picture, which with B-frames is an earlier packet's."""
@@ -344,7 +374,7 @@ class Inputs:
 
     def check(self, result: FrameResult) -> None:
         """Warn of degraded output."""
-        self.calibration.check(result, self._stereo)
+        self.calibration.check(result, self._stereo, self.topic)
         if result.static_share > _STATIC_SHARE and not self._settings["mask_static"]:
             self._warnings.warn(
                 "static",

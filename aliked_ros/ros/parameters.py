@@ -49,7 +49,8 @@ RIG_NAMES = CAMERAS_NAMES | frozenset(
 ALL_NAMES = FRONTEND_NAMES | ODOMETRY_NAMES | RIG_NAMES
 """What a section of a parameter file that is for several nodes may hold."""
 _CAMERA_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")  # a namespace, and a part of parameters' names
-_ROS_NAMES = ("use_sim_time", "start_type_description_service", "qos_overrides.*")
+_QOS = "qos_overrides."
+_ROS_NAMES = ("use_sim_time", "start_type_description_service", f"{_QOS}*")
 
 
 def unknown_names(given: Iterable[str], known: Collection[str]) -> list[str]:
@@ -78,6 +79,12 @@ def check_camera_names(names: Sequence[str]) -> None:
 def warn_of_unknown_names(node: Node, known: Collection[str]) -> None:
     """Warn of values given for parameters that no node of ours has; most are misspelt."""
     given = node._parameter_overrides  # rclpy has no public way to get those not declared
+    qos = next((name for name in given if name.startswith(_QOS)), None)
+    if qos is not None:
+        node.get_logger().warning(
+            f"A value was given for {qos}; it is ignored, as are all {_QOS}*. The front-end has "
+            "input_reliability and input_depth instead."
+        )
     for name in unknown_names(given, {*known, *ALL_NAMES}):
         node.get_logger().warning(
             f"A value was given for {unknown_name(name, known)}; it is ignored. Correct the name "

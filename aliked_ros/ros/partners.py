@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from std_msgs.msg import Header
@@ -34,13 +35,15 @@ from aliked_ros.ros.declarations import Settings
 from aliked_ros.ros.frame import Frame, Received
 from aliked_ros.ros.pairing import Pair, Pairing
 from aliked_ros.ros.status import Statistics
-from aliked_ros.ros.subscriptions import Topic
+from aliked_ros.ros.subscriptions import Topic, unheard_by
 from aliked_ros.ros.video_stream import VideoStream
 from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import Float32Array, Image, UInt8Array
 
 _SILENCE = 5.0  # seconds without a partner after which none is expected
 _ALONE = 10  # images in a row without their partner before the node warns
+_STRIDE = 16  # pixels between two whose depth is looked at
+_NEAREST, _FARTHEST = 0.03, 300.0  # metres, of a median that is plausible
 
 Deliver = Callable[[Frame], None]
 
@@ -140,7 +143,11 @@ class Stream(Generic[MessageT]):
             reason = (
                 f"no message on {other} for {silence:.1f} s "
                 f"({publisher_count(self._node, self._others)} matching publishers): "
-                f"{self._without}. Check the topic's name, and input_reliability against its QoS."
+                f"{self._without}. "
+                + (
+                    unheard_by(self._node, self._others)
+                    or "Check the topic's name, and input_reliability against its QoS."
+                )
             )
         elif self._pairing.delay is not None:
             reason = (
@@ -222,6 +229,8 @@ class Partners:
         if frame.partner is not None:
             height, width = image.pixels.shape[:2]
             partner = self._pixels(frame.partner, (height, width))
+        if partner is not None and not self._stereo:
+            self._check_depth(partner, frame)
         if partner is None:
             self._statistics.alone()
             return image
@@ -249,3 +258,30 @@ class Partners:
             return None
         self._warnings.clear(topic)
         return partner
+
+    def _check_depth(self, depth: Float32Array, frame: Frame) -> None:
+        """Warn of depth that seems to be of another camera, or in another unit."""
+        assert frame.partner is not None
+        topic, own, other = (
+            self._partners.topic_name, frame.header.frame_id, frame.partner.header.frame_id
+        )  # fmt: skip
+        if own and other and own != other:
+            self._warnings.warn(
+                f"frame of {topic}",
+                f"{topic} has the frame_id {other!r}, {self._images.topic_name} {own!r}: is it "
+                "registered to the images? It is used as if it were. Publish registered depth "
+                "(RealSense: align_depth.enable and its topic aligned_depth_to_color/image_raw).",
+            )
+        else:
+            self._warnings.clear(f"frame of {topic}")
+        sample = depth[::_STRIDE, ::_STRIDE]
+        known = sample[np.isfinite(sample)]
+        middle = float(np.median(known)) if len(known) else 1.0
+        if not _NEAREST < middle < _FARTHEST:
+            self._warnings.warn(
+                f"unit of {topic}",
+                f"{topic} has a median of {middle:g} m: is it in another unit? 32FC1 is in metres, "
+                "16UC1 in millimetres (REP-118). Correct the driver.",
+            )
+        else:
+            self._warnings.clear(f"unit of {topic}")

@@ -30,6 +30,7 @@ from typing import Protocol
 import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -115,6 +116,8 @@ def run(
         return _fail(name if node is None else node.get_logger().name, error)
     except ImportError as error:
         return _fail(name, missing(error))
+    except InvalidParameterTypeException as error:  # of rclpy's own; ours are checked
+        return _fail(name, f"{error}. Give true or false, without quotes.")
     except RuntimeError:  # RCLError: a signal shut the context down in the middle of something
         if rclpy.ok():
             raise

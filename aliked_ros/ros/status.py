@@ -32,6 +32,7 @@ _OLDEST = 10  # images since a keypoint's detection; older ones are counted toge
 _RECENT = 100  # images over which stage times are taken
 _NUMBERED = 50  # messages over which losses are counted
 _ENOUGH = 20  # messages needed to measure losses
+_IN_TURN = 0.1  # share of the messages that follow one of another publisher
 
 
 class Rate:
@@ -57,13 +58,21 @@ class Losses:
 
     def __init__(self) -> None:
         self._numbers: deque[int] = deque(maxlen=_NUMBERED)
+        self._others: deque[bool] = deque(maxlen=_NUMBERED)
 
     def note(self, number: int) -> None:
         """A message came; 0 = the middleware does not count."""
-        if self._numbers and number <= self._numbers[-1]:  # another publisher
+        other = bool(self._numbers) and number <= self._numbers[-1]  # another publisher's
+        self._others.append(other)
+        if other:
             self._numbers.clear()
         if number:
             self._numbers.append(number)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the latest messages are those of several publishers, in turn."""
+        return len(self._others) >= _ENOUGH and sum(self._others) > _IN_TURN * len(self._others)
 
     @property
     def share(self) -> float:

@@ -24,6 +24,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_policy_name_from_kind, qos_profile_sensor_data
 from rclpy.subscription import Subscription
 
+from aliked_ros.errors import ConfigurationError
 from aliked_ros.ros.compatibility import (
     QoSRequestedIncompatibleQoSInfo,
     SubscriptionEventCallbacks,
@@ -31,6 +32,9 @@ from aliked_ros.ros.compatibility import (
 )
 from aliked_ros.ros.latched import subscribe_to_latched
 from aliked_ros.ros.warnings import Warnings
+
+_NAMED = 3  # topics in a sentence
+_TRANSPORTS = {"compressedDepth": "depth_transport", "compressed": "image_transport"}
 
 
 class Topic(Protocol):
@@ -44,6 +48,53 @@ class Topic(Protocol):
     def get_publisher_count(self) -> int:
         """How many publish there."""
         ...
+
+
+def unheard(node: Node, topic: str, kind: type) -> str:
+    """Why nothing comes on a topic, and what to do, as far as the graph shows; else empty.
+
+    kind: of the messages that are wanted there.
+    """
+    package, folder, *_ = kind.__module__.split(".")
+    wanted = f"{package}/{folder}/{kind.__name__}"
+    own = node.get_fully_qualified_name()
+    types = {
+        name: kinds
+        for name, kinds in node.get_topic_names_and_types()
+        if node.count_publishers(name) and not name.startswith(f"{own}/")
+    }
+    base, _, last = topic.rpartition("/")
+    published = {info.topic_type for info in node.get_publishers_info_by_topic(topic)}
+    if wanted in published:
+        return ""
+    if published:
+        remedy = (
+            f"Remap to {base} and set {_TRANSPORTS[last]} to {last}."
+            if last in _TRANSPORTS
+            else "Remap to another topic."
+        )
+        return f"It carries {', '.join(sorted(published))}, not {wanted}. {remedy}"
+    if last in _TRANSPORTS and base in types:
+        if wanted in types[base]:
+            return f"{base} carries it: remap to {base.rpartition('/')[0]}."
+        return f"{base} is published: set {_TRANSPORTS[last]} to raw."
+    for suffix, parameter in _TRANSPORTS.items():
+        if f"{topic}/{suffix}" in types:
+            return f"{topic}/{suffix} is published: set {parameter} to {suffix}."
+    found = sorted(name for name, kinds in types.items() if wanted in kinds)
+    if found:
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        return f"{wanted} is published on {', '.join(found[:_NAMED])}{more}: remap to it."
+    return (
+        f"Nobody publishes {wanted}: is the driver running, with the same ROS_DOMAIN_ID "
+        f"({node.context.get_domain_id()} here) and RMW_IMPLEMENTATION?"
+    )
+
+
+def unheard_by(node: Node, topic: Topic) -> str:
+    """As ``unheard``; empty where the topic is no subscription."""
+    kind = getattr(topic, "msg_type", None)
+    return unheard(node, topic.topic_name, kind) if kind else ""
 
 
 class Subscriptions:
@@ -61,7 +112,10 @@ class Subscriptions:
         callback: Callable[[Any, Mapping[str, Any]], None],
         qos: QoSProfile,
     ) -> Subscription:
-        """Subscribe; the callback takes the message and its info."""
+        """Subscribe; the callback takes the message and its info.
+
+        Raises ConfigurationError for a topic that this process uses with another type.
+        """
         # Bound to the name: an event can come when the subscription is gone already.
         name = self._node.resolve_topic_name(topic)
 
@@ -69,15 +123,18 @@ class Subscriptions:
             self._warnings.clear(f"QoS of {name}")
             callback(message, info)
 
-        subscription = self._node.create_subscription(
-            kind,
-            topic,
-            with_message_info(receive),
-            qos,
-            event_callbacks=SubscriptionEventCallbacks(
-                incompatible_qos=partial(self._on_incompatible_qos, name)
-            ),
+        events = SubscriptionEventCallbacks(
+            incompatible_qos=partial(self._on_incompatible_qos, name)
         )
+        try:
+            subscription = self._node.create_subscription(
+                kind, topic, with_message_info(receive), qos, event_callbacks=events
+            )
+        except RuntimeError as error:  # RCLError
+            raise ConfigurationError(
+                f"{name} cannot be subscribed to as {kind.__name__} ({error}). Remap each input to "
+                "a topic of its own."
+            ) from error
         self._subscriptions.append(subscription)
         return subscription
 

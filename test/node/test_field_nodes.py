@@ -17,25 +17,32 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
+import rclpy
 from builtin_interfaces.msg import Time
+from rclpy import create_node
+from rclpy.context import Context
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import serialize_message
 from rosbags.rosbag2 import StoragePlugin
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from aliked_msgs.msg import FeatureFrame
+from aliked_ros.errors import ConfigurationError
 from aliked_ros.exporting.colmap import export_colmap
 from aliked_ros.exporting.recording import RecordingReader
 from aliked_ros.exporting.tum import export_tum
@@ -46,10 +53,12 @@ from aliked_ros.ros.inputs import Inputs
 from aliked_ros.ros.parameters import DECLARATIONS
 from aliked_ros.ros.recording import Recording
 from aliked_ros.ros.status import Statistics
+from aliked_ros.ros.subscriptions import unheard
 from aliked_ros.ros.warnings import Warnings
+from aliked_ros.types import Features, FrameResult, Matches, Tracks
 from helpers import bags
 from helpers.bags import SECOND
-from helpers.ros import RELIABLE, Probe, RosProcess
+from helpers.ros import DOMAIN, RELIABLE, Probe, RosProcess, environment, refusals
 
 pytestmark = pytest.mark.ros
 
@@ -78,7 +87,8 @@ def probe() -> Iterator[Probe]:
 
 def calibrated() -> CameraInfo:
     info = CameraInfo(width=64, height=48, distortion_model="plumb_bob")
-    info.k[0] = info.k[4] = 90.0
+    info.p = np.array([90.0, 0.0, 32.0, 0.0, 0.0, 90.0, 24.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+    info.k = info.p.reshape(3, 4)[:, :3].ravel()
     return info
 
 
@@ -150,6 +160,179 @@ def test_stamps_of_arrival(probe):
     stamps = [nanoseconds(arrival.message.header.stamp) for arrival in listener.arrivals]
     assert before <= stamps[0] < stamps[1] < stamps[2]
     assert not listener.said
+    listener.inputs.close()
+
+
+def test_stamps_of_arrival_by_a_clock_that_nobody_publishes(probe):
+    simulated = Parameter("use_sim_time", value=True)
+    node = create_node("robot", context=probe.context, parameter_overrides=[simulated])
+    listener = Listener(node, stamps="arrival")
+    listener.inputs.on_image(image_of(5), {})
+    (said,) = listener.said
+    assert "is 0 s" in said
+    assert "publish /clock, or set use_sim_time to false" in said
+    listener.inputs.close()
+    node.destroy_node()
+
+
+@pytest.mark.parametrize(
+    ("published", "wanted", "words"),
+    [
+        ({}, ("/eye", ImageMessage), f"same ROS_DOMAIN_ID ({DOMAIN} here)"),
+        ({"/eye": ImageMessage}, ("/eye", ImageMessage), None),
+        ({"/eye/compressed": CompressedImage}, ("/eye", ImageMessage),
+         "set image_transport to compressed"),
+        ({"/eye/compressedDepth": CompressedImage}, ("/eye", ImageMessage),
+         "set depth_transport to compressedDepth"),
+        ({"/eye": ImageMessage}, ("/eye/compressed", CompressedImage),
+         "/eye is published: set image_transport to raw"),
+        ({"/eye/compressed": CompressedImage}, ("/eye/compressed", ImageMessage),
+         "carries sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image. Remap to /eye and "
+         "set image_transport to compressed"),
+        ({"/eye/compressed": CompressedImage}, ("/eye/compressed/compressed", CompressedImage),
+         "/eye/compressed carries it: remap to /eye."),
+        ({"/camera/camera_info": CameraInfo}, ("/camera_info", CameraInfo),
+         "sensor_msgs/msg/CameraInfo is published on /camera/camera_info: remap to it"),
+        ({"/probe/own": ImageMessage}, ("/eye", ImageMessage), "Nobody publishes"),
+    ],
+)  # fmt: skip
+def test_a_topic_on_which_nothing_comes_is_explained_by_those_that_are_there(
+    probe, published, wanted, words
+):
+    for publisher in (probe.images, probe.compressed):
+        probe.node.destroy_publisher(publisher)
+    topic, kind = wanted
+    probe.node.create_subscription(kind, topic, lambda _: None, 1)
+    context = Context()  # another process, as far as the middleware knows
+    with patch.dict(os.environ, environment()):
+        rclpy.init(context=context, domain_id=DOMAIN)
+    camera = create_node("camera", context=context)
+    for name, other in published.items():
+        node = probe.node if name.startswith("/probe/") else camera
+        node.create_publisher(other, name, 1)
+    probe.wait(lambda: all(probe.node.count_publishers(name) == 1 for name in published))
+    said = unheard(probe.node, topic, kind)
+    assert (words in said) if words else said == ""
+    camera.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def test_a_topic_of_two_types_is_named(probe):
+    """The middleware refuses them in one process."""
+    names = ["--ros-args", "-r", "image:=/eye", "-r", "camera_info:=/eye"]
+    node = create_node("robot", context=probe.context, cli_args=names)
+    with pytest.raises(ConfigurationError, match="/eye cannot be subscribed to as CameraInfo"):
+        Listener(node)
+    node.destroy_node()
+
+
+def depth_of(metres: float) -> ImageMessage:
+    pixels = np.full((48, 64), metres, np.float32)
+    return ImageMessage(height=48, width=64, step=256, encoding="32FC1", data=pixels.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("frames", "metres", "words"),
+    [
+        (("eye", "eye"), 2.0, None),
+        (("", "depth"), 2.0, None),
+        (("colour", "depth"), 2.0, "/depth/image has the frame_id 'depth', /image 'colour'"),
+        (("eye", "eye"), 2000.0, "has a median of 2000 m: is it in another unit?"),
+        (("eye", "eye"), 0.002, "has a median of 0.002 m"),
+        (("eye", "eye"), np.nan, None),
+    ],
+)
+def test_depth_that_is_of_another_camera_or_unit_is_named(probe, frames, metres, words):
+    listener = Listener(probe.node, input="rgbd")
+    image = grey_image(100)
+    depth = depth_of(metres)
+    image.header.frame_id, depth.header.frame_id = frames
+    used = listener.inputs.image(Frame(image, 0.0, partner=depth))
+    assert used is not None
+    assert used.depth is not None
+    assert [words in said for said in listener.said] == ([True] if words else [])
+    listener.inputs.close()
+
+
+def grey_image(value: int, encoding: str = "mono8") -> ImageMessage:
+    pixels = np.full((48, 64), value, np.uint8 if encoding == "mono8" else np.uint16)
+    message = ImageMessage(height=48, width=64, step=64 * pixels.itemsize, encoding=encoding)
+    message.data.frombytes(pixels.tobytes())
+    return message
+
+
+@pytest.mark.parametrize(
+    ("value", "encoding", "bits"),
+    [(10, "mono8", None), (40_000, "mono16", None), (4095, "mono16", 12), (1023, "mono16", 10)],
+)
+def test_samples_that_use_the_lower_bits_only_are_named(probe, value, encoding, bits):
+    listener = Listener(probe.node)
+    listener.inputs.image(Frame(grey_image(value, encoding), 0.0))
+    words = f"are mono16, but use only {bits} of the 16 bits"
+    assert [words in said for said in listener.said] == ([True] if bits else [])
+    listener.inputs.close()
+
+
+@pytest.mark.parametrize(
+    ("topic", "distortion", "settings", "words"),
+    [
+        ("/camera/image_raw", 0.1, {}, None),
+        ("/camera/image_rect", 0.1, {}, "/camera/image_rect has rectified images by its name"),
+        ("/zed/left/color/rect/image", 0.1, {}, "has rectified images by its name"),
+        ("/camera/image_rect", 0.0, {}, None),
+        ("/camera/image_rect_color", 0.1, {"rectified": True}, None),
+        ("/camera/image_raw", 0.1, {"rectified": True}, "has raw images by its name"),
+        ("/left/image_raw", 0.1, {"input": "stereo"}, "has raw images by its name"),
+        ("/left/image", 0.1, {"input": "stereo"}, None),
+    ],
+)
+def test_names_that_contradict_how_camera_info_is_applied(
+    probe, topic, distortion, settings, words
+):
+    node = create_node(
+        "robot", context=probe.context, cli_args=["--ros-args", "-r", f"image:={topic}"]
+    )
+    listener = Listener(node, **settings)
+    info = calibrated()
+    info.d = [distortion, 0.0, 0.0, 0.0, 0.0]
+    listener.inputs.calibration.set_info(info)
+    nothing = np.zeros((0, 2), np.float32)
+    features = Features(nothing, nothing[:, 0], nothing, 64, 48, "aliked-n16")
+    tracks = Tracks(np.zeros(0, np.uint64), np.zeros(0, np.uint32), 0)
+    listener.inputs.check(FrameResult(0, 0.0, features, Matches.empty(), tracks))
+    assert [words in said for said in listener.said] == ([True] if words else [])
+    listener.inputs.close()
+    node.destroy_node()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, None),
+        ({"width": 32, "height": 24}, "is (32, 24), the images are 32×24"),
+        ({"width": 256, "height": 192, "binning_x": 4, "binning_y": 4}, "(binning is 4×4)"),
+    ],
+)
+def test_a_camera_matrix_of_another_resolution_is_named(probe, change, words):
+    listener = Listener(probe.node)
+    info = calibrated()
+    for name, value in change.items():
+        setattr(info, name, value)
+    listener.inputs.calibration.set_info(info)
+    assert [words in said for said in listener.said] == ([True] if words else [])
+    listener.inputs.close()
+
+
+def test_two_cameras_on_one_topic_are_named(probe):
+    other = probe.node.create_publisher(ImageMessage, "image", RELIABLE)
+    listener = Listener(probe.node, input_reliability="reliable", input_depth=100)
+    probe.wait(lambda: other.get_subscription_count() and probe.images.get_subscription_count())
+    for number in range(15):
+        for camera in (probe.images, other):
+            camera.publish(image_of(number + 1, 1 if camera is other else 0))
+    probe.wait(lambda: len(listener.arrivals) == 30)
+    (said,) = listener.said
+    assert "/image has 2 publishers: their images mix" in said
     listener.inputs.close()
 
 
@@ -251,3 +434,12 @@ def test_the_recorder_has_each_camera_info_once(probe, tmp_path, qos):
     with Bag(tmp_path / "run.mcap") as bag:
         stamps = [info.header.stamp.sec for _, _, info in bag.messages(["/camera_info"])]
     assert stamps == ([0, 1, 2, 3] if qos is LATCHED else [1, 2, 3])
+
+
+@pytest.mark.long
+def test_use_sim_time_of_another_type_is_one_clear_line():
+    """Rclpy's own parameter, which launch files pass as a text or a number."""
+    for said in refusals("aliked_ros.ros.frontend_node", [["use_sim_time:=1"],
+                                                          ["use_sim_time:='true'"]]):  # fmt: skip
+        assert "'use_sim_time'" in said
+        assert "Give true or false, without quotes." in said
