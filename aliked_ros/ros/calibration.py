@@ -30,6 +30,7 @@ from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import FrameResult
 
 _MISSING_AFTER = 30  # images without a CameraInfo before the node warns
+_SMALLEST, _LARGEST = 1e-3, 100.0  # metres, of a baseline that is plausible
 _FARTHEST = 0.2  # of width or height, that the principal point lies from the middle
 
 
@@ -113,6 +114,14 @@ class Calibration:
             return
         self.right_info = message
         self.baseline = baseline_from_message(message)
+        if self.baseline is not None and not _SMALLEST < self.baseline < _LARGEST:
+            self._warnings.warn(
+                "baseline",
+                f"CameraInfo on {self._right_topic} has a baseline of {self.baseline:g} m (P[3] is "
+                f"{message.p[3]:g}), so depth is of that scale. P[3] must be -fx · baseline, in "
+                "pixels times metres: correct the driver.",
+            )
+            return
         if self.baseline is not None:
             self._warnings.clear("baseline")
             return

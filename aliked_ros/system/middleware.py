@@ -12,9 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The middleware that ``RMW_IMPLEMENTATION`` names, checked before rclpy is imported.
+"""What ROS's middleware takes from the environment, checked before rclpy is imported.
 
-If it is not installed, importing rclpy ends the whole process with status 102.
+If the one that ``RMW_IMPLEMENTATION`` names is not installed, importing rclpy ends the process
+with status 102. Fast DDS ends it at a domain for which it has no ports.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from importlib.util import find_spec
 from aliked_ros.errors import AlikedError
 
 _VARIABLE = "RMW_IMPLEMENTATION"
+_DOMAIN = "ROS_DOMAIN_ID"
+_LAST_DOMAIN = 232  # its ports are the last below 65536
 
 
 class MiddlewareError(AlikedError):
@@ -38,9 +41,13 @@ class MiddlewareError(AlikedError):
 
 
 def require_middleware() -> None:
-    """Raise MiddlewareError if ROS is installed, but not the middleware its variable names."""
-    name = os.environ.get(_VARIABLE)
-    if not name or find_spec("rclpy") is None:
+    """Raise MiddlewareError if ROS is installed, but cannot start in this environment."""
+    if find_spec("rclpy") is None:
+        return
+    name = os.environ.get(_VARIABLE, "")
+    if "zenoh" not in name:
+        _require_domain(os.environ.get(_DOMAIN, ""))
+    if not name:
         return
     try:
         ctypes.CDLL(f"lib{name}.so")
@@ -50,3 +57,16 @@ def require_middleware() -> None:
             f"unset {_VARIABLE}, or install it: apt install "
             f"ros-$ROS_DISTRO-{name.replace('_', '-')}",
         ) from error
+
+
+def _require_domain(text: str) -> None:
+    """What is no number, ROS names itself."""
+    try:
+        domain = int(text, 0)
+    except ValueError:
+        return
+    if not 0 <= domain <= _LAST_DOMAIN:
+        raise MiddlewareError(
+            f"{_DOMAIN} is {text}, DDS has the domains 0 to {_LAST_DOMAIN}",
+            "set it to a number from 0 to 101",
+        )

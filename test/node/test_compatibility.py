@@ -98,13 +98,23 @@ def test_the_front_end_takes_parameters(humble) -> None:
         probe.close()
 
 
-def test_a_node_names_a_middleware_that_is_not_installed() -> None:
+@pytest.mark.parametrize(
+    ("variable", "value", "remedy"),
+    [
+        ("RMW_IMPLEMENTATION", "rmw_unheard_of_cpp", "unset RMW_IMPLEMENTATION"),
+        ("ROS_DOMAIN_ID", "255", "set it to a number from 0 to 101"),
+        ("ROS_DOMAIN_ID", "-1", "set it to a number from 0 to 101"),
+    ],
+)
+def test_a_node_names_what_the_middleware_cannot_start_with(
+    variable: str, value: str, remedy: str
+) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "aliked_ros.ros.frontend_node"],
-        env=environment(RMW_IMPLEMENTATION="rmw_unheard_of_cpp"),
+        env=environment(**{variable: value}),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ended.returncode == 1
     (sentence,) = ended.stderr.splitlines()
-    assert "rmw_unheard_of_cpp" in sentence
-    assert "unset RMW_IMPLEMENTATION" in sentence
+    assert f"{variable} is {value}" in sentence
+    assert remedy in sentence

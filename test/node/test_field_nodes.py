@@ -124,6 +124,18 @@ def test_the_right_cameras_latched_info_gives_the_baseline(probe):
     listener.inputs.close()
 
 
+@pytest.mark.parametrize("shift", [-0.06, -90.0 * 120.0])  # in metres; in millimetres
+def test_a_baseline_in_another_unit_is_named(probe, shift):
+    listener = Listener(probe.node, input="stereo")
+    info = calibrated()
+    info.p[3] = shift
+    listener.inputs.calibration.set_right_info(info)
+    (said,) = listener.said
+    assert f"has a baseline of {-shift / 90.0:g} m" in said
+    assert "P[3] must be -fx · baseline" in said
+    listener.inputs.close()
+
+
 def image_of(sec: int, nanosec: int = 0) -> ImageMessage:
     return ImageMessage(header=Header(stamp=Time(sec=sec, nanosec=nanosec)))
 

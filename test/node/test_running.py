@@ -174,10 +174,17 @@ def test_an_argument_that_is_not_ross_is_refused():
     assert "-p NAME:=VALUE" in line
 
 
-def test_a_misspelt_parameter_is_warned_about():
-    ended = program("dataset_player", "--ros-args", "-p", "raet:=3.0", "-p", "source:=/absent")
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("raet:=3.0", "'raet' (rate is the nearest)"),
+        ("qos_overrides./image.publisher.depth:=5", "it is ignored, as are all qos_overrides.*"),
+    ],
+)
+def test_a_parameter_that_nobody_reads_is_warned_about(given: str, words: str):
+    ended = program("dataset_player", "--ros-args", "-p", given, "-p", "source:=/absent")
     warning, failure = ended.stderr.splitlines()
-    assert "'raet' (rate is the nearest)" in warning
+    assert words in warning
     assert "[dataset_player]" in failure
 
 
