@@ -86,6 +86,7 @@ class Calibration:
             self.camera = CameraModel.from_info(message, self._rectified)
         except ConfigurationError as error:
             self.camera = None
+            self._warnings.clear("principal point")
             self._warnings.warn("camera_info", f"CameraInfo refused: {error}")
             return
         self._warnings.clear("camera_info")

@@ -20,6 +20,8 @@ Its lifecycle, services and parameters are here. What processes images is in
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +45,8 @@ from aliked_ros.ros.session import OpenWorker, Session, latest_worker
 from aliked_ros.ros.warnings import reason
 from aliked_ros.system.cpu import limit_heaps
 
+_OVERLAP = 30.0  # seconds; a node that was killed stays in the graph for 20
+
 
 class FrontendNode(ManagedNode):
     """The visual front-end as a managed node.
@@ -65,6 +69,7 @@ class FrontendNode(ManagedNode):
         self._configured: Configured | None = None  # from configure to cleanup
         self._session: Session | None = None  # from activate to deactivate
         self._epochs = Epochs()
+        self._alone = time.monotonic()  # last time that no other node had this name
         self._silences = 0  # limits that have passed since the last image
         self._settings = NodeParameters(self, lambda: self._configured is not None)
         self.reporter = Reporter(self, self._settings)
@@ -195,11 +200,25 @@ class FrontendNode(ManagedNode):
 
     def _on_timer(self) -> None:
         self.publish_status()
+        self._check_name()
         session = self._session
         if session is None or session.inputs.paused:
             self._silences = 0
         else:
             self._watch(session)
+
+    def _check_name(self) -> None:
+        """Warn of another node of this name, which listeners and callers cannot tell apart."""
+        now, own = time.monotonic(), (self.get_name(), self.get_namespace())
+        if self.get_node_names_and_namespaces().count(own) < 2:
+            self._alone = now
+        elif now - self._alone > _OVERLAP:
+            self._alone = math.inf
+            self.reporter.warn(
+                f"Another node has the name {self.get_fully_qualified_name()}, too: their outputs "
+                "mix, and services reach either. End one, or rename it with --ros-args -r "
+                "__node:=NAME."
+            )
 
     def _watch(self, session: Session) -> None:
         """Do what ``silence_action`` says whenever the limit has passed without an image."""

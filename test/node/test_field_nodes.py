@@ -48,7 +48,9 @@ from aliked_ros.exporting.recording import RecordingReader
 from aliked_ros.exporting.tum import export_tum
 from aliked_ros.io.bags import Bag
 from aliked_ros.io.messages import nanoseconds
+from aliked_ros.ros import frontend_node
 from aliked_ros.ros.frame import Frame
+from aliked_ros.ros.frontend_node import FrontendNode
 from aliked_ros.ros.inputs import Inputs
 from aliked_ros.ros.parameters import DECLARATIONS
 from aliked_ros.ros.recording import Recording
@@ -446,6 +448,21 @@ def test_the_recorder_has_each_camera_info_once(probe, tmp_path, qos):
     with Bag(tmp_path / "run.mcap") as bag:
         stamps = [info.header.stamp.sec for _, _, info in bag.messages(["/camera_info"])]
     assert stamps == ([0, 1, 2, 3] if qos is LATCHED else [1, 2, 3])
+
+
+def test_another_node_of_the_same_name_is_named(probe, monkeypatch, capfd):
+    monkeypatch.setattr(frontend_node, "_OVERLAP", 0.5)
+    node = FrontendNode(context=probe.context)
+    twin = create_node("aliked_frontend", context=probe.context)
+    probe.executor.add_node(node)
+    words = "Another node has the name /aliked_frontend, too"
+    probe.wait(lambda: words in probe.status.last_error)
+    twin.destroy_node()
+    probe.spin(1.5)
+    assert capfd.readouterr().err.count(words) == 1
+    probe.executor.remove_node(node)
+    node.close()
+    node.destroy_node()
 
 
 @pytest.mark.long
