@@ -63,6 +63,7 @@ class Calibration:
         self._warnings = warnings
         self._unheard = unheard
         self._missing: set[str] = set()  # topics
+        self._frame_id = ""
 
     def assume(self, camera: CameraModel) -> None:
         """Take a model that holds until a CameraInfo comes."""
@@ -71,6 +72,7 @@ class Calibration:
 
     def set_info(self, message: CameraInfo) -> None:
         """Take over the camera's CameraInfo; warn of a bad one and continue without."""
+        self._frame_id = message.header.frame_id
         message.header = Header()  # the model does not depend on the stamp
         if message == self.info:
             self._warnings.clear("changing camera_info")
@@ -132,12 +134,13 @@ class Calibration:
             "right_x is filled, depth is not. Let the driver publish the rectified pair's P.",
         )
 
-    def check(self, result: FrameResult, stereo: bool, topic: str) -> None:
+    def check(self, result: FrameResult, stereo: bool, topic: str, frame_id: str) -> None:
         """Warn, with the reason, when ``normalized`` or stereo's ``depth`` stay empty or are wrong.
 
-        topic: of the images.
+        topic, frame_id: of the images.
         """
         self._check_rectification(topic)
+        self._check_frame(topic, frame_id)
         camera, features = self.camera, result.features
         if camera is not None and not camera.fits(features.width, features.height):
             self._warnings.warn(
@@ -160,6 +163,19 @@ class Calibration:
             self._missing.add(topic)
             sentence = f"No CameraInfo on {topic}: {output} stays empty. {self._unheard(topic)}"
             self._warnings.once(sentence.rstrip())
+
+    def _check_frame(self, topic: str, frame_id: str) -> None:
+        """Warn of a CameraInfo that seems to be another camera's."""
+        own, other = (name.removeprefix("/") for name in (frame_id, self._frame_id))
+        if own and other and own != other:
+            self._warnings.warn(
+                "frame of camera_info",
+                f"CameraInfo on {self._topic} has the frame_id {other!r}, {topic} has {own!r}: is "
+                "it that of another camera? It is used. Remap camera_info, or let the driver give "
+                "both one frame_id.",
+            )
+        else:
+            self._warnings.clear("frame of camera_info")
 
     def _check_rectification(self, topic: str) -> None:
         """Warn where the topic's name contradicts how CameraInfo is applied."""

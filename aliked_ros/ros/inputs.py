@@ -372,9 +372,9 @@ class Inputs:
         """The mask of images of this size, None = nothing is masked."""
         return self._masks.mask(width, height, self.calibration.info)
 
-    def check(self, result: FrameResult) -> None:
-        """Warn of degraded output."""
-        self.calibration.check(result, self._stereo, self.topic)
+    def check(self, result: FrameResult, frame_id: str) -> None:
+        """Warn of degraded output; frame_id: of the image."""
+        self.calibration.check(result, self._stereo, self.topic, frame_id)
         if result.static_share > _STATIC_SHARE and not self._settings["mask_static"]:
             self._warnings.warn(
                 "static",

@@ -24,7 +24,7 @@ import logging
 import signal
 from array import array
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -50,6 +50,7 @@ from aliked_ros.ros import mounting, running, transforms
 from aliked_ros.ros.conversions import feature_frame, pose_message, seconds, stamp_from_seconds
 from aliked_ros.ros.declarations import Declaration
 from aliked_ros.ros.parameters import declare
+from aliked_ros.ros.subscriptions import warn_of_silence
 from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import Float64Array, FrameResult, UInt64Array
 
@@ -178,11 +179,20 @@ class OdometryNode(Node):
             self._tf = self.create_publisher(self._tf_message, "/tf", transforms.QOS)
         self._rig_frame = ""
         if settings["rig"]:
-            topic = f"{settings['rig']}/frames"
-            self.create_subscription(RigFrame, topic, self._process_rig, _INPUT_QOS)
+            self._listen(RigFrame, f"{settings['rig']}/frames", self._process_rig)
         else:
-            topic = f"{settings['frontend']}/features"
-            self.create_subscription(FeatureFrame, topic, self._process, _INPUT_QOS)
+            self._listen(FeatureFrame, f"{settings['frontend']}/features", self._process)
+
+    def _listen(self, kind: type, topic: str, process: Callable[[Any], None]) -> None:
+        heard = False
+
+        def receive(message: Any) -> None:
+            nonlocal heard
+            heard = True
+            process(message)
+
+        name = self.create_subscription(kind, topic, receive, _INPUT_QOS).topic_name
+        warn_of_silence(self, name, kind, lambda: heard)
 
     def run(self, executor: SingleThreadedExecutor) -> None:
         """Follow the camera or the rig until shutdown."""

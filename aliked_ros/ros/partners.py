@@ -262,9 +262,9 @@ class Partners:
     def _check_depth(self, depth: Float32Array, frame: Frame) -> None:
         """Warn of depth that seems to be of another camera, or in another unit."""
         assert frame.partner is not None
-        topic, own, other = (
-            self._partners.topic_name, frame.header.frame_id, frame.partner.header.frame_id
-        )  # fmt: skip
+        topic = self._partners.topic_name
+        ids = (frame.header.frame_id, frame.partner.header.frame_id)
+        own, other = (name.removeprefix("/") for name in ids)
         if own and other and own != other:
             self._warnings.warn(
                 f"frame of {topic}",

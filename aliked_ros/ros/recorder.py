@@ -57,6 +57,7 @@ from aliked_ros.ros.declarations import Declaration
 from aliked_ros.ros.latched import subscribe_to_latched
 from aliked_ros.ros.parameters import declare
 from aliked_ros.ros.recording import Recording
+from aliked_ros.ros.subscriptions import warn_of_silence
 from aliked_ros.system.provenance import machine
 
 _DECLARATIONS = (
@@ -147,6 +148,7 @@ class RecorderNode(Node):
             for topic, kind in topics.items():
                 self._record(f"{settings[parameter]}/{topic}", kind, reliable)
         self._stamped = self._resolved(f"{settings['frontend']}/features")
+        warn_of_silence(self, self._stamped, FeatureFrame, lambda: self._last_stamp is not None)
         try:
             self._awaited = {self._resolved(name) for name in settings["topics"].split()}
         except InvalidTopicNameException as error:

@@ -155,7 +155,7 @@ class Session:
             self.latest.append(frame)
         self._reporter.step = ""
         frame.add(result.stage_times)
-        self.inputs.check(frame.result)
+        self.inputs.check(frame.result, frame.header.frame_id)
         messages = self._outputs.messages(frame)
         frame.messages = [message for _, message in messages]
         frame.lap("pack")

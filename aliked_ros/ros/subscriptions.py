@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_policy_name_from_kind, qos_profile_sensor_data
 from rclpy.subscription import Subscription
@@ -34,6 +35,7 @@ from aliked_ros.ros.latched import subscribe_to_latched
 from aliked_ros.ros.warnings import Warnings
 
 _NAMED = 3  # topics in a sentence
+_PATIENCE = 15.0  # seconds
 _TRANSPORTS = {"compressedDepth": "depth_transport", "compressed": "image_transport"}
 
 
@@ -86,7 +88,7 @@ def unheard(node: Node, topic: str, kind: type) -> str:
         more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         return f"{wanted} is published on {', '.join(found[:_NAMED])}{more}: remap to it."
     return (
-        f"Nobody publishes {wanted}: is the driver running, with the same ROS_DOMAIN_ID "
+        f"Nobody publishes {wanted}: is its node running, with the same ROS_DOMAIN_ID "
         f"({node.context.get_domain_id()} here) and RMW_IMPLEMENTATION?"
     )
 
@@ -95,6 +97,22 @@ def unheard_by(node: Node, topic: Topic) -> str:
     """As ``unheard``; empty where the topic is no subscription."""
     kind = getattr(topic, "msg_type", None)
     return unheard(node, topic.topic_name, kind) if kind else ""
+
+
+def warn_of_silence(node: Node, topic: str, kind: type, heard: Callable[[], bool]) -> None:
+    """Have the node warn, once, if nothing has come on a topic some time after its start.
+
+    heard: whether something has. kind: of the messages.
+    """
+
+    def look() -> None:
+        timer.cancel()
+        if not heard():
+            why = unheard(node, topic, kind) or "Its publisher is silent: is that node active?"
+            node.get_logger().warning(f"Nothing on {topic} for {_PATIENCE:g} s. {why}")
+
+    steady = Clock(clock_type=ClockType.STEADY_TIME)  # also while simulated time stands
+    timer = node.create_timer(_PATIENCE, look, clock=steady)
 
 
 class Subscriptions:

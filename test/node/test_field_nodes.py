@@ -48,14 +48,14 @@ from aliked_ros.exporting.recording import RecordingReader
 from aliked_ros.exporting.tum import export_tum
 from aliked_ros.io.bags import Bag
 from aliked_ros.io.messages import nanoseconds
-from aliked_ros.ros import frontend_node
+from aliked_ros.ros import frontend_node, subscriptions
 from aliked_ros.ros.frame import Frame
 from aliked_ros.ros.frontend_node import FrontendNode
 from aliked_ros.ros.inputs import Inputs
 from aliked_ros.ros.parameters import DECLARATIONS
 from aliked_ros.ros.recording import Recording
 from aliked_ros.ros.status import Statistics
-from aliked_ros.ros.subscriptions import unheard
+from aliked_ros.ros.subscriptions import unheard, warn_of_silence
 from aliked_ros.ros.warnings import Warnings
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
 from helpers import bags
@@ -231,6 +231,17 @@ def test_a_topic_on_which_nothing_comes_is_explained_by_those_that_are_there(
     rclpy.shutdown(context=context)
 
 
+def test_a_node_that_hears_nothing_says_so_once(probe, monkeypatch, capfd):
+    monkeypatch.setattr(subscriptions, "_PATIENCE", 0.3)
+    probe.node.create_publisher(CameraInfo, "/robot1/camera_info", 1)
+    for topic, heard in (("/camera_info", False), ("/image", True)):
+        warn_of_silence(probe.node, topic, CameraInfo, lambda heard=heard: heard)
+    probe.spin(1.0)
+    (said,) = [line for line in capfd.readouterr().err.splitlines() if "Nothing on" in line]
+    assert "Nothing on /camera_info for 0.3 s." in said
+    assert "is published on /robot1/camera_info: remap to it." in said
+
+
 def test_a_topic_of_two_types_is_named(probe):
     """The middleware refuses them in one process."""
     names = ["--ros-args", "-r", "image:=/eye", "-r", "camera_info:=/eye"]
@@ -300,21 +311,25 @@ def test_samples_that_use_the_lower_bits_only_are_named(probe, value, encoding, 
         ("/left/image", 0.1, {"input": "stereo"}, None),
     ],
 )
-def test_names_that_contradict_how_camera_info_is_applied(
-    probe, topic, distortion, settings, words
-):
+@pytest.mark.parametrize("frame", ["", "/eye", "other"])
+def test_names_that_contradict_camera_info(probe, topic, distortion, settings, words, frame):
     node = create_node(
         "robot", context=probe.context, cli_args=["--ros-args", "-r", f"image:={topic}"]
     )
     listener = Listener(node, **settings)
     info = calibrated()
+    info.header.frame_id = frame
     info.d = [distortion, 0.0, 0.0, 0.0, 0.0]
     listener.inputs.calibration.set_info(info)
     nothing = np.zeros((0, 2), np.float32)
     features = Features(nothing, nothing[:, 0], nothing, 64, 48, "aliked-n16")
     tracks = Tracks(np.zeros(0, np.uint64), np.zeros(0, np.uint32), 0)
-    listener.inputs.check(FrameResult(0, 0.0, features, Matches.empty(), tracks))
-    assert [words in said for said in listener.said] == ([True] if words else [])
+    listener.inputs.check(FrameResult(0, 0.0, features, Matches.empty(), tracks), "eye")
+    expected = [words] if words else []
+    if frame == "other":
+        expected.append(f"has the frame_id 'other', {topic} has 'eye'")
+    assert len(listener.said) == len(expected)
+    assert all(words in said for words, said in zip(expected, listener.said, strict=True))
     listener.inputs.close()
     node.destroy_node()
 
