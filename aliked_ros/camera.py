@@ -215,20 +215,38 @@ class CameraModel:
 
     @classmethod
     def from_calibration(cls, calibration: Mapping[str, Any]) -> CameraModel:
-        """The model of a ``calib.json`` (width, height, fx, fy, cx, cy, distortion_model, ...)."""
-        matrix = np.array(
-            [
-                [calibration["fx"], 0.0, calibration["cx"]],
-                [0.0, calibration["fy"], calibration["cy"]],
-                [0.0, 0.0, 1.0],
-            ]
-        )
+        """The model of a ``calib.json`` (width, height, fx, fy, cx, cy, distortion_model, ...).
+
+        Raises ConfigurationError if something is missing, not a number, or nonsense.
+        """
+        numbers = {}
+        for name in ("width", "height", "fx", "fy", "cx", "cy"):
+            value = calibration.get(name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ConfigurationError(f"The calibration's {name} is {value!r}; give a number.")
+            numbers[name] = value
+        if not all(np.isfinite(numbers[name]) for name in ("width", "height")):
+            raise ConfigurationError(
+                f"The calibration's size is {numbers['width']}×{numbers['height']}; give pixels."
+            )
+        distortion = calibration.get("distortion") or []
+        try:
+            coefficients = np.asarray(distortion, np.float64).reshape(-1)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"The calibration's distortion is {distortion!r}; give a list of numbers."
+            ) from error
+        matrix = [
+            [numbers["fx"], 0.0, numbers["cx"]],
+            [0.0, numbers["fy"], numbers["cy"]],
+            [0.0, 0.0, 1.0],
+        ]
         return create_camera(
-            int(calibration["width"]),
-            int(calibration["height"]),
-            matrix,
-            str(calibration.get("distortion_model", "")),
-            np.asarray(calibration.get("distortion", []), np.float64),
+            int(numbers["width"]),
+            int(numbers["height"]),
+            np.array(matrix, np.float64),
+            str(calibration.get("distortion_model") or ""),
+            coefficients,
         )
 
 
@@ -266,7 +284,12 @@ def create_camera(
     distortion = distortion[: fitting[-1]]
     if name in LENSES and (problem := LENSES[name].check(distortion)):
         raise ConfigurationError(f"{name} is impossible: {problem}. Correct the calibration.")
-    if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or not np.isfinite(distortion).all():
+    if not np.isfinite(distortion).all():
+        raise ConfigurationError(
+            f"The distortion coefficients are {distortion.tolist()}; they must be finite. "
+            "Calibrate the camera again."
+        )
+    if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
         raise ConfigurationError(f"The camera matrix is {matrix.tolist()}; it must be 3×3, finite.")
     if matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
         raise ConfigurationError(

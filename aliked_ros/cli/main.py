@@ -25,7 +25,10 @@ Whatever takes long to import is imported inside the command that needs it, so `
 from __future__ import annotations
 
 import logging
+import os
+import re
 import sys
+from io import TextIOWrapper
 from typing import Any
 
 import typer
@@ -40,12 +43,16 @@ from aliked_ros.cli.train import train
 from aliked_ros.errors import AlikedError
 from aliked_ros.system.packages import missing
 
+_HOME = re.compile(r"^(--[\w-]+=|)~/")
+
 
 class _Commands(TyperGroup):
     """Says what went wrong in one line instead of a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         logging.basicConfig(format="%(levelname)s: %(message)s")
+        if isinstance(sys.stdout, TextIOWrapper):  # names of files need not be valid UTF-8
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except AlikedError as error:
@@ -92,4 +99,10 @@ for command, name, example in (
 
 def main(*command: str) -> None:
     """Run the command line; command: what goes before the arguments, e.g. ``models build``."""
-    app([*command, *sys.argv[1:]], prog_name="aliked_ros")
+    arguments = [_HOME.sub(_expanded, argument) for argument in sys.argv[1:]]
+    app([*command, *arguments], prog_name="aliked_ros")
+
+
+def _expanded(match: re.Match[str]) -> str:
+    """``--option=~/file``, which shells leave as it is, and a quoted ``~/file``."""
+    return match[1] + os.path.expanduser("~/")

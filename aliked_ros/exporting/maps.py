@@ -55,6 +55,7 @@ from aliked_ros.io.messages import (
     optional_array,
     tracks_from_message,
 )
+from aliked_ros.system.cache import check_target
 from aliked_ros.types import Float32Array, FrameResult, Matches
 
 VERSION = 1
@@ -186,6 +187,7 @@ class MapFile:
         written, ConfigurationError without places, and what ``load`` raises; the earlier map is
         unchanged then.
         """
+        check_target(self.path)
         with _LOCKS.guard:
             if not self._locked:
                 _LOCKS.take(self.path)

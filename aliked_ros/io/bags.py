@@ -23,7 +23,7 @@ from __future__ import annotations
 import logging
 import re
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from itertools import chain
 from pathlib import Path
@@ -62,6 +62,7 @@ class Bag:
             for topic in part.topics:
                 counts[topic.name, topic.msgtype] += topic.count
         self.topics = [Topic(*key, count) for key, count in sorted(counts.items()) if count]
+        self._leave_out_others()
 
     def __enter__(self) -> Bag:
         return self
@@ -153,6 +154,25 @@ class Bag:
         for failure in failures:
             logger.warning("skipped: %s", failure)
         return parts
+
+    def _leave_out_others(self) -> None:
+        """Keep one type of each topic: a sensor's, else that with the most messages."""
+        by_name: defaultdict[str, list[Topic]] = defaultdict(list)
+        for topic in self.topics:
+            by_name[topic.name].append(topic)
+        for name, kinds in by_name.items():
+            if len(kinds) == 1:
+                continue
+            best = max(kinds, key=lambda one: (one.msgtype.startswith("sensor_msgs/"), one.count))
+            logger.warning(
+                "%s: %s has messages of %d types (%s); only those of %s are read.", self.path,
+                name, len(kinds), ", ".join(f"{one.count} {one.msgtype}" for one in kinds),
+                best.msgtype,
+            )  # fmt: skip
+            others = [one for one in kinds if one is not best]
+            self.topics = [one for one in self.topics if one not in others]
+            for part in self._parts:
+                part.left_out.update((name, one.msgtype) for one in others)
 
     def _part(self, path: Path) -> Part:
         part = open_part(path)

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -29,6 +30,7 @@ from aliked_ros.errors import SourceError
 from aliked_ros.io.video import COMPRESSED_VIDEO, FFMPEG_PACKET
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no serialised message starts like this
+_DDS = re.compile(r"^(\w+)::msg::(?:dds_::)?(\w+?)_?$")  # names as DDS recorders write them
 _SERIALIZATIONS = {"cdr": "deserialize_cdr", "ros1": "deserialize_ros1"}
 # Humble stores no definitions; these packages are not part of ROS's own.
 _VIDEO = {
@@ -62,6 +64,7 @@ class Decoder:
         self._method = _SERIALIZATIONS.get(encoding, "")
         self._notation, self._definition = notation, definition
         self._decode: Callable[[bytes, str], Any] | None = None
+        name = _DDS.sub(r"\1/msg/\2", name)
         self.msgtype = normalize_msgtype(name) if self._method else f"{name} in {encoding or '?'}"
 
     def __call__(self, data: bytes) -> Any:

@@ -23,13 +23,15 @@ import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from aliked_ros.errors import ImageError
+from aliked_ros.errors import AlikedError, ImageError
+from aliked_ros.io.signatures import nature
 from aliked_ros.types import Float32Array, UInt8Array
 
 if TYPE_CHECKING:
@@ -132,10 +134,17 @@ def _nature(image: memoryview) -> str:
     """Why OpenCV cannot decode an image, as far as its first bytes show."""
     if not image.nbytes:
         return "it is empty"
+    if other := nature(image):
+        return other
     known = {_JPEG: "JPEG", _PNG: "PNG", b"BM": "BMP", b"RIFF": "WebP", b"II*\0": "TIFF"}
     known |= {b"MM\0*": "TIFF", **{b"P%d" % digit: "PNM" for digit in range(1, 7)}}
     for begin, name in known.items():
         if bytes(image[: len(begin)]) == begin:
+            if name == "TIFF":
+                return (
+                    "it starts like a TIFF, but is damaged, truncated, or of a kind that OpenCV "
+                    "cannot show; convert it to 8 or 16 bits, without compression or with LZW"
+                )
             return f"it starts like a {name}, but is damaged, truncated or unknown to OpenCV"
     return f"it starts with {bytes(image[:4]).hex(' ').upper()}, which OpenCV does not know"
 
@@ -300,6 +309,14 @@ def depth_in_metres(raw: NDArray[Any], units_per_metre: float = MILLIMETRES) -> 
         metres[raw == np.iinfo(np.uint16).max] = np.nan
     metres[~(np.isfinite(metres) & (metres > 0.0))] = np.nan
     return metres
+
+
+def check_name(path: Path, kind: type[AlikedError]) -> None:
+    """Raises an error of this kind for a path that crashes OpenCV when it opens the file itself."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise kind(f"the name of {str(path)!r} is not valid UTF-8; rename it.") from error
 
 
 @contextmanager

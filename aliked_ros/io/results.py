@@ -30,7 +30,8 @@ import numpy as np
 
 from aliked_ros.errors import OutputError
 from aliked_ros.io.drawing import Trails, draw_tracks, fit
-from aliked_ros.system.cache import atomic_path
+from aliked_ros.io.images import check_name
+from aliked_ros.system.cache import atomic_path, check_target
 from aliked_ros.types import Float32Array, FrameResult, Image, Tracks, UInt8Array
 
 logger = logging.getLogger(__name__)
@@ -42,10 +43,20 @@ VIDEO, TRACKS, SUMMARY = "tracks.mp4", "tracks.npz", "summary.json"
 
 @contextmanager
 def output_path(target: Path) -> Iterator[Path]:
-    """``cache.atomic_path`` for a user's file; OutputError if it cannot be written."""
+    """``cache.atomic_path`` for a user's file; OutputError if it cannot be written.
+
+    A link to a file stays: what it leads to is replaced. Devices, pipes and URIs are refused.
+    """
+    check_target(target)
     try:
-        with atomic_path(target) as path:
+        real = target.resolve() if target.is_symlink() and not target.is_dir() else target
+        with atomic_path(real) as path:
             yield path
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OutputError(
+            f"cannot write {target}: a part of {error.filename or target} is a file, not a folder; "
+            "choose another path."
+        ) from error
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}.") from error
 
@@ -107,6 +118,7 @@ class VideoFile:
         self._frames += 1
 
     def _begin(self, size: tuple[int, int]) -> cv2.VideoWriter:
+        check_name(self._target, OutputError)
         with ExitStack() as stack:
             self._path = stack.enter_context(output_path(self._target))
             fourcc = cv2.VideoWriter.fourcc(*"mp4v")

@@ -40,11 +40,13 @@ from rosbags.rosbag1 import Reader as Ros1Reader
 
 from aliked_ros.errors import SourceError
 from aliked_ros.io.definitions import Decoder
+from aliked_ros.io.signatures import MCAP_MAGIC as MCAP_MAGIC
+from aliked_ros.io.signatures import ROS1_MAGIC, SQLITE_MAGIC, head_of, nature
 
-MCAP_MAGIC = b"\x89MCAP0\r\n"
 COMPRESSIONS = (".zstd", ".zst")
 _NO_SCHEMA = Schema(id=0, data=b"", encoding="", name="no type")
 _RECORD_HEAD = 9  # bytes: kind and length
+_EARLIEST = -(1 << 63)  # time of arrival; a robot's clock may begin before 1970
 _DISORDER = 8 << 20  # bytes of messages that are sorted together
 
 
@@ -61,12 +63,13 @@ class Part(Protocol):
     """One file.
 
     topics: those with messages. note: a remark for the user, empty = none. cut_off: the end is
-    missing.
+    missing. left_out: names and types of topics that are not read; to be filled in.
     """
 
     topics: list[Topic]
     note: str
     cut_off: bool
+    left_out: set[tuple[str, str]]
 
     def messages(self, names: Collection[str], start: int = 0) -> Iterator[tuple[int, str, Any]]:
         """Time of arrival (nanoseconds), topic and message, in order of arrival.
@@ -85,13 +88,20 @@ class Part(Protocol):
 
 
 def open_part(path: Path) -> Part:
-    """Open one file by its suffix. Raises SourceError if nothing can be read."""
+    """Open one file, of the kind that its first bytes or else its suffix say.
+
+    Raises SourceError if nothing can be read.
+    """
     try:
         if path.stat().st_size == 0:  # SQLite would delete the -wal file beside such a database
             raise SourceError(f"cannot read {path}: the file is empty.")
         if path.suffix.lower() in COMPRESSIONS:
             return _Compressed(path)
-        kind = _KINDS.get(path.suffix.lower())
+        head, kind = head_of(path), _KINDS.get(path.suffix.lower())
+        if by_content := [one for magic, one in _MAGICS.items() if head.startswith(magic)]:
+            kind = by_content[0]  # whatever its name says
+        elif other := nature(head):
+            raise SourceError(f"cannot read {path}: {other}.")
         if kind is None:
             raise SourceError(
                 f"{path} is no recording; give an .mcap or .db3 file, a ROS 1 .bag, or the folder "
@@ -108,6 +118,7 @@ class Mcap:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.note = ""
+        self.left_out: set[tuple[str, str]] = set()
         self._decoders: dict[int, Decoder] = {}
         self._names: dict[int, str] = {}
         counts: Counter[int] = Counter()
@@ -137,13 +148,18 @@ class Mcap:
         for schema, channel, message in self._stored(names, start):
             if channel.topic in names:
                 self._learn(schema, channel)  # the file may have grown
-                decoded = self._decoders[channel.id](message.data)
-                yield message.log_time, channel.topic, decoded
+                decode = self._decoders[channel.id]
+                if (channel.topic, decode.msgtype) not in self.left_out:
+                    yield message.log_time, channel.topic, decode(message.data)
 
     def times(self, name: str) -> list[int] | None:
         if self._index is None:
             return None
-        channels = [key for key, topic in self._names.items() if topic == name]
+        channels = [
+            key
+            for key, topic in self._names.items()
+            if topic == name and (name, self._decoders[key].msgtype) not in self.left_out
+        ]
         found: list[int] = []
         with self._path.open("rb") as file:
             for chunk in self._index.chunk_indexes:
@@ -154,7 +170,11 @@ class Mcap:
                         file.seek(offset + _RECORD_HEAD)
                         index = MessageIndex.read(ReadDataStream(file))
                         found += [time for time, _ in index.records]
-        counts = [topic.count for topic in self.topics if topic.name == name]
+        counts = [
+            topic.count
+            for topic in self.topics
+            if topic.name == name and (name, topic.msgtype) not in self.left_out
+        ]
         return sorted(found) if len(found) == sum(counts) else None  # else it is damaged
 
     def close(self) -> None:
@@ -268,32 +288,36 @@ class Sqlite:
 
     def __init__(self, path: Path) -> None:
         self.note = ""
+        self.left_out: set[tuple[str, str]] = set()
         self._copy: TemporaryDirectory[str] | None = None
         try:
             self._database = self._connect(path)
             self._read_topics()
         except sqlite3.Error as error:
             self.close()
+            if "no such table" in str(error):
+                raise SourceError(f"{path} is not a recording of rosbag2: {error}.") from error
             raise SourceError(
                 f"cannot read {path}: {error}. Copy it again with the files beside it, or "
                 "'sqlite3 FILE .recover' recovers the intact part."
             ) from error
 
     def messages(self, names: Collection[str], start: int = 0) -> Iterator[tuple[int, str, Any]]:
-        wanted = [key for key, name in self._names.items() if name in names]
+        wanted = self._keys(names)
         places = ",".join("?" * len(wanted))
         for key, time, data in self._database.execute(
             f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({places}) "
             "AND timestamp >= ? ORDER BY timestamp",
-            [*wanted, start],
+            [*wanted, start or _EARLIEST],
         ):
             yield int(time), self._names[key], self._decoders[key](data)
 
     def times(self, name: str) -> list[int] | None:
+        wanted = self._keys([name])
         rows = self._database.execute(
-            "SELECT timestamp FROM messages JOIN topics ON topics.id = topic_id WHERE name = ? "
-            "ORDER BY timestamp",
-            [name],
+            "SELECT timestamp FROM messages WHERE topic_id IN "
+            f"({','.join('?' * len(wanted))}) ORDER BY timestamp",
+            wanted,
         )
         return [int(time) for (time,) in rows]
 
@@ -302,6 +326,13 @@ class Sqlite:
             database.close()
         if self._copy is not None:
             self._copy.cleanup()
+
+    def _keys(self, names: Collection[str]) -> list[int]:
+        return [
+            key
+            for key, name in self._names.items()
+            if name in names and (name, self._decoders[key].msgtype) not in self.left_out
+        ]
 
     def _connect(self, path: Path) -> sqlite3.Connection:
         beside = [path.with_name(path.name + end) for end in ("-wal", "-journal")]
@@ -357,6 +388,7 @@ class Ros1:
     note, cut_off = "", False
 
     def __init__(self, path: Path) -> None:
+        self.left_out: set[tuple[str, str]] = set()
         try:
             self._reader = Ros1Reader(path)
             self._reader.open()
@@ -364,7 +396,8 @@ class Ros1:
             raise
         except Exception as error:  # ReaderError, or anything else after damage
             raise SourceError(
-                f"cannot read {path}: {one_line(error)} 'rosbag reindex' recovers the intact part."
+                f"cannot read {path}: {one_line(error)} 'rosbag reindex {path.name}' (ROS 1) "
+                "recovers the intact part."
             ) from error
         self._decoders = {
             c.id: Decoder(c.msgtype, "ros1", "ros1msg", c.msgdef.data)
@@ -373,7 +406,11 @@ class Ros1:
         self.topics = [Topic(c.topic, c.msgtype, c.msgcount) for c in self._reader.connections]
 
     def messages(self, names: Collection[str], start: int = 0) -> Iterator[tuple[int, str, Any]]:
-        wanted = [c for c in self._reader.connections if c.topic in names]
+        wanted = [
+            c
+            for c in self._reader.connections
+            if c.topic in names and (c.topic, c.msgtype) not in self.left_out
+        ]
         if not wanted:  # an empty list would mean all
             return
         for connection, time, data in self._reader.messages(wanted):
@@ -403,7 +440,7 @@ class _Compressed:
         except OSError:
             self._folder.cleanup()
             raise
-        self.topics = self._part.topics
+        self.topics, self.left_out = self._part.topics, self._part.left_out
         self.note = self._part.note.replace(str(unpacked), str(path))
         if problem:
             self.note = f"{path}: {problem}. What could be unpacked is read. {self.note}".strip()
@@ -441,6 +478,9 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+_MAGICS: dict[bytes, Callable[[Path], Part]] = {
+    MCAP_MAGIC: Mcap, SQLITE_MAGIC: Sqlite, ROS1_MAGIC: Ros1,
+}  # fmt: skip
 _KINDS: dict[str, Callable[[Path], Part]] = {
     ".mcap": Mcap,
     ".db3": Sqlite,

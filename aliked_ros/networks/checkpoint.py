@@ -33,10 +33,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aliked_ros.errors import WeightsError
+from aliked_ros.io.signatures import head_of, nature
 
 if TYPE_CHECKING:
     from torch import nn
 
+_ZIP = b"PK"  # of a checkpoint
 Array = NDArray[Any]
 State = dict[str, Array]
 """Tensors by name."""
@@ -132,7 +134,7 @@ def read_state_dict(path: Path) -> State:
                 content = _TensorReader(file, archive, folder).load()
     except Exception as error:  # a damaged pickle can raise anything
         raise WeightsError(
-            f"Cannot read the checkpoint {path}: {_reason(error)}. "
+            f"Cannot read the checkpoint {path}: {_reason(error, path)}. "
             "Fetch it again with `aliked_ros models fetch --force`, or save it again with "
             "torch.save(network.state_dict(), FILE)."
         ) from error
@@ -145,10 +147,13 @@ def read_state_dict(path: Path) -> State:
     }
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path: Path) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, zipfile.BadZipFile):
+        head = head_of(path)
+        if not head.startswith(_ZIP) and (other := nature(head)):
+            return other
         return "it is cut off, damaged, or no PyTorch checkpoint"
     return str(error) or type(error).__name__
 

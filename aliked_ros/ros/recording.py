@@ -34,6 +34,7 @@ from typing import IO
 from mcap.writer import CompressionType, Writer
 
 from aliked_ros.errors import ConfigurationError, OutputError
+from aliked_ros.system.cache import check_target
 
 _CHUNK_BYTES = 1 << 20
 _SEPARATOR = "\n" + "=" * 80 + "\n"
@@ -92,6 +93,7 @@ class Recording:
         """Open the partial file. Raises OutputError when that is impossible."""
         if output.suffix != ".mcap":
             raise ConfigurationError(f"output is {str(output)!r}; it must end in .mcap.")
+        check_target(output)
         self.output = output
         self.partial = output.with_suffix(".partial.mcap")
         self.left_over: Path | None = None

@@ -37,7 +37,7 @@ from aliked_ros.sources.base import (
     read_image,
     read_mask,
 )
-from aliked_ros.sources.files import ImageFiles
+from aliked_ros.sources.files import ImageFiles, local_path
 from aliked_ros.sources.masked import MaskedSource
 from aliked_ros.types import UInt8Array
 
@@ -104,7 +104,7 @@ def open_source(
         from aliked_ros.sources.realsense import RealSense
 
         return RealSense(spec.partition(":")[2], limit, partner)
-    path = Path(spec).expanduser()
+    path = local_path(spec)
     if (not path.exists() and "#" in spec) or _names_a_bag(path):
         return _recording(spec, limit, partner)
     if path.is_dir():
@@ -143,7 +143,8 @@ def _folder(path: Path, limit: int | None, partner: Partner) -> Source:
         return datasets.euroc(root, limit, partner)
     if _is_bag(path):
         return _recording(str(path), limit, partner)
-    if inside := sorted(islice(_data_sets(path), _SUGGESTIONS)):
+    found = _data_sets(path) or _image_folders(path)
+    if inside := sorted(found)[:_SUGGESTIONS]:
         raise SourceError(
             f"{path} is not a source of images, but contains some: "
             f"{', '.join(map(str, inside))}. Name one of them."
@@ -151,14 +152,24 @@ def _folder(path: Path, limit: int | None, partner: Partner) -> Source:
     return files.folder(path, limit, partner)
 
 
-def _data_sets(path: Path) -> Iterator[Path]:
+def _data_sets(path: Path) -> list[Path]:
     """Sequences up to two folders below one that holds no images itself."""
-    if files.image_files(path):
-        return
-    for pattern in ("*/", "*/*/"):
-        for inside in islice(path.glob(pattern), _SEARCHED):
-            if (inside / "frames.csv").is_file() or datasets.is_known(inside):
-                yield inside
+    return [
+        inside
+        for inside in _folders(path)
+        if (inside / "frames.csv").is_file() or datasets.is_known(inside)
+    ]
+
+
+def _image_folders(path: Path) -> list[Path]:
+    """The same for folders of images."""
+    return [inside for inside in _folders(path) if files.image_files(inside)]
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    if not files.image_files(path):
+        for pattern in ("*/", "*/*/"):
+            yield from islice(path.glob(pattern), _SEARCHED)
 
 
 def _is_bag(path: Path) -> bool:
@@ -181,8 +192,8 @@ def _names_a_bag(path: Path, kinds: tuple[str, ...] = _BAG_SUFFIXES) -> bool:
 def _recording(spec: str, limit: int | None, partner: Partner) -> Source:
     from aliked_ros.sources.recordings import Recording, split_topics
 
-    name, topics = split_topics(spec) if not Path(spec).expanduser().exists() else (spec, ())
-    path = Path(name).expanduser()
+    name, topics = split_topics(spec) if not local_path(spec).exists() else (spec, ())
+    path = local_path(name)
     if not path.exists() or not _is_bag(path):
         kind = "is no recording" if path.exists() else "does not exist"
         raise SourceError(f"source {spec!r}: {name} {kind}; give {KINDS}.")

@@ -34,8 +34,9 @@ from aliked_ros.types import Float32Array, Float64Array, Image, UInt8Array
 logger = logging.getLogger("aliked_ros.sources")
 
 IMAGE_SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm")
-)
+    (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm",
+     ".pbm", ".pnm", ".jp2", ".avif")
+)  # fmt: skip
 NOMINAL_RATE = 30.0  # Hz, for sources without times
 Partner = Literal["none", "right", "depth"]
 """What an image comes with: nothing, the right image of a stereo pair, or a depth image."""
@@ -172,10 +173,15 @@ def image_at(pixels: UInt8Array, nanoseconds: int) -> Image:
 
 def warn_of_another_size(name: str, calibration: dict[str, Any] | None, pixels: UInt8Array) -> None:
     """Warn if a calibration is for another image size, and thus not used."""
-    if calibration is None:
+    if calibration is None or calibration.keys().isdisjoint(("fx", "width", "height")):
         return
     size, own = pixels.shape[1::-1], (calibration.get("width"), calibration.get("height"))
-    if size != own:
+    if not all(isinstance(side, int | float) for side in own):
+        logger.warning(
+            "%s: its calibration is not used, for its width is %r and its height %r; give pixels.",
+            name, *own,
+        )  # fmt: skip
+    elif size != own:
         logger.warning(
             "%s: its calibration is for %s×%s images, these are %d×%d: it is not used. Give one "
             "for this resolution, and for the images as they are stored.", name, *own, *size,

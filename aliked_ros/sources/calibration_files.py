@@ -14,14 +14,16 @@
 
 """Calibrations as other tools write them, to what a ``calib.json`` says.
 
-Read are ROS's camera_info YAML (camera_calibration), Kalibr's camchain.yaml, EuRoC's sensor.yaml,
-OpenCV's FileStorage (YAML or XML) and COLMAP's cameras.txt. Pixels have their origin at the centre
-of the top-left pixel; COLMAP's are moved.
+Read are ROS's camera_info YAML (camera_calibration) and a CameraInfo that ``ros2 topic echo``
+printed, Kalibr's camchain.yaml, EuRoC's sensor.yaml, OpenCV's FileStorage (YAML, XML or JSON), the
+settings of ORB-SLAM and VINS, and COLMAP's cameras.txt and cameras.bin. Pixels have their origin at
+the centre of the top-left pixel; COLMAP's are moved.
 """
 
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,15 +33,15 @@ import cv2
 import numpy as np
 import yaml
 
-from aliked_ros.camera import CameraModel
+from aliked_ros.camera import CameraModel, create_camera
 from aliked_ros.errors import ConfigurationError, SourceError
 from aliked_ros.io.images import quiet_opencv
-from aliked_ros.sources.base import calibration_of
+from aliked_ros.sources.base import calibration_of, calibration_of_camera
 from aliked_ros.types import Float64Array
 
 NAMES = (
     "calib.json", "camera_info.yaml", "camchain.yaml", "*camchain*.yaml", "sensor.yaml",
-    "calibration.yaml", "calibration.yml", "calibration.xml", "cameras.txt",
+    "calibration.yaml", "calibration.yml", "calibration.xml", "cameras.txt", "cameras.bin",
 )  # fmt: skip
 """What a calibration in a folder of images is called; the first that is there counts."""
 
@@ -51,6 +53,26 @@ _KALIBR_CAMERAS = {
     "pinhole": ("", 0), "omni": ("omnidirectional", 1), "eucm": ("eucm", 2),
     "ds": ("double_sphere", 2),
 }  # fmt: skip
+_ORB = ("Camera", "Camera1")  # prefixes of the left camera's settings, ORB-SLAM 2 and 3
+# VINS's camera: where its focal lengths, principal point and coefficients are, and our name
+_VINS = {
+    "PINHOLE": ("projection_parameters", "fx fy cx cy", "distortion_parameters", "k1 k2 p1 p2",
+                "plumb_bob"),
+    "KANNALA_BRANDT": ("projection_parameters", "mu mv u0 v0", "projection_parameters",
+                       "k2 k3 k4 k5", "equidistant"),
+    "MEI": ("projection_parameters", "gamma1 gamma2 u0 v0", "distortion_parameters",
+            "k1 k2 p1 p2", "omnidirectional"),
+}  # fmt: skip
+# OpenCV's names, as samples and users write them
+_OPENCV_MATRIX = ("camera_matrix", "Camera_Matrix", "cameraMatrix", "CameraMatrix", "K", "M1")
+_OPENCV_DISTORTION = (
+    "distortion_coefficients", "Distortion_Coefficients", "distCoeffs", "dist_coeffs", "D", "D1",
+)  # fmt: skip
+_OPENCV_SIZE = (
+    ("image_width", "image_Width", "imageWidth", "width"),
+    ("image_height", "image_Height", "imageHeight", "height"),
+)
+_LARGEST_NUMBER = 1e9  # OpenCV makes text the largest number there is
 # COLMAP's model → ours, whether it has one focal length, and the place of each of our coefficients
 # among its further parameters (None = 0)
 _COLMAP: dict[str, tuple[str, bool, tuple[int | None, ...]]] = {
@@ -66,6 +88,12 @@ _COLMAP: dict[str, tuple[str, bool, tuple[int | None, ...]]] = {
     "THIN_PRISM_FISHEYE": ("thin_prism_fisheye", False, tuple(range(8))),
     "EUCM": ("eucm", False, (0, 1)),
 }
+# COLMAP's numbers of its models, and of their parameters (cameras.bin)
+_COLMAP_NUMBERS = {
+    0: ("SIMPLE_PINHOLE", 3), 1: ("PINHOLE", 4), 2: ("SIMPLE_RADIAL", 4), 3: ("RADIAL", 5),
+    4: ("OPENCV", 8), 5: ("OPENCV_FISHEYE", 8), 6: ("FULL_OPENCV", 12), 7: ("FOV", 5),
+    8: ("SIMPLE_RADIAL_FISHEYE", 4), 9: ("RADIAL_FISHEYE", 5), 10: ("THIN_PRISM_FISHEYE", 12),
+}  # fmt: skip
 _COLMAP_CENTRE = 0.5  # pixels, of COLMAP's top-left pixel
 
 
@@ -91,7 +119,7 @@ def read_calibration(path: Path) -> Calibration:
     """
     try:
         calibration = _read(path)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, struct.error) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else error
         raise SourceError(f"{path} is no complete calibration: {what}.") from error
     if path.suffix != ".json":  # of which the parts that are needed are checked where they are
@@ -103,13 +131,15 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def _read(path: Path) -> Calibration:
+    if path.suffix == ".bin":
+        return _colmap(path, _colmap_rows(path))
     text = _text(path)
     if path.suffix == ".json":
         return _ours(path, text)
     if path.suffix == ".txt":
-        return _colmap(path, text)
-    if (path.suffix == ".xml" or text.startswith("%YAML")) and "T_BS" not in text:
-        return _opencv(path)
+        return _colmap(path, [line.split() for line in text.splitlines()])
+    if path.suffix == ".xml" or "!!opencv-matrix" in text:
+        return _opencv(text)
     document = _document(path, text)
     if isinstance(document, Mapping):
         for key, read in _KINDS.items():
@@ -117,16 +147,18 @@ def _read(path: Path) -> Calibration:
                 return read(document)
     raise SourceError(
         f"{path} is of no known kind: it has none of {', '.join(_KINDS)}. Give ROS's camera_info "
-        "YAML, Kalibr's camchain.yaml, EuRoC's sensor.yaml, an OpenCV file, COLMAP's cameras.txt, "
-        "or a calib.json."
+        "YAML, Kalibr's camchain.yaml, EuRoC's sensor.yaml, a file of OpenCV, ORB-SLAM or VINS, "
+        "COLMAP's cameras.txt, or a calib.json."
     )
 
 
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path} cannot be read: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path} cannot be read: save it as UTF-8 text.") from error
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def _document(path: Path, text: str) -> Any:
@@ -140,8 +172,14 @@ def _document(path: Path, text: str) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """A YAML document; OpenCV's first line, which EuRoC kept, is not valid YAML 1.1."""
-    return yaml.safe_load(text.removeprefix("%YAML:1.0"))
+    """The first YAML document; OpenCV's first line, which EuRoC kept, is not valid YAML 1.1.
+
+    Raises yaml.YAMLError.
+    """
+    try:
+        return next(yaml.safe_load_all(text.removeprefix("%YAML:1.0")), None)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply") from error
 
 
 def _ours(path: Path, text: str) -> Calibration:
@@ -151,7 +189,7 @@ def _ours(path: Path, text: str) -> Calibration:
         raise SourceError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(calibration, dict):
         raise SourceError(f"{path} must hold a JSON object, not a {type(calibration).__name__}.")
-    return calibration
+    return _opencv(text) if any(name in calibration for name in _OPENCV_MATRIX) else calibration
 
 
 def _ros(document: Mapping[str, Any]) -> Calibration:
@@ -163,6 +201,55 @@ def _ros(document: Mapping[str, Any]) -> Calibration:
         str(document["distortion_model"]),
         _numbers(document["distortion_coefficients"]["data"]),
     )
+
+
+def _message(document: Mapping[str, Any]) -> Calibration:
+    """A sensor_msgs/CameraInfo of ROS 2 or ROS 1; binning and region are accounted for."""
+    fields = {str(name).lower(): value for name, value in document.items()}
+    region = fields.get("roi") or {}
+    camera = create_camera(
+        int(region.get("width") or fields["width"]) // (fields.get("binning_x") or 1),
+        int(region.get("height") or fields["height"]) // (fields.get("binning_y") or 1),
+        np.array(fields["k"], np.float64).reshape(3, 3),
+        str(fields["distortion_model"]),
+        np.array(fields["d"], np.float64),
+        (fields.get("binning_x") or 1, fields.get("binning_y") or 1),
+        (region.get("x_offset") or 0, region.get("y_offset") or 0),
+    )
+    return calibration_of_camera(camera)
+
+
+def _orb_slam(document: Mapping[str, Any]) -> Calibration:
+    """The settings of ORB-SLAM 2 or 3, of the only or left camera."""
+    own = next(prefix for prefix in _ORB if f"{prefix}.fx" in document)
+    kind = str(document.get("Camera.type", "PinHole"))
+    fisheye = kind == "KannalaBrandt8"
+    if kind not in ("PinHole", "Rectified", "KannalaBrandt8"):
+        raise ValueError(f"Camera.type is {kind!r}; known are PinHole, Rectified, KannalaBrandt8")
+    names = ("k1", "k2", "k3", "k4") if fisheye else ("k1", "k2", "p1", "p2", "k3")
+    coefficients = [document.get(f"{own}.{name}", 0.0) for name in names]
+    fx, fy, cx, cy = _numbers([document[f"{own}.{name}"] for name in ("fx", "fy", "cx", "cy")])
+    width, height = (int(document[f"Camera.{name}"]) for name in ("width", "height"))
+    matrix = np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+    model = "equidistant" if fisheye else "plumb_bob"
+    calibration = calibration_of(width, height, matrix, model, _numbers(coefficients))
+    depth = document.get("DepthMapFactor") or document.get("RGBD.DepthMapFactor")
+    return calibration | ({"depth_scale": float(depth)} if depth else {})
+
+
+def _vins(document: Mapping[str, Any]) -> Calibration:
+    """A camera of VINS (camodocal)."""
+    kind = str(document["model_type"])
+    if kind not in _VINS:
+        raise ValueError(f"model_type is {kind!r}; known are {', '.join(_VINS)}")
+    where, names, beside, coefficients, model = _VINS[kind]
+    fx, fy, cx, cy = _numbers([document[where][name] for name in names.split()])
+    distortion = _numbers([document[beside][name] for name in coefficients.split()])
+    if kind == "MEI":
+        distortion.insert(0, float(document["mirror_parameters"]["xi"]))
+    matrix = np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+    width, height = int(document["image_width"]), int(document["image_height"])
+    return calibration_of(width, height, matrix, model, distortion)
 
 
 def read_camchain(path: Path) -> list[tuple[Calibration, Float64Array]]:
@@ -215,6 +302,8 @@ def _kalibr_camera(camera: Mapping[str, Any]) -> Calibration:
         raise ValueError(f"camera_model is {kind!r}; known are {', '.join(_KALIBR_CAMERAS)}")
     model, count = _KALIBR_CAMERAS[kind]
     intrinsics = _numbers(camera["intrinsics"])
+    if len(intrinsics) != count + 4:
+        raise ValueError(f"intrinsics of {kind} are {intrinsics}; they must be {count + 4} numbers")
     own, (fx, fy, cx, cy) = intrinsics[:count], intrinsics[count:]
     distortion_model = str(camera.get("distortion_model", "none"))
     distortion = _numbers(camera.get("distortion_coeffs", []))
@@ -247,47 +336,89 @@ _KINDS: dict[str, Callable[[Mapping[str, Any]], Calibration]] = {
     "camera_matrix": _ros,
     "cam0": _kalibr,
     "T_BS": euroc_calibration,
+    "Camera.fx": _orb_slam,
+    "Camera1.fx": _orb_slam,
+    "model_type": _vins,
+    "k": _message,
+    "K": _message,
 }
 """By a key that only this kind has."""
 
 
-def _opencv(path: Path) -> Calibration:
+def _opencv(text: str) -> Calibration:
     """As OpenCV's calibration sample writes it; ``fisheye_model`` 1 is an equidistant lens."""
-    names = ("image_width", "image_height", "fisheye_model")
     try:
-        with quiet_opencv(), _opened(path) as storage:
-            matrix = storage.getNode("camera_matrix").mat()
-            distortion = storage.getNode("distortion_coefficients").mat()
-            width, height, fisheye = (int(storage.getNode(name).real()) for name in names)
+        with quiet_opencv(), _opened(text) as storage:
+            matrix = _first(storage, _OPENCV_MATRIX).mat()
+            distortion = _first(storage, _OPENCV_DISTORTION).mat()
+            size = [_first(storage, names).real() for names in _OPENCV_SIZE]
+            fisheye = storage.getNode("fisheye_model").real()
     except (SystemError, cv2.error) as error:  # SystemError: seen for an empty document
         raise ValueError("OpenCV cannot parse it") from error
-    if matrix is None or not width or not height:
+    if matrix is None or not all(0 < side < _LARGEST_NUMBER for side in size):
         raise ValueError("it needs camera_matrix, image_width and image_height")
+    width, height = map(int, size)
     coefficients = [] if distortion is None else _numbers(distortion.ravel().tolist())
     model = "rational_polynomial" if len(coefficients) > 5 else "plumb_bob"
     model = "equidistant" if fisheye else model
     return calibration_of(width, height, np.asarray(matrix, np.float64), model, coefficients)
 
 
+def _first(storage: cv2.FileStorage, names: Sequence[str]) -> cv2.FileNode:
+    """The first of these that is there, else an empty node."""
+    nodes = [storage.getNode(name) for name in names]
+    return next((node for node in nodes if not node.empty()), nodes[0])
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[cv2.FileStorage]:
-    storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_READ)
+def _opened(text: str) -> Iterator[cv2.FileStorage]:
+    if text.lstrip()[:1] not in ("<", "{", "%"):  # YAML without its first line
+        text = f"%YAML:1.0\n---\n{text}"
+    storage = cv2.FileStorage(text, cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
     try:
         yield storage
     finally:
         storage.release()
 
 
-def _colmap(path: Path, text: str) -> Calibration:
+def _colmap_rows(path: Path) -> list[list[str]]:
+    """The rows of a cameras.bin, as cameras.txt has them."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror or error}.") from error
+    (count,) = struct.unpack_from("<Q", data)
+    rows, offset = [], 8
+    for _ in range(min(count, len(data))):
+        camera, kind, width, height = struct.unpack_from("<iiQQ", data, offset)
+        if kind not in _COLMAP_NUMBERS:
+            raise ValueError(f"the camera's model has number {kind}, which is not known")
+        name, length = _COLMAP_NUMBERS[kind]
+        values = struct.unpack_from(f"<{length}d", data, offset + 24)
+        rows.append([str(camera), name, str(width), str(height), *map(repr, values)])
+        offset += 24 + 8 * length
+    return rows
+
+
+def _colmap(path: Path, rows: list[list[str]]) -> Calibration:
     """Rows of CAMERA_ID MODEL WIDTH HEIGHT PARAMS[]; # starts a comment."""
-    rows = [line.split() for line in text.splitlines() if line.strip() and line.strip()[0] != "#"]
+    rows = [row for row in rows if row and not row[0].startswith("#")]
     if not rows:
         raise SourceError(f"{path} names no camera.")
+    if any(row[1:] != rows[0][1:] for row in rows):
+        raise SourceError(
+            f"{path} has {len(rows)} cameras, which differ; leave the one that took these images."
+        )
+    if len(rows[0]) < 5:
+        raise ValueError(f"its row is {' '.join(rows[0])!r}, not ID MODEL WIDTH HEIGHT PARAMS[]")
     _, name, width, height, *values = rows[0]
     if name not in _COLMAP:
         raise ValueError(f"the camera's model is {name!r}; known are {', '.join(_COLMAP)}")
     model, one_focal, places = _COLMAP[name]
     numbers = _numbers(values)
+    needed = (1 if one_focal else 2) + 2 + len([one for one in places if one is not None])
+    if len(numbers) != needed:
+        raise ValueError(f"{name} has {len(numbers)} parameters, not {needed}")
     (fx, fy), rest = (numbers[:1] * 2, numbers[1:]) if one_focal else (numbers[:2], numbers[2:])
     cx, cy = (value - _COLMAP_CENTRE for value in rest[:2])
     coefficients = [0.0 if place is None else rest[2:][place] for place in places]

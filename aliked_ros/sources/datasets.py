@@ -44,7 +44,10 @@ from aliked_ros.sources.files import (
     ImageFiles,
     Step,
     calibration_file,
+    depth_scale,
     image_files,
+    in_order,
+    listed,
     nanoseconds_of,
     no_partner,
     read_table,
@@ -100,8 +103,8 @@ def tum(path: Path, limit: int | None, partner: Partner) -> ImageFiles:
         if not files:
             reason = f"no stamp of depth.txt is within {_TUM_TOLERANCE} s of one of rgb.txt"
             raise no_partner(str(path), partner, reason)
-        scale = (calibration or {}).get("depth_scale", _TUM_DEPTH_SCALE)
-        complete = with_depth(files, float(scale))
+        scale = depth_scale(str(path), {"depth_scale": _TUM_DEPTH_SCALE} | (calibration or {}))
+        complete = with_depth(files, scale)
     return ImageFiles(
         path.resolve().name,
         paths[:limit],
@@ -133,6 +136,7 @@ def kitti(path: Path, limit: int | None, partner: Partner) -> ImageFiles:
     stamps = _kitti_times(path / "times.txt", len(numbers))
     # Missing images in between are skipped and counted when read.
     paths = [files.get(n, folder / f"{n:06d}.png") for n in numbers][: len(stamps)]
+    stamps, paths = in_order(str(path / "times.txt"), stamps, paths)
     calibration = calibration_file(path)
     if calibration is None:
         size = _size(list(files.values()))
@@ -204,11 +208,14 @@ def _tum_table(table: Path) -> tuple[list[int], list[Path]]:
         stamp = nanoseconds_of(row[0])
         if stamp is None:
             raise SourceError(f"{table}: {row[0]!r} is no time in seconds.")
-        rows.append((stamp, table.parent / row[1]))
+        rows.append((stamp, listed(table.parent, row[1])))
+    return _by_time(table, rows)
+
+
+def _by_time(table: Path, rows: list[tuple[int, Path]]) -> tuple[list[int], list[Path]]:
     if not rows:
         raise SourceError(f"{table} lists no images.")
-    rows.sort()
-    return [stamp for stamp, _ in rows], [path for _, path in rows]
+    return in_order(str(table), [stamp for stamp, _ in rows], [path for _, path in rows])
 
 
 def _tum_calibration(name: str) -> dict[str, Any] | None:
@@ -303,11 +310,8 @@ def _euroc_table(table: Path) -> tuple[list[int], list[Path]]:
     for row in read_table(table, "nanoseconds,file", ","):
         if not row[0].isdecimal():
             raise SourceError(f"{table}: {row[0]!r} is no time in whole nanoseconds.")
-        rows.append((int(row[0]), table.parent / "data" / row[1]))
-    if not rows:
-        raise SourceError(f"{table} lists no images.")
-    rows.sort()
-    return [stamp for stamp, _ in rows], [path for _, path in rows]
+        rows.append((int(row[0]), listed(table.parent / "data", row[1])))
+    return _by_time(table, rows)
 
 
 def euroc_sensor(path: Path) -> tuple[CameraModel, Float64Array] | None:

@@ -18,10 +18,13 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,14 @@ from aliked_ros.types import Image
 logger = logging.getLogger("aliked_ros.sources")
 
 Step = Callable[[Path, Image], Image]
+_URI = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_LONGEST_NAME = 200  # characters in an error
+_DIGIT = re.compile(r"\d")
+_TIME = re.compile(r"\d+\.(\d+)")
+_SECTIONS = 3  # digits that numbers after a point have at most, where they are not decimals
+_OTHER_IMAGES = frozenset(
+    (".heic", ".heif", ".gif", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".tga")
+)  # that are not read, or not as one image
 _LATEST = 2**31 * SECOND
 _LEFT, _RIGHT = "image_0", "image_1"  # folders of a stereo sequence, as KITTI names them
 
@@ -127,6 +138,8 @@ def sequence(table: Path, limit: int | None, partner: Partner) -> ImageFiles:
             for number, row in enumerate(csv.reader(file), start=1):
                 if not row or row[0].lstrip().startswith("#"):
                     continue
+                if not paths and len(row) > 1 and not _DIGIT.search(row[0]):  # a header
+                    continue
                 try:
                     time, image = row[1], row[2].strip()
                 except IndexError:
@@ -134,14 +147,14 @@ def sequence(table: Path, limit: int | None, partner: Partner) -> ImageFiles:
                 stamp = nanoseconds_of(time)
                 if stamp is None or not image:
                     raise _bad_line(table, number, "index,seconds,image", row)
-                paths.append(table.parent / image)
+                paths.append(listed(table.parent, image))
                 stamps.append(stamp)
-                if len(paths) == limit:
-                    break
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"cannot read {table}: {error}.") from error
+        raise unreadable_text(table, error) from error
     if not paths:
         raise SourceError(f"{table} lists no images.")
+    stamps, paths = in_order(str(table), stamps, paths)
+    stamps, paths = stamps[:limit], paths[:limit]
     calibration = calibration_file(table.parent)
     rate = float((calibration or {}).get("rate_hz") or rate_of(stamps))
     complete = _completion(table.parent, paths, calibration, partner)
@@ -150,9 +163,14 @@ def sequence(table: Path, limit: int | None, partner: Partner) -> ImageFiles:
 
 def folder(path: Path, limit: int | None, partner: Partner) -> ImageFiles:
     """The images of a folder in natural order, at its calib.json's rate or the nominal one."""
-    files = image_files(path)
+    files, others = image_files(path), _unread(path)
     if not files:
-        raise SourceError(f"{path} holds no images and is not a known data set; give {KINDS}.")
+        also = f" It has {others}." if others else ""
+        raise SourceError(
+            f"{path} holds no images and is not a known data set.{also} Give {KINDS}."
+        )
+    if others:
+        logger.warning("%s: not all images are read: it also has %s.", path, others)
     paths = files[:limit]
     calibration = calibration_file(path)
     rate = float((calibration or {}).get("rate_hz") or NOMINAL_RATE)
@@ -168,24 +186,85 @@ def image_files(path: Path) -> list[Path]:
         files = [f for f in files if not f.name.startswith(".")]  # macOS's "._image.png"
     except OSError as error:
         raise SourceError(f"cannot list {path}: {error.strerror}.") from error
+    if _are_times(files):
+        return sorted(files, key=lambda f: Decimal(f.stem))
     return sorted(files, key=lambda f: _natural(f.name))
 
 
+def _unread(path: Path) -> str:
+    """What looks like images in a folder, but is not read; empty = nothing."""
+    try:
+        hidden = (f for f in path.iterdir() if not f.name.startswith("."))
+        suffixes = [(f.suffix.lower(), f) for f in hidden]
+    except OSError:
+        return ""
+    unknown = Counter(suffix for suffix, _ in suffixes if suffix in _OTHER_IMAGES)
+    broken = [f for suffix, f in suffixes if suffix in IMAGE_SUFFIXES and f.is_symlink()]
+    broken = [f for f in broken if not os.path.exists(f)]
+    found = [f"{n} {suffix} files (convert them to PNG)" for suffix, n in sorted(unknown.items())]
+    if broken:
+        found.append(
+            f"{len(broken)} links to files that do not exist, such as {broken[0].name} (fetch the "
+            "files that they lead to)"
+        )
+    return " and ".join(found)
+
+
+def local_path(spec: str) -> Path:
+    """The path of a file or folder, with ``~`` expanded; SourceError for what cannot be one."""
+    if _URI.match(spec):
+        raise SourceError(
+            f"source {spec!r} is a URI; copy it to this machine and give its path. For a stream, "
+            "run its ROS driver and the node."
+        )
+    try:
+        path = Path(spec).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or "there is no such user's home"
+        raise SourceError(f"cannot read {spec[:_LONGEST_NAME]!r}: {reason}.") from error
+    return path
+
+
+def listed(folder: Path, name: str) -> Path:
+    """A file that a table in a folder names, perhaps as Windows writes paths."""
+    path = folder / name
+    return path if "\\" not in name or path.exists() else folder / name.replace("\\", "/")
+
+
+def in_order(name: str, stamps: list[int], paths: list[Path]) -> tuple[list[int], list[Path]]:
+    """Images by time; warns if they were not, or if stamps repeat. name: of their table."""
+    late = sum(after < before for before, after in pairwise(stamps))
+    repeated = len(stamps) - len(set(stamps))
+    if late:
+        logger.warning(
+            "%s: time goes back %d times; the images are taken in the order of time.", name, late
+        )
+    if repeated:
+        logger.warning("%s: %d images have the stamp of another one.", name, repeated)
+    order = sorted(range(len(stamps)), key=stamps.__getitem__)
+    return [stamps[i] for i in order], [paths[i] for i in order]
+
+
 def read_table(path: Path, columns: str, separator: str | None = None) -> list[list[str]]:
-    """The rows of a text table without comments; ``columns`` says what is in a row.
+    """The rows of a text table without comments and header; ``columns`` says what is in a row.
+
+    A header is a first row without any digit in its first column.
 
     Raises SourceError, naming the line, if a row has fewer columns.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"cannot read {path}: {error}.") from error
+        raise unreadable_text(path, error) from error
     needed = len(columns.split(separator))
-    rows = []
+    rows: list[list[str]] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         row = [field.strip() for field in line.split(separator)]
+        if not rows and len(row) > 1 and not _DIGIT.search(row[0]):
+            continue
         if len(row) < needed or not all(row[:needed]):
             raise _bad_line(path, number, columns, row)
         rows.append(row)
@@ -294,14 +373,27 @@ def _associations(table: Path) -> dict[Path, Path]:
     rows = read_table(table, "stamp image stamp depth")
     if not rows:
         raise no_partner(str(table.parent), "depth", f"{table.name} is empty")
-    return {table.parent / row[1]: table.parent / row[3] for row in rows}
+    return {listed(table.parent, row[1]): listed(table.parent, row[3]) for row in rows}
 
 
 def _bad_line(table: Path, number: int, expected: str, row: list[str]) -> SourceError:
     return SourceError(f"{table}, line {number}: expected {expected!r}, got {row}.")
 
 
-def _natural(name: str) -> list[tuple[bool, int, str]]:
-    """Sort key by which image2 comes before image10."""
-    parts = re.split(r"(\d+)", name)
-    return [(p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts]
+def unreadable_text(path: Path, error: Exception) -> SourceError:
+    """The error for a table or calibration that cannot be read as text."""
+    if isinstance(error, UnicodeDecodeError):
+        return SourceError(f"cannot read {path}: it is not UTF-8 text; save it as UTF-8.")
+    return SourceError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.")
+
+
+def _natural(name: str) -> tuple[list[tuple[bool, int, str]], str]:
+    """Sort key by which image2 comes before Image10."""
+    parts = re.split(r"(\d+)", name.casefold())
+    return [(p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts], name
+
+
+def _are_times(files: list[Path]) -> bool:
+    """Whether all names are seconds with decimals, such as 12.175304 and 12.2, not 1.9 and 1.10."""
+    times = [_TIME.fullmatch(file.stem) for file in files]
+    return all(times) and any(len(time[1]) > _SECTIONS for time in times if time)

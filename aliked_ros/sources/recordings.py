@@ -64,6 +64,7 @@ _CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 _VIDEO = (FFMPEG_PACKET, COMPRESSED_VIDEO)
 _SUFFIX = re.compile(r"/(compressed|ffmpeg|foxglove|compressedDepth)$")  # transports
 _SUFFIXES = ("", "/compressed", "/ffmpeg", "/foxglove", "/compressedDepth")
+_TOPICS = re.compile(r"[\w/, ~-]*")  # after '#'; a file's own name may have that sign too
 _DEPTH = re.compile(r"depth", re.IGNORECASE)
 _RIGHT = re.compile(r"right", re.IGNORECASE)
 _DERIVED = re.compile(r"disparity|mask|/tracks/|theora|confidence", re.IGNORECASE)
@@ -404,7 +405,7 @@ class Recording:
         for suffix in _SUFFIXES:
             if name + suffix in held:
                 return name + suffix
-        raise SourceError(f"{self._path} has no images on {name}; {self._listing()}")
+        raise SourceError(f"{self._path} has no images on {name}. {self._listing()}")
 
     def _only(self, names: list[str], what: str) -> str:
         if len(names) == 1:
@@ -490,7 +491,9 @@ class Recording:
 
 def split_topics(spec: str) -> tuple[str, tuple[str, ...]]:
     """Split ``PATH#/image,/partner`` into path and topics."""
-    path, _, names = spec.partition("#")
+    path, mark, names = spec.rpartition("#")
+    if not mark or not _TOPICS.fullmatch(names):
+        return spec, ()
     return path, tuple(f"/{n.strip().lstrip('/')}" for n in names.split(",") if n.strip())
 
 

@@ -27,6 +27,8 @@ import cv2
 import numpy as np
 
 from aliked_ros.errors import SourceError
+from aliked_ros.io.images import check_name
+from aliked_ros.io.signatures import head_of, nature
 from aliked_ros.sources.base import KINDS, NOMINAL_RATE, quiet_opencv, shorter
 from aliked_ros.types import Image
 
@@ -49,15 +51,21 @@ class Video:
         capture = self._open()
         rate = capture.get(cv2.CAP_PROP_FPS)
         frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
         readable = capture.grab()
         capture.release()
         if not readable:
-            raise SourceError(f"{path} holds no video frame that OpenCV can decode.")
+            name = codec.decode("ascii", "replace").strip("\0 ") or "unknown"
+            raise SourceError(
+                f"{path} holds no video frame that OpenCV can decode; its codec is {name!r}. "
+                f"Convert it: ffmpeg -i {path.name} -c:v libx264 {path.stem}_h264.mp4"
+            )
         self.rate = rate if np.isfinite(rate) and rate > 0 else NOMINAL_RATE
         self._announced = max(frames, 0)
         self.length = shorter(frames if frames > 0 else None, limit)
 
     def _open(self) -> cv2.VideoCapture:
+        check_name(self._path, SourceError)
         with quiet_opencv():
             for backend in _backends():
                 capture = cv2.VideoCapture(str(self._path), backend)
@@ -73,6 +81,8 @@ class Video:
         """What the file is instead of a video."""
         if self._path.stat().st_size == 0:
             return "the file is empty"
+        if other := nature(head_of(self._path)):
+            return other
         if self._path.suffix.lower() in _SUFFIXES:
             return "it is damaged, truncated, or uses a codec that OpenCV lacks (see ffprobe)"
         return f"it is not a known kind of source; give {KINDS}"
@@ -84,37 +94,45 @@ class Video:
         try:
             previous = -1.0 / self.rate
             stamps: list[float] = []
+            begin = 0.0
             for number in islice(count(), self._limit):
                 if not capture.grab():
-                    self._end(stamps)
+                    self._end(stamps, begin)
                     return
                 stamp = capture.get(cv2.CAP_PROP_POS_MSEC) * 1e-3
                 if not stamp > previous:  # containers without times always report 0
                     stamp = previous + 1.0 / self.rate
+                if not stamps:
+                    begin = capture.get(cv2.CAP_PROP_PTS)
                 previous = stamp
                 stamps.append(stamp)
                 if number < self.first:
                     continue
                 good, pixels = capture.retrieve()
                 if not good:
-                    self._end(stamps[:-1])
+                    self._end(stamps[:-1], begin)
                     return
                 yield Image(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8), stamp)
         finally:
             capture.release()
 
-    def _end(self, stamps: list[float]) -> None:
+    def _end(self, stamps: list[float], begin: float) -> None:
         """Compare with the announced length, since OpenCV does not tell an error from the end.
 
         For a variable rate the announced frame count is an estimate; the duration is not.
+
+        begin: place of the first frame, in frames. Some containers count from their own begin.
         """
-        missing = (self.length or 0) - len(stamps)
+        announced = self._announced
+        if 0 < begin <= announced - len(stamps) + _ESTIMATED_FRAMES:
+            announced -= round(begin)
+        missing = (shorter(announced, self._limit) or 0) - len(stamps)
         if missing <= _ESTIMATED_FRAMES:
             return
         end = stamps[-1] * self.rate if stamps else -1.0
         intervals = np.diff(stamps) * self.rate
         longest = float(intervals.max(initial=1.0))
-        early = self._announced - end > longest + _ESTIMATED_FRAMES
+        early = announced - end > longest + _ESTIMATED_FRAMES
         steady = np.count_nonzero(np.abs(intervals - 1.0) < _STEADY[1]) > _STEADY[0] * len(
             intervals
         )
@@ -122,7 +140,8 @@ class Video:
             return
         self.skipped = missing
         logger.warning(
-            "%s: decoding %s %d of %d frames; the file is damaged or truncated.",
+            "%s: decoding %s %d of %d frames; the file is damaged or truncated, or its sound is "
+            "longer than its pictures.",
             self._path,
             "stopped after" if early else "gave only",
             len(stamps),

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import time
 import uuid
@@ -29,6 +30,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
+
+from aliked_ros.errors import OutputError
+
+_URI = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # a Path has one of its slashes left
 
 
 def cache_dir() -> Path:
@@ -66,6 +71,17 @@ def atomic_path(target: Path) -> Iterator[Path]:
             _replace_folder(target, written, target.with_name(f".{target.stem}.{mark}.old"))
     finally:
         _remove(written)
+
+
+def check_target(target: Path) -> None:
+    """Raises OutputError for a URI, a device or a pipe: root could replace /dev/null by a file."""
+    other = ""
+    if _URI.match(str(target)):
+        other = "a URI"
+    elif os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target):
+        other = "a device or a pipe"
+    if other:
+        raise OutputError(f"cannot write {target}: it is {other}; give the path of a local file.")
 
 
 def remove_leftovers(target: Path, age: float = 3600.0) -> None:

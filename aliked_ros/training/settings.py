@@ -190,7 +190,8 @@ def read_settings(path: Path) -> TrainingSettings:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"cannot read {path}: {error}.") from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ConfigurationError(f"cannot read {path}: {reason}.") from error
     if not isinstance(content, Mapping):
         raise ConfigurationError(
             f"{path} holds no settings; expected keys like 'train' and 'output'."

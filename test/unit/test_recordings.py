@@ -227,7 +227,7 @@ def test_several_cameras_must_be_named(tmp_path: Path) -> None:
         open_source(f"{path}#/rear/image", partner="depth")
     (frame,) = open_source(f"{path}#/rear/image,/top/depth", partner="depth")
     assert frame.depth is not None
-    with pytest.raises(SourceError, match=r"no images on /side; Its image topics: /belly/depth"):
+    with pytest.raises(SourceError, match=r"no images on /side\. Its image topics: /belly/depth"):
         open_source(f"{path}#/side")
     with pytest.raises(SourceError, match=r"nowhere\.mcap does not exist"):
         open_source(f"{tmp_path}/nowhere.mcap#/front/image")

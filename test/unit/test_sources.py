@@ -220,7 +220,7 @@ def test_a_video_that_breaks_off_is_told_and_counted(
         ("nowhere", "does not exist"),
         ("camera:x", "number"),
         ("camera:99", "cannot be opened"),
-        ("{folder}", "no images"),
+        ("{folder}", r"contains some: .*picture\. Name one"),
         ("{folder}/text.mp4", "not a video"),
         ("{folder}/picture/1.png", "single image"),
     ],
