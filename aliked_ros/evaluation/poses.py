@@ -36,6 +36,8 @@ LAYOUTS = (
 )
 _EUROC = "state_groundtruth_estimate0"
 _LARGEST_HOLE = 0.1  # seconds; no interpolation across a larger gap between true poses
+_LATEST = 2.0**31  # seconds, of ROS's stamps
+_LARGEST_ERROR = 0.05  # of the length of a quaternion, or of a rotation's column
 _EXACT = 1e-4  # seconds; a true pose this close is used directly
 
 
@@ -103,6 +105,9 @@ def read_truth(path: Path) -> PoseTrajectory3D:
     rows = rows[np.unique(rows[:, 0], return_index=True)[1]]
     if not len(rows):
         raise SourceError(f"{path} holds no pose; expected {LAYOUTS}.")
+    if rows[-1, 0] > _LATEST:
+        raise SourceError(f"{path} has the stamp {rows[-1, 0]:.0f}; stamps must be in seconds.")
+    _check_unit(path, rows[:, 4:])
     return PoseTrajectory3D(
         positions_xyz=rows[:, 1:4],
         orientations_quat_wxyz=rows[:, [7, 4, 5, 6]],
@@ -119,10 +124,19 @@ def _kitti(path: Path) -> Float64Array:
     times = _table(sequence / "times.txt", 1).ravel()
     if len(times) < len(rows):
         raise SourceError(f"{path} has {len(rows)} poses, but times.txt {len(times)} times.")
+    known = np.isfinite(rows).all(1)
+    rows, times = rows[known], times[: len(rows)][known]
     matrices = rows.reshape(-1, 3, 4)
+    lengths = np.linalg.norm(matrices[:, :, :3], axis=1)
+    improper = (np.abs(lengths - 1.0) > _LARGEST_ERROR).any(1)
+    improper |= np.linalg.det(matrices[:, :, :3]) <= 0.0
+    if improper.any():
+        raise SourceError(
+            f"{path} has {matrices[improper][0].tolist()}, not a rotation and a translation."
+        )
     turns, places = matrices[:, :, :3], matrices[:, :, 3]
     places = places + turns @ _kitti_camera(sequence)
-    stamps = times[: len(rows), None]
+    stamps = times[:, None]
     return np.hstack([stamps, places, Rotation.from_matrix(turns).as_quat()])
 
 
@@ -141,6 +155,8 @@ def _kitti_camera(sequence: Path) -> Float64Array:
 def _euroc(path: Path) -> Float64Array:
     """Poses as TUM rows, of cam0, from the body poses and its sensor.yaml."""
     table = _table(path, 8, ",")
+    table = table[np.isfinite(table).all(1)]
+    _check_unit(path, table[:, 4:])
     sensor = euroc_sensor(path.parents[1] / "cam0" / "sensor.yaml")
     if sensor is None:
         raise SourceError(
@@ -151,6 +167,16 @@ def _euroc(path: Path) -> Float64Array:
     places = table[:, 1:4] + body.apply(body_from_camera[:3, 3])
     turns = body * Rotation.from_matrix(body_from_camera[:3, :3])
     return np.hstack([table[:, :1] * 1e-9, places, turns.as_quat()])
+
+
+def _check_unit(path: Path, quaternions: Float64Array) -> None:
+    """SourceError for quaternions that are none: often other columns, or the wrong layout."""
+    lengths = np.linalg.norm(quaternions, axis=1)
+    if (wrong := np.flatnonzero(np.abs(lengths - 1.0) > _LARGEST_ERROR)).size:
+        raise SourceError(
+            f"{path} has the quaternion {quaternions[wrong[0]].tolist()}, whose length is not 1; "
+            f"expected {LAYOUTS}."
+        )
 
 
 def _raw_from_rectified(root: Path) -> Transform:

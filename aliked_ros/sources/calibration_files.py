@@ -47,6 +47,8 @@ NAMES = (
 
 Calibration = dict[str, Any]
 
+_CAMERA = {"width", "height", "fx", "fy", "cx", "cy"}
+
 _KALIBR_DISTORTIONS = {"radtan": "plumb_bob", "equidistant": "equidistant", "none": "none"}
 # Kalibr's camera model → ours, and how many of its intrinsics come before fu fv pu pv
 _KALIBR_CAMERAS = {
@@ -122,7 +124,8 @@ def read_calibration(path: Path) -> Calibration:
     except (KeyError, TypeError, ValueError, IndexError, OverflowError, struct.error) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else error
         raise SourceError(f"{path} is no complete calibration: {what}.") from error
-    if path.suffix != ".json":  # of which the parts that are needed are checked where they are
+    # A calib.json may give some of it, e.g. a rate; that is checked where it is needed.
+    if path.suffix != ".json" or calibration.keys() >= _CAMERA:
         try:
             CameraModel.from_calibration(calibration)
         except ConfigurationError as error:

@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +30,11 @@ from aliked_ros.io.messages import nanoseconds
 from aliked_ros.sources.base import SECOND
 from aliked_ros.sources.calibration_files import parse_yaml
 from aliked_ros.sources.datasets import euroc_root, euroc_sensor
-from aliked_ros.sources.files import read_table
+from aliked_ros.sources.files import local_path, read_table
 from aliked_ros.sources.recordings import split_topics
 from aliked_ros.types import Float64Array
+
+logger = logging.getLogger("aliked_ros.sources")
 
 AUTO = "auto"
 _KIND = "sensor_msgs/msg/Imu"
@@ -61,7 +64,7 @@ def rates_of(source: str, imu: str = AUTO) -> Rates:
     if imu.endswith(".csv"):
         return _table(Path(imu).expanduser())
     name, _ = split_topics(source)
-    path = Path(source if Path(source).exists() else name).expanduser()
+    path = local_path(source if local_path(source).exists() else name)
     root = euroc_root(path)
     if root is not None and imu == AUTO and (root / "imu0" / "data.csv").is_file():
         return _euroc(root)
@@ -129,6 +132,14 @@ def _ordered(
     rates: Float64Array,
     camera_from_imu: Float64Array | None = None,
 ) -> Rates:
+    rates = rates.reshape(-1, 3)
+    good = np.asarray(np.isfinite(rates).all(axis=1))
+    if not good.all():
+        logger.warning(
+            "%s: %d of %d angular velocities are not finite; they are left out.",
+            name, np.count_nonzero(~good), len(good),
+        )  # fmt: skip
+        stamps, rates = stamps[good], rates[good]
     if len(stamps) == 0:
         raise SourceError(f"{name} holds no angular velocities.")
     order = np.argsort(stamps, kind="stable")

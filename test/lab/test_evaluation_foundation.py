@@ -241,6 +241,26 @@ def test_a_sequence_without_ground_truth_says_what_would_be_one(tmp_path):
         true_poses(str(tmp_path), [0.0])
 
 
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        ("groundtruth.txt", "0 1 2 3 0 0 0 0", "quaternion .* length is not 1"),
+        ("groundtruth.txt", "0 1 2 3 4 5 6 7", "quaternion .* length is not 1"),
+        ("groundtruth.txt", "1305031102175304000 1 2 3 0 0 0 1", "stamps must be in seconds"),
+        ("groundtruth.txt", "nan 1 2 3 0 0 0 1", "holds no pose"),
+        ("poses.txt", "0 0 0 0 0 0 0 0 0 0 0 0", "not a rotation and a translation"),
+        ("poses.txt", "1 0 0 0 0 1 0 0 0 0 -1 0", "not a rotation and a translation"),
+        ("poses.txt", "nan 0 0 0 0 1 0 0 0 0 1 0", "holds no pose"),
+    ],
+)
+def test_poses_that_are_none_are_refused(tmp_path, name, line, message):
+    (tmp_path / "times.txt").write_text("0.0\n")
+    (tmp_path / name).write_text(f"{line}\n")
+    with pytest.raises(SourceError, match=message) as refused:
+        true_poses(str(tmp_path), [0.0])
+    assert name in str(refused.value)
+
+
 def same(found: Transform | None, truth: Transform) -> None:
     assert found is not None
     np.testing.assert_allclose(found.rotation, truth.rotation, atol=1e-6)

@@ -467,6 +467,16 @@ def test_a_camera_info_of_a_region_is_that_of_its_images(tmp_path: Path) -> None
         ("calibration.yaml", OPENCV.replace("640", '"640"'), "it needs camera_matrix, image_width"),
         ("calibration.yaml", ORB.replace("PinHole", "Fisheye"), "Camera.type is 'Fisheye'; known"),
         ("calibration.yaml", VINS.replace("PINHOLE", "SCARAMUZZA"), "model_type is 'SCARAMUZZA'"),
+        (
+            "calib.json",
+            '{"width": 9, "height": 9, "fx": "9", "fy": 9, "cx": 4, "cy": 4}',
+            "fx is '9'; give a number",
+        ),
+        (
+            "calib.json",
+            '{"width": 9, "height": 9, "fx": NaN, "fy": 9, "cx": 4, "cy": 4}',
+            "it must be 3×3, finite",
+        ),
         ("camera_info.yaml", ECHO.replace("0.2", ".nan"), r"coefficients are \[nan"),
     ],
 )

@@ -127,3 +127,16 @@ def test_synthetic_rates_are_those_of_the_poses(shared: Path) -> None:
     off = (now.rotation.T @ before.rotation).T @ mounted @ turned @ mounted.T
     assert np.degrees(Rotation.from_matrix(off).magnitude()) < 0.2
     assert gyroscope.rotation(start + 1.4, start + 2.1) is None
+
+
+def test_rows_that_are_not_finite_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "imu.csv"
+    path.write_text("timestamp [ns],x,y,z\n3,0,0,1\n1,nan,0,0\n2,0,0,2\n")
+    found = rates_of(str(tmp_path), str(path))
+    assert found.rates[:, 2].tolist() == [2.0, 1.0]
+    assert "1 of 3 angular velocities are not finite" in caplog.text
+    path.write_text("1,nan,0,0\n")
+    with pytest.raises(SourceError, match="no angular velocities"):
+        rates_of(str(tmp_path), str(path))
