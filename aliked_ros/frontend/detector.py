@@ -35,7 +35,9 @@ from aliked_ros.frontend.following import (
     Turns,
     advance,
     associate,
+    begin,
     detection_of,
+    nothing,
 )
 from aliked_ros.frontend.fusion import Filters, detection_noise
 from aliked_ros.frontend.keyframes import shared_rows
@@ -125,6 +127,8 @@ class Detector:
             noise = detection_noise(structure_at(known.grey, features.keypoints))
             ids = self._identified(request, known, features, noise)
             ids[np.isin(ids, known.ended)] = 0
+            returned = self._returned(request, known, features, ids)
+            known = replace(known, tracks=known.tracks + returned)
             wrong = self._wrong(request, known, features, noise, ids)
             ids[np.isin(ids, wrong)] = 0
             disparity = np.full(len(features), np.nan, np.float32)
@@ -133,6 +137,8 @@ class Detector:
             detection = detection_of(
                 request.index, features, noise, ids, disparity, known.tracks, wrong
             )
+            returned = returned[~np.isin(returned.ids, wrong)]
+            detection = replace(detection, new=detection.new + returned)
             laps.append(time.perf_counter())
         seconds = dict(zip(("extract", "stereo", "match"), np.diff(laps).tolist(), strict=True))
         for _ in range(_PASSES):  # to the newest image; more come meanwhile
@@ -176,6 +182,42 @@ class Detector:
             normalized,
             lambda index: self.turns(index, request.index),
         )
+
+    def _returned(
+        self, request: Request, known: Known, features: Features, ids: UInt64Array
+    ) -> Rows:
+        """Lost tracks that ALIKED did not detect again, but flow finds from keyframes."""
+        again = np.flatnonzero((ids != 0) & ~np.isin(ids, known.tracks.ids))
+        points = np.concatenate([known.tracks.points, features.keypoints[again]])
+        found = self.recovery.follow(
+            np.concatenate([known.tracks.ids, ids[again]]),
+            points.astype(np.float32),
+            request.keyframes,
+            request.camera,
+            smooth(known.grey),
+            known.ended,
+        )
+        returned = nothing()
+        for one in found:
+            then, rows = one.keyframe.features, one.rows
+            count = len(rows)
+            drift = one.covariances
+            if then.covariances is not None:
+                drift = drift + then.covariances[rows][:, [0, 1, 1, 2]].reshape(-1, 2, 2)
+            ages = np.full(count, request.index - one.keyframe.index, np.uint32)
+            if then.detection_age is not None:
+                ages += then.detection_age[rows]
+            begun = begin(
+                replace(features, keypoints=one.points, scores=then.scores[rows], descriptors=then.descriptors[rows]),
+                np.arange(count),
+                one.keyframe.tracks.ids[rows],
+                detection_noise(structure_at(known.grey, one.points)),
+                np.full(count, np.nan, np.float32),
+                known.tracks,
+            )
+            filters = Filters.born(detection_noise(structure_at(known.grey, one.points))).step(drift)
+            returned += replace(begun, filters=filters, ages=ages, detected=np.full(count, -1))
+        return returned
 
     def _wrong(
         self,

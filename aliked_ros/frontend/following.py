@@ -277,12 +277,14 @@ def merge(
     new = advance(detection, images, turns).new
     new = new[_unmasked(new.points, mask)]
     if index > detection.index:
-        new = replace(new, ages=np.full(len(new), index - detection.index, np.uint32))
+        late = np.uint32(index - detection.index)
+        new = replace(new, ages=np.where(new.detected >= 0, late, new.ages))
     if len(rows):
         apart_by, _ = cKDTree(rows.points).query(new.points)
         new = new[((apart_by > SPACING) | (new.ids != 0)) & ~np.isin(new.ids, rows.ids)]
     stale = (rows.missed >= _STALE) & ~_known(rows.filters, _GOOD)
-    everything = rows[~stale] + new + rows[stale]
+    begun = new.ids == 0
+    everything = rows[~stale] + new[~begun] + new[begun] + rows[stale]
     return everything[np.arange(min(len(everything), most))]
 
 

@@ -37,6 +37,7 @@ from scipy.spatial import cKDTree
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
+from aliked_ros.frontend.flow import follow
 from aliked_ros.frontend.keyframes import sees, shared_rows
 from aliked_ros.frontend.matcher import TurnMatcher
 from aliked_ros.frontend.prediction import Turn
@@ -93,9 +94,7 @@ class Recovery:
             return ids
         ids = ids.copy()
         here = undistorted(features.keypoints, camera, normalized)
-        newest = [
-            keyframe for keyframe, _ in zip(reversed(keyframes), range(_ATTEMPTS), strict=False)
-        ]
+        newest = _newest(keyframes)
         ends = self._config.verification != "none" and not whole
         for keyframe in newest:
             if whole:
@@ -108,6 +107,32 @@ class Recovery:
             views = self._views(newest, ids, here, camera, ends)
             self._find_near_tracks(views, features, ids, here, picture)
         return ids
+
+    def follow(
+        self,
+        ids: UInt64Array,
+        points: Float32Array,
+        keyframes: Reversible[Keyframe],
+        camera: CameraModel | None,
+        picture: UInt8Array,
+        ended: UInt64Array,
+    ) -> list[Followed]:
+        """Lost tracks that optical flow finds from recent keyframes, where the motion is known.
+
+        ids: N, of the tracks that the image has, ``recover``'s among them. points: N×2, theirs, in
+        pixels. picture: the image by ``smooth``. ended: ids of tracks that must not come back.
+        """
+        if not self._config.recover_tracks:
+            return []
+        here = undistorted(points, camera, None)
+        sought, found = np.concatenate([ids, ended]), []
+        for view in self._views(_newest(keyframes), ids, here, camera, ends=False):
+            known = view.keyframe.tracks.ids
+            lost = np.flatnonzero((known != 0) & ~np.isin(known, sought))
+            sought = np.concatenate([sought, known[lost]])
+            if view.keyframe.picture is not None and len(lost):
+                found.append(view.follow(view.keyframe.picture, picture, lost, camera))
+        return found
 
     def reconfigure(self, config: FrontendConfig) -> None:
         """Take over the thresholds of ``config``; matcher and verifier are their owner's."""
@@ -174,6 +199,20 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
+class Followed:
+    """Tracks of a keyframe that optical flow found in a later image.
+
+    rows: K, of the keyframe. points: K×2 float32, pixels. covariances: K×2×2, pixels², of the way
+    there.
+    """
+
+    keyframe: Keyframe
+    rows: IntArray
+    points: Float32Array
+    covariances: Float64Array
+
+
+@dataclass(frozen=True, slots=True)
 class _View:
     """A keyframe as seen from the current image.
 
@@ -230,15 +269,11 @@ class _View:
         lost, carried = lost[inside], carried[inside]
         if len(lost) == 0:
             return new[:0], lost
-        _, nearest = cKDTree(self.there[self.seen]).query(self.there[lost], k=_NEIGHBOURS)
-        beyond_plane = np.sort(self.moved[nearest], axis=1)[:, _NEIGHBOURS // 2]  # median
-        expected = carried + beyond_plane
-        near = cKDTree(expected).sparse_distance_matrix(
+        near = cKDTree(carried + self._beyond_plane(lost)).sparse_distance_matrix(
             cKDTree(here[new]), radius, output_type="ndarray"
         )
         lost, new = lost[near["i"]], new[near["j"]]
-        then, now = self.there[lost], here[new]
-        agree = self.motion.errors(then, now) < self.gate * self.motion.widening(then, now)
+        agree = self._agree(self.there[lost], here[new])
         found, rows = mutual_best_of(
             self.keyframe.features.descriptors,
             features.descriptors,
@@ -247,6 +282,38 @@ class _View:
             _LEAST_COSINE,
         )
         return rows, found
+
+    def follow(
+        self, before: UInt8Array, now: UInt8Array, lost: IntArray, camera: CameraModel | None
+    ) -> Followed:
+        """The tracks at rows ``lost`` of the keyframe that flow finds; pictures by ``smooth``."""
+        lost = lost[np.isfinite(self.there[lost]).all(1)]
+        expected = self.motion.carried(self.there[lost]) + self._beyond_plane(lost)
+        guess = distorted(expected, camera)
+        inside = ((guess > 0) & (guess < np.array(now.shape[::-1]) - 1)).all(1)
+        lost, guess, expected = lost[inside], guess[inside], expected[inside]
+        flow = follow(before, now, self.keyframe.features.keypoints[lost], guess)
+        here = undistorted(flow.points, camera, None)
+        found = flow.found & np.isfinite(here).all(1)
+        found &= np.linalg.norm(here - expected, axis=1) < _RADIUS * max(now.shape)
+        found[found] = self._agree(self.there[lost[found]], here[found])
+        return Followed(self.keyframe, lost[found], flow.points[found], flow.covariances[found])
+
+    def _beyond_plane(self, lost: IntArray) -> Float64Array:
+        """By how much the nearest tracks at rows ``lost`` miss the plane: K×2, their median."""
+        _, nearest = cKDTree(self.there[self.seen]).query(self.there[lost], k=_NEIGHBOURS)
+        return np.asarray(np.sort(self.moved[nearest], axis=1)[:, _NEIGHBOURS // 2])
+
+    def _agree(self, then: Float64Array, now: Float64Array) -> BoolArray:
+        """Which points N×2 that were not fitted agree with the motion."""
+        return np.asarray(
+            self.motion.errors(then, now) < self.gate * self.motion.widening(then, now)
+        )
+
+
+def _newest(keyframes: Reversible[Keyframe]) -> list[Keyframe]:
+    """Those that are looked into."""
+    return [keyframe for keyframe, _ in zip(reversed(keyframes), range(_ATTEMPTS), strict=False)]
 
 
 def smooth(grey: UInt8Array) -> UInt8Array:
@@ -295,6 +362,14 @@ def undistorted(
         return keypoints.astype(np.float64)
     rays = camera.normalize(keypoints) if normalized is None else normalized
     return rays.astype(np.float64) * float(np.sqrt(camera.matrix[0, 0] * camera.matrix[1, 1]))
+
+
+def distorted(points: Float64Array, camera: CameraModel | None) -> Float32Array:
+    """Pixels of the image; the inverse of ``undistorted``."""
+    if camera is None:
+        return points.astype(np.float32)
+    rays = points / float(np.sqrt(camera.matrix[0, 0] * camera.matrix[1, 1]))
+    return camera.project(rays.astype(np.float32))
 
 
 def give(ids: UInt64Array, rows: IntArray, lost: UInt64Array) -> None:
