@@ -59,6 +59,7 @@ from aliked_ros.types import (
 
 T = TypeVar("T")
 
+_HIDDEN = 0.2  # of the tracks: with more coming back at once, something had hidden them
 _PASSES = 3  # each is a tenth of the last: to follow points takes less than images are apart
 
 
@@ -186,37 +187,47 @@ class Detector:
     def _returned(
         self, request: Request, known: Known, features: Features, ids: UInt64Array
     ) -> Rows:
-        """Lost tracks that ALIKED did not detect again, but flow finds from keyframes."""
+        """Lost tracks that ALIKED does not detect again, where many others have come back."""
         again = np.flatnonzero((ids != 0) & ~np.isin(ids, known.tracks.ids))
+        returned = nothing()
+        if len(again) <= _HIDDEN * len(known.tracks):
+            return returned
         points = np.concatenate([known.tracks.points, features.keypoints[again]])
-        found = self.recovery.follow(
+        for found in self.recovery.follow(
             np.concatenate([known.tracks.ids, ids[again]]),
             points.astype(np.float32),
             request.keyframes,
             request.camera,
             smooth(known.grey),
             known.ended,
-        )
-        returned = nothing()
-        for one in found:
-            then, rows = one.keyframe.features, one.rows
-            count = len(rows)
-            drift = one.covariances
-            if then.covariances is not None:
-                drift = drift + then.covariances[rows][:, [0, 1, 1, 2]].reshape(-1, 2, 2)
-            ages = np.full(count, request.index - one.keyframe.index, np.uint32)
-            if then.detection_age is not None:
-                ages += then.detection_age[rows]
+        ):
+            then, rows, count = found.keyframe.features, found.rows, len(found.rows)
+            noise = detection_noise(structure_at(known.grey, found.points))
             begun = begin(
-                replace(features, keypoints=one.points, scores=then.scores[rows], descriptors=then.descriptors[rows]),
+                replace(
+                    features,
+                    keypoints=found.points,
+                    scores=then.scores[rows],
+                    descriptors=then.descriptors[rows],
+                ),
                 np.arange(count),
-                one.keyframe.tracks.ids[rows],
-                detection_noise(structure_at(known.grey, one.points)),
+                found.keyframe.tracks.ids[rows],
+                noise,
                 np.full(count, np.nan, np.float32),
                 known.tracks,
             )
-            filters = Filters.born(detection_noise(structure_at(known.grey, one.points))).step(drift)
-            returned += replace(begun, filters=filters, ages=ages, detected=np.full(count, -1))
+            drift = found.covariances
+            if then.covariances is not None:
+                drift = drift + then.covariances[rows][:, [0, 1, 1, 2]].reshape(-1, 2, 2)
+            ages = np.full(count, request.index - found.keyframe.index, np.uint32)
+            if then.detection_age is not None:
+                ages += then.detection_age[rows]
+            returned += replace(
+                begun,
+                filters=Filters.born(noise).step(drift),
+                ages=ages,
+                detected=np.full(count, -1),
+            )
         return returned
 
     def _wrong(
