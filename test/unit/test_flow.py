@@ -200,7 +200,7 @@ def test_bad_images(
 
 @pytest.mark.long
 @pytest.mark.parametrize("scene", ["tum_fr1_xyz", "realsense_desk/rgb"])
-def test_as_many_tracks_come_back_from_darkness_as_with_detection_in_every_image(
+def test_more_tracks_come_back_from_darkness_than_with_detection_in_every_image(
     shared: Path, scene: str
 ) -> None:
     """Five black images. Of the second after them: a detection behind them has come by then."""
@@ -224,7 +224,7 @@ def test_as_many_tracks_come_back_from_darkness_as_with_detection_in_every_image
         alive = before.tracks.ids[before.tracks.lengths > 1]
         found[detection] = np.isin(alive, after.tracks.ids).sum()
     assert found["every"] > 100
-    assert min(found["3"], found["behind"]) > 0.85 * found["every"], found
+    assert min(found["3"], found["behind"]) > found["every"], found
 
 
 @pytest.mark.parametrize("detection", ["999", "behind"])

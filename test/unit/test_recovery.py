@@ -232,3 +232,26 @@ def test_a_track_that_contradicts_its_keyframe_ends(street: Street) -> None:
     np.testing.assert_array_equal(
         street.recover(street.after, street.ids.copy(), patches=False), street.ids
     )
+
+
+def test_flow_finds_what_is_not_detected_again(street: Street) -> None:
+    """Where the patch is, whatever the neighbours; not behind somebody, and not what has ended."""
+    config = FrontendConfig(matcher="nearest")
+    keyframes = Keyframes(config)
+    tracks = Tracks(street.ids, np.ones(200, np.uint32), 0)
+    picture = smooth(street.picture)
+    keyframes.add(Keyframe(0, 0.0, street.features(street.before), tracks, picture=picture))
+    now = cv2.warpAffine(street.picture, np.float32([[1, 0, 6], [0, 1, 0]]), (640, 480))
+    now[:, :200] = 90
+    ended = street.ids[190:]
+    recovery = Recovery(config, NearestMatcher(config), Verifier(config))
+    (found,) = recovery.follow(
+        street.ids[:160], street.after[:160], keyframes, None, smooth(now), ended
+    )
+    assert found.keyframe.index == 0
+    free = np.flatnonzero(street.before[160:190, 0] > 230) + 160
+    assert np.isin(free, found.rows).mean() > 0.9
+    assert (street.before[found.rows, 0] > 180).all()
+    assert ((found.rows >= 160) & (found.rows < 190)).all()
+    off = np.linalg.norm(found.points - street.before[found.rows] - [6.0, 0.0], axis=1)
+    assert off.max() < 0.3
