@@ -21,6 +21,8 @@ to align with the keyframe's: a similar descriptor alone is often a neighbour so
 Where nothing goes on (darkness, blur, a jump), keyframes are matched as a whole and verified.
 (Matching every new keyframe this way finds no more, and LightGlue takes 50 ms.)
 
+With optical flow, lost tracks are found that are not detected again, too: ``follow``.
+
 A track that disagrees with the motion since a keyframe that shows it ends: it has drifted to
 another point, or was recovered wrongly. So the next image confirms a recovery, or takes it back.
 """
@@ -365,11 +367,12 @@ def undistorted(
 
 
 def distorted(points: Float64Array, camera: CameraModel | None) -> Float32Array:
-    """Pixels of the image; the inverse of ``undistorted``."""
+    """Pixels of the image; the inverse of ``undistorted``. Not finite far outside the image."""
     if camera is None:
         return points.astype(np.float32)
     rays = points / float(np.sqrt(camera.matrix[0, 0] * camera.matrix[1, 1]))
-    return camera.project(rays.astype(np.float32))
+    with np.errstate(all="ignore"):
+        return camera.project(rays.astype(np.float32))
 
 
 def give(ids: UInt64Array, rows: IntArray, lost: UInt64Array) -> None:
