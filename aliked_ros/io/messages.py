@@ -23,6 +23,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aliked_ros.errors import SourceError
 from aliked_ros.types import Features, Float32Array, Matches, Tracks, UInt8Array
@@ -37,19 +38,19 @@ def features_from_message(message: Any) -> Features:
     """The features of a FeatureFrame; arrays are views of the message where types allow.
 
     Messages without descriptors, or with codes instead (``codes_from_message``), give N×0.
+    Raises SourceError for a field of another length than the keypoints.
     """
     has_codes = message.descriptor_encoding == BINARY256
     nothing = np.empty((len(message.scores), 0), np.float32)
-    ages: Any = getattr(message, "detection_age", ())  # older recordings have none
     return Features(
-        keypoints=np.frombuffer(message.keypoints, np.float32).reshape(-1, 2),
+        keypoints=_rows(message, "keypoints", np.float32, 2),
         scores=np.frombuffer(message.scores, np.float32),
         descriptors=nothing if has_codes else descriptors_from_message(message),
         width=message.width,
         height=message.height,
         model=message.model,
-        detection_age=np.frombuffer(ages, np.uint32) if len(ages) else None,
-        covariances=optional_array(getattr(message, "covariances", ()), 3),
+        detection_age=_rows_if_any(message, "detection_age", np.uint32),
+        covariances=_rows_if_any(message, "covariances", np.float32, 3),
     )
 
 
@@ -95,16 +96,38 @@ def optional_array(values: Any, columns: int = 1) -> Float32Array | None:
 
 
 def tracks_from_message(message: Any) -> Tracks:
-    """The track of each keypoint of a FeatureFrame."""
-    recovered = np.array(getattr(message, "recovered", []), bool)  # older recordings have none
-    objects: Any = getattr(message, "object_ids", ())
+    """The track of each keypoint of a FeatureFrame.
+
+    Raises SourceError for a field of another length than the keypoints.
+    """
+    recovered = _rows_if_any(message, "recovered", np.bool_)
     return Tracks(
-        ids=np.frombuffer(message.track_ids, np.uint64),
-        lengths=np.frombuffer(message.track_lengths, np.uint32),
+        ids=_rows(message, "track_ids", np.uint64),
+        lengths=_rows(message, "track_lengths", np.uint32),
         epoch=message.epoch,
-        recovered=recovered if recovered.any() else None,
-        objects=np.frombuffer(objects, np.uint32) if len(objects) else None,
+        recovered=recovered if recovered is not None and recovered.any() else None,
+        objects=_rows_if_any(message, "object_ids", np.uint32),
     )
+
+
+def _rows(message: Any, field: str, kind: type[np.generic], columns: int = 1) -> NDArray[Any]:
+    """A field of a FeatureFrame, N or N×columns; SourceError if it has another length."""
+    values, count = np.asarray(getattr(message, field), kind), len(message.scores)
+    if len(values) != columns * count:
+        raise SourceError(
+            f"{field} of a FeatureFrame has {len(values)} values, its {count} keypoints need "
+            f"{columns * count}. Correct the node that published it."
+        )
+    return values if columns == 1 else values.reshape(-1, columns)
+
+
+def _rows_if_any(
+    message: Any, field: str, kind: type[np.generic], columns: int = 1
+) -> NDArray[Any] | None:
+    """``_rows`` of a field that may be empty, or missing in older recordings; then None."""
+    if not len(getattr(message, field, ())):
+        return None
+    return _rows(message, field, kind, columns)
 
 
 def matches_from_message(message: Any) -> Matches:

@@ -564,6 +564,23 @@ def test_objects_survive_the_wire():
     np.testing.assert_array_equal(tracks.static_ids != 0, objects == 0)
 
 
+@pytest.mark.parametrize(
+    ("field", "read"),
+    [
+        ("track_ids", messages.tracks_from_message),
+        ("track_lengths", messages.tracks_from_message),
+        ("object_ids", messages.tracks_from_message),
+        ("recovered", messages.tracks_from_message),
+        ("detection_age", messages.features_from_message),
+    ],
+)
+def test_a_field_of_another_length_is_refused(field, read):
+    message = conversions.feature_frame(result_of(5, 128, 0, inliers=False), Header())
+    setattr(message, field, [True] if field == "recovered" else [1])
+    with pytest.raises(SourceError, match=f"{field} of a FeatureFrame has 1 values, its 5 key"):
+        read(message)
+
+
 def test_ages_and_covariances_survive_the_wire():
     result = result_of(5, 128, 0, inliers=False)
     ages = np.arange(5, dtype=np.uint32)
