@@ -129,7 +129,7 @@ class Inputs:
         if settings["camera_source"]:
             camera = self._camera = OwnCamera(
                 self._node, settings, self._warnings, self.calibration, self.on_image,
-                self.on_partner,
+                self.on_partner, self._on_drop,
             )  # fmt: skip
             self._images, others = camera.images, camera.partners
         else:
@@ -325,6 +325,14 @@ class Inputs:
                 "use_sim_time to false."
             )
         self._warnings.warn("stamps", f"The stamp of an image on {self.topic} {effect}. {remedy}")
+
+    # The thread of the node's own camera
+
+    def _on_drop(self) -> None:
+        """The executor had no time for an image."""
+        if not self.paused:
+            self._statistics.received()
+            self._statistics.dropped(1)
 
     # The worker's thread
 

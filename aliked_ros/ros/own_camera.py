@@ -21,6 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -50,7 +51,7 @@ from aliked_ros.types import Image
 _CAMERAS = re.compile(r"camera:\d+|realsense(:\w+)?|virtual")
 _RETRY = 2.0  # seconds after which a camera that failed is opened again
 _PATIENCE = 1.0  # seconds for the thread to end; a camera can block its reader for longer
-_WAITING = 10  # images, should the executor be held up
+_WAITING = 10  # images while the executor is busy; then the oldest is dropped
 
 Receive = Callable[[ImageMessage, Mapping[str, Any]], None]
 
@@ -101,12 +102,16 @@ class OwnCamera:
         calibration: Calibration,
         on_image: Receive,
         on_partner: Receive,
+        on_drop: Callable[[], None],
     ) -> None:
-        """``on_image``, ``on_partner``: called as by subscriptions, the partner first."""
+        """``on_image``, ``on_partner``: called as by subscriptions, the partner first.
+
+        ``on_drop``: called for each image that the executor had no time for, by another thread.
+        """
         self._node = node
         self._warnings = warnings
         self._calibration = calibration
-        self._on_image, self._on_partner = on_image, on_partner
+        self._on_image, self._on_partner, self._on_drop = on_image, on_partner, on_drop
         self._name: str = settings["camera_source"]
         self._frame: str = settings["camera_frame"]
         self._input: str = settings["input"]
@@ -119,7 +124,7 @@ class OwnCamera:
         if prefix:
             self.partners = _Published(node.resolve_topic_name(f"{prefix}image"))
             self._prefixes.append(prefix)
-        self._waiting: deque[Callable[[], None]] = deque(maxlen=_WAITING)
+        self._waiting: deque[Callable[[], None]] = deque()
         self._closed = threading.Event()
         self._guard = node.create_guard_condition(self._hand_on)
         self._thread = threading.Thread(target=self._run, name="camera", daemon=True)
@@ -153,6 +158,10 @@ class OwnCamera:
     # The camera's thread
 
     def _post(self, call: Callable[[], None]) -> None:
+        if len(self._waiting) == _WAITING:
+            with suppress(IndexError):  # the executor's thread has just taken them
+                self._waiting.popleft()
+                self._on_drop()
         self._waiting.append(call)
         self._guard.trigger()
 
