@@ -22,7 +22,8 @@ the arguments are raised before the first node starts.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from functools import partial
 from typing import Any
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
@@ -34,6 +35,7 @@ from launch.actions import (
 )
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 from rclpy.exceptions import InvalidNamespaceException, InvalidTopicNameException
 from rclpy.validate_namespace import validate_namespace
@@ -72,7 +74,7 @@ def frontend(**fixed: Any) -> list[Any]:
         *(SetLaunchConfiguration(name, value) for name, value in fixed.items()),
         *(argument for argument in offered if argument.name not in fixed),
         IncludeLaunchDescription(_LARGE_MESSAGES),
-        OpaqueFunction(function=_frontend_nodes),
+        OpaqueFunction(function=partial(_frontend_nodes, fixed=fixed)),
     ]
 
 
@@ -197,8 +199,8 @@ def _namespace(context: LaunchContext) -> str:
     return namespace if namespace.startswith("/") else f"{pushed}/{namespace}".strip("/")
 
 
-def _frontend_nodes(context: LaunchContext) -> list[Node]:
-    """The nodes; an argument that was not given leaves the parameter file's value."""
+def _frontend_nodes(context: LaunchContext, fixed: Container[str]) -> list[Node]:
+    """The nodes; an argument that is empty and not fixed leaves the parameter file's value."""
 
     def given(name: str) -> str:
         return _given(context, name)
@@ -216,9 +218,9 @@ def _frontend_nodes(context: LaunchContext) -> list[Node]:
         )
 
     values: dict[str, Any] = {
-        name: given(name)
+        name: ParameterValue(given(name), value_type=str)  # a plain text is read as YAML
         for name in ("camera_source", "input", "sync", *_TRANSPORTS, "map", "imu_topic")
-        if given(name)
+        if given(name) or name in fixed
     }
     if given("autostart"):
         values["autostart"] = _is_on(context, "autostart")

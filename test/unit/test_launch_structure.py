@@ -463,7 +463,8 @@ def test_dataset_plays_what_the_frontend_listens_to() -> None:
         namespace="robot1", odometry="true", rviz="true",
     )  # fmt: skip
     frontend, play = run.node("frontend_node"), run.node("dataset_player")
-    assert frontend.parameters == {"input": "rgbd", "use_sim_time": True}
+    # the player's images count, whatever camera the parameter file names
+    assert frontend.parameters == {"camera_source": "", "input": "rgbd", "use_sim_time": True}
     assert {k: play.parameters[k] for k in ("source", "publish", "rate", "loop", "clock")} == {
         "source": "/data/fr1", "publish": "rgbd", "rate": 10.0, "loop": False, "clock": 100.0,
     }  # fmt: skip
