@@ -164,25 +164,22 @@ def _text(path: Path) -> str:
         raise SourceError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
+def read_yaml(path: Path) -> Any:
+    """A YAML document, such as EuRoC's sensor.yaml; SourceError if it cannot be read."""
+    return _document(path, _text(path))
+
+
 def _document(path: Path, text: str) -> Any:
-    try:
-        return parse_yaml(text)
+    """The first document of a file; SourceError with its line if it is not valid."""
+    try:  # OpenCV's first line, which EuRoC kept, is not valid YAML 1.1
+        return next(yaml.safe_load_all(text.removeprefix("%YAML:1.0")), None)
+    except RecursionError as error:
+        raise SourceError(f"{path} is not valid YAML: it is nested too deeply.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
         raise SourceError(f"{path}{line} is not valid YAML: {problem}.") from error
-
-
-def parse_yaml(text: str) -> Any:
-    """The first YAML document; OpenCV's first line, which EuRoC kept, is not valid YAML 1.1.
-
-    Raises yaml.YAMLError.
-    """
-    try:
-        return next(yaml.safe_load_all(text.removeprefix("%YAML:1.0")), None)
-    except RecursionError as error:
-        raise yaml.YAMLError("it is nested too deeply") from error
 
 
 def _ours(path: Path, text: str) -> Calibration:
@@ -261,7 +258,7 @@ def read_camchain(path: Path) -> list[tuple[Calibration, Float64Array]]:
     The pose is 4×4, cam0_from_camN: p_cam0 = R·p_camN + t, metres, from the chain of T_cn_cnm1.
     Raises SourceError if it cannot be read, or a camera or its transform is not possible.
     """
-    document = _document(path, _text(path))
+    document = read_yaml(path)
     cameras: list[tuple[Calibration, Float64Array]] = []
     pose = np.eye(4)
     while isinstance(document, Mapping) and (name := f"cam{len(cameras)}") in document:

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import yaml
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import ConfigurationError, ImageError, SourceError
@@ -39,7 +38,7 @@ from aliked_ros.sources.base import (
     rate_of,
     read_image,
 )
-from aliked_ros.sources.calibration_files import euroc_calibration, parse_yaml
+from aliked_ros.sources.calibration_files import euroc_calibration, read_yaml
 from aliked_ros.sources.files import (
     ImageFiles,
     Step,
@@ -319,28 +318,19 @@ def euroc_sensor(path: Path) -> tuple[CameraModel, Float64Array] | None:
     if not path.is_file():
         logger.warning("%s is missing: the camera is not calibrated.", path)
         return None
+    sensor = read_yaml(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        sensor = parse_yaml(text)
         camera = CameraModel.from_calibration(euroc_calibration(sensor))
         pose = np.array(sensor["T_BS"]["data"], np.float64).reshape(4, 4)
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, ConfigurationError) as error:
+    except (KeyError, TypeError, ValueError, ConfigurationError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else error
         raise SourceError(
-            f"{path} is not the sensor.yaml of a camera ({_yaml_problem(error)}); it needs "
+            f"{path} is not the sensor.yaml of a camera ({what}); it needs "
             "resolution, intrinsics, distortion_model, distortion_coefficients and T_BS."
         ) from error
     if not np.allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-3):
         raise SourceError(f"{path}: T_BS is not a rigid transform.")
     return camera, pose
-
-
-def _yaml_problem(error: Exception) -> str:
-    """The problem in one line, with its position for YAML errors."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}: {error.problem}"
-    if isinstance(error, KeyError):
-        return f"{error} is missing"
-    return " ".join(str(error).split())
 
 
 def _unless_needed(read: Callable[[], _T], needed: bool) -> _T | None:

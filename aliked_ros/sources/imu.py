@@ -28,7 +28,7 @@ from aliked_ros.errors import SourceError
 from aliked_ros.io.bags import Bag
 from aliked_ros.io.messages import nanoseconds
 from aliked_ros.sources.base import SECOND
-from aliked_ros.sources.calibration_files import parse_yaml
+from aliked_ros.sources.calibration_files import read_yaml
 from aliked_ros.sources.datasets import euroc_root, euroc_sensor
 from aliked_ros.sources.files import local_path, read_table
 from aliked_ros.sources.recordings import split_topics
@@ -95,8 +95,9 @@ def _euroc(root: Path) -> Rates:
     sensor, own = euroc_sensor(root / "cam0" / "sensor.yaml"), root / "imu0" / "sensor.yaml"
     rotation = None
     if sensor is not None and own.is_file():
+        document = read_yaml(own)
         try:
-            data = parse_yaml(own.read_text(encoding="utf-8-sig"))["T_BS"]["data"]
+            data = document["T_BS"]["data"]
             rotation = sensor[1][:3, :3].T @ np.array(data, np.float64).reshape(4, 4)[:3, :3]
         except (KeyError, TypeError, ValueError) as error:
             raise SourceError(f"{own} has no T_BS of 16 numbers: {error}.") from error

@@ -528,7 +528,7 @@ def euroc(path: Path, sensor: str) -> Path:
 @pytest.mark.parametrize(
     ("sensor", "words"),
     [
-        ("resolution: [64, 48\nintrinsics: 3\n", r"line \d: "),
+        ("resolution: [64, 48\nintrinsics: 3\n", r"line \d is not valid YAML: expected"),
         ("resolution: [64, 48]\n", "'intrinsics' is missing"),
     ],
 )
