@@ -21,14 +21,14 @@ import sys
 import time
 from contextlib import redirect_stdout
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aliked_ros.cli.shared import AsJson, console, require_ros, say
-from aliked_ros.errors import BackendError, ConfigurationError
+from aliked_ros.errors import ConfigurationError
+from aliked_ros.system.packages import require
 
 if TYPE_CHECKING:
     from aliked_ros.fleet.plan import Plan
@@ -104,8 +104,7 @@ def batch(
 
 def require_fleet(who: str) -> None:
     """BackendError, unless what ``batch`` needs is installed."""
-    if missing := [name for name in _NEEDED if find_spec(name) is None]:
-        raise BackendError(f"{who} needs {', '.join(missing)}: run `make setup GROUP=fleet`.")
+    require(who, "fleet", *_NEEDED)
 
 
 def _plan(what: list[str], output: str | None, threads: int | None, limit: int | None) -> Plan:

@@ -20,14 +20,13 @@ import json
 import os
 import sys
 from enum import Enum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from aliked_ros.cli.shared import AsJson, console, require_ros, show
-from aliked_ros.errors import BackendError
+from aliked_ros.system.packages import require
 
 
 class ExportFormat(str, Enum):
@@ -58,8 +57,8 @@ def export_recording(
     from aliked_ros.exporting.recording import RecordingReader
     from aliked_ros.exporting.tum import export_tum
 
-    if form is ExportFormat.colmap and find_spec("pycolmap") is None:
-        raise BackendError("a COLMAP database needs pycolmap: pip install pycolmap.")
+    if form is ExportFormat.colmap:
+        require("a COLMAP database", "view", "pycolmap")
     facts: dict[str, Any] = {"recording": str(recording), "output": str(output)}
     with RecordingReader(recording, topics or ()) as reader:
         if form is ExportFormat.tum:

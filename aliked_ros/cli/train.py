@@ -19,14 +19,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from aliked_ros.cli.shared import AsJson, console
-from aliked_ros.errors import BackendError
+from aliked_ros.system.packages import require
 
 
 def train(
@@ -43,10 +42,7 @@ def train(
 
     On several GPUs: torchrun --nproc-per-node 4 -m aliked_ros.cli train CONFIG.yaml
     """
-    needed = ("torch", "lightning_fabric", "tensorboard", "h5py", "pydantic")
-    missing = [name for name in needed if not find_spec(name)]
-    if missing:
-        raise BackendError(f"training needs {', '.join(missing)}: run `make setup GROUP=train`.")
+    require("training", "train", "torch", "lightning_fabric", "tensorboard", "h5py", "pydantic")
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

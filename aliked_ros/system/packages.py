@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from aliked_ros.errors import BackendError
+
 # By module: its distributions (install the first), and what needs it (empty = everything).
 PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "numpy": (("numpy",), ""),
@@ -39,12 +41,28 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "av": (("av",), "video: image_transport h264 or h265, recordings of it"),
     "pycolmap": (("pycolmap",), "the odometry, and export to COLMAP"),
 }
+_OTHER_NAMES = {"rerun": "rerun-sdk", "ray": "'ray[client]'"}
 INSTALL = "pip install -r requirements/robot.txt (in a clone: make setup)"
 
 
 def install_name(module: str) -> str:
     """The distribution of a module, as pip names it."""
-    return PACKAGES[module][0][0] if module in PACKAGES else module
+    if module in PACKAGES:
+        return PACKAGES[module][0][0]
+    return _OTHER_NAMES.get(module, module.replace("_", "-"))
+
+
+def require(who: str, group: str, *modules: str) -> None:
+    """Raise BackendError if a module is missing.
+
+    who: what needs it, for the message. group: of ``make setup``, has them all.
+    """
+    if absent := [install_name(module) for module in modules if not _is_there(module)]:
+        names = [name.strip("'") for name in absent]
+        raise BackendError(
+            f"{who} needs {', '.join(names)}: make setup GROUP={group}, or pip install "
+            f"{' '.join(absent)}."
+        )
 
 
 def missing(error: ImportError) -> str:

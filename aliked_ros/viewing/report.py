@@ -25,16 +25,15 @@ import html
 import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aliked_ros.errors import BackendError
 from aliked_ros.io.bags import MACHINE, SETTINGS
 from aliked_ros.io.drawing import LONG_TRACK
 from aliked_ros.io.results import output_path
+from aliked_ros.system.packages import require
 from aliked_ros.viewing import recorded
 from aliked_ros.viewing.run import Run, Series, read_run
 
@@ -106,8 +105,7 @@ def write_report(
     Raises SourceError if it cannot be read or has no features, OutputError if the page cannot be
     written, BackendError without Plotly.
     """
-    if find_spec("plotly") is None:
-        raise BackendError("the report needs Plotly: make setup GROUP=view, or pip install plotly.")
+    require("the report", "view", "plotly")
     run = read_run(recording, frontend, report)
     page = page_of(run)
     with output_path(output) as path:

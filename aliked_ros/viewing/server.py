@@ -28,11 +28,11 @@ import sys
 import threading
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from aliked_ros.errors import AlikedError, BackendError, ConfigurationError
+from aliked_ros.errors import AlikedError, ConfigurationError
+from aliked_ros.system.packages import require
 
 if TYPE_CHECKING:
     import rerun as rr
@@ -70,8 +70,7 @@ def has_display() -> bool:
 
 def require_viewer() -> None:
     """Raise BackendError, with what to install, if the viewer is missing."""
-    if find_spec("rerun") is None:
-        raise BackendError("the page needs rerun: make setup GROUP=view, or pip install rerun-sdk.")
+    require("the page", "view", "rerun")
 
 
 class PageServer:

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
@@ -25,8 +26,10 @@ import pytest
 
 from aliked_ros.cli import doctor
 from aliked_ros.cli.doctor import FAIL, OK, WARN, Check, examine
+from aliked_ros.errors import BackendError
 from aliked_ros.models.registry import MODELS, weights_dir
-from aliked_ros.system import transport
+from aliked_ros.system import packages, transport
+from aliked_ros.system.packages import require
 from aliked_ros.system.share import share_path
 from helpers import ROOT
 
@@ -125,6 +128,19 @@ def test_every_package_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
         assert checks[module].state == state
         assert "not installed" in checks[module].finding
         assert "install" in checks[module].finding + checks[module].remedy
+
+
+def test_a_command_names_the_packages_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    require("the page", "view", "json", "email")
+    monkeypatch.setattr(
+        packages, "find_spec", lambda name: json.__spec__ if name == "json" else None
+    )
+    with pytest.raises(BackendError) as raised:
+        require("the page", "view", "json", "rerun", "lightning_fabric", "ray")
+    assert str(raised.value) == (
+        "the page needs rerun-sdk, lightning-fabric, ray[client]: make setup GROUP=view, or "
+        "pip install rerun-sdk lightning-fabric 'ray[client]'."
+    )
 
 
 @pytest.mark.parametrize(
