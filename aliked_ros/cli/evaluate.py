@@ -31,13 +31,15 @@ import typer
 from aliked_ros.cli.shared import AsJson, MaskFile, MaskStatic, console, help_of, say, show
 from aliked_ros.configuration import MODELS, FrontendConfig
 from aliked_ros.console.options import shared_options
-from aliked_ros.errors import BackendError, ConfigurationError
+from aliked_ros.errors import ConfigurationError
+from aliked_ros.system.packages import require
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aliked_ros.evaluation.odometry import Carry, Mode
+    from aliked_ros.evaluation.odometry import Carry
     from aliked_ros.evaluation.result_table import ResultTable
+    from aliked_ros.evaluation.sequences import Mode
     from aliked_ros.types import Image
 
 app = typer.Typer(
@@ -72,6 +74,7 @@ class Options:
     ) -> None:
         """Evaluate, plot, print. titles: of the tables, if there are several."""
         from aliked_ros.console.progress import share_progress
+        from aliked_ros.evaluation.run import Run
         from aliked_ros.sources import read_mask
 
         kind = evaluate.__name__.removeprefix("evaluate_")
@@ -84,12 +87,10 @@ class Options:
             matcher="nearest",
             mask_static=self.mask_static,
         )
-        if self.mask is not None:
-            own["mask"] = read_mask(self.mask)
+        mask = None if self.mask is None else read_mask(self.mask)
         with share_progress(console()) as report:
-            found = evaluate(
-                data, names, config, target, report, self.limit, self.restart, say, **own
-            )
+            run = Run(str(data), names, config, target, report, self.limit, self.restart, mask, say)
+            found = evaluate(run, **own)
         tables = found if isinstance(found, tuple) else (found,)
         plot(*tables, target)
         _show(dict(zip(titles, tables, strict=True)), target, self.as_json)
@@ -391,13 +392,7 @@ def _carry() -> Carry:
 
 
 def _require_libraries() -> None:
-    try:
-        import evo  # noqa: F401
-    except ImportError as error:
-        raise BackendError(
-            f"evaluations need evo and pycolmap ({error}): make setup GROUP=evaluate, or "
-            "pip install evo pycolmap."
-        ) from error
+    require("evaluation", "evaluate", "evo", "pycolmap")
 
 
 def _show(tables: dict[str, ResultTable], target: Path, as_json: bool) -> None:

@@ -23,10 +23,9 @@ end them, long ones first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -34,15 +33,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aliked_ros.camera import CameraModel
-from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import SourceError
-from aliked_ros.evaluation.ledger import Ledger, Row, Unit
-from aliked_ros.evaluation.methods import Method, Pairs, View, described, open_methods, question_of
+from aliked_ros.evaluation.ledger import Row, Unit
+from aliked_ros.evaluation.methods import Method, Pairs, View
 from aliked_ros.evaluation.poses import has_truth, true_poses
-from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
+from aliked_ros.evaluation.result_table import Metric, ResultTable
+from aliked_ros.evaluation.run import Run, described
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.sources import open_source
-from aliked_ros.types import Float32Array, Float64Array, FrameResult, Image, UInt8Array
+from aliked_ros.types import Float32Array, Float64Array, FrameResult, Image
 
 _CORRECT = 3.0  # pixels from the epipolar line
 _COLUMNS, _ROWS = 8, 6  # cells of the image, for coverage
@@ -127,29 +126,20 @@ class Lens:
 
 
 def evaluate_epipolar(
-    source: str,
-    names: Sequence[str],
-    config: FrontendConfig,
-    output: Path,
-    report: Report,
-    limit: int | None = None,
-    restart: bool = False,
-    say: Callable[[str], None] = lambda _text: None,
+    run: Run,
     gaps: Sequence[int] = (1, 5, 10),
     first: int = 0,
-    mask: UInt8Array | None = None,
 ) -> tuple[ResultTable, ResultTable]:
     """Evaluate pairs of images ``gaps`` apart, and the tracks through the whole sequence.
 
-    Returns a table of the pairs and one of the tracks, whose rows are images. Both, and the ledger,
-    are written to ``output``.
-    names: of methods. limit: number of images, from number ``first`` on. restart: discard an
-    interrupted run.
+    Returns a table of the pairs and one of the tracks, whose rows are images.
+    first: number of the first image; the limit counts from there.
     Raises SourceError for a source that cannot be read, is too short for the gaps, or has true
     poses but no calibration; ConfigurationError, OutputError.
     """
     gaps = sorted({1, *gaps})  # tracks are always checked from image to image
-    opened = open_source(source, None if limit is None else first + limit, mask=mask)
+    limit = None if run.limit is None else first + run.limit
+    opened = open_source(run.data, limit, mask=run.mask)
     images = list(opened)[first:]
     if len(images) <= max(gaps):
         began = f" from number {first} on" if first else ""
@@ -157,29 +147,33 @@ def evaluate_epipolar(
             f"{opened.name} gave {len(images)} images{began}; the largest gap is {max(gaps)}: "
             "choose smaller ones with --gap."
         )
-    truth = has_truth(source)
+    truth = has_truth(run.data)
     if truth and opened.calibration is None:
         raise SourceError(
-            f"{source} has true poses but no calibration; put a calib.json there "
+            f"{run.data} has true poses but no calibration; put a calib.json there "
             "(width, height, fx, fy, cx, cy, distortion_model, distortion)."
         )
     camera = (
         None if opened.calibration is None else CameraModel.from_calibration(opened.calibration)
     )
     lens = Lens(camera)
-    question = question_of(
-        "epipolar", source, names, config, mask,
-        methods=list(names), gaps=gaps, first=first, images=len(images), true_poses=truth,
-    )  # fmt: skip
-    with Ledger(output, question, restart) as ledger, open_methods(names, config, say) as methods:
+    question = run.question(
+        "epipolar",
+        methods=list(run.methods),
+        gaps=gaps,
+        first=first,
+        images=len(images),
+        true_poses=truth,
+    )
+    with run.open(question) as (ledger, methods):
         views = _Views(images, methods, max(gaps))
-        poses = true_poses(source, [image.stamp for image in images]) if truth else None
+        poses = true_poses(run.data, [image.stamp for image in images]) if truth else None
         pairs = [(j - gap, j) for j in range(len(images)) for gap in gaps if j >= gap]
         units = [
             Unit(f"pair {i}-{j}", partial(_measure_pair, views, lens, poses, i, j))
             for i, j in pairs
         ]
-        rows = ledger.measure(units, partial(report, "pairs"))
+        rows = ledger.measure(units, partial(run.report, "pairs"))
         known = {
             (row["pair"][0], row["pair"][1]): Geometry(
                 np.reshape(row["matrix"], (3, 3)), row["flat"]
@@ -194,7 +188,7 @@ def evaluate_epipolar(
                 )
                 for method in methods
             ],
-            partial(report, "tracks"),
+            partial(run.report, "tracks"),
         )
         facts = described(question, methods)
     method_rows = [row for row in rows if row["method"]]
@@ -203,17 +197,17 @@ def evaluate_epipolar(
         facts,
         method_rows,
         metrics,
-        list(names),
+        run.methods,
         ("gap",),
         _BLOCKS,
         _pair_remarks(truth),
         whole_blocks=_BLOCKS * len(gaps),
     )
     track_table = ResultTable(
-        facts, track_rows, TRACK_METRICS, list(names), (), _BLOCKS, TRACK_REMARKS
+        facts, track_rows, TRACK_METRICS, run.methods, (), _BLOCKS, TRACK_REMARKS
     )
-    pair_table.write(output, "pairs")
-    track_table.write(output, "tracks")
+    pair_table.write(run.output, "pairs")
+    track_table.write(run.output, "tracks")
     return pair_table, track_table
 
 

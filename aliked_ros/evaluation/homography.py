@@ -22,7 +22,6 @@ under its curve (Sarlin et al., SuperGlue, CVPR 2020), repeatability (Mikolajczy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,11 +31,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from aliked_ros.configuration import FrontendConfig
 from aliked_ros.evaluation.layouts import HomographyPair, homography_pairs
-from aliked_ros.evaluation.ledger import Ledger, Row, Unit
-from aliked_ros.evaluation.methods import Method, View, described, open_methods, question_of
-from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
+from aliked_ros.evaluation.ledger import Row, Unit
+from aliked_ros.evaluation.methods import Method, View
+from aliked_ros.evaluation.result_table import Metric, ResultTable
+from aliked_ros.evaluation.run import Run, described
 from aliked_ros.evaluation.statistics import area_under_recall
 from aliked_ros.sources import read_image
 from aliked_ros.types import Float64Array
@@ -72,32 +71,24 @@ REMARKS = (
 
 
 def evaluate_homography(
-    folder: Path,
-    names: Sequence[str],
-    config: FrontendConfig,
-    output: Path,
-    report: Report,
-    limit: int | None = None,
-    restart: bool = False,
-    say: Callable[[str], None] = lambda _text: None,
+    run: Run,
 ) -> ResultTable:
-    """Match every pair with every method; writes table and ledger to ``output``.
+    """Match every pair with every method; writes table and ledger.
 
-    names: of methods. limit: number of pairs. restart: discard an interrupted run.
     Raises SourceError for a folder in no known layout; ConfigurationError, OutputError.
     """
-    pairs = homography_pairs(folder)[:limit]
-    question = question_of("homography", folder, names, config, pairs=[pair.name for pair in pairs])
-    with Ledger(output, question, restart) as ledger, open_methods(names, config, say) as methods:
+    pairs = homography_pairs(Path(run.data))[: run.limit]
+    question = run.question("homography", pairs=[pair.name for pair in pairs])
+    with run.open(question) as (ledger, methods):
         units = [
             Unit(f"{pair.name} {method.name}", partial(_measure, pair, method))
             for pair in pairs
             for method in methods
         ]
-        rows = ledger.measure(units, partial(report, "pairs"))
+        rows = ledger.measure(units, partial(run.report, "pairs"))
         facts = described(question, methods)
-    table = ResultTable(facts, rows, METRICS, list(names), groups=("kind",), remarks=REMARKS)
-    table.write(output)
+    table = ResultTable(facts, rows, METRICS, run.methods, groups=("kind",), remarks=REMARKS)
+    table.write(run.output)
     return table
 
 

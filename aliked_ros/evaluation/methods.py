@@ -19,12 +19,10 @@ All have the same number of keypoints and the same verification.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -43,7 +41,6 @@ from aliked_ros.evaluation.baselines import (
     SiftDetector,
     flow,
 )
-from aliked_ros.evaluation.ledger import Row
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.flow import follow, structure_at
 from aliked_ros.frontend.fusion import Filters, detection_noise
@@ -51,7 +48,6 @@ from aliked_ros.frontend.matcher import Matcher, build_matcher
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.io.images import grey
 from aliked_ros.models.registry import entry_of
-from aliked_ros.system.provenance import machine
 from aliked_ros.types import Features, Float32Array, UInt8Array
 
 Progress = Callable[[str], None]
@@ -271,44 +267,10 @@ _MAKERS: dict[str, Callable[[FrontendConfig], Method]] = {
 }
 
 
-def question_of(
-    evaluation: str,
-    data: str | Path,
-    names: Sequence[str],
-    config: FrontendConfig,
-    mask: UInt8Array | None = None,
-    **more: Any,
-) -> Row:
-    """What decides an evaluation's figures, for its ledger: data, model, checkpoints by checksum.
-
-    names: of methods, whose checkpoints count; mask: of all images; more: settings of the
-    evaluation.
-    """
-    if mask is not None:
-        more["mask"] = hashlib.sha256(mask.tobytes()).hexdigest()
-    if not config.mask_static:  # not the default
-        more["mask_static"] = False
-    path = Path(data).expanduser().resolve()
-    own = [name for name in names if is_checkpoint(_parts(name)[0])]
-    return {
-        "evaluation": evaluation,
-        "data": path.name,
-        "path": str(path),
-        "model": config.model,
-        "model_checksum": entry_of(config.model).sha256,
-        "checkpoints": {name: entry_of(_parts(name)[0]).sha256 for name in own},
-        "max_keypoints": config.max_keypoints,
-        **more,
-    }
-
-
-def described(question: Row, methods: Sequence[Method]) -> Row:
-    """A table's facts: the question, the methods that answer it, and the machine."""
-    return question | {
-        "methods": [method.name for method in methods],
-        "descriptions": {method.name: method.description for method in methods},
-        "machine": machine(),
-    }
+def checkpoints(names: Sequence[str]) -> dict[str, str]:
+    """Checksums of the files that methods name as their model, by method."""
+    models = {name: _parts(name)[0] for name in names}
+    return {name: entry_of(model).sha256 for name, model in models.items() if is_checkpoint(model)}
 
 
 def _parts(name: str) -> tuple[str, str]:

@@ -19,20 +19,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 from evo.core.trajectory import PoseTrajectory3D
 
-from aliked_ros.camera import CameraModel
-from aliked_ros.configuration import FrontendConfig
-from aliked_ros.errors import ConfigurationError, OutputError, SourceError
+from aliked_ros.errors import OutputError, SourceError
 from aliked_ros.evaluation.baselines import Frontend
 from aliked_ros.evaluation.failures import FAILURES, reason_of
-from aliked_ros.evaluation.ledger import Ledger, Row, Unit
-from aliked_ros.evaluation.methods import Method, described, open_methods, question_of
+from aliked_ros.evaluation.ledger import Row, Unit
+from aliked_ros.evaluation.methods import Method
 from aliked_ros.evaluation.poses import true_poses
 from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
+from aliked_ros.evaluation.run import Run, described
+from aliked_ros.evaluation.sequences import Mode, calibrate, offered_mode
 from aliked_ros.evaluation.trajectories import (
     Aligned,
     align,
@@ -45,12 +45,9 @@ from aliked_ros.evaluation.trajectories import (
     write_tum,
 )
 from aliked_ros.odometry import Estimate, Observation, Odometry, pixel_size
-from aliked_ros.sources import Partner, Source, open_source
-from aliked_ros.types import FrameResult, UInt8Array
+from aliked_ros.sources import Source
+from aliked_ros.types import FrameResult
 
-Mode = Literal["mono", "stereo", "rgbd"]
-MODES: dict[Mode, Partner] = {"rgbd": "depth", "stereo": "right", "mono": "none"}
-"""The modes, with the partner of the images each needs; best first."""
 TRUTH = "groundtruth.txt"
 """File of the compared images' true poses, in TUM format."""
 _BLOCKS = 10  # block length of the bootstrap, images; neighbouring errors correlate
@@ -72,21 +69,6 @@ def as_observation(result: FrameResult) -> Observation:
     rest = tracks.at_rest
     depth = None if result.depth is None else result.depth[rest]
     return Observation(result.stamp, tracks.ids[rest], rays[rest], tracks.epoch, depth, pixel)
-
-
-def calibration_of(source: Source, name: str) -> dict[str, Any]:
-    """A source's calibration; SourceError, calling it ``name``, if it has none."""
-    if source.calibration is None:
-        raise SourceError(f"{name} has no calibration; put a calib.json there.")
-    return source.calibration
-
-
-def calibrate(source: Source, frontend: Frontend) -> CameraModel:
-    """Set a front-end's camera from the source; SourceError if it has no calibration."""
-    calibration = calibration_of(source, source.name)
-    frontend.camera = camera = CameraModel.from_calibration(calibration)
-    frontend.baseline = calibration.get("stereo_baseline_m")
-    return camera
 
 
 def observe(source: Source, frontend: Frontend, carry: Carry) -> Iterator[Observation]:
@@ -111,74 +93,51 @@ def follow(observations: Iterable[Observation], use_depth: bool) -> list[Estimat
     return estimates
 
 
-def offered_mode(sequence: str) -> Mode:
-    """The best mode that a sequence supports."""
-    for mode, partner in MODES.items():
-        try:
-            source = open_source(sequence, partner=partner)
-        except SourceError:
-            continue
-        if mode != "stereo" or "stereo_baseline_m" in (source.calibration or {}):
-            return mode
-    return "mono"  # problems are reported when the sequence is opened
-
-
 def evaluate_odometry(
-    sequence: str,
-    names: Sequence[str],
-    config: FrontendConfig,
-    output: Path,
-    report: Report,
-    limit: int | None = None,
-    restart: bool = False,
-    say: Callable[[str], None] = lambda _text: None,
+    run: Run,
     mode: Mode | None = None,
     first: int = 0,
     carry: Carry = as_observation,
-    mask: UInt8Array | None = None,
 ) -> ResultTable:
     """Run the reference back-end on each method's front-end, and compare with ground truth.
 
-    sequence: as for ``open_source``. names: of methods. limit: number of images. restart: discard
-    an interrupted run. mode: None = the best that the sequence supports. first: number of the first
+    mode: None = the best that the sequence supports. first: number of the first
     image whose pose is compared; the front-end also sees earlier ones. carry: see ``observe``.
 
     Besides the tables, writes the estimated poses (``odometry_METHOD.txt``) and the true ones to
-    ``output``, both in TUM format, for evo's commands.
+    the output, both in TUM format, for evo's commands.
     Raises SourceError for a sequence without calibration, ground truth, or what the mode needs.
     A method that fails has a row that says why.
     """
-    mode = mode or offered_mode(sequence)
-    source = open_calibrated(sequence, mode, limit, mask)
+    mode = mode or offered_mode(run.data)
+    source = run.open_source(mode)
     stamps = [image.stamp for image in source]
-    truths = true_poses(sequence, stamps, rectified=mode == "stereo")
+    truths = true_poses(run.data, stamps, rectified=mode == "stereo")
     poses = dict(zip(stamps, truths, strict=True))
     known = {stamp: pose for stamp, pose in list(poses.items())[first:] if pose is not None}
     if len(known) < _BLOCKS:
         raise SourceError(
-            f"{len(known)} of the {len(stamps)} images of {sequence} to compare have a "
+            f"{len(known)} of the {len(stamps)} images of {run.data} to compare have a "
             f"true pose; at least {_BLOCKS} are needed. Use more images."
         )
-    question = question_of(
-        "odometry", sequence, names, config, mask,
-        mode=mode, images=len(stamps), first=first, carried=carry.__name__, stamps="nanoseconds",
-    )  # fmt: skip
+    question = run.question(
+        "odometry",
+        mode=mode,
+        images=len(stamps),
+        first=first,
+        carried=carry.__name__,
+        stamps="nanoseconds",
+    )
     truth = trajectory(list(known), list(known.values()))
-    with Ledger(output, question, restart) as ledger, open_methods(names, config, say) as methods:
-        write_tum(output / TRUTH, truth)
-
-        def unit(method: Method) -> Unit:
-            return Unit(
-                method.name,
-                lambda: _rows(method, sequence, mode, limit, mask, truth, carry, output, report),
-            )
-
-        rows = ledger.measure([unit(method) for method in methods], lambda _share: None)
+    with run.open(question) as (ledger, methods):
+        write_tum(run.output / TRUTH, truth)
+        units = [Unit(one.name, partial(_rows, one, run, mode, truth, carry)) for one in methods]
+        rows = ledger.measure(units, lambda _share: None)
         facts = described(question, methods)
-    common = _add_errors(rows, truth, output)
+    common = _add_errors(rows, truth, run.output)
     remarks = [*_remarks(rows, common), _ALIGNMENT[mode == "mono"]]
-    table = ResultTable(facts, rows, METRICS, list(names), blocks=_BLOCKS, remarks=remarks)
-    table.write(output)
+    table = ResultTable(facts, rows, METRICS, run.methods, blocks=_BLOCKS, remarks=remarks)
+    table.write(run.output)
     return table
 
 
@@ -195,43 +154,19 @@ _ALIGNMENT = {
 }
 
 
-def open_calibrated(
-    sequence: str, mode: Mode, limit: int | None, mask: UInt8Array | None = None
-) -> Source:
-    """A source with calibration and what the mode needs; SourceError if something is missing."""
-    if mode not in MODES:
-        raise ConfigurationError(f"mode is {mode!r}; choose one of {', '.join(MODES)}.")
-    source = open_source(sequence, limit, MODES[mode], mask)
-    calibration = calibration_of(source, sequence)
-    if mode == "stereo" and "stereo_baseline_m" not in calibration:
-        raise SourceError(
-            f"the calib.json of {sequence} has no stereo_baseline_m (metres), without which stereo "
-            "gives no depth; add it, or choose --mode mono."
-        )
-    return source
-
-
-def _rows(
-    method: Method,
-    sequence: str,
-    mode: Mode,
-    limit: int | None,
-    mask: UInt8Array | None,
-    truth: PoseTrajectory3D,
-    carry: Carry,
-    output: Path,
-    report: Report,
-) -> list[Row]:
+def _rows(method: Method, run: Run, mode: Mode, truth: PoseTrajectory3D, carry: Carry) -> list[Row]:
     """One row per image with a true pose; the first also has the figures of the whole run."""
     begin = time.monotonic()
     failed = ""
     estimates: list[Estimate] = []
     found: Aligned | None = None
     try:
-        source = open_calibrated(sequence, mode, limit, mask)
-        observations = _reported(observe(source, method.frontend(), carry), source, method, report)
+        source = run.open_source(mode)
+        observations = _reported(
+            observe(source, method.frontend(), carry), source, method, run.report
+        )
         estimates = follow(observations, use_depth=mode != "mono")
-        write_tum(output / file_of("odometry", method.name), _poses(estimates))
+        write_tum(run.output / file_of("odometry", method.name), _poses(estimates))
         found = align(truth, _poses(estimates), _metric(estimates))
     except OutputError:
         raise

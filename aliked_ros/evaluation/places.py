@@ -27,22 +27,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from aliked_ros.benchmark.timing import machine
 from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import OutputError, SourceError
 from aliked_ros.evaluation.failures import FAILURES, reason_of
-from aliked_ros.evaluation.ledger import Ledger, Row, Unit
-from aliked_ros.evaluation.methods import Method, open_methods, question_of
-from aliked_ros.evaluation.odometry import Mode, offered_mode, open_calibrated
+from aliked_ros.evaluation.ledger import Row, Unit
+from aliked_ros.evaluation.methods import Method
 from aliked_ros.evaluation.poses import true_poses
-from aliked_ros.evaluation.relocalization import pose_error
+from aliked_ros.evaluation.relocalization import keyframe_of, pose_error
 from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
+from aliked_ros.evaluation.run import Run, described
+from aliked_ros.evaluation.sequences import Mode, offered_mode
 from aliked_ros.evaluation.words import Vlad, Words
-from aliked_ros.frontend.depth import keypoint_depth
 from aliked_ros.frontend.places import KeyframeDatabase, Place
 from aliked_ros.frontend.relocalization import find_candidate
-from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.verification import Verifier
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.sources import open_source
@@ -54,8 +52,6 @@ from aliked_ros.types import (
     Image,
     Keyframe,
     Matches,
-    Tracks,
-    UInt8Array,
 )
 
 _SAME = 0.25  # share of the view that is seen in a keyframe, for it to show the same place
@@ -133,21 +129,13 @@ class _Task:
 
 
 def evaluate_places(
-    sequence: str,
-    names: Sequence[str],
-    config: FrontendConfig,
-    output: Path,
-    report: Report,
-    limit: int | None = None,
-    restart: bool = False,
-    say: Callable[[str], None] = lambda _text: None,
+    run: Run,
     every: int = 5,
     strangers: str = "",
-    mask: UInt8Array | None = None,
 ) -> ResultTable:
     """Find each image of the second half among keyframes of the first, and answer only when sure.
 
-    sequence: as for ``evaluate_relocalization``. names: of methods. limit: images of the sequence.
+    The sequence is as for ``evaluate_relocalization``.
     every: one in ``every`` images of the first half is a keyframe. strangers: another sequence,
     whose images are asked for, too: each answer is wrong.
 
@@ -156,31 +144,29 @@ def evaluate_places(
     verified by the method's own matcher and the same geometry; the one with most inliers is the
     answer, and more inliers make it surer. Raises SourceError for a sequence without pose or depth.
     """
-    mode = offered_mode(sequence)
+    mode = offered_mode(run.data)
     if mode == "mono":
         raise SourceError(
-            f"{sequence} has no depth images and no stereo pairs with a baseline; without them "
+            f"{run.data} has no depth images and no stereo pairs with a baseline; without them "
             "nobody knows which images show the same place."
         )
-    task = _task(sequence, mode, config, limit, every, strangers, mask)
-    question = question_of(
-        "places", sequence, names, config, mask,
-        every=every, strangers=strangers, queries=len(task.queries), keyframes=len(task.keyframes),
-    )  # fmt: skip
-    right = task.right()
-    with Ledger(output, question, restart) as ledger, open_methods(names, config, say) as methods:
-        units = [Unit(one.name, partial(_rows, one, task, right, report)) for one in methods]
-        rows = ledger.measure(units, lambda _share: None)
-        facts = question | {
-            "known": int(right.any(1).sum()),
-            "methods": list(names),
-            "descriptions": {method.name: method.description for method in methods},
-            "machine": machine(),
-        }
-    table = ResultTable(
-        facts, rows, METRICS, list(names), ("scene",), _BLOCKS, _remarks(facts, rows)
+    task = _task(run, mode, every, strangers)
+    question = run.question(
+        "places",
+        every=every,
+        strangers=strangers,
+        queries=len(task.queries),
+        keyframes=len(task.keyframes),
     )
-    table.write(output)
+    right = task.right()
+    with run.open(question) as (ledger, methods):
+        units = [Unit(one.name, partial(_rows, one, task, right, run.report)) for one in methods]
+        rows = ledger.measure(units, lambda _share: None)
+        facts = described(question, methods) | {"known": int(right.any(1).sum())}
+    table = ResultTable(
+        facts, rows, METRICS, run.methods, ("scene",), _BLOCKS, _remarks(facts, rows)
+    )
+    table.write(run.output)
     return table
 
 
@@ -222,19 +208,11 @@ def least_score(scores: NDArray[np.generic], right: NDArray[np.bool_], precision
     return float(kept[0]) if kept else float("inf")
 
 
-def _task(
-    sequence: str,
-    mode: Mode,
-    config: FrontendConfig,
-    limit: int | None,
-    every: int,
-    strangers: str,
-    mask: UInt8Array | None,
-) -> _Task:
-    source = open_calibrated(sequence, mode, limit, mask)
+def _task(run: Run, mode: Mode, every: int, strangers: str) -> _Task:
+    source = run.open_source(mode)
     camera = CameraModel.from_calibration(source.calibration or {})
     images = list(source)
-    poses = true_poses(sequence, [one.stamp for one in images], rectified=mode == "stereo")
+    poses = true_poses(run.data, [one.stamp for one in images], rectified=mode == "stereo")
     usable = [
         _View("sequence", number, image, camera, pose)
         for number, (image, pose) in enumerate(zip(images, poses, strict=True))
@@ -242,7 +220,7 @@ def _task(
     ]
     if len(usable) < _LEAST:
         raise SourceError(
-            f"{len(usable)} images of {sequence} have a true pose; at least {_LEAST} are needed. "
+            f"{len(usable)} images of {run.data} have a true pose; at least {_LEAST} are needed. "
             "Use more images."
         )
     middle = len(usable) // 2
@@ -255,7 +233,7 @@ def _task(
         ]
     baseline = (source.calibration or {}).get("stereo_baseline_m")
     return _Task(
-        usable[:middle:every] + first, usable[middle:] + second + unknown, baseline, config
+        usable[:middle:every] + first, usable[middle:] + second + unknown, baseline, run.config
     )
 
 
@@ -326,7 +304,10 @@ def _answer(
 ) -> None:
     assert method.matcher is not None
     verifier = Verifier(task.config)
-    keyframes = [_keyframe(method, task, view) for view in task.keyframes]
+    keyframes = [
+        keyframe_of(method, view.number, view.image, view.camera, task.baseline, task.config)
+        for view in task.keyframes
+    ]
     index = _index(method.name, keyframes)
     for number, (view, row) in enumerate(zip(task.queries, rows, strict=True)):
         features = method.view(view.image.pixels, view.image.mask).features
@@ -366,25 +347,6 @@ def _index(name: str, keyframes: Sequence[Keyframe]) -> Index:
         return _Places(keyframes)
     descriptors = [keyframe.features.descriptors for keyframe in keyframes]
     return Words(descriptors) if name.startswith("orb") else Vlad(descriptors)
-
-
-def _keyframe(method: Method, task: _Task, view: _View) -> Keyframe:
-    """A view with its features and their depth."""
-    image = view.image
-    features = method.view(image.pixels, image.mask).features
-    right_x = None
-    if image.depth is None and image.right is not None:
-        right = method.view(image.right).features
-        right_x = StereoMatcher(task.config).match(features, right, image.pixels, image.right)
-    none = np.zeros(len(features), np.uint64)
-    return Keyframe(
-        index=view.number,
-        stamp=image.stamp,
-        features=features,
-        tracks=Tracks(none, none.astype(np.uint32), 0),
-        normalized=None if view.camera is None else view.camera.normalize(features.keypoints),
-        depth=keypoint_depth(image, features, right_x, view.camera, task.baseline),
-    )
 
 
 def _remarks(facts: Row, rows: list[Row]) -> list[str]:

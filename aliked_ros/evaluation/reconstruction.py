@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,14 +28,14 @@ import pycolmap
 from evo.core.trajectory import PoseTrajectory3D
 
 from aliked_ros.camera import CameraModel
-from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError, OutputError, SourceError
 from aliked_ros.evaluation.failures import FAILURES, reason_of
-from aliked_ros.evaluation.ledger import Ledger, Row, Unit
-from aliked_ros.evaluation.methods import Method, described, open_methods, question_of
-from aliked_ros.evaluation.odometry import calibrate, open_calibrated
+from aliked_ros.evaluation.ledger import Row, Unit
+from aliked_ros.evaluation.methods import Method
 from aliked_ros.evaluation.poses import has_truth, true_poses
-from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
+from aliked_ros.evaluation.result_table import Metric, ResultTable
+from aliked_ros.evaluation.run import Run, described
+from aliked_ros.evaluation.sequences import calibrate
 from aliked_ros.evaluation.trajectories import (
     align,
     compare_common,
@@ -51,8 +51,8 @@ from aliked_ros.exporting.mapping import reconstruct
 from aliked_ros.exporting.recording import RecordedFrame, RecordedMatches
 from aliked_ros.io.messages import whole_nanoseconds
 from aliked_ros.odometry.geometry import Transform
-from aliked_ros.sources import Source, open_source
-from aliked_ros.types import Matches, UInt8Array
+from aliked_ros.sources import Source
+from aliked_ros.types import Matches
 
 GAPS = (1, 2, 4, 8)
 """Distances of matched images, in mapped images, as in COLMAP's sequential matcher with quadratic
@@ -75,14 +75,11 @@ METRICS = (
 class _Task:
     """The task, the same for all methods. chosen: numbers of the mapped images."""
 
-    sequence: str
-    limit: int | None
-    mask: UInt8Array | None
+    run: Run
     chosen: list[int]
     stamps: list[float]
     gaps: tuple[int, ...]
     truth: PoseTrajectory3D | None
-    output: Path
 
     def pairs(self) -> list[tuple[int, int]]:
         """Pairs of image numbers to match."""
@@ -94,27 +91,18 @@ class _Task:
 
 
 def evaluate_reconstruction(
-    sequence: str,
-    names: Sequence[str],
-    config: FrontendConfig,
-    output: Path,
-    report: Report,
-    limit: int | None = None,
-    restart: bool = False,
-    say: Callable[[str], None] = lambda _text: None,
+    run: Run,
     every: int = 3,
     gaps: tuple[int, ...] = GAPS,
-    mask: UInt8Array | None = None,
 ) -> ResultTable:
     """Reconstruct with COLMAP from each method's features, tracks and matches.
 
-    sequence: as for ``open_source``. names: of methods. limit: number of images. restart: discard
-    an interrupted run. every: the front-ends see every image; one in ``every`` is mapped. gaps:
+    every: the front-ends see every image; one in ``every`` is mapped. gaps:
     distances of matched images, in mapped images; the same pairs for all methods, matched by the
     method's matcher, if any, and by shared tracks.
 
     COLMAP verifies the matches itself, with one seed for all. Besides the tables, writes
-    ``colmap_METHOD/`` with database and model, and the camera poses as TUM files, to ``output``.
+    ``colmap_METHOD/`` with database and model, and the camera poses as TUM files, to the output.
     Raises SourceError for a sequence without calibration. Without ground truth there is no centre
     error. A method that fails has a row that says why.
     """
@@ -123,32 +111,22 @@ def evaluate_reconstruction(
             f"every is {every} and the gaps are {', '.join(map(str, gaps)) or 'none'}; all must be "
             "at least 1."
         )
-    source = open_calibrated(sequence, "mono", limit, mask)
+    source = run.open_source("mono")
     stamps = [image.stamp for image in source]
     chosen = list(range(0, len(stamps), every))
     if len(chosen) < _LEAST:
         raise SourceError(
-            f"{len(chosen)} images of {sequence} would be mapped, one in {every} of "
+            f"{len(chosen)} images of {run.data} would be mapped, one in {every} of "
             f"{len(stamps)}; at least {_LEAST} are needed. Use more images."
         )
-    question = question_of(
-        KIND, sequence, names, config, mask,
-        images=len(stamps), every=every, gaps=list(gaps), stamps="nanoseconds",
-    )  # fmt: skip
-    task = _Task(
-        sequence,
-        limit,
-        mask,
-        chosen,
-        stamps,
-        gaps,
-        _truth(sequence, [stamps[i] for i in chosen]),
-        output,
+    question = run.question(
+        KIND, images=len(stamps), every=every, gaps=list(gaps), stamps="nanoseconds"
     )
-    with Ledger(output, question, restart) as ledger, open_methods(names, config, say) as methods:
+    task = _Task(run, chosen, stamps, gaps, _truth(run.data, [stamps[i] for i in chosen]))
+    with run.open(question) as (ledger, methods):
         if task.truth is not None:
-            write_tum(output / TRUTH, task.truth)
-        units = [Unit(one.name, partial(_rows, one, task, report)) for one in methods]
+            write_tum(run.output / TRUTH, task.truth)
+        units = [Unit(one.name, partial(_rows, one, task)) for one in methods]
         rows = ledger.measure(units, lambda _share: None)
         common = _add_errors(rows, task)
         facts = described(question, methods) | {
@@ -159,11 +137,11 @@ def evaluate_reconstruction(
         facts,
         rows,
         METRICS,
-        list(names),
+        run.methods,
         blocks=_BLOCKS,
         remarks=_remarks(facts, rows, task, common),
     )
-    table.write(output)
+    table.write(run.output)
     return table
 
 
@@ -189,7 +167,7 @@ def _truth(sequence: str, stamps: list[float]) -> PoseTrajectory3D | None:
     return trajectory(*map(list, zip(*known, strict=True))) if len(known) >= _LEAST else None
 
 
-def _rows(method: Method, task: _Task, report: Report) -> list[Row]:
+def _rows(method: Method, task: _Task) -> list[Row]:
     """One row per mapped image; the first also has the figures of the whole model."""
     keys = [key_of(task.stamps[number]) for number in task.chosen]
     rows: list[Row] = [
@@ -197,8 +175,8 @@ def _rows(method: Method, task: _Task, report: Report) -> list[Row]:
     ]
     whole: Row = {"failed": ""}
     try:
-        folder = task.output / file_of("colmap", method.name, "")
-        whole |= _write(method, task, folder, partial(report, method.name))
+        folder = task.run.output / file_of("colmap", method.name, "")
+        whole |= _write(method, task, folder, partial(task.run.report, method.name))
         begin = time.monotonic()
         model = reconstruct(folder / DATABASE, folder / "sparse")
         whole["mapping_s"] = time.monotonic() - begin
@@ -210,7 +188,7 @@ def _rows(method: Method, task: _Task, report: Report) -> list[Row]:
             "track_length": _images_a_point(model),
             "reprojection_px": model.compute_mean_reprojection_error(),
         }
-        write_tum(task.output / file_of(KIND, method.name), found)
+        write_tum(task.run.output / file_of(KIND, method.name), found)
         if task.truth is not None:
             align(task.truth, found, metric=False)  # raises if it fails
     except OutputError:
@@ -226,7 +204,7 @@ def _write(method: Method, task: _Task, folder: Path, report: Callable[[float], 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     begin = time.monotonic()
-    source = open_source(task.sequence, task.limit, mask=task.mask)
+    source = task.run.open_source("mono")
     frames, camera = _frames(method, source, set(task.chosen), lambda share: report(share / 2))
     with pycolmap.Database.open(folder / DATABASE) as database:
         writer = DatabaseWriter(database, camera)
@@ -303,7 +281,7 @@ def _add_errors(rows: list[Row], task: _Task) -> int:
     if task.truth is None:
         return 0
     names = [row["method"] for row in rows if row.get("failed") == ""]
-    found = {name: read_tum(task.output / file_of(KIND, name)) for name in names}
+    found = {name: read_tum(task.run.output / file_of(KIND, name)) for name in names}
     aligned, common = compare_common(task.truth, found, dict.fromkeys(names, False))
     for name, one in aligned.items():
         errors = dict(zip(map(key_of, one.stamps), (100.0 * one.errors).tolist(), strict=True))

@@ -29,11 +29,12 @@ from aliked_ros.camera import CameraModel
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError, OutputError, SourceError
 from aliked_ros.evaluation.failures import FAILURES, reason_of
-from aliked_ros.evaluation.ledger import Ledger, Row, Unit
-from aliked_ros.evaluation.methods import Method, described, open_methods, question_of
-from aliked_ros.evaluation.odometry import Mode, offered_mode, open_calibrated
+from aliked_ros.evaluation.ledger import Row, Unit
+from aliked_ros.evaluation.methods import Method
 from aliked_ros.evaluation.poses import true_poses
 from aliked_ros.evaluation.result_table import Metric, Report, ResultTable
+from aliked_ros.evaluation.run import Run, described
+from aliked_ros.evaluation.sequences import Mode, offered_mode
 from aliked_ros.evaluation.trajectories import key_of
 from aliked_ros.frontend.depth import keypoint_depth
 from aliked_ros.frontend.relocalization import find_candidate
@@ -41,7 +42,7 @@ from aliked_ros.frontend.stereo import StereoMatcher
 from aliked_ros.frontend.verification import Verifier
 from aliked_ros.io.images import grey
 from aliked_ros.odometry.geometry import Transform
-from aliked_ros.types import Candidate, Image, Keyframe, Pose, Tracks, UInt8Array
+from aliked_ros.types import Candidate, Image, Keyframe, Pose, Tracks
 
 KEYFRAMES = (10, 3, 1)
 LEVELS = ((0.05, 5.0), (0.25, 2.0), (0.5, 5.0))
@@ -103,36 +104,27 @@ class Halves:
 
 
 def evaluate_relocalization(
-    sequence: str,
-    names: Sequence[str],
-    config: FrontendConfig,
-    output: Path,
-    report: Report,
-    limit: int | None = None,
-    restart: bool = False,
-    say: Callable[[str], None] = lambda _text: None,
+    run: Run,
     mode: Mode | None = None,
     keyframes: tuple[int, ...] = KEYFRAMES,
     every: int = 1,
-    mask: UInt8Array | None = None,
 ) -> ResultTable:
     """Match each image of the harder half with each keyframe; the pose with most inliers counts.
 
-    sequence: as for ``open_source``, with calibration, ground truth, and depth images or a stereo
-    baseline, since the keyframes' depth makes poses metric. names: of methods. limit: number of
-    images. restart: discard an interrupted run. mode: ``rgbd`` or ``stereo``; None = what the
-    sequence supports. keyframes: numbers of keyframes, each a separate task; with fewer, the
-    nearest one is farther away. every: query one in ``every`` images.
+    The sequence needs calibration, ground truth, and depth images or a stereo baseline, since the
+    keyframes' depth makes poses metric. mode: ``rgbd`` or ``stereo``; None = what the sequence
+    supports. keyframes: numbers of keyframes, each a separate task; with fewer, the nearest one is
+    farther away. every: query one in ``every`` images.
 
     The sequence is split into two halves in time; the harder is the less sharp one (median variance
     of the Laplacian). Keyframes are spread evenly over the other half, the same for all methods.
     Raises SourceError if the sequence lacks any of these. A method that fails has a row that
     says why; so has one without descriptors, which cannot relocalise.
     """
-    mode = mode or offered_mode(sequence)
+    mode = mode or offered_mode(run.data)
     if mode == "mono":
         raise SourceError(
-            f"{sequence} has no depth images and no stereo pairs with a baseline; relocalization "
+            f"{run.data} has no depth images and no stereo pairs with a baseline; relocalization "
             "needs one of them, or its poses have no scale."
         )
     if every < 1 or not keyframes or min(keyframes) < 1:
@@ -140,9 +132,9 @@ def evaluate_relocalization(
             f"every is {every} and the numbers of keyframes are "
             f"{', '.join(map(str, keyframes)) or 'none'}; all must be at least 1."
         )
-    source = open_calibrated(sequence, mode, limit, mask)
+    source = run.open_source(mode)
     seen = [Glance.of(image) for image in source]
-    poses = enumerate(true_poses(sequence, [one.stamp for one in seen], rectified=mode == "stereo"))
+    poses = enumerate(true_poses(run.data, [one.stamp for one in seen], rectified=mode == "stereo"))
     known = {number: pose for number, pose in poses if pose is not None}
     halves = split(seen, known)
     too_many = [count for count in keyframes if count > len(halves.references)]
@@ -151,18 +143,22 @@ def evaluate_relocalization(
             f"{too_many[0]} keyframes are requested, but their half has "
             f"{len(halves.references)} images. Request fewer."
         )
-    question = question_of(
-        "relocalization", sequence, names, config, mask,
-        mode=mode, images=len(seen), keyframes=list(keyframes), every=every, stamps="nanoseconds",
-    )  # fmt: skip
+    question = run.question(
+        "relocalization",
+        mode=mode,
+        images=len(seen),
+        keyframes=list(keyframes),
+        every=every,
+        stamps="nanoseconds",
+    )
     camera = CameraModel.from_calibration(source.calibration or {})
     baseline = (source.calibration or {}).get("stereo_baseline_m")
     task = _Task(
-        lambda: iter(open_calibrated(sequence, mode, limit, mask)),
-        [one.stamp for one in seen], known, halves, keyframes, every, camera, baseline, config,
+        lambda: iter(run.open_source(mode)),
+        [one.stamp for one in seen], known, halves, keyframes, every, camera, baseline, run.config,
     )  # fmt: skip
-    with Ledger(output, question, restart) as ledger, open_methods(names, config, say) as methods:
-        units = [Unit(one.name, partial(_rows, one, task, report)) for one in methods]
+    with run.open(question) as (ledger, methods):
+        units = [Unit(one.name, partial(_rows, one, task, run.report)) for one in methods]
         rows = ledger.measure(units, lambda _share: None)
         facts = described(question, methods) | {
             "queries": len(task.queries),
@@ -171,9 +167,9 @@ def evaluate_relocalization(
             "speed_m_s": [round(value, 3) for value in halves.speed],
         }
     table = ResultTable(
-        facts, rows, METRICS, list(names), ("keyframes",), _BLOCKS, _remarks(facts, rows)
+        facts, rows, METRICS, run.methods, ("keyframes",), _BLOCKS, _remarks(facts, rows)
     )
-    table.write(output)
+    table.write(run.output)
     return table
 
 
@@ -290,7 +286,7 @@ def _candidates(
     verifier = Verifier(task.config)
     numbers = {n for count in task.counts for n in task.halves.keyframes(count)}
     keyframes = [
-        _keyframe(method, task, number, image)
+        keyframe_of(method, number, image, task.camera, task.baseline, task.config)
         for number, image in enumerate(task.images())
         if number in numbers
     ]
@@ -308,21 +304,28 @@ def _candidates(
     return found
 
 
-def _keyframe(method: Method, task: _Task, number: int, image: Image) -> Keyframe:
+def keyframe_of(
+    method: Method,
+    number: int,
+    image: Image,
+    camera: CameraModel | None,
+    baseline: float | None,
+    config: FrontendConfig,
+) -> Keyframe:
     """An image with its features and their depth."""
     features = method.view(image.pixels, image.mask).features
     right_x = None
     if image.depth is None and image.right is not None:
         right = method.view(image.right).features
-        right_x = StereoMatcher(task.config).match(features, right, image.pixels, image.right)
+        right_x = StereoMatcher(config).match(features, right, image.pixels, image.right)
     none = np.zeros(len(features), np.uint64)
     return Keyframe(
         index=number,
         stamp=image.stamp,
         features=features,
         tracks=Tracks(none, none.astype(np.uint32), 0),
-        normalized=task.camera.normalize(features.keypoints),
-        depth=keypoint_depth(image, features, right_x, task.camera, task.baseline),
+        normalized=None if camera is None else camera.normalize(features.keypoints),
+        depth=keypoint_depth(image, features, right_x, camera, baseline),
     )
 
 

@@ -29,6 +29,7 @@ import numpy as np
 
 from aliked_ros.camera import CameraModel
 from aliked_ros.errors import OutputError, SourceError
+from aliked_ros.evaluation.sequences import calibrate, offered_mode, open_calibrated
 from aliked_ros.exporting.recording import RecordedFrame, RecordedMatches
 from aliked_ros.fleet.plan import NO_MATTER, Plan
 from aliked_ros.fleet.storage import Store
@@ -257,10 +258,9 @@ class OdometryPass(Pass):
     def open_source(self, local: str) -> Source:
         """See ``Pass``."""
         self._evaluation: Any = import_module("aliked_ros.evaluation.odometry")  # needs evo
-        self._mode = self._evaluation.offered_mode(local)
+        self._mode = offered_mode(local)
         self.pixels_as_stored = self._mode != "stereo"  # pairs may be rectified
-        source: Source = self._evaluation.open_calibrated(local, self._mode, self.plan.limit)
-        return source
+        return open_calibrated(local, self._mode, self.plan.limit)
 
     def open(self) -> None:
         """See ``Pass``."""
@@ -271,7 +271,7 @@ class OdometryPass(Pass):
 
     def prepare(self, pipeline: Pipeline) -> None:
         """See ``Pass``."""
-        self._evaluation.calibrate(self.source, pipeline)
+        calibrate(self.source, pipeline)
 
     def add(self, number: int, stamp: int, image: Image, result: FrameResult) -> None:
         """See ``Pass``."""

@@ -31,6 +31,7 @@ from aliked_ros.evaluation.epipolar import evaluate_epipolar
 from aliked_ros.evaluation.homography import evaluate_homography
 from aliked_ros.evaluation.layouts import homography_pairs
 from aliked_ros.evaluation.result_table import Report, ResultTable
+from aliked_ros.evaluation.run import Run
 from aliked_ros.evaluation.statistics import Estimate
 from aliked_ros.io.results import output_path, write_picture
 from aliked_ros.sources import open_source
@@ -124,6 +125,10 @@ def _compared(
 ) -> Compared:
     names = [f"{checkpoint}+{task.matcher}", f"{start}+{task.matcher}"]
     config = FrontendConfig(max_keypoints=task.top_k, matcher="nearest")
+
+    def run(data: str) -> Run:
+        return Run(data, names, config, output, report, restart=True, say=say)
+
     table: ResultTable
     if task.kind != "epipolar":
         folder = (
@@ -131,13 +136,10 @@ def _compared(
             if task.kind == "homography"
             else turned(task, output / "pairs")
         )
-        table = evaluate_homography(folder, names, config, output, report, restart=True, say=say)
+        table = evaluate_homography(run(str(folder)))
         rows = table.rows
     else:
-        table, _ = evaluate_epipolar(
-            task.source, names, config, output, report, restart=True, say=say,
-            gaps=(task.gap,), first=task.first,
-        )  # fmt: skip
+        table, _ = evaluate_epipolar(run(task.source), gaps=(task.gap,), first=task.first)
         rows = [row for row in table.rows if row["gap"] == task.gap]
     metric = next(one for one in table.metrics if one.key == "correct")
     return Compared(

@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 
 import cv2
@@ -49,6 +50,7 @@ from aliked_ros.evaluation.homography import (
 )
 from aliked_ros.evaluation.layouts import homography_pairs
 from aliked_ros.evaluation.methods import METHODS, Pairs, open_methods
+from aliked_ros.evaluation.run import Run
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
 
@@ -181,8 +183,10 @@ def test_evaluate_homography_writes_rows_tables_and_plots(shared, tmp_path):
     assert {"results.json", "rows.csv", "matching.png", "progress.jsonl"} <= names
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["facts"]["machine"]["cores"] >= 1
-    outcome = evaluate_homography(data, ["aliked+nearest", "orb"], FrontendConfig(
-        max_keypoints=300, matcher="nearest"), tmp_path, quiet, limit=2)  # fmt: skip
+    config = FrontendConfig(max_keypoints=300, matcher="nearest")
+    outcome = evaluate_homography(
+        Run(str(data), ["aliked+nearest", "orb"], config, tmp_path, quiet, limit=2)
+    )
     assert len(outcome.rows) == 4  # from the ledger
     for row in outcome.rows:
         assert row["correct"] <= row["matches"] <= 300
@@ -294,9 +298,8 @@ def test_coverage_counts_cells_with_a_correct_match():
 def test_evaluate_epipolar_judges_pairs_and_tracks(shared, tmp_path):
     source = str(shared / "data/tum_fr1_xyz")
     methods = ["aliked+nearest", "gftt+lk"]
-    pairs, tracks = evaluate_epipolar(
-        source, methods, CONFIG, tmp_path, quiet, limit=9, gaps=[1, 5]
-    )
+    nine = Run(source, methods, CONFIG, tmp_path, quiet, limit=9)
+    pairs, tracks = evaluate_epipolar(nine, gaps=[1, 5])
     assert len(pairs.rows) == 2 * (8 + 4)
     assert len(tracks.rows) == 2 * 9
     for row in pairs.rows:
@@ -307,10 +310,10 @@ def test_evaluate_epipolar_judges_pairs_and_tracks(shared, tmp_path):
         curve = survival(tracks, method)
         assert (np.diff(curve) <= 1e-9).all()  # over more images never more points
         assert curve[5] > 100
-    again, _ = evaluate_epipolar(source, methods, CONFIG, tmp_path, quiet, limit=9, gaps=[1, 5])
+    again, _ = evaluate_epipolar(nine, gaps=[1, 5])
     assert again.rows == pairs.rows
     with pytest.raises(SourceError, match="gave 5 images; the largest gap is 5"):
-        evaluate_epipolar(source, methods, CONFIG, tmp_path, quiet, limit=5, gaps=[5])
+        evaluate_epipolar(replace(nine, limit=5), gaps=[5])
 
 
 def test_a_mask_holds_for_every_method(shared, tmp_path):

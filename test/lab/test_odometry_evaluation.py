@@ -38,17 +38,22 @@ from aliked_ros.evaluation.odometry import (
     METRICS,
     TRUTH,
     evaluate_odometry,
-    offered_mode,
     plot_odometry,
 )
 from aliked_ros.evaluation.result_table import ResultTable
+from aliked_ros.evaluation.run import Run
+from aliked_ros.evaluation.sequences import offered_mode
 
 CONFIG = FrontendConfig(max_keypoints=400, matcher="nearest")
 POSED, ATE, RPE = METRICS
 
 
-def evaluate(sequence: Path, output: Path, *names: str, **options) -> ResultTable:
-    return evaluate_odometry(str(sequence), names, CONFIG, output, lambda *_: None, **options)
+def evaluate(
+    sequence: Path, output: Path, *names: str, limit: int | None = None, **options
+) -> ResultTable:
+    return evaluate_odometry(
+        Run(str(sequence), names, CONFIG, output, lambda *_: None, limit), **options
+    )
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ from aliked_ros.evaluation.places import (
     plot_places,
     precision_by_recall,
 )
+from aliked_ros.evaluation.run import Run
 
 CONFIG = FrontendConfig(max_keypoints=300, matcher="nearest")
 
@@ -55,10 +56,11 @@ def test_a_desk_and_a_photograph_are_found_and_strangers_are_not(
     monkeypatch.setattr(places, "_FLIGHT", (240, 60))
     monkeypatch.setattr(places, "_STRANGERS", 4)
     data = shared / "data"
-    table = evaluate_places(
+    desk_and_strangers = Run(
         str(data / "tum_fr1_xyz"), ["aliked+nearest", "orb"], CONFIG, tmp_path, lambda *_: None,
-        limit=40, strangers=str(data / "kitti_00_first40"),
+        limit=40,
     )  # fmt: skip
+    table = evaluate_places(desk_and_strangers, strangers=str(data / "kitti_00_first40"))
     plot_places(table, tmp_path)
     assert (tmp_path / "places.png").stat().st_size > 10_000
     ours = [row for row in table.rows if row["method"] == "aliked+nearest"]
@@ -74,5 +76,5 @@ def test_a_desk_and_a_photograph_are_found_and_strangers_are_not(
 def test_a_sequence_without_depth_is_refused(shared: Path, tmp_path: Path):
     with pytest.raises(SourceError, match="no depth images"):
         evaluate_places(
-            str(shared / "data" / "vamr_box_210"), ["orb"], CONFIG, tmp_path, lambda *_: None
+            Run(str(shared / "data" / "vamr_box_210"), ["orb"], CONFIG, tmp_path, lambda *_: None)
         )

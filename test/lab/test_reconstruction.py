@@ -36,6 +36,7 @@ from aliked_ros.evaluation.reconstruction import (
     plot_reconstruction,
 )
 from aliked_ros.evaluation.result_table import ResultTable
+from aliked_ros.evaluation.run import Run
 from aliked_ros.exporting.mapping import reconstruct
 from helpers.data import copy_sequence
 
@@ -43,8 +44,12 @@ CONFIG = FrontendConfig(max_keypoints=300, matcher="nearest")
 BY_NAME = {metric.name: metric for metric in METRICS}
 
 
-def evaluate(sequence: Path, output: Path, *names: str, **options) -> ResultTable:
-    return evaluate_reconstruction(str(sequence), names, CONFIG, output, lambda *_: None, **options)
+def evaluate(
+    sequence: Path, output: Path, *names: str, limit: int | None = None, **options
+) -> ResultTable:
+    return evaluate_reconstruction(
+        Run(str(sequence), names, CONFIG, output, lambda *_: None, limit), **options
+    )
 
 
 @pytest.fixture(scope="module")

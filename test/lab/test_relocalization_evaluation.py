@@ -37,14 +37,19 @@ from aliked_ros.evaluation.relocalization import (
     split,
 )
 from aliked_ros.evaluation.result_table import ResultTable
+from aliked_ros.evaluation.run import Run
 from aliked_ros.odometry.geometry import Transform
 from aliked_ros.types import Pose
 
 CONFIG = FrontendConfig(max_keypoints=500, matcher="nearest")
 
 
-def evaluate(sequence: Path, output: Path, *names: str, **options) -> ResultTable:
-    return evaluate_relocalization(str(sequence), names, CONFIG, output, lambda *_: None, **options)
+def evaluate(
+    sequence: Path, output: Path, *names: str, limit: int | None = None, **options
+) -> ResultTable:
+    return evaluate_relocalization(
+        Run(str(sequence), names, CONFIG, output, lambda *_: None, limit), **options
+    )
 
 
 def transform(rng: np.random.Generator) -> Transform:
