@@ -32,7 +32,8 @@ from draw_images import CONFIG, save
 from evo.core.trajectory import PoseTrajectory3D
 
 from aliked_ros.camera import CameraModel
-from aliked_ros.evaluation.odometry import as_observation, calibration_of, follow
+from aliked_ros.evaluation.odometry import as_observation, follow
+from aliked_ros.evaluation.sequences import required_calibration
 from aliked_ros.evaluation.trajectories import align, read_tum, trajectory
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.frontend.rig import Rig, RigResult
@@ -218,7 +219,7 @@ def draw(pictures: Sequence[np.ndarray], results: list[FrameResult], joint: RigR
 def pair(folder: str) -> None:
     """KITTI's pair as a rig of two, as a stereo pair, and the left camera alone."""
     source = open_source(folder, None, "right")
-    calibration = calibration_of(source, folder)
+    calibration = required_calibration(source, folder)
     camera = CameraModel.from_calibration(calibration)
     beside = np.eye(4)
     beside[0, 3] = calibration["stereo_baseline_m"]
