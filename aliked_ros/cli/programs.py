@@ -77,9 +77,11 @@ def demo(
 ) -> None:
     """Play a sequence through the ROS 2 node: MCAP, video, contact sheet, figures."""
     require_ros("the demo needs")
-    from aliked_ros.ros.demo import show_demo
+    from aliked_ros.ros.demo import Demo, show_demo
+    from aliked_ros.sources import default_source
 
-    raise typer.Exit(show_demo(source, limit, output, rate, profile, view_page, as_json))
+    asked = Demo(source or default_source(), limit, output, rate, profile, view_page)
+    raise typer.Exit(show_demo(asked, as_json))
 
 
 def soak(

@@ -27,6 +27,8 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,7 @@ from aliked_ros.ros.processes import (
     children,
     join_private_domain,
 )
-from aliked_ros.sources import default_source, open_source
+from aliked_ros.sources import Source, open_source
 from aliked_ros.system.share import Profile, share_path
 from aliked_ros.viewing.server import default_port, has_display, require_viewer
 
@@ -58,6 +60,8 @@ _START_TIMEOUT = 900.0  # seconds: TensorRT engines may have to be built first
 _DRAIN_TIMEOUT = 20.0  # seconds for the images still in work when the player has ended
 _SETTLING_TIME = 1.0  # seconds in which a last image or result can be under way
 _TOLERATED = 0.03  # share of images that may be dropped without a warning
+
+Start = Callable[..., Child]
 
 
 class Pace(str, Enum):
@@ -68,98 +72,129 @@ class Pace(str, Enum):
     camera = "the camera"
 
 
-def run_demo(
-    source: str,
-    limit: int | None,
-    output: Path,
-    rate: float | None,
-    console: Console,
-    profile: Profile = "cpu",
-    view: bool = False,
-) -> dict[str, Any]:
-    """Run the three processes to the end of the source; returns the content of summary.json.
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What to play, how, and where the results go.
 
-    view: two more, the odometry and the page that shows all of it live.
+    source: as for ``open_source``. limit: most images; None = all. rate: images per second in real
+    time; None = as fast as this machine processes them, at most at the source's own rate.
+    profile: the front-end's parameters. view: also start the odometry and the live page.
+    """
+
+    source: str
+    limit: int | None
+    output: Path
+    rate: float | None
+    profile: Profile
+    view: bool
+
+    @property
+    def pace(self) -> Pace:
+        """What decides when the next image is played."""
+        if self.rate:
+            return Pace.rate
+        return Pace.camera if self.source.startswith("camera:") else Pace.machine
+
+    @property
+    def recording(self) -> Path:
+        """The file of the messages."""
+        return self.output / "demo.mcap"
+
+
+def run_demo(demo: Demo, console: Console) -> dict[str, Any]:
+    """Run the nodes to the end of the source; returns the content of summary.json.
 
     Raises SourceError for a bad source, ProcessError when a process fails.
     """
-    if view:
+    if demo.view:
         require_viewer()
-    opened = open_source(source, limit)  # says what is wrong with it before anything starts
-    pace = Pace.rate if rate else Pace.camera if source.startswith("camera:") else Pace.machine
-    output.mkdir(parents=True, exist_ok=True)
-    recording = output / "demo.mcap"
-    domain = join_private_domain()
-    watcher = Watcher(domain)
-    try:
-        console.print(f"Source {opened.name}; loading the front-end (ROS domain {domain}) ...")
-        with children() as start:
-            frontend = start(
-                "front-end",
-                "aliked_ros.ros.frontend_node",
-                {
-                    "status_period": 0.1,
-                    "input_reliability": "reliable" if pace is Pace.machine else "best_effort",
-                    # images that wait for nothing would leave no time for detections
-                    **({"detection": "3"} if pace is Pace.machine else {}),
-                },
-                output / "frontend.log",
-                share_path(f"config/{profile}.yaml"),
-            )
-            recorder = start(
-                "recorder",
-                "aliked_ros.ros.recorder",
-                {
-                    "output": str(recording.resolve()),
-                    "record_images": "jpeg",
-                    "image_reliability": "reliable",
-                    "flush_period": 0.2,  # so often it says what it hears
-                },
-                output / "recorder.log",
-            )
-            others = [frontend, recorder]
-            if view:
-                others += _start_view(start, output, console)
-            player = start(
-                "player",
-                "aliked_ros.ros.player",
-                {
-                    "source": str(Path(source).resolve()) if Path(source).exists() else source,
-                    "limit": limit or 0,
-                    "rate": rate or 0.0,
-                    "reliability": "reliable",
-                    "wait_for_frontend": FRONTEND if pace is Pace.machine else "",
-                    "preload": _PRELOAD if pace is Pace.rate else 0,
-                    # the recorder, the page, and the front-end once it is active
-                    "wait_for_subscribers": 2 + view,
-                    "wait_timeout": _START_TIMEOUT,
-                    "start_paused": True,
-                },
-                output / "player.log",
-            )
-            _begin_play(watcher, player, *others)
-            _follow_play(watcher, opened.length, player, others, console)
-            if not watcher.status.frames_processed:
-                raise ProcessError(_nothing_processed(watcher.status))
-    finally:
-        watcher.close()
+    source = open_source(demo.source, demo.limit)  # says what is wrong with it before any start
+    demo.output.mkdir(parents=True, exist_ok=True)
+    _play(demo, source, console)
     # imported late, so that the demo starts sooner
     from aliked_ros.ros.demo_report import report_of, write_pictures
 
     console.print("Drawing the video ...")
     summary = {
-        "source": opened.name,
-        "source_rate": round(opened.rate, 2),
-        "paced_by": pace.name,
-        **report_of(recording),
+        "source": source.name,
+        "source_rate": round(source.rate, 2),
+        "paced_by": demo.pace.name,
+        **report_of(demo.recording),
     }
-    write_json(output / "summary.json", summary)
-    processed, published = summary["frames"]["processed"], summary["frames"]["published"]
-    # real time: of the source, or of the play
-    rate = opened.rate * processed / max(published, 1) if pace is Pace.machine else summary["rate"]
-    video, sheet = output / "tracks.mp4", output / "contact_sheet.png"
-    write_pictures(recording, video, sheet, processed, rate)
+    write_json(demo.output / "summary.json", summary)
+    rate, frames = summary["rate"], summary["frames"]
+    if demo.pace is Pace.machine:  # the video shows the source's time, not this machine's
+        rate = source.rate * frames["processed"] / max(frames["published"], 1)
+    video, sheet = demo.output / "tracks.mp4", demo.output / "contact_sheet.png"
+    write_pictures(demo.recording, video, sheet, frames["processed"], rate)
     return summary
+
+
+def _play(demo: Demo, source: Source, console: Console) -> None:
+    """Start the nodes, play the source, end them."""
+    domain = join_private_domain()
+    with closing(Watcher(domain)) as watcher:
+        console.print(f"Source {source.name}; loading the front-end (ROS domain {domain}) ...")
+        with children() as start:
+            others = [_start_frontend(start, demo), _start_recorder(start, demo)]
+            if demo.view:
+                others += _start_view(start, demo.output, console)
+            player = _start_player(start, demo)
+            _begin_play(watcher, player, *others)
+            _follow_play(watcher, source.length, player, others, console)
+            if not watcher.status.frames_processed:
+                raise ProcessError(_nothing_processed(watcher.status))
+
+
+def _start_frontend(start: Start, demo: Demo) -> Child:
+    own_pace = demo.pace is Pace.machine
+    return start(
+        "front-end",
+        "aliked_ros.ros.frontend_node",
+        {
+            "status_period": 0.1,
+            "input_reliability": "reliable" if own_pace else "best_effort",
+            # images that wait for nothing would leave no time for detections
+            **({"detection": "3"} if own_pace else {}),
+        },
+        demo.output / "frontend.log",
+        share_path(f"config/{demo.profile}.yaml"),
+    )
+
+
+def _start_recorder(start: Start, demo: Demo) -> Child:
+    return start(
+        "recorder",
+        "aliked_ros.ros.recorder",
+        {
+            "output": str(demo.recording.resolve()),
+            "record_images": "jpeg",
+            "image_reliability": "reliable",
+            "flush_period": 0.2,  # so often it says what it hears
+        },
+        demo.output / "recorder.log",
+    )
+
+
+def _start_player(start: Start, demo: Demo) -> Child:
+    source = demo.source
+    return start(
+        "player",
+        "aliked_ros.ros.player",
+        {
+            "source": str(Path(source).resolve()) if Path(source).exists() else source,
+            "limit": demo.limit or 0,
+            "rate": demo.rate or 0.0,
+            "reliability": "reliable",
+            "wait_for_frontend": FRONTEND if demo.pace is Pace.machine else "",
+            "preload": _PRELOAD if demo.pace is Pace.rate else 0,
+            # the recorder, the page, and the front-end once it is active
+            "wait_for_subscribers": 2 + demo.view,
+            "wait_timeout": _START_TIMEOUT,
+            "start_paused": True,
+        },
+        demo.output / "player.log",
+    )
 
 
 def _nothing_processed(status: FrontendStatus) -> str:
@@ -171,7 +206,7 @@ def _nothing_processed(status: FrontendStatus) -> str:
     )
 
 
-def _start_view(start: Callable[..., Child], output: Path, console: Console) -> list[Child]:
+def _start_view(start: Start, output: Path, console: Console) -> list[Child]:
     """Start the live page, and the odometry, whose map and trajectory it shows."""
     odometry = start("odometry", "aliked_ros.ros.odometry_node", {}, output / "odometry.log")
     port = default_port()
@@ -280,31 +315,21 @@ def dropped_warning(summary: dict[str, Any], profile: Profile) -> str:
     )
 
 
-def show_demo(
-    source: str | None,
-    limit: int | None,
-    output: Path,
-    rate: float | None,
-    profile: Profile,
-    view: bool,
-    as_json: bool,
-) -> int:
+def show_demo(demo: Demo, as_json: bool) -> int:
     """Play a sequence through the real front-end node and print what comes out; the exit status.
 
-    Writes demo.mcap, tracks.mp4, contact_sheet.png and summary.json. rate: images per second in
-    real time; None = as fast as this machine processes them, at most at the source's own rate.
+    Writes demo.mcap, tracks.mp4, contact_sheet.png and summary.json.
     """
     console = Console(stderr=as_json)
     try:
-        source = source or default_source()
-        summary = run_demo(source, limit, output, rate, console, profile, view)
+        summary = run_demo(demo, console)
     except AlikedError as error:
         return _failed(f"error: {error}")
     except OSError as error:
         return _failed(f"error: cannot write the results: {error}")
     except KeyboardInterrupt:
         return _failed("interrupted", 130)
-    warning = dropped_warning(summary, profile)
+    warning = dropped_warning(summary, demo.profile)
     if as_json:
         if warning:
             console.print(warning, style="yellow")
@@ -312,11 +337,11 @@ def show_demo(
         return 0
     console.print(summary_table(summary))
     for name in ("demo.mcap", "tracks.mp4", "contact_sheet.png", "summary.json"):
-        console.print(f"  {output / name}")
+        console.print(f"  {demo.output / name}")
     if warning:
         console.print(warning, style="yellow")
-    if view:
-        console.print(f"The page again, without the nodes: aliked_ros view {output / 'demo.mcap'}")
+    if demo.view:
+        console.print(f"The page again, without the nodes: aliked_ros view {demo.recording}")
     return 0
 
 
