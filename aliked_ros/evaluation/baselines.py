@@ -159,9 +159,6 @@ class HammingMatcher(NearestMatcher):
 class RatioMatcher:
     """Mutual nearest neighbours by Euclidean distance that pass Lowe's ratio test."""
 
-    def __init__(self, ratio: float = RATIO) -> None:
-        self._ratio = ratio
-
     def match(self, reference: Features, current: Features) -> Matches:
         """See ``Matcher``; the score is the cosine."""
         if min(len(reference), len(current)) < 2:
@@ -170,7 +167,7 @@ class RatioMatcher:
         rows = np.arange(len(cosines))
         second, best = np.argpartition(cosines, (-2, -1), axis=1)[:, -2:].T
         near, far = (_distance(cosines[rows, column]) for column in (best, second))
-        kept = (cosines.argmax(0)[best] == rows) & (near < self._ratio * far)
+        kept = (cosines.argmax(0)[best] == rows) & (near < RATIO * far)
         scores = np.clip(cosines[rows, best][kept], 1e-6, 1.0).astype(np.float32)
         return Matches(
             rows[kept].astype(np.uint32), best[kept].astype(np.uint32), scores, matcher="nearest"

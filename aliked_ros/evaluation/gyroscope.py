@@ -49,6 +49,7 @@ PoseAt = Callable[[float], Transform | None]
 
 _RIGHT = 5.0  # pixels: true poses are off by some
 _NEAREST = 0.2  # metres: least depth of what a camera sees
+_RATE = 200.0  # Hz, of a synthetic gyroscope
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +88,9 @@ class Kept:
 
 
 def synthetic_rates(
-    source: str,
-    camera_from_imu: Float64Array,
-    rate: float = 200.0,
-    faults: Faults | None = None,
-    seed: int = 0,
+    source: str, camera_from_imu: Float64Array, faults: Faults | None = None
 ) -> Rates:
-    """What a gyroscope fixed to the camera would have measured, ``rate`` times a second.
+    """What a gyroscope fixed to the camera would have measured, 200 times a second.
 
     Between two true poses the camera turns at a constant rate. Raises SourceError without poses.
     """
@@ -101,10 +98,10 @@ def synthetic_rates(
     truth = read_truth(truth_file(source))
     times = np.asarray(truth.timestamps)
     turns = Rotation.from_quat(np.asarray(truth.orientations_quat_wxyz)[:, [1, 2, 3, 0]])
-    stamps = times[0] + np.arange(math.floor((times[-1] - times[0]) * rate) + 1) / rate
+    stamps = times[0] + np.arange(math.floor((times[-1] - times[0]) * _RATE) + 1) / _RATE
     at = Slerp(times, turns)(np.minimum(stamps, times[-1]))
-    rates = (at[:-1].inv() * at[1:]).as_rotvec() * rate @ camera_from_imu
-    rates += faults.bias + np.random.default_rng(seed).normal(0.0, faults.noise, rates.shape)
+    rates = (at[:-1].inv() * at[1:]).as_rotvec() * _RATE @ camera_from_imu
+    rates += faults.bias + np.random.default_rng(0).normal(0.0, faults.noise, rates.shape)
     middle = (stamps[1:] + stamps[:-1]) / 2
     kept = np.ones(len(middle), bool)
     for first, last in faults.gaps:

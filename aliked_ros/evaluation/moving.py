@@ -37,6 +37,8 @@ _EDGE = 5  # pixels on both sides of the object's edge, where a feature may be o
 _WIDTH = 150  # pixels of a texture
 _TURN = 0.5  # degrees an image
 _BORDER = 10  # pixels from the image's edge at which the object turns back
+_NOISE = 2.0  # grey levels
+_SETTLED = 10  # images after which an object should be found
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +115,12 @@ def texture_of(file: Path) -> UInt8Array:
     return np.asarray(cv2.resize(pixels, (_WIDTH, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def standing(image: Image, count: int, rate: float, noise: float = 2.0) -> Iterator[Image]:
-    """What a camera that stands still sees: one image, with noise of so many grey levels."""
+def standing(image: Image, count: int, rate: float) -> Iterator[Image]:
+    """What a camera that stands still sees: one image, with noise."""
     random = np.random.default_rng(0)
     pixels = grey(image.pixels).astype(np.float32)
     for number in range(count):
-        noisy = pixels + random.normal(0.0, noise, pixels.shape)
+        noisy = pixels + random.normal(0.0, _NOISE, pixels.shape)
         yield Image(np.clip(np.rint(noisy), 0, 255).astype(np.uint8), number / rate)
 
 
@@ -127,7 +129,6 @@ def moving_found(
     images: Iterable[Image],
     camera: CameraModel | None,
     overlay: Overlay | None = None,
-    settled: int = 10,
 ) -> Found:
     """Process images, with an object moving over them or as they are."""
     recalls: list[tuple[int, int]] = []
@@ -152,7 +153,7 @@ def moving_found(
             inside, outside = (_at(side, result) for side in _sides(where))
             if first < 0 and (flagged & inside).any():
                 first = number - overlay.start + 1
-            if number >= overlay.start + settled:
+            if number >= overlay.start + _SETTLED:
                 recalls.append((int((flagged & inside).sum()), int(inside.sum())))
                 precisions.append((int((flagged & ~outside).sum()), int(flagged.sum())))
     return Found(

@@ -84,10 +84,10 @@ def check_target(target: Path) -> None:
         raise OutputError(f"cannot write {target}: it is {other}; give the path of a local file.")
 
 
-def remove_leftovers(target: Path, age: float = 3600.0) -> None:
-    """Remove partial files of ``target`` left by killed processes, older than ``age`` seconds."""
+def remove_leftovers(target: Path) -> None:
+    """Remove partial files of ``target`` left by killed processes, older than an hour."""
     for leftover in target.parent.glob(f".{target.stem}.*"):
-        if time.time() - leftover.lstat().st_mtime > age:
+        if time.time() - leftover.lstat().st_mtime > 3600.0:
             _remove(leftover)
 
 

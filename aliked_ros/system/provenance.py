@@ -72,8 +72,9 @@ def _revision() -> str:
     return answers[0] + ("+" if answers[1] else "")
 
 
-def _frequency(folder: Path = Path("/sys/devices/system/cpu/cpu0/cpufreq")) -> str:
+def _frequency() -> str:
     """Governor and frequency range of the first core; empty if unknown."""
+    folder = Path("/sys/devices/system/cpu/cpu0/cpufreq")
     try:
         governor, low, high = (
             (folder / name).read_text(encoding="utf-8").strip()
