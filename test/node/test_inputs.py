@@ -38,11 +38,19 @@ from aliked_msgs.msg import FeatureFrame, Keyframe
 from aliked_msgs.srv import Relocalize
 from aliked_ros.frontend.codes import distances, encode
 from aliked_ros.io.images import grey
-from aliked_ros.io.messages import codes_from_message, descriptors_from_message, optional_array
+from aliked_ros.io.messages import (
+    codes_from_message,
+    descriptors_from_message,
+    optional_array,
+    seconds,
+)
+from aliked_ros.ros.calibration import Calibration
 from aliked_ros.ros.conversions import (
     image_from_message,
     image_message,
 )
+from aliked_ros.ros.own_camera import OwnCamera
+from aliked_ros.ros.warnings import Warnings
 from aliked_ros.sources import open_source
 from aliked_ros.types import UInt8Array
 from helpers.ros import RELIABLE, Probe, RosProcess
@@ -699,3 +707,27 @@ def test_a_node_reads_its_camera_itself(rig):
         assert f"camera_source is '{source}'" in process.text()
     assert configure(camera_source="", input="mono")
     assert probe.transition("activate")
+
+
+def test_images_of_the_own_camera_that_wait_too_long_are_reported_as_dropped():
+    """All that were read reach the front-end or are counted, while the executor is busy."""
+    probe, taken, dropped, seen = Probe(), [], [], []
+    settings = {
+        "camera_source": "virtual", "camera_frame": "lens", "input": "mono", "stamps": "image",
+    }  # fmt: skip
+    warnings = Warnings(seen.append, seen.append)
+    camera = OwnCamera(
+        probe.node, settings, warnings, Calibration("", "", False, warnings),
+        lambda image, _: taken.append(seconds(image.header.stamp)), lambda *_: None,
+        lambda: dropped.append(time.time()),
+    )  # fmt: skip
+    camera.start()
+    deadline = time.monotonic() + 60
+    while len(dropped) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)  # the executor does nothing
+    assert len(dropped) >= 3, seen
+    assert not taken
+    probe.wait(lambda: len(taken) >= 10)
+    camera.close()
+    assert taken == sorted(taken)
+    probe.close()

@@ -64,6 +64,9 @@ def test_euroc(tmp_path: Path) -> None:
     assert np.allclose(np.diff(found.stamps), 0.005, atol=1e-6)
     assert found.camera_from_imu is not None
     assert np.allclose(body_from_camera[:3, :3] @ found.camera_from_imu, body_from_imu[:3, :3])
+    (tmp_path / "mav0" / "imu0" / "sensor.yaml").write_text("T_BS: [1, 2\nrate: 3\n")
+    with pytest.raises(SourceError, match=r"imu0/sensor.yaml, line \d is not valid YAML"):
+        rates_of(str(tmp_path))
 
 
 def _imu(stamp: int, rate: np.ndarray) -> object:
