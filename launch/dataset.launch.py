@@ -89,6 +89,9 @@ def generate_launch_description() -> LaunchDescription:
             OpaqueFunction(function=check),
             *frontend(
                 camera_source="",
+                image_transport="raw",  # what the player publishes, whatever a parameter file says
+                depth_transport="raw",
+                video_messages="ffmpeg",  # not used
                 input=LaunchConfiguration("publish"),
                 use_sim_time=LaunchConfiguration("clock"),
             ),

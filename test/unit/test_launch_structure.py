@@ -464,7 +464,11 @@ def test_dataset_plays_what_the_frontend_listens_to() -> None:
     )  # fmt: skip
     frontend, play = run.node("frontend_node"), run.node("dataset_player")
     # the player's images count, whatever camera the parameter file names
-    assert frontend.parameters == {"camera_source": "", "input": "rgbd", "use_sim_time": True}
+    assert frontend.parameters == {
+        "camera_source": "", "input": "rgbd", "image_transport": "raw", "depth_transport": "raw",
+        "video_messages": "ffmpeg",
+        "use_sim_time": True,
+    }  # fmt: skip
     assert {k: play.parameters[k] for k in ("source", "publish", "rate", "loop", "clock")} == {
         "source": "/data/fr1", "publish": "rgbd", "rate": 10.0, "loop": False, "clock": 100.0,
     }  # fmt: skip
@@ -490,8 +494,8 @@ def test_the_front_end_comes_back_and_a_played_recording_ends_all() -> None:
     [
         ("stereo", {"image", "camera_info", "input"}),
         ("rgbd", {"input"}),
-        ("dataset", {"camera_source", "input", "use_sim_time"}),
-        ("demo", {"camera_source", "input", "use_sim_time"}),
+        ("dataset", {"camera_source", "input", "image_transport", "video_messages"}),
+        ("demo", {"camera_source", "input", "image_transport", "use_sim_time"}),
     ],
 )
 def test_arguments_that_a_file_sets_itself_are_not_offered(name: str, overwritten: set) -> None:
