@@ -137,7 +137,7 @@ class _Asking:
         if code != 0:
             raise GpuError(
                 f"the NVIDIA driver does not work ({function}: CUDA error {code}, "
-                f"{self._explained(code)})",
+                f"{error_text(self.driver, code)})",
                 "run nvidia-smi; after an update of the driver, restart the machine",
             )
 
@@ -147,13 +147,15 @@ class _Asking:
         self(function, ctypes.byref(value), *arguments)
         return value.value
 
-    def _explained(self, code: int) -> str:
-        text = ctypes.c_char_p()
-        try:
-            self.driver.cuGetErrorString(code, ctypes.byref(text))
-        except AttributeError:
-            return "no explanation"
-        return (text.value or b"no explanation").decode(errors="replace")
+
+def error_text(driver: ctypes.CDLL, code: int) -> str:
+    """What the driver says of one of its error codes."""
+    text = ctypes.c_char_p()
+    try:
+        driver.cuGetErrorString(code, ctypes.byref(text))
+    except AttributeError:
+        return "no explanation"
+    return (text.value or b"no explanation").decode(errors="replace")
 
 
 _EXPLANATIONS = (
@@ -171,9 +173,14 @@ _EXPLANATIONS = (
         "update the driver",
     ),
     (
+        ("busy or unavailable", "device_unavailable"),
+        "the GPU serves another process alone, or is lost",
+        "run nvidia-smi; compute mode must be Default (nvidia-smi -c 0)",
+    ),
+    (
         (
             "unspecified launch failure", "illegal memory access", "illegal address", "device lost",
-            "busy or unavailable", "misaligned address", "uncorrectable ecc", "unknown error",
+            "misaligned address", "uncorrectable ecc", "unknown error",
             "no cuda-capable device", "context is destroyed", "context_is_destroyed",
             "device-side assert", "launch timed out", "launch_failed", "launch_timeout",
             "hardware stack error",

@@ -531,6 +531,7 @@ def test_a_damaged_timing_cache_is_begun_anew(tmp_path: Path) -> None:
         ("cudaError 35: CUDA driver version is insufficient for CUDA runtime", "driver is too old"),
         ("cuStreamSynchronize failed: unspecified launch failure", "the GPU was lost"),
         ("cuCtxPushCurrent failed: an illegal memory access was encountered", "the GPU was lost"),
+        ("CUDA error: CUDA-capable device(s) is/are busy or unavailable", "another process alone"),
         ("Error Code 7: BuildCanceled (Build canceled by user In next)", "was interrupted"),
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`", "memory is full"),
         ("CUDA error: device-side assert triggered", "the GPU was lost"),

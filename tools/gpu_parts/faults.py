@@ -109,7 +109,7 @@ def full_memory(run: Run) -> None:
         while size > 1 << 20:  # plain allocations, smaller and smaller
             try:
                 taken.append(torch.empty(size, dtype=torch.uint8, device=run.place))
-            except torch.OutOfMemoryError:
+            except torch.cuda.OutOfMemoryError:
                 size //= 2
         said = _refusal(extractor, image)
         run.report(said=said)

@@ -22,7 +22,7 @@ from contextlib import suppress
 from typing import Any
 
 from aliked_ros.errors import BackendError
-from aliked_ros.system.nvidia import load_driver
+from aliked_ros.system.nvidia import error_text, explained, load_driver
 
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may do what they like
 
@@ -78,4 +78,4 @@ class CudaGraph:
                 f"The NVIDIA driver has no {name}; update it for CUDA graphs."
             ) from error
         if code != 0:
-            raise BackendError(f"{name} failed: CUDA error {code}; run nvidia-smi.")
+            raise explained(name, [f"CUDA error {code}, {error_text(self._driver, code)}"])
