@@ -122,7 +122,7 @@ def test_memory_is_given_back(
 
 def test_more_memory_than_there_is(backend: DeviceBackend) -> None:
     with pytest.raises(BackendError, match="the GPU's memory is full"):
-        backend.device.empty((1 << 50,), np.dtype(np.uint8))
+        backend.device.zeros((1 << 50,), np.dtype(np.uint8))
 
 
 def test_kernels_compute_what_plain_operations_do(

@@ -94,7 +94,7 @@ class OnnxArray:
     """Memory of the device."""
 
     def __init__(self, device: OnnxDevice, shape: tuple[int, ...], dtype: Any) -> None:
-        self.values: np.ndarray | None = np.full(shape, 77, dtype)  # as memory is: never zero
+        self.values: np.ndarray | None = np.zeros(shape, dtype)
         self.shape, self.dtype = shape, np.dtype(dtype)
         self._device = device
         device.memory += self.values.nbytes
@@ -169,7 +169,7 @@ class OnnxNetwork:
     def _take(self, spec: TensorSpec, size: tuple[int, int] | None) -> OnnxArray:
         free = iter(reversed(size or ()))
         shape = tuple(next(free) if side is None else side for side in spec.shape)
-        array = self._device.empty(shape, np.dtype(spec.dtype))
+        array = self._device.zeros(shape, np.dtype(spec.dtype))
         self._owned.append(array)
         return array
 
@@ -204,7 +204,7 @@ class OnnxDevice:
     ) -> OnnxNetwork:
         return OnnxNetwork(self, network, size, given or {})
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> OnnxArray:
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> OnnxArray:
         nbytes = int(np.prod(shape)) * dtype.itemsize
         if self.room is not None:
             if nbytes > self.room:

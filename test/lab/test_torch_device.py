@@ -143,7 +143,7 @@ def test_it_goes_on_after_memory_was_given_back(tum_images: Callable[[int], UInt
 
 def test_an_array_that_was_given_back_cannot_be_used() -> None:
     device = TorchDevice("cpu")
-    array = device.empty((3,), np.dtype(np.float32))
+    array = device.zeros((3,), np.dtype(np.float32))
     device.write(array, np.arange(3, dtype=np.float32))
     assert device.read(array)[0].tolist() == [0, 1, 2]
     array.free()

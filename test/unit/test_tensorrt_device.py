@@ -23,10 +23,11 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,8 @@ class PlayedGpu:
     recorded: by stream, what it is asked while that is recorded. graphs: by handle. launches: of
     graphs. unrecordable: recording fails. integrated: it shares the computer's memory.
     asked: copies, runs and events of streams in the order in which they were asked for.
+    logger: weak reference to the first one that TensorRT was given, which it uses from then on.
+    launch_error: what the driver answers to the launch of a graph; 0: it works.
     """
 
     def __init__(self) -> None:
@@ -68,6 +71,8 @@ class PlayedGpu:
         self.graphs: dict[int, list[Callable[[], None]]] = {}
         self.launches = self.compiled = 0
         self.unrecordable = self.integrated = False
+        self.logger: Any = None
+        self.launch_error = 0
         self.asked: list[str] = []
 
     @property
@@ -242,7 +247,7 @@ def played_pycuda(gpu: PlayedGpu) -> SimpleNamespace:
     )
 
 
-def played_tensorrt(gpu: PlayedGpu) -> SimpleNamespace:
+def played_tensorrt(gpu: PlayedGpu) -> ModuleType:
     class ILogger:
         Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=2)
 
@@ -254,8 +259,10 @@ def played_tensorrt(gpu: PlayedGpu) -> SimpleNamespace:
 
     class Runtime(Part):
         def __init__(self, logger: Any) -> None:
+            gpu.logger = gpu.logger or weakref.ref(logger)
+            assert gpu.logger() is not None, "TensorRT would use a logger that is no more"
             if gpu.said:
-                logger.log(ILogger.Severity.ERROR, gpu.said)
+                gpu.logger().log(ILogger.Severity.ERROR, gpu.said)
                 raise TypeError("pybind11::init(): factory function returned nullptr")
 
         def deserialize_cuda_engine(self, plan: bytes) -> Any:
@@ -318,7 +325,9 @@ def played_tensorrt(gpu: PlayedGpu) -> SimpleNamespace:
             queue.append(lambda: np.copyto(y, x + 1))
             return True
 
-    return SimpleNamespace(ILogger=ILogger, Runtime=Runtime)
+    module = ModuleType("tensorrt")
+    vars(module).update(ILogger=ILogger, Runtime=Runtime)
+    return module
 
 
 def played_driver(gpu: PlayedGpu) -> SimpleNamespace:
@@ -347,6 +356,10 @@ def played_driver(gpu: PlayedGpu) -> SimpleNamespace:
         gpu.streams[stream.value or 0].queue.extend(gpu.graphs[executable.value])
         gpu.launches += 1
         gpu.asked.append("run")
+        return gpu.launch_error
+
+    def explain(code: int, text: Any) -> int:
+        text._obj.value = {700: b"an illegal memory access was encountered"}.get(code)
         return 0
 
     def destroy(part: Any) -> int:
@@ -361,6 +374,7 @@ def played_driver(gpu: PlayedGpu) -> SimpleNamespace:
         cuGraphLaunch=launch,
         cuGraphExecDestroy=destroy,
         cuGraphDestroy=destroy,
+        cuGetErrorString=explain,
     )
 
 
@@ -412,7 +426,7 @@ def test_values_go_up_are_computed_and_come_down(gpu: PlayedGpu) -> None:
     network.run()
     after.run()
     assert device.read(after.outputs["y"])[0][0, 0] == 7.0
-    other = device.empty((2, 3), np.dtype(np.float32))
+    other = device.zeros((2, 3), np.dtype(np.float32))
     device.copy(other, after.outputs["y"])
     # written again before the GPU has fetched the values of the first time
     for value in (8.0, 9.0):
@@ -530,10 +544,43 @@ def test_a_lost_gpu_is_left_without_ending_the_process(gpu: PlayedGpu, refused: 
         assert gpu.log == ["ExecutionContext", "CudaEngine", "Runtime"]
 
 
+def test_a_graph_that_cannot_be_launched_says_why(gpu: PlayedGpu) -> None:
+    network = load(TensorRtDevice())
+    gpu.launch_error = 700
+    with pytest.raises(
+        BackendError, match=r"cuGraphLaunch failed: the GPU was lost \(CUDA error 7"
+    ):
+        network.run()
+    network.close()
+
+
 def test_a_runtime_that_is_none_says_what_tensorrt_logged(gpu: PlayedGpu) -> None:
     gpu.said = "CUDA initialization failure with error: 35: CUDA driver version is insufficient"
     with pytest.raises(BackendError, match=r"loading add\.engine .*: the NVIDIA driver is too old"):
         load(TensorRtDevice())
+
+
+def test_tensorrt_has_one_logger_as_long_as_the_process_lives(gpu: PlayedGpu) -> None:
+    """It keeps the first one; what it says of a later engine would be lost, or crash."""
+    device = TensorRtDevice()
+    load(device).close()
+    gc.collect()
+    gpu.said = "Error Code 1: something else"
+    with pytest.raises(BackendError, match=r"loading .*: Error Code 1: something else; set back"):
+        load(device)
+    gpu.said = ""
+    load(device).close()
+
+
+def test_the_first_run_computes_with_zeros(gpu: PlayedGpu) -> None:
+    """Also where its arrays are given: what memory held before may be anything."""
+    device = TensorRtDevice()
+    block = device.zeros((256,), np.dtype(np.uint8))
+    network = load(device, x=block.part(0, (2, 3), np.dtype(np.float32)))
+    assert device.read(network.outputs["y"])[0].tolist() == [[1.0] * 3] * 2
+    network.close()
+    block.free()
+    assert (gpu.memory, gpu.page_locked) == ({}, 0)
 
 
 def test_an_unused_device_takes_no_context_to_be_closed(gpu: PlayedGpu) -> None:
@@ -573,7 +620,7 @@ def test_what_is_asked_for_after_a_fetch_is_not_waited_for(gpu: PlayedGpu) -> No
 def test_parts_of_an_array_move_with_it(gpu: PlayedGpu) -> None:
     """What a network computes into one piece of memory comes down in one copy."""
     device = TensorRtDevice()
-    whole, other = (device.empty((512 + 24,), np.dtype(np.uint8)) for _ in range(2))
+    whole, other = (device.zeros((512 + 24,), np.dtype(np.uint8)) for _ in range(2))
     part = whole.part(512, (2, 3), np.dtype(np.float32))
     network = load(device, y=part)
     run(device, network, 3.0)
@@ -595,11 +642,12 @@ def test_a_gpu_that_shares_the_memory_reads_images_where_they_lie(
     device = TensorRtDevice()
     image = device.shared((2, 3), np.dtype(np.float32))
     network = load(device, x=image)
+    assert device.read(network.outputs["y"])[0].tolist() == [[1.0] * 3] * 2, "of zeros"
     gpu.asked.clear()
     for value in (1.0, 2.0):
         device.write(image, np.full((2, 3), value, np.float32))
         network.run()
-        kept = device.empty((2, 3), np.dtype(np.float32))
+        kept = device.zeros((2, 3), np.dtype(np.float32))
         device.copy(kept, network.outputs["y"])
         if value == 1.0:
             before = kept

@@ -97,8 +97,8 @@ class Device(Protocol):
         """
         ...
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
-        """Memory for an array; its content is undefined."""
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
+        """Memory for an array of zeros: a network that is loaded computes with it at once."""
         ...
 
     def write(self, target: DeviceArray, values: Array) -> None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aliked_ros.backends.gpu.tensorrt_library import Target, TensorRt, make_logger
+from aliked_ros.backends.gpu.tensorrt_library import Target, TensorRt, logger
 from aliked_ros.errors import BackendError, ConfigurationError
 from aliked_ros.models.device_export import DeviceGraph
 from aliked_ros.system.cache import atomic_path
@@ -144,13 +144,14 @@ def build_plan(
     ended = threading.Event()
 
     def build() -> None:
-        logger = make_logger(target.library.module)
+        said = logger(target.library.module)
+        said.take_errors()  # of before
         try:
-            outcome.append(_build(what, graph, target, sides, work, timing, logger))
+            outcome.append(_build(what, graph, target, sides, work, timing))
         except (BackendError, OSError) as error:
             outcome.append(error)
         except BaseException as error:  # from the bindings, e.g. a TypeError for no Builder
-            outcome.append(explained(what, logger.errors or error))
+            outcome.append(explained(what, said.take_errors() or error))
         finally:
             ended.set()
 
@@ -180,15 +181,14 @@ def _build(
     sides: Sides | None,
     work: _Work,
     timing: Path,
-    logger: Any,
 ) -> bytes:
     library, trt = target.library, target.library.module
-    builder = trt.Builder(logger)
+    builder = trt.Builder(logger(trt))
     network = builder.create_network(_network_flags(trt))
-    parser = trt.OnnxParser(network, logger)
+    parser = trt.OnnxParser(network, logger(trt))
     if not parser.parse(graph.onnx):
         said = [parser.get_error(i).desc() for i in range(parser.num_errors)]
-        raise explained(doing, said or logger.errors)
+        raise explained(doing, said or logger(trt).take_errors())
     config = builder.create_builder_config()
     config.progress_monitor = monitor = _monitor(trt, work)
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.workspace << 20)
@@ -208,7 +208,7 @@ def _build(
         plan = builder.build_serialized_network(network, config)
     del monitor
     if plan is None:
-        raise explained(doing, logger.errors)
+        raise explained(doing, logger(trt).take_errors())
     return bytes(plan)
 
 

@@ -79,7 +79,7 @@ class FeatureBlock:
 
     def __init__(self, device: Device, layout: Layout) -> None:
         self.layout = layout
-        self.memory = device.empty((layout.nbytes,), np.dtype(np.uint8))
+        self.memory = device.zeros((layout.nbytes,), np.dtype(np.uint8))
         self.arrays: dict[str, DeviceArray] = {
             name: self.memory.part(*place) for name, place in layout.places.items()
         }

@@ -33,7 +33,7 @@ from aliked_ros.backends.gpu.engines import Engine, Network, ensure_engine
 from aliked_ros.backends.gpu.tensorrt_library import (
     WORKSPACE,
     load_tensorrt,
-    make_logger,
+    logger,
     target_here,
 )
 from aliked_ros.errors import BackendError
@@ -91,24 +91,26 @@ class TensorRtDevice:
         )
         return loaded
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> TensorRtArray:
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> TensorRtArray:
         """See ``Device``."""
         array = TensorRtArray(self, shape, dtype)
         with self.current(f"taking {array.nbytes / 1e6:.1f} MB of the GPU's memory"):
             array.memory = self._cuda.mem_alloc(array.nbytes)
+            self._cuda.memset_d8_async(int(array), 0, array.nbytes, self.stream)
         return array
 
     def shared(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> TensorRtArray:
-        """Memory for an input: on a GPU of its own as ``empty``.
+        """Memory for an input: on a GPU of its own as ``zeros``.
 
         A GPU that shares the computer's memory (Jetson) reads what was written where it lies.
         """
         with self.current("asking for the kind of GPU"):
             kind = self._cuda.device_attribute.INTEGRATED
             if not self._cuda.Device(0).get_attribute(kind):
-                return self.empty(shape, dtype)
+                return self.zeros(shape, dtype)
             array = TensorRtArray(self, shape, dtype)
             array.page_locked = self._cuda.pagelocked_empty(shape, dtype, mem_flags=_DEVICE_MAP)
+            array.page_locked.fill(0)
             array.memory = int(array.page_locked.base.get_device_pointer())
             array.is_mapped = True
         return array
@@ -157,10 +159,6 @@ class TensorRtDevice:
                 return [self._page_locked(array).copy() for array in wanted]
 
         return wait
-
-    def fill_with_zeros(self, array: TensorRtArray) -> None:
-        """Within ``current``."""
-        self._cuda.memset_d8_async(int(array), 0, array.nbytes, self.stream)
 
     def memory_in_use(self) -> int:
         """See ``Device``."""
@@ -281,7 +279,8 @@ class TensorRtNetwork:
         trt = device.library.module
         self.label = engine.label
         self._device = device
-        self._logger = make_logger(trt)
+        self._logger = logger(trt)
+        self._logger.take_errors()  # of before
         self._owned: list[DeviceArray] = []
         self._graph: CudaGraph | None = None
         self._config: Any = None
@@ -349,8 +348,6 @@ class TensorRtNetwork:
 
     def _run_first(self) -> None:
         """Prepare all that the first run prepares, so that no camera's image waits for it."""
-        for array in self._owned:  # else it would compute with whatever the memory held
-            self._device.fill_with_zeros(_own(array))
         self._launch()
         self._device.stream.synchronize()
         if self._to_record:
@@ -368,7 +365,7 @@ class TensorRtNetwork:
             self._to_record = False
             self._graph = CudaGraph(self._device.stream.handle, self._launch)
         except BackendError:
-            self._logger.errors.clear()
+            self._logger.take_errors()
         finally:
             _BUILDING.release()
 
@@ -378,7 +375,7 @@ class TensorRtNetwork:
         """Memory for a tensor; free sides are H and W, in this order."""
         free = iter(reversed(size or ()))
         shape = tuple(next(free) if side is None else side for side in spec.shape)
-        take = self._device.shared if shared else self._device.empty
+        take = self._device.shared if shared else self._device.zeros
         array = take(shape, np.dtype(spec.dtype))
         self._owned.append(array)
         return array
@@ -391,7 +388,7 @@ class TensorRtNetwork:
             raise self._failed(f"binding {name} of")
 
     def _failed(self, doing: str) -> BackendError:
-        return explained(f"{doing} {self.label}", self._logger.errors)
+        return explained(f"{doing} {self.label}", self._logger.take_errors())
 
 
 class _CompiledKernels:
@@ -439,8 +436,7 @@ def _load_pycuda() -> Any:
     except (ImportError, OSError) as error:
         raise GpuError(
             f"pycuda cannot be imported ({error})",
-            "pip install pycuda (it is compiled then, and needs the CUDA toolkit), or take the "
-            "system's package (apt install python3-pycuda)",
+            "pip install pycuda (it is compiled then, and needs the CUDA toolkit)",
         ) from error
 
 

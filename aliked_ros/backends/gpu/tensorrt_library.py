@@ -21,9 +21,11 @@ import importlib
 import importlib.metadata
 import importlib.util
 import re
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -197,16 +199,27 @@ def choose_target(capabilities: Sequence[str] = (), workspace: int = WORKSPACE) 
     return target
 
 
-def make_logger(trt: Any) -> Any:
-    """A logger of TensorRT's that keeps its errors, the last first, in ``errors``."""
+@lru_cache(maxsize=1)
+def logger(trt: Any) -> Any:
+    """TensorRT's logger, the only one of the process.
+
+    TensorRT keeps a pointer to the first logger that it was given, and uses it for objects that
+    were made with others, also after it is gone.
+    """
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.errors: list[str] = []
+            self._errors: deque[str] = deque(maxlen=16)
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.insert(0, message)
+                self._errors.appendleft(message)
+
+        def take_errors(self) -> list[str]:
+            """Those since the last call, the last first."""
+            errors = list(self._errors)
+            self._errors.clear()
+            return errors
 
     return Logger()

@@ -105,8 +105,8 @@ class TorchDevice:
             self.close()
             raise
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> TorchArray:
-        """See ``Device``; filled with zeros."""
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> TorchArray:
+        """See ``Device``."""
         nbytes = int(np.prod(shape)) * dtype.itemsize
         with self.current(f"taking {nbytes / 1e6:.1f} MB of the GPU's memory"):
             kind = torch.from_numpy(np.empty(0, dtype)).dtype
@@ -394,7 +394,7 @@ class TorchNetwork:
         if device.on_gpu:
             try:
                 self._graph, results = device.capture(self._compute)
-            except torch.OutOfMemoryError:
+            except torch.cuda.OutOfMemoryError:
                 raise
             except Exception as error:  # what PyTorch or the driver cannot record
                 reason = " ".join(str(error).split())[:200]
