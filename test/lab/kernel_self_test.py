@@ -14,9 +14,10 @@
 
 """Break Triton's kernels one by one: the self-test must see each of them.
 
-    TRITON_INTERPRET=1 python kernel_self_test.py aliked|lightglue
+    TRITON_INTERPRET=1 python kernel_self_test.py aliked|lightglue [sizes]
 
-Prints what the self-test says of the intact kernels in both precisions, then of each broken one.
+Prints what the self-test says of the intact kernels in both precisions, then of each broken one;
+``sizes``: of the intact ones at sizes that no block divides, down to no point at all.
 """
 
 from __future__ import annotations
@@ -79,7 +80,30 @@ PARTS = {
     "lightglue": (triton_attention, LIGHTGLUE, lambda half: triton_lightglue.check(CPU, half)),
 }
 
+SIZES: dict[str, list[tuple[bool, Any, Any]]] = {  # half; image and keypoints, or rows and points
+    "aliked": [(False, (65, 64), 1), (True, (97, 131), 17), (False, (64, 425), 77)],
+    "lightglue": [
+        (half, rows, points)
+        for half in (False, True)
+        for rows, points in (
+            (1, (1, 1)), (1, (0, 0)), (17, (17, 0)), (33, (1, 33)), (65, (65, 64)), (100, (0, 30)),
+        )
+    ],
+}  # fmt: skip
+
+
+def check_at(network: str, half: bool, size: Any, count: Any) -> None:
+    if network == "aliked":
+        triton_aliked.check(CPU, SHAPE, half, size, count)
+    else:
+        triton_lightglue.check(CPU, half, size, count)
+
+
 if __name__ == "__main__":
+    if sys.argv[2:] == ["sizes"]:
+        for case in SIZES[sys.argv[1]]:
+            print(*case, verdict(lambda case=case: check_at(sys.argv[1], *case)), flush=True)
+        sys.exit()
     module, outputs, check = PARTS[sys.argv[1]]
     print("float32:", verdict(lambda: check(False)))
     print("float16:", verdict(lambda: check(True)))

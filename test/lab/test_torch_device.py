@@ -353,6 +353,16 @@ def test_the_self_test_sees_every_broken_kernel(network: str, kernels: int) -> N
         assert "Triton self-test failed: " in line, line
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(("network", "cases"), [("aliked", 3), ("lightglue", 12)])
+def test_kernels_are_right_at_any_size(network: str, cases: int) -> None:
+    """One keypoint, none, and numbers of rows and pixels that no block divides."""
+    printed = run_program("kernel_self_test.py", network, "sizes", TRITON_INTERPRET="1")
+    lines = printed.splitlines()
+    assert len(lines) == cases
+    assert all(line.endswith(" right") for line in lines), printed
+
+
 def test_switches_of_the_process_are_as_they_were() -> None:
     """The old and the new ones for TF32, which do not go together; each in its own process."""
     program = """

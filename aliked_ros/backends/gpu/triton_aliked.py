@@ -225,16 +225,23 @@ class TritonALIKED(FoldedALIKED):
 
 
 @torch.inference_mode()
-def check(place: torch.device, shape: AlikedShape = _USUAL, half: bool = False) -> None:
+def check(
+    place: torch.device,
+    shape: AlikedShape = _USUAL,
+    half: bool = False,
+    size: tuple[int, int] = (45, 70),
+    top_k: int = 100,
+) -> None:
     """Compile all kernels, and compare each stage with plain operations, on noise.
 
-    shape, half: of the network that they are for. Raises RuntimeError where a result is wrong, and
-    whatever Triton, its compiler or the GPU raises.
+    shape, half: of the network that they are for. size, top_k: of the image (height, width), and
+    how many keypoints are sought in it. Raises RuntimeError where a result is wrong, and whatever
+    Triton, its compiler or the GPU raises.
     """
     fused, plain = (network.to(place) for network in _on_noise(shape, half))
     random = np.random.default_rng(1)
-    pixels = random.integers(0, 256, (1, 45, 70, 3), np.uint8)  # to be padded
-    image, mask = torch.from_numpy(pixels).to(place), torch.ones(45, 70, dtype=torch.uint8)
+    pixels = random.integers(0, 256, (1, *size, 3), np.uint8)
+    image, mask = torch.from_numpy(pixels).to(place), torch.ones(*size, dtype=torch.uint8)
     mask[:, :20] = 0
     with place:
         padded, window = pad(image.to(plain.conv1.weight.dtype).permute(0, 3, 1, 2) / PIXEL_SCALE)
@@ -246,7 +253,7 @@ def check(place: torch.device, shape: AlikedShape = _USUAL, half: bool = False) 
         scores = plain.score_map(parts)
         compare("score map", 1e-2 if half else 1e-3, [fused.score_map(parts)], [scores])
         inner = window.of(scores)[0, 0]
-        given = (inner, mask.to(place), inner.median()[None], 100)
+        given = (inner, mask.to(place), inner.median()[None], top_k)
         detected = plain.detect(*given)
         compare("keypoints", 1e-3, fused.detect(*given), detected)
         described = [
