@@ -39,6 +39,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+import platformdirs
+import threadpoolctl
 from gpu_parts import ROOT, SIZE_LIMIT
 
 from aliked_ros.backends.cpu.backend import CpuBackend
@@ -111,11 +113,15 @@ def carry_the_package(folder: Path) -> None:
             shutil.copytree(source, target, ignore=left)
         else:
             shutil.copyfile(source, target)
-    import platformdirs  # pure Python, and all that the package needs which PyTorch does not
-
-    assert platformdirs.__file__ is not None
-    source = Path(platformdirs.__file__).parent
-    shutil.copytree(source, folder / "bundle" / "site" / source.name, ignore=left)
+    site = folder / "bundle" / "site"
+    site.mkdir(parents=True)
+    for module in (platformdirs, threadpoolctl):  # pure Python, which that machine may lack
+        assert module.__file__ is not None
+        source = Path(module.__file__)
+        if source.name == "__init__.py":
+            shutil.copytree(source.parent, site / source.parent.name, ignore=left)
+        else:
+            shutil.copyfile(source, site / source.name)
 
 
 def carry_images(folder: Path, small: bool) -> dict[str, UInt8Array]:

@@ -46,6 +46,29 @@ def wrong(run):
     raise RuntimeError("three is not four")
 """
 
+BARE = """
+import sys
+from importlib.machinery import PathFinder
+
+PROMISED = (
+    "torch", "torchgen", "functorch", "triton", "numpy", "cv2", "scipy", "numba", "yaml", "pytest",
+    "llvmlite", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "fsspec",
+    "typing_extensions", "pluggy", "iniconfig", "packaging", "pygments",
+)
+
+
+class Bare:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if path is None and name.lstrip("_") not in PROMISED:
+            path = [folder for folder in sys.path if "site-packages" not in folder]
+        return PathFinder.find_spec(name, path, target)
+
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Bare
+"""
+"""What a machine has that has nothing but what ``first_gpu_run.py`` asks for."""
+
 
 @pytest.fixture(scope="module")
 def bundle(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -59,8 +82,9 @@ def bundle(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.long
 def test_a_part_that_crashes_or_hangs_loses_no_other(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "bad_parts.py").write_text(BAD)
+    (tmp_path / "sitecustomize.py").write_text(BARE)
     bad = [f"bad_parts:{name}:8" for name in ("crash", "hang", "wrong")]
-    parts = ",".join(["versions", *bad, "parity", "attention", "cuda_graph"])
+    parts = ",".join(["versions", "kernels", *bad, "parity", "attention", "cuda_graph"])
     command = [sys.executable, "tools/first_gpu_run.py", "--output", tmp_path, "--parts", parts]
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
     begin = time.monotonic()
@@ -74,6 +98,8 @@ def test_a_part_that_crashes_or_hangs_loses_no_other(bundle: Path, tmp_path: Pat
         return {key: value for line in lines if line["part"] == part for key, value in line.items()}
 
     assert of("versions")["gpu"] is None
+    assert "ModuleNotFoundError" in of("versions")["packages"]["onnxruntime"]
+    assert of("kernels")["state"] == "passed", of("kernels")
     assert (of("crash")["state"], of("crash")["reason"]) == ("crashed", "SIGABRT")
     assert (of("hang")["state"], of("hang")["reason"]) == ("timed out", "after 8 s")
     assert (of("crash")["before"], of("hang")["before"]) == (1, 2)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +40,15 @@ SIZE_LIMIT = 60_000_000
 
 class Skipped(Exception):
     """The part cannot run here; the text says why."""
+
+
+def carried() -> dict[str, str]:
+    """Variables of a Python that a part starts: it finds what the bundle carries, as the part does.
+
+    (Before the machine's own packages, unlike there. It is given no more than it needs.)
+    """
+    paths = [os.environ.get("PYTHONPATH", ""), os.environ.get("ALIKED_ROS_CARRIED", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +152,7 @@ PARTS = (
     Part("parity", "gpu_parts.checks", 150, needs_gpu=False),
     Part("benchmark", "gpu_parts.speed", 150, needs_gpu=False),
     Part("admission", "gpu_parts.checks"),
+    Part("sizes", "gpu_parts.checks", 90),
     Part("cuda_graph", "gpu_parts.faults"),
     Part("kernel_table", "gpu_parts.speed", needs_gpu=False),
     Part("attention", "gpu_parts.speed", needs_gpu=False),

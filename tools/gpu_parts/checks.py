@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -32,7 +31,7 @@ from aliked_ros.errors import AlikedError, BackendError
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.matcher import LightGlueMatcher
 from aliked_ros.models.device_export import GraphPrecision
-from gpu_parts import ROOT, Run, Skipped
+from gpu_parts import ROOT, Run, Skipped, carried
 
 
 def precisions(run: Run) -> tuple[GraphPrecision, ...]:
@@ -76,9 +75,26 @@ def kernels(run: Run) -> None:
                 run.report(network=network, half=half, seconds=time.monotonic() - begin)
         return
     command = [sys.executable, str(ROOT / "test/lab/kernel_compiler.py"), "aliked-t16", "90"]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(command, env=carried(), check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
+    printed = done.stdout
     sizes = {line.split()[1]: int(line.split()[2]) for line in printed.splitlines()}
     run.report(capability="9.0", bytes_of_code=sizes)
+
+
+def sizes(run: Run) -> None:
+    """The kernels at sizes that no block divides, and with few points or none."""
+    import torch
+
+    from aliked_ros.backends.gpu import triton_aliked, triton_lightglue
+
+    place = torch.device(run.place)
+    for size, top_k in (((65, 64), 1), ((97, 131), 17), ((64, 2047), 333)):
+        triton_aliked.check(place, half=True, size=size, top_k=top_k)
+        run.report(network="ALIKED", size=size, top_k=top_k)
+    for rows, points in ((1, (1, 1)), (17, (17, 0)), (333, (333, 1)), (2047, (2047, 2000))):
+        triton_lightglue.check(place, True, rows, points)
+        run.report(network="LightGlue", rows=rows, points=points)
 
 
 def parity(run: Run) -> None:
@@ -145,7 +161,7 @@ def admission(run: Run) -> None:
 def tests(run: Run) -> None:
     """Those of ``test/gpu`` that need no field data."""
     command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "test/gpu"]
-    environment = {**os.environ, "ALIKED_ROS_DATA": str(run.output / "none")}
+    environment = {**carried(), "ALIKED_ROS_DATA": str(run.output / "none")}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )

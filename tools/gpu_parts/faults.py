@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -30,7 +29,7 @@ import numpy as np
 from aliked_ros.errors import BackendError
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.types import UInt8Array
-from gpu_parts import Run, Skipped
+from gpu_parts import Run, Skipped, carried
 from gpu_parts.checks import device_backend, noise
 
 
@@ -150,7 +149,7 @@ def sanitizer(run: Run) -> None:
         raise Skipped("compute-sanitizer is not installed")
     command = [tool, "--tool", "memcheck", "--error-exitcode", "9", sys.executable, "-c", _ODD]
     # without PyTorch's pool, which hides what lies beyond an array
-    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    environment = {**carried(), "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("=========")]
     run.report(exit_status=done.returncode, said=lines[-3:])
