@@ -53,7 +53,7 @@ from importlib.machinery import PathFinder
 PROMISED = (
     "torch", "torchgen", "functorch", "triton", "numpy", "cv2", "scipy", "numba", "yaml", "pytest",
     "llvmlite", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "fsspec",
-    "typing_extensions", "pluggy", "iniconfig", "packaging", "pygments",
+    "typing_extensions", "pluggy", "iniconfig", "packaging", "pygments", "py",
 )
 
 
