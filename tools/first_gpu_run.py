@@ -17,10 +17,10 @@
     python3 tools/first_gpu_run.py --output FOLDER
 
 Run it in a bundle (`make gpu-bundle`): the machine needs no network, data or ROS, only Python with
-PyTorch, Triton, NumPy, OpenCV, SciPy, numba, PyYAML and pytest. Every part is a process of its own
-with its own limit, so that a crash or a hang loses no other part. FOLDER/results.jsonl gets each
-figure as soon as it is there, and one line with the state of each part; FOLDER/log.txt has what the
-parts print. Without a GPU the same run is a rehearsal: parts that need one are skipped.
+PyTorch, Triton, NumPy, OpenCV, SciPy, numba, PyYAML, psutil and pytest. Every part is a process of
+its own with its own limit, so that a crash or a hang loses no other part. FOLDER/results.jsonl gets
+each figure as soon as it is there, and one line with the state of each part; FOLDER/log.txt has
+what the parts print. Without a GPU the same run is a rehearsal: parts that need one are skipped.
 """
 
 from __future__ import annotations

@@ -53,11 +53,11 @@ from importlib.machinery import PathFinder
 PROMISED = (
     "torch", "torchgen", "functorch", "triton", "numpy", "cv2", "scipy", "numba", "yaml", "pytest",
     "llvmlite", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "fsspec",
-    "typing_extensions", "pluggy", "iniconfig", "packaging", "pygments", "py",
+    "typing_extensions", "pluggy", "iniconfig", "packaging", "pygments", "py", "psutil",
 )
 
 
-class Bare:
+class Bare(PathFinder):
     @staticmethod
     def find_spec(name, path=None, target=None):
         if path is None and name.lstrip("_") not in PROMISED:
@@ -84,7 +84,7 @@ def test_a_part_that_crashes_or_hangs_loses_no_other(bundle: Path, tmp_path: Pat
     (tmp_path / "bad_parts.py").write_text(BAD)
     (tmp_path / "sitecustomize.py").write_text(BARE)
     bad = [f"bad_parts:{name}:8" for name in ("crash", "hang", "wrong")]
-    parts = ",".join(["versions", "kernels", *bad, "parity", "attention", "cuda_graph"])
+    parts = ",".join(["versions", *bad, "parity", "attention", "cuda_graph"])
     command = [sys.executable, "tools/first_gpu_run.py", "--output", tmp_path, "--parts", parts]
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
     begin = time.monotonic()
@@ -99,7 +99,6 @@ def test_a_part_that_crashes_or_hangs_loses_no_other(bundle: Path, tmp_path: Pat
 
     assert of("versions")["gpu"] is None
     assert "ModuleNotFoundError" in of("versions")["packages"]["onnxruntime"]
-    assert of("kernels")["state"] == "passed", of("kernels")
     assert (of("crash")["state"], of("crash")["reason"]) == ("crashed", "SIGABRT")
     assert (of("hang")["state"], of("hang")["reason"]) == ("timed out", "after 8 s")
     assert (of("crash")["before"], of("hang")["before"]) == (1, 2)
