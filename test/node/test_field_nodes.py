@@ -457,7 +457,7 @@ def test_the_recorder_has_each_camera_info_once(probe, tmp_path, qos):
     probe.spin(1.0)
     for sec in range(1, 4):
         infos.publish(CameraInfo(header=Header(stamp=Time(sec=sec))))
-        probe.spin(0.1)
+        probe.wait_arrived(infos)
     probe.spin(1.0)
     assert recorder.stop() == 0, recorder.text()
     with Bag(tmp_path / "run.mcap") as bag:
