@@ -236,7 +236,7 @@ def test_the_program_listens_until_it_is_interrupted(tmp_path):
         probe.wait_arrived(publisher)
         probe.spin(3.0)
         process.send_signal(signal.SIGINT)
-        said, errors = process.communicate(timeout=60)
+        said, errors = process.communicate(timeout=300)
     finally:
         process.kill()
         probe.close()
