@@ -50,9 +50,9 @@ from helpers import ROOT
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 # Loading networks compiles them, and other tests may have the cores.
-START_TIMEOUT = 120.0
+START_TIMEOUT = 300.0
 # For what takes a moment; only a test that fails waits this long.
-PATIENCE = 60.0
+PATIENCE = 120.0
 DOMAIN = free_domain()
 
 
@@ -93,7 +93,7 @@ def refusals(module: str, cases: list[list[str]]) -> list[str]:
     arguments = [[word for parameter in case for word in ("-p", parameter)] for case in cases]
     done = subprocess.run(
         [sys.executable, "-c", _FORKING, module, json.dumps(arguments)],
-        capture_output=True, text=True, env=environment(), timeout=120.0, check=True,
+        capture_output=True, text=True, env=environment(), timeout=START_TIMEOUT, check=True,
     )  # fmt: skip
     said = []
     for case, line in zip(cases, done.stdout.splitlines(), strict=True):
@@ -251,7 +251,9 @@ class Probe:
     def transition(self, label: str) -> bool:
         request = ChangeState.Request()
         request.transition.label = label
-        return self.call(ChangeState, f"{self.frontend}/change_state", request, 120.0).success
+        return self.call(
+            ChangeState, f"{self.frontend}/change_state", request, START_TIMEOUT
+        ).success
 
     def state(self) -> str:
         return self.call(GetState, f"{self.frontend}/get_state").current_state.label

@@ -181,7 +181,7 @@ def test_loops_of_the_node_tie_a_second_run_to_the_first(shared, tmp_path):
                 "-p", "wait_for_frontend:=aliked_frontend",
             )  # fmt: skip
             probe.wait(lambda n=run: len(probe.features) == n * count, timeout=300.0)
-            assert player.wait(60.0) == 0, player.text()
+            assert player.wait(300.0) == 0, player.text()
             probe.trigger("reset")
         probe.wait(lambda: probe.received["loops"])
         probe.spin(1.0)

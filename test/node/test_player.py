@@ -167,7 +167,7 @@ def play(probe: Probe, folder: Path, log: Path, *arguments: str) -> None:
     probe.wait(lambda: played() or not process.alive())
     probe.spin(0.3)
     process.process.kill()
-    process.wait(10)
+    process.wait(60)
     assert "FATAL" not in process.text()
 
 
@@ -290,7 +290,7 @@ def test_pause_step_and_resume_with_a_clock(probe, sequence, tmp_path):
     took = probe.times["image"][9] - probe.times["image"][2]
     assert took > 1.0  # 1.4 s, and the pause
     process.process.kill()
-    process.wait(10)
+    process.wait(60)
 
 
 def test_it_goes_at_the_pace_of_a_front_end(probe, sequence, tmp_path):
@@ -380,7 +380,7 @@ def test_it_ends_cleanly_while_it_waits(probe, sequence, tmp_path):
         )
         for name, arguments in situations.items()
     }  # fmt: skip
-    probe.wait(lambda: set(processes) <= set(probe.node.get_node_names()), 60)
+    probe.wait(lambda: set(processes) <= set(probe.node.get_node_names()))
     probe.spin(1.0)
     for process in processes.values():
         assert process.alive(), process.text()
@@ -422,7 +422,7 @@ def test_raw_stereo_is_played_rectified(probe, shared: Path, tmp_path):
     )  # fmt: skip
     probe.wait(lambda: len(probe.received["right/image"]) == 2)
     process.process.kill()
-    process.wait(10)
+    process.wait(60)
     info = probe.received["right/camera_info"][0]
     assert -info.p[3] / info.p[0] == pytest.approx(BASELINE)
     assert not any(info.d)

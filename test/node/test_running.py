@@ -52,7 +52,7 @@ sys.exit(running.run(lambda: Sleeper("sleeper")))
 def test_a_node_without_timers_sees_a_shutdown_that_did_not_wake_it():
     ended = subprocess.run(
         [sys.executable, "-c", SLEEPER],
-        env=environment(), capture_output=True, text=True, timeout=60.0, check=False,
+        env=environment(), capture_output=True, text=True, timeout=300.0, check=False,
     )  # fmt: skip
     assert (ended.returncode, ended.stdout) == (0, "closed\n"), ended.stderr
 
@@ -89,7 +89,7 @@ def interrupted(code: str, number: int) -> tuple[int, float, str]:
     process.send_signal(number)
     began = time.monotonic()
     try:
-        said, _ = process.communicate(timeout=60.0)
+        said, _ = process.communicate(timeout=300.0)
     finally:
         process.kill()
     return process.returncode, time.monotonic() - began, said
@@ -118,7 +118,7 @@ def program(name: str, *arguments: str, without: str = "") -> subprocess.Complet
     )
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env=environment(), capture_output=True, text=True, timeout=60.0, check=False,
+        env=environment(), capture_output=True, text=True, timeout=300.0, check=False,
     )  # fmt: skip
 
 
