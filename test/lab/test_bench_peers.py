@@ -38,11 +38,9 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def images(shared: Path) -> list[np.ndarray]:
-    """Of 384×288 pixels: all peers are in memory at once, and their tables grow with the images."""
     from aliked_ros.benchmark.suites import _load_images
 
-    images = _load_images(str(shared / "data" / "tum_fr1_xyz"))[:4]
-    return [cv2.resize(image, (384, 288), interpolation=cv2.INTER_AREA) for image in images]
+    return _load_images(str(shared / "data" / "tum_fr1_xyz"))[:4]
 
 
 @pytest.fixture(scope="module")
