@@ -236,7 +236,7 @@ class Probe:
 
         return self.wait(answered)
 
-    def call(self, kind: type, name: str, request: Any = None, timeout: float = 60.0) -> Any:
+    def call(self, kind: type, name: str, request: Any = None, timeout: float = PATIENCE) -> Any:
         client = self.node.create_client(kind, name)
         assert client.wait_for_service(PATIENCE), f"no service {name}"
         future = client.call_async(kind.Request() if request is None else request)
