@@ -10,7 +10,10 @@ GROUP := demo
 PYTEST = ROS_PYTHON_CHECK_FIELDS=1 $(BIN)/python -m pytest
 # Processes that share the tests, a file at a time; 0 = this one alone.
 WORKERS := 2
-SHARED = $(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# A process that dies ends the run with the name of its test: xdist 3.8 hangs when it replaces one
+# under loadfile. A test that takes 15 minutes hangs: its process writes its stacks and dies.
+SHARED = $(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 \
+    -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 QUICK = $(SHARED) test/node test/unit  # in this order: the nodes, which take longest, begin
 
 # A sourced ROS 2 must not leak into the virtual environment.

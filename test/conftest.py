@@ -37,6 +37,7 @@ import numpy as np
 import pytest
 
 from aliked_ros.system.cache import cache_dir
+from aliked_ros.system.cpu import give_back_memory
 from aliked_ros.types import UInt8Array
 from helpers.data import read_rgb, shared_folder
 from helpers.parity import Reference
@@ -74,6 +75,34 @@ sys.meta_path.insert(0, EXPORTS)
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     EXPORTS.allowed = not {"unit", "node"} & set(item.path.parts)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Any:
+    """What a file's tests and helpers keep in caches, networks mostly, goes with the file."""
+    yield
+    if nextitem is not None and nextitem.path == item.path:
+        return
+    helpers = (module for name, module in sys.modules.items() if name.startswith("helpers."))
+    for module in (item.getparent(pytest.Module).obj, *helpers):
+        for value in vars(module).values():
+            if hasattr(value, "cache_clear") and value.__module__ == module.__name__:
+                value.cache_clear()
+    give_back_memory()
+
+
+# Files of the lab that take a minute and more begin, so that none of them is left for one of the
+# processes at the end.
+LONGEST = (
+    "test_soak.py", "test_fleet.py", "test_trainer.py", "test_odometry_messages.py",
+    "test_benchmark.py", "test_packaging.py", "test_torch_device.py", "test_view.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(
+        key=lambda item: item.path.parts[-2:-1] == ("lab",) and item.path.name not in LONGEST
+    )
 
 
 @pytest.fixture(scope="session")

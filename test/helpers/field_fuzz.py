@@ -47,7 +47,7 @@ from aliked_ros.sources import open_source
 from helpers import bags
 
 IMAGES = 6
-TIMEOUT = 20  # seconds for one
+TIMEOUT = 120  # seconds for one
 SIZE = (64, 48)
 _START = 1_700_000_000 * 10**9
 _PERIOD = 50_000_000

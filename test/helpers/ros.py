@@ -31,10 +31,12 @@ from unittest.mock import patch
 import rclpy
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter as ParameterMessage
-from rcl_interfaces.srv import SetParameters
+from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.context import Context
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
@@ -48,7 +50,9 @@ from helpers import ROOT
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 # Loading networks compiles them, and other tests may have the cores.
-START_TIMEOUT = 120.0
+START_TIMEOUT = 300.0
+# For what takes a moment; only a test that fails waits this long.
+PATIENCE = 120.0
 DOMAIN = free_domain()
 
 
@@ -89,7 +93,7 @@ def refusals(module: str, cases: list[list[str]]) -> list[str]:
     arguments = [[word for parameter in case for word in ("-p", parameter)] for case in cases]
     done = subprocess.run(
         [sys.executable, "-c", _FORKING, module, json.dumps(arguments)],
-        capture_output=True, text=True, env=environment(), timeout=120.0, check=True,
+        capture_output=True, text=True, env=environment(), timeout=START_TIMEOUT, check=True,
     )  # fmt: skip
     said = []
     for case, line in zip(cases, done.stdout.splitlines(), strict=True):
@@ -115,7 +119,7 @@ class RosProcess:
                 start_new_session=True,
             )
 
-    def stop(self, number: int = signal.SIGINT, timeout: float = 30.0) -> int:
+    def stop(self, number: int = signal.SIGINT, timeout: float = 60.0) -> int:
         """Send a signal and wait; the exit status."""
         self.process.send_signal(number)
         return self.wait(timeout)
@@ -182,7 +186,7 @@ class Probe:
         while time.monotonic() < deadline:
             self.executor.spin_once(timeout_sec=0.02)
 
-    def wait(self, condition: Callable[[], Any], timeout: float = 30.0) -> Any:
+    def wait(self, condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:
         """Spin until a condition holds; fails the test when it never does."""
         deadline = time.monotonic() + timeout
         while not (value := condition()):
@@ -207,7 +211,19 @@ class Probe:
                 and self.node.count_publishers(f"/{self.frontend}/features")
             )
         )
-        self.spin(0.2)  # discovery of the other direction
+        self.wait_discovered(self.frontend)
+
+    def wait_discovered(self, node: str) -> None:
+        """Wait until a node knows the publishers and subscriptions that the probe has by now.
+
+        They are announced in order: who answers a new client has heard of those before it.
+        """
+        self.call(GetParameters, f"{node}/get_parameters")
+
+    def wait_arrived(self, *publishers: Publisher) -> None:
+        """Wait until reliable subscribers have what was published."""
+        for publisher in publishers:
+            assert publisher.wait_for_all_acked(Duration(seconds=PATIENCE)), publisher.topic_name
 
     def send(self, message: ImageMessage | CompressedImage) -> FeatureFrame:
         """Publish an image and wait for the features of just this one."""
@@ -220,9 +236,9 @@ class Probe:
 
         return self.wait(answered)
 
-    def call(self, kind: type, name: str, request: Any = None, timeout: float = 60.0) -> Any:
+    def call(self, kind: type, name: str, request: Any = None, timeout: float = PATIENCE) -> Any:
         client = self.node.create_client(kind, name)
-        assert client.wait_for_service(20.0), f"no service {name}"
+        assert client.wait_for_service(PATIENCE), f"no service {name}"
         future = client.call_async(kind.Request() if request is None else request)
         self.executor.spin_until_future_complete(future, timeout)
         assert future.done(), f"service {name} does not answer"
@@ -235,7 +251,9 @@ class Probe:
     def transition(self, label: str) -> bool:
         request = ChangeState.Request()
         request.transition.label = label
-        return self.call(ChangeState, f"{self.frontend}/change_state", request, 120.0).success
+        return self.call(
+            ChangeState, f"{self.frontend}/change_state", request, START_TIMEOUT
+        ).success
 
     def state(self) -> str:
         return self.call(GetState, f"{self.frontend}/get_state").current_state.label

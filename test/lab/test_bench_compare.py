@@ -140,7 +140,7 @@ def test_the_command_line_tells_by_its_status(tmp_path: Path):
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "aliked_ros.cli", "bench", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
     done = run("compare", *paths)
     assert (done.returncode, done.stderr) == (1, "")

@@ -218,13 +218,13 @@ def test_ctrl_c_keeps_whole_files(tmp_path: Path) -> None:
     command += ["--matcher", "nearest", "--top-k", "100"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300.0
         while not list(output.glob(".tracks*")) and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         time.sleep(1.5)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130, said
@@ -382,7 +382,7 @@ def test_demo_without_ros_says_so(tmp_path: Path) -> None:
         "import aliked_ros.cli.main as c; "
     )
     command = [sys.executable, "-c", hide + "c.main()", "demo", "--output", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert "rclpy" in done.stderr
     assert "make setup" in done.stderr
@@ -406,7 +406,7 @@ def test_export_without_pycolmap_says_so(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", hide, "export", "run.mcap", "--format", "colmap"]
     done = subprocess.run(
-        [*command, "--output", str(tmp_path)], capture_output=True, text=True, timeout=60
+        [*command, "--output", str(tmp_path)], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 2
     assert "pip install pycolmap" in done.stderr

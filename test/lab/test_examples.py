@@ -44,7 +44,7 @@ from aliked_msgs.msg import FeatureFrame
 from aliked_ros.frontend.codes import encode, projection
 from aliked_ros.ros.conversions import feature_frame, image_message
 from aliked_ros.types import Features, FrameResult, Matches, Tracks
-from helpers.ros import RELIABLE, Probe, environment
+from helpers.ros import PATIENCE, RELIABLE, Probe, environment
 
 EXAMPLES = ROOT / "examples"
 CPP = Path(__file__).parent / "cpp"
@@ -88,9 +88,10 @@ def lines_of(script: str, **feeds: tuple[type, str, list[object]]) -> list[str]:
         for name, publisher in publishers.items():
             for message in feeds[name][2]:
                 publisher.publish(message)
+        probe.wait_arrived(*publishers.values())
         probe.spin(1.0)
         process.send_signal(signal.SIGINT)
-        said, errors = process.communicate(timeout=30)
+        said, errors = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
         probe.close()
@@ -409,9 +410,10 @@ def test_the_cpp_package_builds_and_its_subscriber_reads_a_publisher(tmp_path):
         probe.wait(lambda: publisher.get_subscription_count() == 2)
         probe.spin(0.3)
         publisher.publish(feature_frame(result(0), Header(), "float16"))
+        probe.wait_arrived(publisher)
         probe.spin(1.0)
         process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=30)
+        said, _ = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
         probe.close()

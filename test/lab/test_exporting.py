@@ -611,7 +611,7 @@ def test_a_full_disk_leaves_nothing_behind(run, tmp_path):
     ]
     done = subprocess.run(
         [*command, "--output", str(tmp_path / "sfm")],
-        preexec_fn=small_disk, capture_output=True, text=True, timeout=120,
+        preexec_fn=small_disk, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 2
     assert f"cannot write {tmp_path / 'sfm'}" in done.stderr
@@ -623,7 +623,7 @@ def test_neither_ros_nor_aliked_msgs_is_needed(run, tmp_path):
     hide = "import sys; sys.modules.update(rclpy=None, aliked_msgs=None, sensor_msgs=None); "
     command = [sys.executable, "-c", f"{hide}import aliked_ros.cli.main as c; c.main()", "export"]
     options = [str(run[2]), "--format", "colmap", "--output", str(tmp_path / "sfm"), "--json"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["verified_pairs"] == 66
 

@@ -20,7 +20,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +82,13 @@ def bundle(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_part_that_crashes_or_hangs_loses_no_other(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "bad_parts.py").write_text(BAD)
     (tmp_path / "sitecustomize.py").write_text(BARE)
-    bad = [f"bad_parts:{name}:8" for name in ("crash", "hang", "wrong")]
+    bad = [f"bad_parts:{part}" for part in ("crash:120", "hang:20", "wrong:120")]
     parts = ",".join(["versions", *bad, "parity", "attention", "cuda_graph"])
     command = [sys.executable, "tools/first_gpu_run.py", "--output", tmp_path, "--parts", parts]
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
-    begin = time.monotonic()
     done = subprocess.run(command, cwd=bundle, env=environment, capture_output=True, text=True)
     log = (tmp_path / "log.txt").read_text()
     assert done.returncode == 3, done.stdout + done.stderr + log
-    assert time.monotonic() - begin < 400
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
 
     def of(part: str) -> dict[str, Any]:
@@ -100,7 +97,7 @@ def test_a_part_that_crashes_or_hangs_loses_no_other(bundle: Path, tmp_path: Pat
     assert of("versions")["gpu"] is None
     assert "ModuleNotFoundError" in of("versions")["packages"]["onnxruntime"]
     assert (of("crash")["state"], of("crash")["reason"]) == ("crashed", "SIGABRT")
-    assert (of("hang")["state"], of("hang")["reason"]) == ("timed out", "after 8 s")
+    assert (of("hang")["state"], of("hang")["reason"]) == ("timed out", "after 20 s")
     assert (of("crash")["before"], of("hang")["before"]) == (1, 2)
     assert of("wrong")["state"] == "failed"
     assert of("wrong")["reason"] == "RuntimeError: three is not four"

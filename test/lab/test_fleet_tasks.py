@@ -435,7 +435,7 @@ def test_a_recording_is_what_the_recorder_writes_of_a_running_node(
         "-p", "reliability:=reliable", "-p", "wait_for_frontend:=aliked_frontend",
         "-p", "stamp:=dataset",
     )  # fmt: skip
-    assert player.wait(120.0) == 0, player.text()
+    assert player.wait(300.0) == 0, player.text()
     probe.wait(lambda: len(probe.features) == 6)
     probe.spin(1.0)
     for process in (recorder, frontend):

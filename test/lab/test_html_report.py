@@ -52,7 +52,7 @@ WITHOUT_ROS = (
 def report(*arguments: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", WITHOUT_ROS, "report", *map(str, arguments)],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
 
@@ -229,7 +229,7 @@ def test_without_plotly_it_says_what_to_install(run, tmp_path):
     code = WITHOUT_ROS.replace("'rclpy'", "'plotly', 'rclpy'")
     done = subprocess.run(
         [sys.executable, "-c", code, "report", run.path, "--output", tmp_path / "x.html"],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 2
     assert "pip install plotly" in done.stderr

@@ -181,7 +181,7 @@ def test_loops_of_the_node_tie_a_second_run_to_the_first(shared, tmp_path):
                 "-p", "wait_for_frontend:=aliked_frontend",
             )  # fmt: skip
             probe.wait(lambda n=run: len(probe.features) == n * count, timeout=300.0)
-            assert player.wait(30.0) == 0, player.text()
+            assert player.wait(300.0) == 0, player.text()
             probe.trigger("reset")
         probe.wait(lambda: probe.received["loops"])
         probe.spin(1.0)
@@ -233,9 +233,10 @@ def test_the_program_listens_until_it_is_interrupted(tmp_path):
         probe.spin(0.5)
         for _, message in zip(range(4), frames(True), strict=False):
             publisher.publish(message)
+        probe.wait_arrived(publisher)
         probe.spin(3.0)
         process.send_signal(signal.SIGINT)
-        said, errors = process.communicate(timeout=60)
+        said, errors = process.communicate(timeout=300)
     finally:
         process.kill()
         probe.close()

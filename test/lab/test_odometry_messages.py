@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,7 @@ def observed(shared: Path) -> Iterator[Observer]:
     """What ALIKED's or ORB's messages tell of a sequence."""
     pipeline = Pipeline(CONFIG)
 
+    @cache
     def observe_sequence(
         frontend: str, sequence: str, limit: int, partner: Partner
     ) -> list[Observation]:

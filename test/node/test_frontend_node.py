@@ -175,7 +175,7 @@ def test_bad_images_are_counted_and_the_next_good_one_is_processed(node, probe, 
 
 
 def test_the_newest_image_wins_and_the_others_are_counted(node, probe, camera, frames):
-    deadline = time.monotonic() + 60.0
+    deadline = time.monotonic() + 120.0
     dropped = 0
     # On a busy machine the middleware may replace images before the node has a chance to.
     while not dropped and time.monotonic() < deadline:
@@ -234,7 +234,7 @@ def test_camera_info(node, probe, camera, frames):
     assert len(probe.send(camera.message(frames[0])).normalized) == 0
 
     def features_with(info: CameraInfo, filled: bool) -> FeatureFrame:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120.0
         while True:  # the two topics have no common order
             infos.publish(info)
             probe.spin(0.1)
@@ -292,7 +292,7 @@ def test_reset_pause_and_resume(node, probe, camera, frames):
 def test_tracks_are_drawn_for_whoever_looks(node, probe, camera, frames):
     subscription = probe.listen(ImageMessage, "aliked_frontend/tracks/image")
     probe.wait(lambda: probe.node.count_publishers("/aliked_frontend/tracks/image"))
-    probe.spin(0.5)
+    probe.wait_discovered("aliked_frontend")
     message = camera.message(frames[0])
     probe.send(message)
     probe.wait(lambda: probe.received["tracks/image"])
@@ -610,7 +610,7 @@ def test_detections_that_fail_or_hang_cost_no_image(tmp_path, frames):
         assert not any(first.detection_age)
 
         def send_until(condition) -> FeatureFrame:
-            deadline = time.monotonic() + 60.0
+            deadline = time.monotonic() + 120.0
             while True:
                 frame = probe.send(camera.message(next(pixels)))
                 if condition(frame):

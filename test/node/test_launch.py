@@ -162,7 +162,7 @@ def test_stereo_listens_to_two_images_and_leaves_the_start_to_a_manager(tmp_path
 def test_demo_shows_the_virtual_camera_to_whoever_looks(tmp_path):
     with launched(tmp_path, "demo", "rviz:=false", "profile:=robot") as probe:
         probe.listen(ImageMessage, "robot1/aliked_frontend/tracks/image")
-        probe.wait(lambda: any("tracks/image" in name for name in probe.received), 60.0)
+        probe.wait(lambda: any("tracks/image" in name for name in probe.received))
 
 
 @pytest.mark.ros
@@ -170,7 +170,7 @@ def test_demo_shows_the_virtual_camera_to_whoever_looks(tmp_path):
 def test_dataset_is_played_through_the_frontend_into_the_odometry(tmp_path):
     arguments = ["source:=virtual", "rate:=5", "loop:=true", "clock:=true", "odometry:=true"]
     with launched(tmp_path, "dataset", *arguments) as probe:
-        probe.wait(lambda: len(probe.features) > 5, 60.0)
+        probe.wait(lambda: len(probe.features) > 5)
         assert probe.features[-1].normalized, "the player's CameraInfo did not arrive"
         assert max(probe.features[-1].track_lengths) > 2
         assert probe.node.count_publishers("/clock") == 1

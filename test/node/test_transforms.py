@@ -75,7 +75,7 @@ class Tree:
 
     def wait(self, condition: Any) -> Any:
         """Spin until it holds; TransformErrors mean that it does not yet."""
-        end = time.monotonic() + 20.0
+        end = time.monotonic() + 120.0
         while True:
             self.executor.spin_once(timeout_sec=0.05)
             try:
