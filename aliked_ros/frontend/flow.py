@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
-from aliked_ros.types import BoolArray, Float32Array, Float64Array, UInt8Array
+from aliked_ros.types import BoolArray, Float32Array, Float64Array, IntArray, UInt8Array
 
 _WINDOW = (16, 16)  # a multiple of 8 pixels wide takes half of the time that 15 do: whole vectors
 _ENDS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.1)  # steps, pixels
@@ -47,6 +47,11 @@ _CORRELATED = 12.0
 _SLIDE = 3.5  # pixels for each 100 % by which the surroundings of a point grow
 _NEIGHBOURS = 8
 _LEAST_DISTANCE = 4.0  # pixels to a neighbour that tells of growth
+_NEIGHBOUR_NOISE = 0.15  # pixels of a neighbour's step that its covariance does not tell
+_HARDLY = 1e-3  # weight of a neighbour that was not found after all; of others up to 44
+_STIFF = 0.02  # of the weights: neighbours on a line tell nothing across it
+_LEAST_MISSED = 0.1  # pixels by which neighbours' suggestions are always uncertain
+_UNLIKE = 13.8  # squared distance, in covariances: of right ones one in a thousand is farther
 _FINEST = 0.03  # pixels: no step is better known, by the interpolation of pixels
 _LEAST_GRADIENT = 2.0  # grey levels a pixel, along any direction; keeps an edge's variance finite
 
@@ -55,8 +60,8 @@ _LEAST_GRADIENT = 2.0  # grey levels a pixel, along any direction; keeps an edge
 class Flow:
     """Where points of one image are in another.
 
-    points: N×2 float32, pixels; the start of those that were not seen at all. found: N bool, which
-    of them can be relied on.
+    points: N×2 float32, pixels; of those that were not found, where their neighbours suggest, else
+    where flow ended, or the start. found: N bool, which of them can be relied on.
     correlation: N float32 in [-1, 1], of the patches around a point in both images.
     covariances: N×2×2, pixels², of the step from one image to the other.
     """
@@ -85,7 +90,8 @@ def follow(
     seen &= _inside(now, small)
     found = seen & returned & (np.linalg.norm(back - points, axis=1) < _RETURN)
     there = np.where(seen[:, None], small, points)
-    growth = _growth(points, there, found)
+    near = _nearest(points, found)
+    growth = _growth(points, there, near)
     there, placed = _held(before, now, points, there, np.abs(growth) < _LEAST_GROWTH)
     patches = _patches(before, points)
     residual, correlation = _compare(patches, _patches(now, there, 1.0 + growth))
@@ -98,6 +104,9 @@ def follow(
     found &= correlation > _LEAST_CORRELATION
     slide = _SLIDE * growth
     covariances += (_FINEST**2 + slide**2)[:, None, None] * np.eye(2)
+    if near is not None:
+        there, covariances = _steadied(points, there, covariances, found, near)
+        found &= _inside(now, there)
     return Flow(there, found, correlation, covariances)
 
 
@@ -153,20 +162,80 @@ def _held(
     return there, placed
 
 
-def _growth(before: Float32Array, now: Float32Array, found: BoolArray) -> Float64Array:
-    """By how much the distances to the nearest points have grown, N; 0 = not at all, or unknown."""
+def _nearest(points: Float32Array, found: BoolArray) -> IntArray | None:
+    """Rows N×K of the nearest found points of each, itself excepted; None with too few."""
     known = np.flatnonzero(found)
-    growth = np.zeros(len(before))
     if len(known) <= _NEIGHBOURS:
-        return growth
-    _, near = cKDTree(before[known]).query(before[known], k=_NEIGHBOURS + 1)
-    then, here = (
-        np.linalg.norm(p[known][near[:, 1:]] - p[known][:, None], axis=2) for p in (before, now)
-    )
+        return None
+    _, near = cKDTree(points[known]).query(points, k=_NEIGHBOURS + 1)
+    near = known[near]
+    near[~found, 1:] = near[~found, :-1]  # only found points are their own nearest ones
+    return np.asarray(near[:, 1:])
+
+
+def _growth(before: Float32Array, now: Float32Array, near: IntArray | None) -> Float64Array:
+    """By how much the distances to the nearest points have grown, N; 0 = not at all, or unknown."""
+    if near is None:
+        return np.zeros(len(before))
+    then, here = (np.linalg.norm(p[near] - p[:, None], axis=2) for p in (before, now))
     ratio = np.where(then > _LEAST_DISTANCE, here / np.maximum(then, _LEAST_DISTANCE), 1.0)
     of_each = np.median(ratio, axis=1) - 1.0
-    growth[known] = np.median(of_each[near], axis=1)  # a point that slides tells of a false one
+    growth: Float64Array = np.median(of_each[near], axis=1)  # one that slides tells of a false one
     return growth
+
+
+def _steadied(
+    before: Float32Array,
+    now: Float32Array,
+    covariances: Float64Array,
+    found: BoolArray,
+    near: IntArray,
+) -> tuple[Float32Array, Float64Array]:
+    """Points N×2 and their covariances N×2×2, with what their neighbours' steps say of their own.
+
+    It holds points that slide along an edge. A point that moves unlike its neighbours is left
+    alone; one that was not found is where they suggest.
+    """
+    steps = (now - before).astype(np.float64)
+    suggested, variance = _suggested(before, steps, covariances, found, near)
+    noise = variance[:, None, None] * np.eye(2)
+    apart = suggested - steps
+    gain = covariances @ np.linalg.inv(covariances + noise)
+    squared = np.einsum("ni,nij,nj->n", apart, np.linalg.inv(covariances + noise), apart)
+    gain[~found] = np.eye(2)
+    gain[found & (squared > _UNLIKE)] = 0.0
+    points = now + np.einsum("nij,nj->ni", gain, apart)
+    corrected = np.where(found[:, None, None], covariances - gain @ covariances, noise)
+    return points.astype(np.float32), corrected
+
+
+def _suggested(
+    points: Float32Array,
+    steps: Float64Array,
+    covariances: Float64Array,
+    found: BoolArray,
+    near: IntArray,
+) -> tuple[Float64Array, Float64Array]:
+    """Steps N×2 that are affine in the place, fitted to those of the nearest points.
+
+    Their variance N, pixels², is by how much such steps miss the neighbours' own: it is large where
+    the scene's depth changes, and where something else moves.
+    """
+    variance = np.linalg.eigvalsh(covariances)[:, 1]
+    weights = np.where(found, 1.0 / (variance + _NEIGHBOUR_NOISE**2), _HARDLY)[near]
+    offsets = points[near].astype(np.float64) - points[:, None]
+    distance = np.linalg.norm(offsets, axis=2).mean(1)
+    terms = np.concatenate(
+        [np.ones_like(offsets[..., :1]), offsets / np.maximum(distance, 1.0)[:, None, None]], axis=2
+    )
+    weighted = (terms * weights[..., None]).transpose(0, 2, 1)
+    total = weights.sum(1)
+    stiffness = total[:, None, None] * np.diag([0.0, _STIFF, _STIFF])
+    suggested = np.linalg.solve(weighted @ terms + stiffness, weighted @ steps[near])[:, 0]
+    missed = ((suggested - steps) ** 2).mean(1)
+    missed = (weights * missed[near]).sum(1) / total
+    farther = np.maximum(distance / np.maximum(distance[near].mean(1), 1.0), 1.0)
+    return suggested, missed * farther**2 + _LEAST_MISSED**2
 
 
 def _patches(

@@ -103,6 +103,50 @@ def test_rows_keep_the_length_of_their_descriptors() -> None:
     assert (none + known + none).descriptors.shape == (0, 128)
 
 
+def _texture(height: int, width: int) -> UInt8Array:
+    noise = np.random.default_rng(0).uniform(0, 255, (height, width)).astype(np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 2.5)
+    return cv2.normalize(smooth, None, 20, 235, cv2.NORM_MINMAX).astype(np.uint8)
+
+
+def test_neighbours_hold_points_on_an_edge() -> None:
+    """A straight edge shows no motion along it; the texture to both sides does."""
+    image = _texture(300, 400)
+    image[120:150], image[150:180] = 60, 180
+    image = cv2.GaussianBlur(image, (0, 0), 1.0)
+    shift = np.array([5.3, 2.1], np.float32)
+    matrix = np.column_stack([np.eye(2, dtype=np.float32), shift])
+    noise = np.random.default_rng(1).normal(0, 2, (2, 300, 400))
+    moved = cv2.warpAffine(image, matrix, (400, 300))
+    image, moved = (
+        np.clip(a + n, 0, 255).astype(np.uint8) for a, n in zip((image, moved), noise, strict=True)
+    )
+    x, y = np.meshgrid(np.arange(40, 360, 20), (60, 80, 100, 200, 220, 240))
+    on_edge = np.column_stack([np.arange(50, 350, 40), np.full(8, 150)])
+    points = np.concatenate([on_edge, np.column_stack([x.ravel(), y.ravel()])]).astype(np.float32)
+    flow = follow(image, moved, points)
+    off = np.linalg.norm(flow.points - points - shift, axis=1)
+    held = off[: len(on_edge)][flow.found[: len(on_edge)]]
+    assert len(held) >= 4
+    assert np.median(held) < 0.2
+
+
+def test_neighbours_do_not_drag_what_moves_unlike_them() -> None:
+    """A small object before a background that moves otherwise."""
+    image = _texture(300, 400)
+    thing = 255 - image[20:60, 20:60]
+    moved = np.roll(image, 4, axis=1)
+    image[130:170, 180:220] = thing
+    moved[133:173, 178:218] = thing
+    x, y = np.meshgrid(np.arange(40, 360, 20), np.arange(40, 260, 20))
+    away = np.maximum(np.abs(x - 200), np.abs(y - 150)).ravel() > 30
+    others = np.column_stack([x.ravel(), y.ravel()])[away]
+    points = np.concatenate([[[200, 150]], others]).astype(np.float32)
+    flow = follow(image, moved, points)
+    assert flow.found[0]
+    assert np.linalg.norm(flow.points[0] - (198, 153)) < 0.2
+
+
 @pytest.mark.parametrize("level", [0, 255])
 def test_flow_finds_nothing_without_texture(tum_images: Images, level: int) -> None:
     before = cv2.cvtColor(tum_images(0), cv2.COLOR_RGB2GRAY)
@@ -304,7 +348,7 @@ def test_right_image_is_followed_too(shared: Path) -> None:
     disparity = points[rows, 0] - result.right_x[rows]
     expected = there[columns, 0] - reference.right_x[columns]
     known = np.isfinite(disparity) & np.isfinite(expected)
-    assert np.count_nonzero(known) > 60
+    assert np.count_nonzero(known) > 50
     assert np.median(np.abs(disparity - expected)[known]) < 0.3
 
 
