@@ -105,7 +105,8 @@ def follow(
     slide = _SLIDE * growth
     covariances += (_FINEST**2 + slide**2)[:, None, None] * np.eye(2)
     if near is not None:
-        there, covariances = _steadied(points, there, covariances, found, near)
+        steady = np.abs(growth) < _LEAST_GROWTH  # beyond it neighbours share the way they slide
+        there, covariances = _steadied(points, there, covariances, found, steady, near)
         found &= _inside(now, there)
     return Flow(there, found, correlation, covariances)
 
@@ -189,12 +190,13 @@ def _steadied(
     now: Float32Array,
     covariances: Float64Array,
     found: BoolArray,
+    steady: BoolArray,
     near: IntArray,
 ) -> tuple[Float32Array, Float64Array]:
     """Points N×2 and their covariances N×2×2, with what their neighbours' steps say of their own.
 
-    It holds points that slide along an edge. A point that moves unlike its neighbours is left
-    alone; one that was not found is where they suggest.
+    It holds points that slide along an edge. A point that moves unlike its neighbours, or is not
+    ``steady`` (N), is left alone; one that was not found is where they suggest.
     """
     steps = (now - before).astype(np.float64)
     suggested, variance = _suggested(before, steps, covariances, found, near)
@@ -203,7 +205,7 @@ def _steadied(
     gain = covariances @ np.linalg.inv(covariances + noise)
     squared = np.einsum("ni,nij,nj->n", apart, np.linalg.inv(covariances + noise), apart)
     gain[~found] = np.eye(2)
-    gain[found & (squared > _UNLIKE)] = 0.0
+    gain[found & ~(steady & (squared < _UNLIKE))] = 0.0
     points = now + np.einsum("nij,nj->ni", gain, apart)
     corrected = np.where(found[:, None, None], covariances - gain @ covariances, noise)
     return points.astype(np.float32), corrected
