@@ -59,16 +59,10 @@ def unheard(node: Node, topic: str, kind: type) -> str:
     """
     package, folder, *_ = kind.__module__.split(".")
     wanted = f"{package}/{folder}/{kind.__name__}"
-    own = node.get_fully_qualified_name()
-    types = {
-        name: kinds
-        for name, kinds in node.get_topic_names_and_types()
-        if node.count_publishers(name) and not name.startswith(f"{own}/")
-    }
-    base, _, last = topic.rpartition("/")
     published = {info.topic_type for info in node.get_publishers_info_by_topic(topic)}
-    if wanted in published:
+    if wanted in published:  # usual, and asked at every status: spares the whole graph
         return ""
+    base, _, last = topic.rpartition("/")
     if published:
         remedy = (
             f"Remap to {base} and set {_TRANSPORTS[last]} to {last}."
@@ -76,14 +70,20 @@ def unheard(node: Node, topic: str, kind: type) -> str:
             else "Remap to another topic."
         )
         return f"It carries {', '.join(sorted(published))}, not {wanted}. {remedy}"
-    if last in _TRANSPORTS and base in types:
+    types = dict(node.get_topic_names_and_types())
+    if last in _TRANSPORTS and base in types and node.count_publishers(base):
         if wanted in types[base]:
             return f"{base} carries it: remap to {base.rpartition('/')[0]}."
         return f"{base} is published: set {_TRANSPORTS[last]} to raw."
     for suffix, parameter in _TRANSPORTS.items():
-        if f"{topic}/{suffix}" in types:
+        if node.count_publishers(f"{topic}/{suffix}"):
             return f"{topic}/{suffix} is published: set {parameter} to {suffix}."
-    found = sorted(name for name, kinds in types.items() if wanted in kinds)
+    own = f"{node.get_fully_qualified_name()}/"
+    found = sorted(
+        name
+        for name, kinds in types.items()
+        if wanted in kinds and not name.startswith(own) and node.count_publishers(name)
+    )
     if found:
         more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         return f"{wanted} is published on {', '.join(found[:_NAMED])}{more}: remap to it."
