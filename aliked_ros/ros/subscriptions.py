@@ -149,6 +149,8 @@ class Subscriptions:
                 kind, topic, with_message_info(receive), qos, event_callbacks=events
             )
         except RuntimeError as error:  # RCLError
+            if not self._node.context.ok():  # shut down in the meantime
+                raise
             raise ConfigurationError(
                 f"{name} cannot be subscribed to as {kind.__name__} ({error}). Remap each input to "
                 "a topic of its own."
