@@ -31,7 +31,7 @@ from aliked_ros.types import FrameResult
 
 _MISSING_AFTER = 30  # images without a CameraInfo before the node warns
 _SMALLEST, _LARGEST = 1e-3, 100.0  # metres, of a baseline that is plausible
-_FARTHEST = 0.2  # of width or height, that the principal point lies from the middle
+_FARTHEST = 0.2  # of width and of height, that the principal point lies from the middle
 
 
 class Calibration:
@@ -95,11 +95,15 @@ class Calibration:
         self._check_principal_point(message, self.camera)
 
     def _check_principal_point(self, message: CameraInfo, camera: CameraModel) -> None:
-        """Warn of a matrix that seems to be of other images; a region may lie anywhere."""
+        """Warn of a matrix that seems to be of other images.
+
+        Those are of another scale, which moves the point along both axes; cropping often moves it
+        along one. A region of interest may lie anywhere.
+        """
         x, y = camera.matrix[:2, 2]
         shares = np.array([x / camera.width, y / camera.height])
         cropped = message.roi.x_offset or message.roi.y_offset
-        if not cropped and np.abs(shares - 0.5).max() > _FARTHEST:
+        if not cropped and np.abs(shares - 0.5).min() > _FARTHEST:
             self._warnings.warn(
                 "principal point",
                 f"The principal point of CameraInfo on {self._topic} is ({x:.0f}, {y:.0f}), the "

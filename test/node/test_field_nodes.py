@@ -339,6 +339,7 @@ def test_names_that_contradict_camera_info(probe, topic, distortion, settings, w
     [
         ({}, None),
         ({"width": 32, "height": 24}, "is (32, 24), the images are 32×24"),
+        ({"height": 30}, None),  # without the lower rows
         ({"width": 256, "height": 192, "binning_x": 4, "binning_y": 4}, "(binning is 4×4)"),
     ],
 )
