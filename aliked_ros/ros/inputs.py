@@ -57,6 +57,7 @@ _CHECK = "Check the topic's name, and input_reliability against the camera's QoS
 _LARGEST_ROLL = 45.0  # degrees between two views that aliked-n16 still matches
 _LOST = 0.1  # share of lost images above which the node warns
 _FEW = 14  # bits of 16; an image of so few is a quarter as bright as it may be
+_DARK = 100  # images of few bits, and none of more, before the node warns: it may be dark
 _MAX_AGE = 60.0  # seconds; an image older than this at arrival has a stamp of another clock
 
 
@@ -108,6 +109,7 @@ class Inputs:
         self._video: VideoStream | None = None
         self._right_video: VideoStream | None = None
         self._losses = Losses()
+        self._bits = self._dark = 0  # the most of 16 bits used so far; images that used few
         self._subscriptions = Subscriptions(node, warnings)
         self._camera: OwnCamera | None = None
         try:
@@ -352,17 +354,21 @@ class Inputs:
         return self._partners.attach(replace(image, mask=self.mask(width, height)), frame)
 
     def _check_bits(self, message: Received, image: Image) -> None:
-        """Warn of 16-bit samples that use only the lower bits, and so give a dark image."""
+        """Warn of 16-bit samples that never use the upper bits, and so give dark images."""
         encoding = getattr(message, "encoding", "")
-        if encoding.endswith("16") and (bits := 8 + int(image.pixels.max()).bit_length()) <= _FEW:
+        if self._bits > _FEW or not encoding.endswith("16"):
+            return
+        self._bits = max(self._bits, 8 + int(image.pixels.max()).bit_length())
+        self._dark += 1
+        if self._bits > _FEW:
+            self._warnings.clear("bits")
+        elif self._dark >= _DARK:
             self._warnings.warn(
                 "bits",
-                f"Images on {self.topic} are {encoding}, but use only {bits} of the 16 bits: they "
-                "become dark and give few features. Let the driver shift the values up to 16 bits, "
-                "or publish 8.",
+                f"Images on {self.topic} are {encoding}, but use only {self._bits} of the 16 bits: "
+                "they become dark and give few features. Let the driver shift the values up to 16 "
+                "bits, or publish 8.",
             )
-        else:
-            self._warnings.clear("bits")
 
     def _decode(self, frame: Frame, packet: VideoPacket) -> bool:
         """Replace the packet by the newest picture, which with B-frames is an earlier packet's."""
