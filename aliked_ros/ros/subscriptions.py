@@ -88,7 +88,7 @@ def unheard(node: Node, topic: str, kind: type) -> str:
         more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         return f"{wanted} is published on {', '.join(found[:_NAMED])}{more}: remap to it."
     return (
-        f"Nobody publishes {wanted}: is its node running, with the same ROS_DOMAIN_ID "
+        f"Nobody publishes {wanted}: is its node running (and active), with the same ROS_DOMAIN_ID "
         f"({node.context.get_domain_id()} here) and RMW_IMPLEMENTATION?"
     )
 
