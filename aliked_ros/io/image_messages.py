@@ -123,6 +123,11 @@ def says_raw(topic: str) -> bool:
     return "raw" in _words(topic) and not says_rectified(topic)
 
 
+def says_registered(name: str) -> bool:
+    """Whether the name of a depth topic or frame says so: ``aligned_depth_to_color``."""
+    return bool({"aligned", "registered"} & _words(name))
+
+
 def _words(topic: str) -> set[str]:
     return set(re.split("[/_]", topic))
 

@@ -27,6 +27,7 @@ from rclpy.node import Node
 from std_msgs.msg import Header
 
 from aliked_ros.errors import ImageError
+from aliked_ros.io.image_messages import says_registered
 from aliked_ros.io.messages import nanoseconds
 from aliked_ros.io.video import VideoPacket
 from aliked_ros.ros.compatibility import publisher_count
@@ -265,7 +266,9 @@ class Partners:
         topic = self._partners.topic_name
         ids = (frame.header.frame_id, frame.partner.header.frame_id)
         own, other = (name.removeprefix("/") for name in ids)
-        if own and other and own != other:
+        # RealSense's depth is made in the left infrared camera, but has a frame of its own.
+        same = other in (own, own.replace("infra1", "depth"))
+        if own and other and not (same or says_registered(topic) or says_registered(other)):
             self._warnings.warn(
                 f"frame of {topic}",
                 f"{topic} has the frame_id {other!r}, {self._images.topic_name} {own!r}: is it "

@@ -262,6 +262,8 @@ def depth_of(metres: float) -> ImageMessage:
     [
         (("eye", "eye"), 2.0, None),
         (("", "depth"), 2.0, None),
+        (("camera_infra1_optical_frame", "camera_depth_optical_frame"), 2.0, None),
+        (("camera_color_optical_frame", "camera_aligned_depth_to_color_frame"), 2.0, None),
         (("colour", "depth"), 2.0, "/depth/image has the frame_id 'depth', /image 'colour'"),
         (("eye", "eye"), 2000.0, "has a median of 2000 m: is it in another unit?"),
         (("eye", "eye"), 0.002, "has a median of 0.002 m"),
