@@ -64,7 +64,7 @@ _SYNONYMS = {
 _UNDISTORTED = ("inverse_brown_conrady", "modified_brown_conrady", "pinhole", "perspective")
 """Other names that are plumb_bob without coefficients. RealSense's lead the inverse way."""
 
-_LARGEST_SKEW = 0.5  # pixels; CameraInfo has none, and calibrations round
+_LARGEST_SKEW = 2.0  # pixels; ignored, as ROS does: about half of it at the edge
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +302,8 @@ def create_camera(
             f"1..{_LARGEST_ENTRY:,} pixels, the principal point within ±{_LARGEST_ENTRY:,}. "
             "Correct the calibration."
         )
-    if np.any(matrix[2] != (0, 0, 1)) or matrix[1, 0] or abs(matrix[0, 1]) > _LARGEST_SKEW:
+    skew = max(abs(matrix[0, 1]), abs(matrix[1, 0]))
+    if skew > _LARGEST_SKEW or not np.allclose(matrix[2], (0, 0, 1), atol=1e-6):
         raise ConfigurationError(
             f"The camera matrix is {matrix.tolist()}; it must be [[fx, 0, cx], [0, fy, cy], "
             "[0, 0, 1]], row by row. Correct the calibration."
@@ -313,11 +314,8 @@ def create_camera(
             f"1..{LARGEST_SIDE}. Correct width, height or ROI of CameraInfo."
         )
     bin_x, bin_y = (max(int(b), 1) for b in binning)  # 0 means 1 in CameraInfo
-    published = np.array(matrix, np.float64)
+    published = np.diag([matrix[0, 0] / bin_x, matrix[1, 1] / bin_y, 1.0])
     # pixel centres: sensor pixel s lies at published pixel (s − offset + ½) / binning − ½
-    published[0, 0] /= bin_x
-    published[1, 1] /= bin_y
-    published[0, 1] /= bin_x
     published[0, 2] = (matrix[0, 2] - offset[0] + 0.5) / bin_x - 0.5
     published[1, 2] = (matrix[1, 2] - offset[1] + 0.5) / bin_y - 0.5
     return CameraModel(width, height, published, name, np.array(distortion, np.float64))

@@ -94,6 +94,12 @@ def test_a_matrix_of_zeros_beside_a_good_one_is_named(
         CameraModel.from_info(info, rectified)
 
 
+def test_a_small_skew_and_rounding_are_ignored() -> None:
+    rounded = MATRIX + 1e-9 + np.eye(3, k=1) * [0, 1.5, 0]
+    camera = create_camera(640, 480, rounded, "plumb_bob", np.zeros(5))
+    np.testing.assert_allclose(camera.matrix, MATRIX, rtol=0.0, atol=1e-6)
+
+
 def test_no_points() -> None:
     assert camera("plumb_bob").normalize(np.zeros((0, 2), np.float32)).shape == (0, 2)
 
