@@ -193,8 +193,9 @@ class Calibration:
             elif says_raw(topic) and self._rectified:
                 sentence = (
                     f"{topic} has raw images by its name, but they are taken as rectified, and "
-                    f"{self._topic} has distortion. Remap image to the rectified images (of "
-                    "image_proc, say); mono and rgbd can also take raw ones: rectified false."
+                    f"{self._topic} has distortion. Unless they are rectified, remap image to "
+                    "those of image_proc, say; mono and rgbd can also take raw ones: rectified "
+                    "false."
                 )
         if sentence:
             self._warnings.warn("rectification", sentence)
