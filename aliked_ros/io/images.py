@@ -291,9 +291,9 @@ def grey(pixels: UInt8Array) -> UInt8Array:
 
 
 def depth_in_metres(raw: NDArray[Any], units_per_metre: float = MILLIMETRES) -> Float32Array:
-    """A sensor's H×W values as metres, NaN where it gave none (0, negative, infinite or NaN).
+    """A sensor's H×W values as metres, NaN where it gave none.
 
-    So is 65535 of uint16: drivers have it for none, or for all that is further away.
+    None: 0, negative, infinite, NaN, and 65535 of uint16, which stands for none or for too far.
 
     raw: uint16 in ``units_per_metre``, or float32 in metres (REP-118: 16UC1 and 32FC1).
     Raises ImageError for another type or shape.
