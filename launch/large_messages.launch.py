@@ -22,6 +22,7 @@ from launch.conditions import IfCondition
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
 from launch_ros.substitutions import FindPackageShare
 
+from aliked_ros.ros.launching import SWITCH
 from aliked_ros.system.transport import profile_variable
 from launch import LaunchDescription
 
@@ -38,7 +39,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "large_messages",
                 default_value="true",
-                choices=["true", "false", "True", "False"],
+                choices=SWITCH,
                 description="Give Fast DDS a shared memory segment that holds images, "
                 "unless the environment names a profile of its own",
             ),
