@@ -202,8 +202,9 @@ def _steadied(
     suggested, variance = _suggested(before, steps, covariances, found, near)
     noise = variance[:, None, None] * np.eye(2)
     apart = suggested - steps
-    gain = covariances @ np.linalg.inv(covariances + noise)
-    squared = np.einsum("ni,nij,nj->n", apart, np.linalg.inv(covariances + noise), apart)
+    inverse = np.linalg.inv(covariances + noise)
+    gain = covariances @ inverse
+    squared = np.einsum("ni,nij,nj->n", apart, inverse, apart)
     gain[~found] = np.eye(2)
     gain[found & ~(steady & (squared < _UNLIKE))] = 0.0
     points = now + np.einsum("nij,nj->ni", gain, apart)
