@@ -70,9 +70,7 @@ REMARKS = (
 )
 
 
-def evaluate_homography(
-    run: Run,
-) -> ResultTable:
+def evaluate_homography(run: Run) -> ResultTable:
     """Match every pair with every method; writes table and ledger.
 
     Raises SourceError for a folder in no known layout; ConfigurationError, OutputError.

@@ -132,7 +132,8 @@ def _kitti(path: Path) -> Float64Array:
     improper |= np.linalg.det(matrices[:, :, :3]) <= 0.0
     if improper.any():
         raise SourceError(
-            f"{path} has {matrices[improper][0].tolist()}, not a rotation and a translation."
+            f"{path} has {matrices[improper][0].tolist()}, not a rotation and a translation; "
+            f"expected {LAYOUTS}."
         )
     turns, places = matrices[:, :, :3], matrices[:, :, 3]
     places = places + turns @ _kitti_camera(sequence)

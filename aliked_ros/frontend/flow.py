@@ -170,8 +170,9 @@ def _nearest(points: Float32Array, found: BoolArray) -> IntArray | None:
         return None
     _, near = cKDTree(points[known]).query(points, k=_NEIGHBOURS + 1)
     near = known[near]
-    near[~found, 1:] = near[~found, :-1]  # only found points are their own nearest ones
-    return np.asarray(near[:, 1:])
+    left_out = near == np.arange(len(points))[:, None]  # itself, not always the first at its place
+    left_out[~left_out.any(1), -1] = True
+    return np.asarray(near[~left_out].reshape(len(points), _NEIGHBOURS))
 
 
 def _growth(before: Float32Array, now: Float32Array, near: IntArray | None) -> Float64Array:
@@ -202,8 +203,9 @@ def _steadied(
     suggested, variance = _suggested(before, steps, covariances, found, near)
     noise = variance[:, None, None] * np.eye(2)
     apart = suggested - steps
-    gain = covariances @ np.linalg.inv(covariances + noise)
-    squared = np.einsum("ni,nij,nj->n", apart, np.linalg.inv(covariances + noise), apart)
+    inverse = np.linalg.inv(covariances + noise)
+    gain = covariances @ inverse
+    squared = np.einsum("ni,nij,nj->n", apart, inverse, apart)
     gain[~found] = np.eye(2)
     gain[found & ~(steady & (squared < _UNLIKE))] = 0.0
     points = now + np.einsum("nij,nj->ni", gain, apart)

@@ -276,9 +276,6 @@ def merge(
     rows = _corrected(rows, detection, np.uint32(index - detection.index))
     new = advance(detection, images, turns).new
     new = new[_unmasked(new.points, mask)]
-    if index > detection.index:
-        late = np.uint32(index - detection.index)
-        new = replace(new, ages=np.where(new.detected >= 0, late, new.ages))
     if len(rows):
         apart_by, _ = cKDTree(rows.points).query(new.points)
         new = new[((apart_by > SPACING) | (new.ids != 0)) & ~np.isin(new.ids, rows.ids)]
@@ -301,7 +298,8 @@ def advance(detection: Detection, images: Images, turns: Turns) -> Detection:
     first = numbers.index(reached)
     for (start, before), (number, now) in pairwise(images[first:]):
         new, found, _ = carry(new, before, now, None, turns(start, number))
-        new, reached = new[found], number
+        between = np.uint32(number - start - 1)  # images that are not kept any more
+        new, reached = replace(new, ages=new.ages + between)[found], number
     return replace(detection, new=new, reached=reached)
 
 

@@ -32,11 +32,11 @@ from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ConfigurationError, ImageError
 from aliked_ros.frontend.extractor import Extractor
 from aliked_ros.frontend.flow import follow, structure
-from aliked_ros.frontend.following import nothing
+from aliked_ros.frontend.following import Detection, advance, begin, nothing
 from aliked_ros.frontend.fusion import Filters, detection_noise
 from aliked_ros.frontend.pipeline import Pipeline
 from aliked_ros.sources import open_source
-from aliked_ros.types import FrameResult, Image, UInt8Array
+from aliked_ros.types import Features, FrameResult, Image, UInt8Array
 
 Images = Callable[[int], UInt8Array]
 CONFIG = {"max_keypoints": 300, "matcher": "adaptive", "backend": "cpu"}
@@ -107,6 +107,36 @@ def _texture(height: int, width: int) -> UInt8Array:
     noise = np.random.default_rng(0).uniform(0, 255, (height, width)).astype(np.float32)
     smooth = cv2.GaussianBlur(noise, (0, 0), 2.5)
     return cv2.normalize(smooth, None, 20, 235, cv2.NORM_MINMAX).astype(np.uint8)
+
+
+def test_ages_of_new_points_count_images_that_are_not_kept() -> None:
+    image = _texture(300, 400)
+    points = np.random.default_rng(1).uniform(50, 250, (20, 2)).astype(np.float32)
+    descriptors = np.eye(20, 64, dtype=np.float32)
+    features = Features(points, np.ones(20, np.float32), descriptors, 400, 300, "aliked-t16")
+    noise, unknown = np.tile(np.eye(2), (20, 1, 1)), np.full(20, np.nan, np.float32)
+    rows, ids = np.arange(20), np.zeros(20, np.uint64)
+    new = begin(features, rows, ids, noise, unknown, nothing())
+    new = replace(new, ages=np.arange(20, dtype=np.uint32))  # some come back without a detection
+    detection = Detection(
+        3, features, noise, unknown, ids[:0], rows[:0], np.zeros((0, 2)), new, 3, ids[:0]
+    )
+    images = [(number, image) for number in (3, 4, 6, 9)]
+    late = advance(detection, images, lambda _first, _second: None)
+    assert late.reached == 9
+    np.testing.assert_array_equal(late.new.ages, np.arange(20) + 6)
+    assert late.new.ages.dtype == np.uint32
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 20])
+@pytest.mark.parametrize("step", [(0, 0), (15, 0), (12, 8)])
+def test_few_neighbours_on_a_line_or_at_one_place(step: tuple[int, int], count: int) -> None:
+    image = _texture(300, 400)
+    points = (np.array([50, 60]) + np.arange(count)[:, None] * step).astype(np.float32)
+    flow = follow(image, np.roll(image, 3, axis=1), points)
+    assert flow.found.all()
+    assert np.abs(flow.points - points - (3, 0)).max() < 0.02
+    assert (np.linalg.eigvalsh(flow.covariances) > 0).all()
 
 
 def test_neighbours_hold_points_on_an_edge() -> None:
