@@ -193,7 +193,7 @@ def test_stamps_of_arrival_by_a_clock_that_nobody_publishes(probe):
 @pytest.mark.parametrize(
     ("published", "wanted", "words"),
     [
-        ({}, ("/eye", ImageMessage), f"same ROS_DOMAIN_ID ({DOMAIN} here)"),
+        ({}, ("/eye", ImageMessage), "same ROS_DOMAIN_ID ("),
         ({"/eye": ImageMessage}, ("/eye", ImageMessage), None),
         ({"/eye/compressed": CompressedImage}, ("/eye", ImageMessage),
          "set image_transport to compressed"),

@@ -21,6 +21,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import re
+import threading
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,6 +32,7 @@ from typing import Any
 
 from aliked_ros.system.nvidia import Gpu, GpuError, find_gpu
 
+_LOGGING = threading.Lock()
 OLDEST = (10, 3)  # JetPack 6.1's
 WORKSPACE = 1024
 """MiB of the GPU's memory that a layer may take while it works; TensorRT's own limit is all."""
@@ -199,14 +201,18 @@ def choose_target(capabilities: Sequence[str] = (), workspace: int = WORKSPACE) 
     return target
 
 
-@lru_cache(maxsize=1)
 def logger(trt: Any) -> Any:
     """TensorRT's logger, the only one of the process.
 
     TensorRT keeps a pointer to the first logger that it was given, and uses it for objects that
     were made with others, also after it is gone.
     """
+    with _LOGGING:  # lru_cache may let two threads make one each
+        return _logger(trt)
 
+
+@lru_cache
+def _logger(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
