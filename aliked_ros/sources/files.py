@@ -130,7 +130,7 @@ class ImageFiles:
 
 
 def sequence(table: Path, limit: int | None, partner: Partner) -> ImageFiles:
-    """Read frames.csv: index, time in seconds, image file relative to the table."""
+    """Read frames.csv: index, time in seconds, image file relative to the table; in its order."""
     paths: list[Path] = []
     stamps: list[int] = []
     try:
@@ -153,7 +153,6 @@ def sequence(table: Path, limit: int | None, partner: Partner) -> ImageFiles:
         raise unreadable_text(table, error) from error
     if not paths:
         raise SourceError(f"{table} lists no images.")
-    stamps, paths = in_order(str(table), stamps, paths)
     stamps, paths = stamps[:limit], paths[:limit]
     calibration = calibration_file(table.parent)
     rate = float((calibration or {}).get("rate_hz") or rate_of(stamps))
