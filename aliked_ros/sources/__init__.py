@@ -169,7 +169,10 @@ def _image_folders(path: Path) -> list[Path]:
 def _folders(path: Path) -> Iterator[Path]:
     if not files.image_files(path):
         for pattern in ("*/", "*/*/"):
-            yield from islice(path.glob(pattern), _SEARCHED)
+            for inside in islice(path.glob(pattern), _SEARCHED):
+                # Python 3.10 gives files too; a disk's lost+found cannot be listed
+                if os.access(inside, os.R_OK | os.X_OK) and inside.is_dir():
+                    yield inside
 
 
 def _is_bag(path: Path) -> bool:
