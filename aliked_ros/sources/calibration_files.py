@@ -189,7 +189,8 @@ def _ours(path: Path, text: str) -> Calibration:
         raise SourceError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(calibration, dict):
         raise SourceError(f"{path} must hold a JSON object, not a {type(calibration).__name__}.")
-    return _opencv(text) if any(name in calibration for name in _OPENCV_MATRIX) else calibration
+    is_opencv = "fx" not in calibration and any(name in calibration for name in _OPENCV_MATRIX)
+    return _opencv(text) if is_opencv else calibration
 
 
 def _ros(document: Mapping[str, Any]) -> Calibration:
