@@ -23,6 +23,7 @@ the centre of the top-left pixel; COLMAP's are moved.
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -55,7 +56,10 @@ _KALIBR_CAMERAS = {
     "pinhole": ("", 0), "omni": ("omnidirectional", 1), "eucm": ("eucm", 2),
     "ds": ("double_sphere", 2),
 }  # fmt: skip
+_MATRIX = "!!opencv-matrix"  # before each matrix in OpenCV's YAML
 _ORB = ("Camera", "Camera1")  # prefixes of the left camera's settings, ORB-SLAM 2 and 3
+# Keys of ORB-SLAM and VINS, whose settings may hold matrices of other things, e.g. extrinsics
+_SETTINGS = re.compile(r"^(Camera1?\.fx|model_type)\s*:", re.MULTILINE)
 # VINS's camera: where its focal lengths, principal point and coefficients are, and our name
 _VINS = {
     "PINHOLE": ("projection_parameters", "fx fy cx cy", "distortion_parameters", "k1 k2 p1 p2",
@@ -141,7 +145,7 @@ def _read(path: Path) -> Calibration:
         return _ours(path, text)
     if path.suffix == ".txt":
         return _colmap(path, [line.split() for line in text.splitlines()])
-    if path.suffix == ".xml" or "!!opencv-matrix" in text:
+    if path.suffix == ".xml" or (_MATRIX in text and not _SETTINGS.search(text)):
         return _opencv(text)
     document = _document(path, text)
     if isinstance(document, Mapping):
@@ -171,8 +175,9 @@ def read_yaml(path: Path) -> Any:
 
 def _document(path: Path, text: str) -> Any:
     """The first document of a file; SourceError with its line if it is not valid."""
-    try:  # OpenCV's first line, which EuRoC kept, is not valid YAML 1.1
-        return next(yaml.safe_load_all(text.removeprefix("%YAML:1.0")), None)
+    text = text.removeprefix("%YAML:1.0").replace(_MATRIX, "")  # not valid in YAML 1.1
+    try:
+        return next(yaml.safe_load_all(text), None)
     except RecursionError as error:
         raise SourceError(f"{path} is not valid YAML: it is nested too deeply.") from error
     except yaml.YAMLError as error:
