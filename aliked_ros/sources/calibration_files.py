@@ -125,6 +125,8 @@ def read_calibration(path: Path) -> Calibration:
     """
     try:
         calibration = _read(path)
+    except ConfigurationError as error:
+        raise SourceError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, IndexError, OverflowError, struct.error) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else error
         raise SourceError(f"{path} is no complete calibration: {what}.") from error
