@@ -36,6 +36,7 @@ logger = logging.getLogger("aliked_ros.sources")
 
 _SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
 _STEADY = 0.9, 0.1  # steady rate: this share of intervals differs by at most this fraction
+_PLACE: int = getattr(cv2, "CAP_PROP_PTS", -1)  # OpenCV before 4.11 has none, and gives 0
 _ESTIMATED_FRAMES = 2  # a container may announce this many frames too many
 
 
@@ -51,7 +52,7 @@ class Video:
         capture = self._open()
         rate = capture.get(cv2.CAP_PROP_FPS)
         frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
+        codec = (int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF).to_bytes(4, "little")
         readable = capture.grab()
         capture.release()
         if not readable:
@@ -103,7 +104,7 @@ class Video:
                 if not stamp > previous:  # containers without times always report 0
                     stamp = previous + 1.0 / self.rate
                 if not stamps:
-                    begin = capture.get(cv2.CAP_PROP_PTS)
+                    begin = capture.get(_PLACE)
                 previous = stamp
                 stamps.append(stamp)
                 if number < self.first:
