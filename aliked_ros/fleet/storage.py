@@ -177,7 +177,7 @@ def on_this_machine(recording: str) -> Iterator[str]:
 
 def fingerprint(recording: str) -> str:
     """Changes when a recording's files do: names, sizes and times. Reads none of them."""
-    address = recording.partition("#")[0]
+    address = recording.rsplit("#", 1)[0]
     if is_local(recording):
         facts: list[Any] = [
             [name, path.stat().st_size, path.stat().st_mtime_ns]
@@ -211,7 +211,7 @@ def checksum(local: str) -> str:
 def _path_of(local: str) -> Path:
     path = Path(local).expanduser()
     if not path.exists():
-        path = Path(local.partition("#")[0]).expanduser()
+        path = Path(local.rsplit("#", 1)[0]).expanduser()
     return path.parent if path.suffix == ".csv" else path  # a table lies beside its images
 
 

@@ -173,7 +173,7 @@ def _key(data: Data, size: tuple[int, int]) -> str:
 
 def _files(source: str) -> Iterator[Path]:
     path = Path(source).expanduser()
-    path = path if path.exists() else Path(source.partition("#")[0]).expanduser()
+    path = path if path.exists() else Path(source.rsplit("#", 1)[0]).expanduser()
     if not path.is_dir():
         yield path
     for folder, inside, names in os.walk(path):
