@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -49,7 +50,9 @@ def output_path(target: Path) -> Iterator[Path]:
     """
     check_target(target)
     try:
-        real = target.resolve() if target.is_symlink() and not target.is_dir() else target
+        real = target
+        if target.is_symlink() and not target.is_dir():
+            real = Path(os.path.realpath(target))  # resolve() raises for links in a circle
         with atomic_path(real) as path:
             yield path
     except (FileExistsError, NotADirectoryError) as error:
