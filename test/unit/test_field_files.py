@@ -360,6 +360,12 @@ image_height: 480
 distortion_parameters: {k1: 0.2, k2: -0.3, p1: 0.001, p2: -0.002}
 projection_parameters: {fx: 520.0, fy: 518.0, cx: 318.0, cy: 250.0}
 """
+BESIDE = """extrinsicRotation: !!opencv-matrix
+   rows: 1
+   cols: 3
+   dt: d
+   data: [ 1., 0., 0. ]
+"""
 ECHO = """header:
   frame_id: eye
 height: 480
@@ -404,7 +410,13 @@ JSON = json.dumps(
             line.replace("Camera.", "Camera1.") if line[7:9] in ("fx", "fy", "cx", "cy", "k1",
                                                                 "k2", "p1", "p2") else line
             for line in ORB.splitlines())),
+        ("calibration.yaml", ORB + BESIDE),
         ("calibration.yaml", VINS),
+        ("calibration.yaml", VINS + BESIDE),
+        ("calib.json", json.dumps({
+            "width": 640, "height": 480, "fx": 520, "fy": 518, "cx": 318, "cy": 250,
+            "distortion_model": "plumb_bob", "distortion": [0.2, -0.3, 0.001, -0.002],
+            "K": [[520, 0, 318], [0, 518, 250], [0, 0, 1]]})),
         ("camera_info.yaml", ECHO),
         ("camera_info.yaml", ECHO.replace("d: [", "D: [").replace("k: [", "K: [")),
         ("cameras.bin", COLMAP),
@@ -531,6 +543,14 @@ def test_outputs_that_are_no_files_are_refused_and_stay(tmp_path: Path) -> None:
     assert (tmp_path / "pipe").is_fifo()
     assert (tmp_path / "file").read_text() == "mine"
     assert not Path("s3:").exists()
+
+
+def test_links_in_a_circle_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with output_path(tmp_path / "a") as path:
+        path.write_text("mine")
+    assert (tmp_path / "a").read_text() == "mine"
 
 
 def test_a_link_to_a_file_stays_a_link(tmp_path: Path) -> None:
