@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 
 from aliked_ros.camera import CameraModel
-from aliked_ros.errors import ImageError
+from aliked_ros.errors import ImageError, SourceError
 from aliked_ros.io.images import damage_of, decode_image, depth_in_metres, is_turned
 from aliked_ros.io.images import quiet_opencv as quiet_opencv
 from aliked_ros.types import Float32Array, Float64Array, Image, UInt8Array
@@ -208,3 +208,10 @@ def shorter(length: int | None, limit: int | None) -> int | None:
     """The smaller of two numbers, either of which may be unknown (None)."""
     known = [n for n in (length, limit) if n is not None]
     return min(known) if known else None
+
+
+def unreadable_text(path: Path, error: Exception) -> SourceError:
+    """The error for a table or calibration that cannot be read as text."""
+    if isinstance(error, UnicodeDecodeError):
+        return SourceError(f"cannot read {path}: it is not UTF-8 text; save it as UTF-8.")
+    return SourceError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.")

@@ -37,7 +37,7 @@ import yaml
 from aliked_ros.camera import CameraModel, create_camera
 from aliked_ros.errors import ConfigurationError, SourceError
 from aliked_ros.io.images import quiet_opencv
-from aliked_ros.sources.base import calibration_of, calibration_of_camera
+from aliked_ros.sources.base import calibration_of, calibration_of_camera, unreadable_text
 from aliked_ros.types import Float64Array
 
 NAMES = (
@@ -164,10 +164,8 @@ def _read(path: Path) -> Calibration:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{path} cannot be read: save it as UTF-8 text.") from error
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable_text(path, error) from error
 
 
 def read_yaml(path: Path) -> Any:
@@ -394,7 +392,7 @@ def _colmap_rows(path: Path) -> list[list[str]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise unreadable_text(path, error) from error
     (count,) = struct.unpack_from("<Q", data)
     rows, offset = [], 8
     for _ in range(min(count, len(data))):

@@ -42,6 +42,7 @@ from aliked_ros.sources.base import (
     rate_of,
     read_depth,
     read_image,
+    unreadable_text,
     warn_of_another_size,
 )
 from aliked_ros.sources.calibration_files import find_calibration, read_calibration
@@ -377,13 +378,6 @@ def _associations(table: Path) -> dict[Path, Path]:
 
 def _bad_line(table: Path, number: int, expected: str, row: list[str]) -> SourceError:
     return SourceError(f"{table}, line {number}: expected {expected!r}, got {row}.")
-
-
-def unreadable_text(path: Path, error: Exception) -> SourceError:
-    """The error for a table or calibration that cannot be read as text."""
-    if isinstance(error, UnicodeDecodeError):
-        return SourceError(f"cannot read {path}: it is not UTF-8 text; save it as UTF-8.")
-    return SourceError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.")
 
 
 def _natural(name: str) -> tuple[list[tuple[bool, int, str]], str]:
