@@ -126,9 +126,10 @@ class Detector:
             right_x = self._right_x(request.image, features)
             laps.append(time.perf_counter())
             noise = detection_noise(structure_at(known.grey, features.keypoints))
-            ids = self._identified(request, known, features, noise)
+            picture = smooth(known.grey)
+            ids = self._identified(request, known, features, noise, picture)
             ids[np.isin(ids, known.ended)] = 0
-            returned = self._returned(request, known, features, ids)
+            returned = self._returned(request, known, features, ids, picture)
             known = replace(known, tracks=known.tracks + returned)
             wrong = self._wrong(request, known, features, noise, ids)
             ids[np.isin(ids, wrong)] = 0
@@ -147,7 +148,12 @@ class Detector:
         return detection, seconds
 
     def _identified(
-        self, request: Request, known: Known, features: Features, own_noise: Float64Array
+        self,
+        request: Request,
+        known: Known,
+        features: Features,
+        own_noise: Float64Array,
+        picture: UInt8Array,
     ) -> UInt64Array:
         reference = known.reference
         turn = None if reference is None else self.turns(known.reference_index, request.index)
@@ -179,13 +185,18 @@ class Detector:
             request.keyframes,
             request.camera,
             bool(lost),
-            smooth(known.grey),
+            picture,
             normalized,
             lambda index: self.turns(index, request.index),
         )
 
     def _returned(
-        self, request: Request, known: Known, features: Features, ids: UInt64Array
+        self,
+        request: Request,
+        known: Known,
+        features: Features,
+        ids: UInt64Array,
+        picture: UInt8Array,
     ) -> Rows:
         """Lost tracks that ALIKED does not detect again, where many others have come back."""
         again = np.flatnonzero((ids != 0) & ~np.isin(ids, known.tracks.ids))
@@ -198,7 +209,7 @@ class Detector:
             points.astype(np.float32),
             request.keyframes,
             request.camera,
-            smooth(known.grey),
+            picture,
             known.ended,
         ):
             then, rows, count = found.keyframe.features, found.rows, len(found.rows)
