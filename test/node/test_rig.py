@@ -331,7 +331,7 @@ def test_what_cannot_be_a_rig_is_named(tmp_path):
     path.write_text(camchain([MountedCamera(POSES["left"])]), encoding="utf-8")
     cases = {
         f"camchain:={path}": "has 1 cameras, the parameter cameras names 3",
-        "camchain:=absent.yaml": "absent.yaml cannot be read",
+        "camchain:=absent.yaml": "cannot read absent.yaml",
         "sync_wait:=0.0": "sync_wait",
         "left.image:=/front/image": "cameras left and front have the same images, /front/image",
     }
