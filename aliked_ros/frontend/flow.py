@@ -31,20 +31,22 @@ _WINDOW = (16, 16)  # a multiple of 8 pixels wide takes half of the time that 15
 _ENDS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.1)  # steps, pixels
 _LEVELS = 3  # above the image itself
 # Where that ends a larger window places the point. It holds what slides in the small one, along an
-# edge or where there is little texture, unless its content grows, or lies at several depths.
+# edge or where there is little texture, unless its content lies at several depths. Where its content
+# grows, the point's own patch places it, enlarged.
 _LARGE_WINDOW = (32, 32)
 _LARGE_ENDS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)
 _FARTHEST = 3.0  # pixels by which it may differ
-_LEAST_GROWTH = 0.02  # of the surroundings, from which on the small window is better
+_LEAST_GROWTH = 0.02  # of the surroundings, from which on the enlarged patch is better
+_FITS = 2  # steps of Gauss and Newton
 _BORDER = 1.0  # pixels from the image's edge at which a point has left it
 _RETURN = 1.0  # pixels from its start that a point may come back to
 _LEAST_CORRELATION = 0.8  # of a point's patches in two images
 _PATCH = 7  # pixels to each side
 # Noise of a step, measured by how the distance between flow and detection grows with the number of
 # images followed (fr1_xyz, RealSense desk, KITTI 00). Neighbouring pixels of a residual are alike,
-# so that a patch counts for fewer pixels than it has; a patch that grows slides by its content.
+# so that a patch counts for fewer pixels than it has; a patch that grows may also turn or bend.
 _CORRELATED = 12.0
-_SLIDE = 3.5  # pixels for each 100 % by which the surroundings of a point grow
+_SLIDE = 1.5  # pixels for each 100 % by which the surroundings of a point grow
 _NEIGHBOURS = 8
 _LEAST_DISTANCE = 4.0  # pixels to a neighbour that tells of growth
 _NEIGHBOUR_NOISE = 0.15  # pixels of a neighbour's step that its covariance does not tell
@@ -92,21 +94,25 @@ def follow(
     there = np.where(seen[:, None], small, points)
     near = _nearest(points, found)
     growth = _growth(points, there, near)
-    there, placed = _held(before, now, points, there, np.abs(growth) < _LEAST_GROWTH)
     patches = _patches(before, points)
+    spread = np.asarray(np.linalg.inv(structure(patches)), np.float64)
+    grown = np.abs(growth) >= _LEAST_GROWTH
+    there, placed = _held(before, now, points, there, ~grown)
+    rows = np.flatnonzero(grown & found)
+    there[rows] = _fitted(now, patches[rows], spread[rows], there[rows], 1.0 + growth[rows])
+    placed[rows] = True
     residual, correlation = _compare(patches, _patches(now, there, 1.0 + growth))
     unlike = np.flatnonzero(found & placed & (correlation <= _LEAST_CORRELATION))
     there[unlike] = small[unlike]
     residual[unlike], correlation[unlike] = _compare(
         patches[unlike], _patches(now, there[unlike], 1.0 + growth[unlike])
     )
-    covariances = _CORRELATED * residual[:, None, None] * np.linalg.inv(structure(patches))
+    covariances = _CORRELATED * residual[:, None, None] * spread
     found &= correlation > _LEAST_CORRELATION
     slide = _SLIDE * growth
     covariances += (_FINEST**2 + slide**2)[:, None, None] * np.eye(2)
     if near is not None:
-        steady = np.abs(growth) < _LEAST_GROWTH  # beyond it neighbours share the way they slide
-        there, covariances = _steadied(points, there, covariances, found, steady, near)
+        there, covariances = _steadied(points, there, covariances, found, near)
         found &= _inside(now, there)
     return Flow(there, found, correlation, covariances)
 
@@ -154,13 +160,37 @@ def _held(
     """Points N×2 placed by the large window where ``held`` (N) says so, and which could be."""
     rows = np.flatnonzero(held)
     placed = np.zeros(len(points), bool)
+    there = there.copy()
     if len(rows):
         large, seen = _lucas_kanade(before, now, points[rows], there[rows], large=True)
         seen &= _inside(now, large) & (np.linalg.norm(large - there[rows], axis=1) < _FARTHEST)
         placed[rows[seen]] = True
-        there = there.copy()
         there[placed] = large[seen]
     return there, placed
+
+
+def _fitted(
+    now: UInt8Array,
+    patches: Float32Array,
+    spread: Float64Array,
+    there: Float32Array,
+    scales: Float64Array,
+) -> Float32Array:
+    """Points N×2 near ``there`` where patches N×P×P, enlarged by ``scales`` (N), fit best.
+
+    spread: N×2×2, the inverse of their structure. Inverse compositional, as in Baker and Matthews,
+    Lucas-Kanade 20 Years On, 2004, but for the translation only.
+    """
+    down, across = np.gradient(patches, axis=(1, 2))
+    points = there.copy()
+    for _ in range(_FITS):
+        change = _patches(now, points, scales) - patches
+        change -= change.mean((1, 2), keepdims=True)  # of brightness
+        pull = np.stack([(across * change).sum((1, 2)), (down * change).sum((1, 2))], axis=1)
+        step = -scales[:, None] * np.einsum("nij,nj->ni", spread, pull)
+        points += step.astype(np.float32)
+    near = np.linalg.norm(points - there, axis=1) < _FARTHEST
+    return np.where(near[:, None], points, there)
 
 
 def _nearest(points: Float32Array, found: BoolArray) -> IntArray | None:
@@ -191,13 +221,12 @@ def _steadied(
     now: Float32Array,
     covariances: Float64Array,
     found: BoolArray,
-    steady: BoolArray,
     near: IntArray,
 ) -> tuple[Float32Array, Float64Array]:
     """Points N×2 and their covariances N×2×2, with what their neighbours' steps say of their own.
 
-    It holds points that slide along an edge. A point that moves unlike its neighbours, or is not
-    ``steady`` (N), is left alone; one that was not found is where they suggest.
+    It holds points that slide along an edge. A point that moves unlike its neighbours is left
+    alone; one that was not found is where they suggest.
     """
     steps = (now - before).astype(np.float64)
     suggested, variance = _suggested(before, steps, covariances, found, near)
@@ -207,7 +236,7 @@ def _steadied(
     gain = covariances @ inverse
     squared = np.einsum("ni,nij,nj->n", apart, inverse, apart)
     gain[~found] = np.eye(2)
-    gain[found & ~(steady & (squared < _UNLIKE))] = 0.0
+    gain[found & ~(squared < _UNLIKE)] = 0.0
     points = now + np.einsum("nij,nj->ni", gain, apart)
     corrected = np.where(found[:, None, None], covariances - gain @ covariances, noise)
     return points.astype(np.float32), corrected
