@@ -156,6 +156,13 @@ class FrontendConfig:
         limits=(0, 64),
         live=True,
     )
+    edge_points: str = _setting(
+        "keep",
+        "Keypoints on straight edges, along which they slide, or where there is little contrast: "
+        "'thin' leaves them out as long as there is room for max_keypoints elsewhere; 'keep'.",
+        choices=("keep", "thin"),
+        live=True,
+    )
     matcher: str = _setting(
         "lightglue",
         "'lightglue'; 'nearest': mutual nearest neighbours; 'adaptive': nearest neighbours within "

@@ -196,6 +196,7 @@ def _aliked(
         model=config.model if model == "aliked" else model,
         matcher="lightglue" if flow else matcher,
         detection=_FLOW_DETECTION if flow else "every",
+        edge_points="thin" if flow else "keep",  # as profile cpu
     )
     backend = shared.open(own, say)
     stack.callback(backend.close)

@@ -22,8 +22,9 @@ from aliked_ros.backends.base import Backend
 from aliked_ros.backends.create import create_backend
 from aliked_ros.configuration import FrontendConfig
 from aliked_ros.errors import ImageError
+from aliked_ros.frontend.masks import corners
 from aliked_ros.frontend.quarter_turns import turn_pixels, turn_points
-from aliked_ros.io.images import MAX_SIDE
+from aliked_ros.io.images import MAX_SIDE, grey
 from aliked_ros.types import Features, UInt8Array
 
 MIN_SIDE = 64  # below it the coarsest level (stride 32) has no extent
@@ -52,6 +53,8 @@ class Extractor:
         check_image(pixels, mask)
         config = self._config
         height, width = pixels.shape[:2]
+        if config.edge_points == "thin":
+            mask = corners(grey(pixels), mask, config.max_keypoints)
         if turns:
             pixels = turn_pixels(pixels, turns)
             mask = None if mask is None else turn_pixels(mask, turns)

@@ -28,6 +28,11 @@ from aliked_ros.types import BoolArray, Float32Array, Float64Array, UInt8Array
 _BORDER_MARGIN = 4  # pixels; up to 3 away, the edge of black attracts keypoints
 _ROUNDING = 0.1  # pixels, of which a border pixel of an image without distortion may miss it
 
+_WINDOW = 15  # pixels, as flow compares them
+_LEAST_GRADIENT = 2.0  # squared grey levels a pixel, mean: below it noise moves a point
+_ROOM = 64  # pixels of the image for each keypoint that is wanted: as dense as ALIKED finds them
+_SAMPLED = 4  # each so many pixels, to rank them
+
 _CELL = 16  # pixels
 _CAMERA_MOVES = 2.0  # pixels, median displacement; below it everything looks fixed
 _FIXED = 0.5  # pixels: the noise of two detections of one pattern
@@ -68,6 +73,25 @@ def rectified_border(
     inside &= (y > -_ROUNDING) & (y < raw.height - 1 + _ROUNDING)
     reach = np.ones((2 * _BORDER_MARGIN + 1,) * 2, np.uint8)
     return np.asarray(cv2.erode(np.where(inside, np.uint8(255), np.uint8(0)), reach))
+
+
+def corners(grey: UInt8Array, mask: UInt8Array | None, count: int) -> UInt8Array:
+    """A mask of an image H×W without what an edge alone holds, or little contrast.
+
+    There points slide, for the gradient is weak in some direction (Shi and Tomasi, Good Features
+    to Track, 1994). mask: what the image has already; None = none. count: of the keypoints that are
+    wanted; where too few places are good, the best others leave room for them.
+    """
+    unit = 255.0 / 2.0  # grey levels a pixel: OpenCV's, with a 3×3 Sobel filter
+    weakest = cv2.cornerMinEigenVal(grey, _WINDOW, ksize=3) * unit**2
+    if mask is not None:
+        weakest[mask == 0] = -1.0
+    ranked = weakest[::_SAMPLED, ::_SAMPLED].ravel()
+    room = count * _ROOM * len(ranked) // weakest.size
+    least = _LEAST_GRADIENT
+    if np.count_nonzero(ranked >= least) < room:
+        least = np.partition(ranked, -room)[-room] if room < len(ranked) else 0.0
+    return np.where(weakest >= max(least, 0.0), np.uint8(255), np.uint8(0))
 
 
 class StaticParts:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -27,8 +28,10 @@ import pytest
 from aliked_ros.camera import CameraModel, create_camera
 from aliked_ros.errors import ImageError
 from aliked_ros.frontend.extractor import Extractor, create_extractor
-from aliked_ros.frontend.masks import StaticParts, combine, rectified_border
+from aliked_ros.frontend.flow import structure_at
+from aliked_ros.frontend.masks import StaticParts, combine, corners, rectified_border
 from aliked_ros.frontend.matcher import NearestMatcher
+from aliked_ros.io.images import grey
 from aliked_ros.sources import open_source, read_mask
 from aliked_ros.types import UInt8Array
 from helpers.static import CONFIG, learn
@@ -115,6 +118,55 @@ def test_no_border_without_distortion(shared: Path) -> None:
     calibration = json.loads((shared / "data" / "kitti_00_first40" / "calib.json").read_text())
     camera = CameraModel.from_calibration(calibration)
     assert (rectified_border(camera, np.eye(3), camera) == 255).all()
+
+
+def square() -> UInt8Array:
+    """A bright square on dark ground: corners at (200, 120) and (440, 360), edges between."""
+    pixels = np.full((480, 640), 60, np.uint8)
+    pixels[120:360, 200:440] = 200
+    return pixels
+
+
+def test_edges_are_left_out_where_there_is_room_at_corners() -> None:
+    mask = corners(square(), None, 5)
+    assert (mask[[120, 120, 360, 360], [200, 440, 200, 440]] == 255).all()
+    assert (mask[[120, 240, 360, 240, 30], [320, 200, 320, 440, 30]] == 0).all()
+
+
+@pytest.mark.parametrize("count", [200, 1000, 4000])
+def test_edges_make_up_for_corners_that_are_few(count: int) -> None:
+    noisy = square() + np.random.default_rng(0).integers(0, 3, (480, 640), np.uint8)
+    assert (corners(noisy, None, count) != 0).mean() == pytest.approx(
+        count * 64 / noisy.size, rel=0.05
+    )
+
+
+def test_nothing_is_left_out_of_an_image_without_contrast() -> None:
+    assert (corners(np.zeros((480, 640), np.uint8), None, 500) == 255).all()
+
+
+def test_corners_that_are_masked_give_no_room() -> None:
+    given = np.full((480, 640), 255, np.uint8)
+    given[:, :320] = 0
+    mask = corners(square(), given, 5)
+    assert not mask[:, :320].any()
+    assert mask[120, 440] == mask[360, 440] == 255
+    given[:] = 0
+    assert not corners(square(), given, 5).any()
+
+
+def test_keypoints_stay_away_from_edges(shared: Path, extractor: Extractor) -> None:
+    pixels = next(iter(open_source(str(shared / "data/tum_fr1_xyz"), 1))).pixels
+    lowest, counts = [], []
+    for edge_points in ("keep", "thin"):
+        extractor.reconfigure(replace(CONFIG, edge_points=edge_points))
+        features = extractor.extract(pixels)
+        counts.append(len(features))
+        weakest = np.linalg.eigvalsh(structure_at(grey(pixels), features.keypoints))[:, 0]
+        lowest.append(np.quantile(weakest, 0.05))
+    extractor.reconfigure(CONFIG)
+    assert counts == [CONFIG.max_keypoints] * 2  # others take the places
+    assert lowest[1] > 1.5 * lowest[0]
 
 
 def watermarked(pixels: UInt8Array) -> UInt8Array:
