@@ -52,7 +52,7 @@ from aliked_ros.io.bags import Bag
 from aliked_ros.io.messages import (
     features_from_message,
     nanoseconds,
-    optional_array,
+    optional_rows,
     tracks_from_message,
 )
 from aliked_ros.system.cache import check_target
@@ -373,8 +373,8 @@ class MapReader:
             features=features,
             matches=Matches.empty(),
             tracks=tracks_from_message(frame),
-            normalized=optional_array(frame.normalized, 2),
-            depth=optional_array(frame.depth),
+            normalized=optional_rows(frame, "normalized", 2),
+            depth=optional_rows(frame, "depth"),
         )
         header = message.header
         place = Place.of(result, nanoseconds(header.stamp), header.frame_id, None, camera)

@@ -38,7 +38,7 @@ from aliked_ros.io.messages import (
     features_from_message,
     matches_from_message,
     nanoseconds,
-    optional_array,
+    optional_rows,
     tracks_from_message,
 )
 from aliked_ros.types import Features, Float32Array, Float64Array, Matches, Tracks, UInt8Array
@@ -152,7 +152,7 @@ class RecordingReader:
                 message.frame_index,
                 features_from_message(message),
                 tracks_from_message(message),
-                optional_array(message.normalized, 2),
+                optional_rows(message, "normalized", 2),
                 codes_from_message(message),
             )
 

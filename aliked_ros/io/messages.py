@@ -49,8 +49,8 @@ def features_from_message(message: Any) -> Features:
         width=message.width,
         height=message.height,
         model=message.model,
-        detection_age=_rows_if_any(message, "detection_age", np.uint32),
-        covariances=_rows_if_any(message, "covariances", np.float32, 3),
+        detection_age=optional_rows(message, "detection_age", kind=np.uint32),
+        covariances=optional_rows(message, "covariances", 3),
     )
 
 
@@ -84,29 +84,18 @@ def codes_from_message(message: Any) -> UInt8Array | None:
     return np.frombuffer(message.descriptors, np.uint8).reshape(len(message.scores), 32)
 
 
-def optional_array(values: Any, columns: int = 1) -> Float32Array | None:
-    """A field that may be empty (``normalized``, ``right_x``, ``depth``): N or N×columns, or None.
-
-    For an image without keypoints every field is empty.
-    """
-    if not len(values):
-        return None
-    rows = np.frombuffer(values, np.float32)
-    return rows if columns == 1 else rows.reshape(-1, columns)
-
-
 def tracks_from_message(message: Any) -> Tracks:
     """The track of each keypoint of a FeatureFrame.
 
     Raises SourceError for a field of another length than the keypoints.
     """
-    recovered = _rows_if_any(message, "recovered", np.bool_)
+    recovered = optional_rows(message, "recovered", kind=np.bool_)
     return Tracks(
         ids=_rows(message, "track_ids", np.uint64),
         lengths=_rows(message, "track_lengths", np.uint32),
         epoch=message.epoch,
         recovered=recovered if recovered is not None and recovered.any() else None,
-        objects=_rows_if_any(message, "object_ids", np.uint32),
+        objects=optional_rows(message, "object_ids", kind=np.uint32),
     )
 
 
@@ -121,10 +110,14 @@ def _rows(message: Any, field: str, kind: type[np.generic], columns: int = 1) ->
     return values if columns == 1 else values.reshape(-1, columns)
 
 
-def _rows_if_any(
-    message: Any, field: str, kind: type[np.generic], columns: int = 1
+def optional_rows(
+    message: Any, field: str, columns: int = 1, kind: type[np.generic] = np.float32
 ) -> NDArray[Any] | None:
-    """``_rows`` of a field that may be empty, or missing in older recordings; then None."""
+    """A field of a FeatureFrame that may be empty, N or N×columns, such as ``depth``; else None.
+
+    Older recordings may lack it. For an image without keypoints every field is empty. Raises
+    SourceError for another length than the keypoints'.
+    """
     if not len(getattr(message, field, ())):
         return None
     return _rows(message, field, kind, columns)

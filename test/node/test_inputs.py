@@ -41,7 +41,7 @@ from aliked_ros.io.images import grey
 from aliked_ros.io.messages import (
     codes_from_message,
     descriptors_from_message,
-    optional_array,
+    optional_rows,
     seconds,
 )
 from aliked_ros.ros.calibration import Calibration
@@ -215,7 +215,7 @@ def test_stereo_of_kitti(rig, shared):
     frames = rig.play(6, f"source:={source}", "publish:=stereo")
     for frame in frames[1:]:
         x = np.array(frame.keypoints).reshape(-1, 2)[:, 0]
-        right_x, depth = optional_array(frame.right_x), optional_array(frame.depth)
+        right_x, depth = optional_rows(frame, "right_x"), optional_rows(frame, "depth")
         assert len(right_x) == len(depth) == len(frame.scores)
         known = np.isfinite(right_x)
         print(f"right_x: {known.mean():.2f}, depth {np.nanpercentile(depth, [5, 50, 95])} m")
@@ -232,7 +232,7 @@ def test_stereo_of_kitti(rig, shared):
     assert status.frames_alone == 0
     assert status.sync_offset == 0.0
     assert status.calibrated
-    assert status.with_depth == np.isfinite(optional_array(frames[-1].depth)).sum()
+    assert status.with_depth == np.isfinite(optional_rows(frames[-1], "depth")).sum()
     assert "stereo" in status.stage_names
     assert (status.nearest_share, status.lightglue_share) == (1.0, 0.0)
     assert status.geometry in ("epipolar", "homography")
@@ -252,7 +252,7 @@ def test_stereo_of_kitti(rig, shared):
     assert followed[rows].all()
     rays, rays_before = (np.reshape(f.normalized, (-1, 2)) for f in (frame, before))
     np.testing.assert_array_equal(points[left, :2], rays[rows])
-    assert (~left).sum() == np.isfinite(optional_array(frame.right_x)[rows]).sum()
+    assert (~left).sum() == np.isfinite(optional_rows(frame, "right_x")[rows]).sum()
     known = {track: i for i, track in enumerate(before.track_ids)}
     rows_before = [known[frame.track_ids[i]] for i in rows]
     elapsed = (frame.header.stamp.sec - before.header.stamp.sec) + (
@@ -267,7 +267,7 @@ def test_depth_of_tum(rig, shared):
     source = shared / "data" / "tum_fr1_xyz"
     frames = rig.play(6, f"source:={source}", "publish:=rgbd")
     for frame in frames:
-        depth = optional_array(frame.depth)
+        depth = optional_rows(frame, "depth")
         assert len(frame.right_x) == frame.baseline == 0
         assert frame.focal_length == pytest.approx(517.306, abs=1e-3)
         assert np.isfinite(depth).mean() > 0.6
@@ -345,7 +345,7 @@ def test_bad_partners_leave_the_image_alone(rig, pair):
     assert (probe.status.frames_alone, probe.status.frames_refused) == (2, 0)
 
     probe = rig.restart(input="rgbd")
-    assert np.isfinite(optional_array(rig.send(left, depth=depth_image(left)).depth)).any()
+    assert np.isfinite(optional_rows(rig.send(left, depth=depth_image(left)), "depth")).any()
     assert len(rig.send(left, depth=depth_image(left[:100])).depth) == 0
     rig.warning("/depth/image has 620×100 pixels, /image 620×188")
     colour = image_message(np.dstack([right] * 3), Header())
@@ -371,7 +371,7 @@ def test_bad_camera_infos_leave_the_images_alone(rig, pair):
     assert len(frame.normalized) > len(frame.right_x) > len(frame.depth) == 0
     rig.warning("CameraInfo on /right/camera_info has no baseline (P[3] is 0)")
     rig.tell("right_info", info_of(620, 188, 359.0, shift=-359.0 * 0.5))
-    depth = optional_array(send().depth)
+    depth = optional_rows(send(), "depth")
     assert 2.0 < np.nanmedian(depth) < 40.0
     rig.tell("info", info_of(640, 480, 359.0))
     frame = send()

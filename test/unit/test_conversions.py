@@ -622,16 +622,19 @@ def test_matches_survive_the_wire(count, seed, inliers):
 
 
 def test_fields_that_may_be_empty():
-    message = FeatureFrame()
-    assert messages.optional_array(message.depth) is None
-    assert messages.optional_array(message.normalized, 2) is None
+    message = FeatureFrame(scores=[0.5, 0.5])
+    assert messages.optional_rows(message, "depth") is None
+    assert messages.optional_rows(message, "normalized", 2) is None
     message.depth = [1.5, float("nan")]
     message.normalized = [0.1, 0.2, 0.3, 0.4]
-    np.testing.assert_array_equal(messages.optional_array(message.depth), [1.5, np.nan])
+    np.testing.assert_array_equal(messages.optional_rows(message, "depth"), [1.5, np.nan])
     np.testing.assert_array_equal(
-        messages.optional_array(message.normalized, 2),
+        messages.optional_rows(message, "normalized", 2),
         np.array([[0.1, 0.2], [0.3, 0.4]], np.float32),
     )
+    message.depth = [1.5]
+    with pytest.raises(SourceError, match="depth of a FeatureFrame has 1 values, its 2 keypoints"):
+        messages.optional_rows(message, "depth")
 
 
 def test_stereo_and_depth_survive_the_wire():
@@ -640,10 +643,10 @@ def test_stereo_and_depth_survive_the_wire():
     result = replace(result, right_x=depth + 1, depth=depth, normalized=result.features.keypoints)
     sent = conversions.feature_frame(result, Header())
     message = deserialize_message(serialize_message(sent), FeatureFrame)
-    np.testing.assert_array_equal(messages.optional_array(message.right_x), depth + 1)
-    np.testing.assert_array_equal(messages.optional_array(message.depth), depth)
+    np.testing.assert_array_equal(messages.optional_rows(message, "right_x"), depth + 1)
+    np.testing.assert_array_equal(messages.optional_rows(message, "depth"), depth)
     np.testing.assert_array_equal(
-        messages.optional_array(message.normalized, 2), result.features.keypoints
+        messages.optional_rows(message, "normalized", 2), result.features.keypoints
     )
 
 
