@@ -31,8 +31,8 @@ _WINDOW = (16, 16)  # a multiple of 8 pixels wide takes half of the time that 15
 _ENDS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.1)  # steps, pixels
 _LEVELS = 3  # above the image itself
 # Where that ends a larger window places the point. It holds what slides in the small one, along an
-# edge or where there is little texture, unless its content lies at several depths. Where its content
-# grows, the point's own patch places it, enlarged.
+# edge or where there is little texture, unless its content lies at several depths. The point's own
+# patch, enlarged, does where the content grows.
 _LARGE_WINDOW = (32, 32)
 _LARGE_ENDS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)
 _FARTHEST = 3.0  # pixels by which it may differ
