@@ -58,6 +58,7 @@ from aliked_ros.types import (
 )
 
 _HARD = 0.5  # of the last detection's tracks: with fewer left, an image asks for one at once
+_LONGEST = 4.0  # steps that points go on as before: after that the camera moves otherwise
 _LATE = 15  # images since its own, after which a detection may come to nothing
 _LEFT = 0.1  # of its features: what there have to be of tracks
 _LOOSE = LATENCY + 1  # images for which a track that left the others may turn out to be an object's
@@ -196,15 +197,12 @@ class Carrier:
     def _carried(
         self, rows: Rows, now: UInt8Array, request: Request, previous: FrameResult
     ) -> tuple[Rows, BoolArray, Float64Array]:
-        """``carry`` to this image, by the camera's turn where it is known."""
+        """``carry`` to this image."""
         before, earlier = self._images[-1][1], previous.reference_index
         turn = self._turns(previous.index, request.index)
         last = None if earlier is None else self._turns(earlier, previous.index)
-        carried = carry(rows, before, now, request.mask, turn, last)
-        if turn is None or carried[1].sum() >= _HARD * len(rows):
-            return carried
-        without = carry(rows, before, now, request.mask)  # the turn may be wrong
-        return max(carried, without, key=lambda one: int(one[1].sum()))
+        pace = _pace(previous, request.image.stamp)
+        return carry(rows, before, now, request.mask, turn, last, pace)
 
     def correct(self, carried: Carried, request: Request, lap: Lap) -> Carried:
         """The tracks after the detection that has ended, or is due in this image; best first.
@@ -350,6 +348,14 @@ class Carrier:
         ended = np.array(self._ended, np.uint64)
         reference = (self._reference, self._reference_ids, self._reference_noise)
         return Known(grey, images, rows, *reference, self._reference_index, ended)
+
+
+def _pace(previous: FrameResult, stamp: float) -> float:
+    """How long the step from an image to that of ``stamp`` takes, in steps to the one before."""
+    earlier = previous.reference_stamp
+    if earlier is None or not previous.stamp > earlier:
+        return 1.0
+    return min((stamp - previous.stamp) / (previous.stamp - earlier), _LONGEST)
 
 
 def _loosened(rows: Rows) -> Rows:

@@ -55,6 +55,7 @@ _LOST = 1.5  # pixels: the standard deviation with which a track's place is no l
 _STALE = 3  # detections that miss a track before new points may take its place, unless
 _GOOD = 0.8  # pixels: the standard deviation below which it keeps it
 _NOISE_FLOOR = 0.1  # pixels that every position is uncertain by: interpolation, rolling shutter
+_FEW = 0.5  # of the points: with fewer found, they are looked for elsewhere
 _NEIGHBOURS = 3  # tracks whose displacement says how a new point near them moves
 
 Images = Sequence[tuple[int, UInt8Array]]
@@ -192,16 +193,37 @@ def carry(
     mask: UInt8Array | None,
     turn: Turn | None = None,
     last: Turn | None = None,
+    pace: float = 1.0,
 ) -> tuple[Rows, BoolArray, Float64Array]:
     """Rows in the next image, which (N) flow found there, the mask allowing, and the step's noise.
 
-    turn: of the camera, to the next image; last: from the one before; None = not known. The noise:
-    covariances N×2×2, pixels².
+    turn: of the camera, to the next image; last: from the one before; None = not known. pace: how
+    far points go on, in steps to the image before. Where that finds few, the turn may be wrong, or
+    the camera has stopped, as after a jump. The noise: covariances N×2×2, pixels².
     """
+    best = _carry(rows, before, now, mask, turn, last, pace)
+    for other in (pace, 0.0) if turn else (0.0,):
+        if best[1].sum() >= _FEW * len(rows):
+            break
+        again = _carry(rows, before, now, mask, None, None, other)
+        best = max(best, again, key=lambda one: int(one[1].sum()))
+    return best
+
+
+def _carry(
+    rows: Rows,
+    before: UInt8Array,
+    now: UInt8Array,
+    mask: UInt8Array | None,
+    turn: Turn | None,
+    last: Turn | None,
+    pace: float,
+) -> tuple[Rows, BoolArray, Float64Array]:
+    """``carry`` as expected."""
     points = rows.points.astype(np.float32)
     own = own_motion(points - rows.moved, points, last)
     own[~rows.moved.any(1)] = 0.0  # they have just begun, with no track near that tells
-    there = expected(points, rows.moved, own, turn)
+    there = expected(points, np.float32(pace) * rows.moved, np.float32(pace) * own, turn)
     if turn is not None and turn.bends:  # patches are compared as they look after the turn
         flow = follow(turn.turned(before), now, turn.placed(points), there)
     else:

@@ -322,7 +322,7 @@ def test_jumps_ask_for_a_detection_at_once(
 ) -> None:
     """Real sequences, cut: within a room, to another scene and back."""
     pipeline = Pipeline(FrontendConfig(detection=detection, **CONFIG))
-    parts = (tum_images, (0, 1, 110, 111)), (shared_kitti, (0, 1)), (tum_images, (112, 113))
+    parts = (tum_images, (0, 1, 80, 81)), (shared_kitti, (0, 1)), (tum_images, (82, 83))
     cuts = [images(number) for images, numbers in parts for number in numbers]
     jumps = {2, 4, 6}
     detected = []
@@ -338,6 +338,19 @@ def test_jumps_ask_for_a_detection_at_once(
     else:
         assert [i for i in detected if i is not None] == [0, *sorted(jumps)]
     pipeline.close()
+
+
+def test_tracks_go_on_as_fast_after_lost_images(tum_images: Images) -> None:
+    """Images that a busy machine leaves out make the next step longer, as the stamps say."""
+    pipeline = Pipeline(FrontendConfig(detection="999", **CONFIG))
+    for number in (0, 1, 2, 3, 8):
+        crop = np.ascontiguousarray(tum_images(0)[:, 20 * number : 20 * number + 400])
+        result = pipeline.process(Image(crop, number / 30))
+        if number == 3:
+            before = result.features.keypoints[result.features.keypoints[:, 0] > 110]
+    pipeline.close()
+    assert result.detection_index is None
+    assert len(result.features) > 0.7 * len(before) > 70
 
 
 def test_tracks_that_fade_ask_for_a_detection(tum_images: Images) -> None:

@@ -25,14 +25,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from aliked_ros.configuration import FrontendConfig
 from aliked_ros.frontend.alignment import Alignment
-from aliked_ros.frontend.carrier import Carrier
-from aliked_ros.frontend.detector import Request
 from aliked_ros.frontend.following import Rows, begin, carry, nothing
 from aliked_ros.frontend.gyroscope import LONGEST_GAP, Gyroscope
 from aliked_ros.frontend.prediction import Prediction, Turn, expected, own_motion
-from aliked_ros.types import Features, FrameResult, Image, Matches, Tracks, UInt8Array
+from aliked_ros.types import Features, UInt8Array
 from helpers.gyroscope import CAMERA_FROM_IMU, camera, filled, orientation, rates, results
 
 Images = Callable[[int], UInt8Array]
@@ -212,17 +209,12 @@ def test_a_wrong_turn_costs_no_tracks(tum_images: Images) -> None:
     before = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     rows = _rows(cv2.goodFeaturesToTrack(before, 300, 0.01, 8).reshape(-1, 2))
     wrong = Turn(camera(), Rotation.from_rotvec([0.0, 0.3, 0.2]).as_matrix())
-    config = FrontendConfig(detection="3", verification="none")
-    carrier = Carrier(config, None, None, None, None, lambda *_: wrong)
-    carrier._rows, carrier._images = rows, ((0, before),)
-    tracks = Tracks(rows.ids, np.ones(len(rows), np.uint32), 0)
-    previous = FrameResult(0, 0.0, rows.features(640, 480, ""), Matches.empty(), tracks)
-    request = Request(1, Image(pixels), None, camera(), ())
-    carried = carrier.follow(request, previous, lambda _: None)
-    assert len(carried.rows) > 0.95 * len(rows)
-    assert np.abs(carried.after - carried.before).max() < 0.1
-    _, found, _ = carry(rows, before, before, None, wrong)
-    assert found.mean() < 0.5, "by the turn alone most are lost"
+    moved, found, _ = carry(rows, before, before, None, wrong)
+    assert found.mean() > 0.95
+    assert np.abs(moved.points - rows.points)[found].max() < 0.1
+    points = rows.points.astype(np.float32)
+    alone = follow(wrong.turned(before), before, wrong.placed(points))
+    assert alone.found.mean() < 0.5, "by the turn alone most are lost"
 
 
 def _aligned(
