@@ -26,6 +26,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from aliked_ros.frontend.alignment import Alignment
+from aliked_ros.frontend.flow import follow
 from aliked_ros.frontend.following import Rows, begin, carry, nothing
 from aliked_ros.frontend.gyroscope import LONGEST_GAP, Gyroscope
 from aliked_ros.frontend.prediction import Prediction, Turn, expected, own_motion
