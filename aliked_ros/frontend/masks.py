@@ -84,6 +84,7 @@ def corners(grey: UInt8Array, mask: UInt8Array | None, count: int) -> UInt8Array
     """
     unit = 255.0 / 2.0  # grey levels a pixel: OpenCV's, with a 3×3 Sobel filter
     weakest = cv2.cornerMinEigenVal(grey, _WINDOW, ksize=3) * unit**2
+    weakest = np.maximum(weakest, 0.0)  # rounding gives less
     if mask is not None:
         weakest[mask == 0] = -1.0
     ranked = weakest[::_SAMPLED, ::_SAMPLED].ravel()

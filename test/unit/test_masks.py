@@ -141,8 +141,10 @@ def test_edges_make_up_for_corners_that_are_few(count: int) -> None:
     )
 
 
-def test_nothing_is_left_out_of_an_image_without_contrast() -> None:
+def test_nothing_is_left_out_where_all_is_alike_or_wanted() -> None:
     assert (corners(np.zeros((480, 640), np.uint8), None, 500) == 255).all()
+    ramp = np.add.outer(np.arange(480), np.arange(640)) // 5
+    assert (corners(ramp.astype(np.uint8), None, 8192) == 255).all()
 
 
 def test_corners_that_are_masked_give_no_room() -> None:
