@@ -58,6 +58,7 @@ from aliked_ros.types import (
 )
 
 _HARD = 0.5  # of the last detection's tracks: with fewer left, an image asks for one at once
+_REGULAR = 0.2  # steps by which stamps may differ, as drivers' do
 _LONGEST = 4.0  # steps that points go on as before: after that the camera moves otherwise
 _LATE = 15  # images since its own, after which a detection may come to nothing
 _LEFT = 0.1  # of its features: what there have to be of tracks
@@ -353,9 +354,10 @@ class Carrier:
 def _pace(previous: FrameResult, stamp: float) -> float:
     """How long the step from an image to that of ``stamp`` takes, in steps to the one before."""
     earlier = previous.reference_stamp
-    if earlier is None or not previous.stamp > earlier:
+    if earlier is None or not earlier < previous.stamp < stamp:  # a driver may repeat a stamp
         return 1.0
-    return min((stamp - previous.stamp) / (previous.stamp - earlier), _LONGEST)
+    pace = (stamp - previous.stamp) / (previous.stamp - earlier)
+    return 1.0 if abs(pace - 1.0) < _REGULAR else min(pace, _LONGEST)
 
 
 def _loosened(rows: Rows) -> Rows:

@@ -55,7 +55,7 @@ _LOST = 1.5  # pixels: the standard deviation with which a track's place is no l
 _STALE = 3  # detections that miss a track before new points may take its place, unless
 _GOOD = 0.8  # pixels: the standard deviation below which it keeps it
 _NOISE_FLOOR = 0.1  # pixels that every position is uncertain by: interpolation, rolling shutter
-_FEW = 0.5  # of the points: with fewer found, they are looked for elsewhere
+_FEW, _MANY = 0.5, 0.8  # of the points: with fewer found, they are looked for elsewhere
 _NEIGHBOURS = 3  # tracks whose displacement says how a new point near them moves
 
 Images = Sequence[tuple[int, UInt8Array]]
@@ -198,15 +198,17 @@ def carry(
     """Rows in the next image, which (N) flow found there, the mask allowing, and the step's noise.
 
     turn: of the camera, to the next image; last: from the one before; None = not known. pace: how
-    far points go on, in steps to the image before. Where that finds few, the turn may be wrong, or
-    the camera has stopped, as after a jump. The noise: covariances N×2×2, pixels².
+    far points go on, in steps to the image before. Where that finds few, the turn may be wrong, the
+    stamps less regular than the motion, or the camera has stopped, as after a jump. The noise:
+    covariances N×2×2, pixels².
     """
     best = _carry(rows, before, now, mask, turn, last, pace)
-    for other in (pace, 0.0) if turn else (0.0,):
-        if best[1].sum() >= _FEW * len(rows):
-            break
-        again = _carry(rows, before, now, mask, None, None, other)
-        best = max(best, again, key=lambda one: int(one[1].sum()))
+    others = [(_FEW, pace)] if turn is not None else []
+    others += [(_MANY, 1.0)] if pace != 1.0 else []
+    for least, other in (*others, (_FEW, 0.0)):
+        if best[1].sum() < least * len(rows):
+            again = _carry(rows, before, now, mask, None, None, other)
+            best = max(best, again, key=lambda one: int(one[1].sum()))
     return best
 
 
