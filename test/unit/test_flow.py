@@ -353,6 +353,24 @@ def test_tracks_go_on_as_fast_after_lost_images(tum_images: Images) -> None:
     assert len(result.features) > 0.7 * len(before) > 70
 
 
+def test_irregular_stamps_of_a_regular_motion_cost_few_tracks(tum_images: Images) -> None:
+    """Such as the times at which images arrive, or a driver that repeats a stamp."""
+    even = np.arange(6) / 30
+    late, repeated = even.copy(), even.copy()
+    late[1::2] += 0.025
+    repeated[3] = repeated[2]
+    left = []
+    for stamps in (even, late, repeated):
+        pipeline = Pipeline(FrontendConfig(detection="999", **CONFIG))
+        for number, stamp in enumerate(stamps.tolist()):
+            crop = np.ascontiguousarray(tum_images(0)[:, 20 * number : 20 * number + 400])
+            result = pipeline.process(Image(crop, stamp))
+        pipeline.close()
+        assert result.detection_index is None
+        left.append(len(result.features))
+    assert min(left) > 0.95 * left[0] > 150, left
+
+
 def test_tracks_that_fade_ask_for_a_detection(tum_images: Images) -> None:
     """Before half of the last detection's are lost, however few an image loses."""
     pipeline = Pipeline(FrontendConfig(detection="999", **CONFIG))
