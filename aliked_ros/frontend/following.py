@@ -221,7 +221,7 @@ def _carry(
     last: Turn | None,
     pace: float,
 ) -> tuple[Rows, BoolArray, Float64Array]:
-    """``carry`` as expected."""
+    """One try of ``carry``: by this turn and pace."""
     points = rows.points.astype(np.float32)
     own = own_motion(points - rows.moved, points, last)
     own[~rows.moved.any(1)] = 0.0  # they have just begun, with no track near that tells
